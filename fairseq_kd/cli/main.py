@@ -1,0 +1,42 @@
+"""Entry point of `fairseq-kd`."""
+
+import argparse
+import importlib
+import sys
+
+from fairseq_kd.errors import EXIT_USER_ERROR, KDError, report
+from fairseq_kd.version import __version__
+
+COMMANDS = {
+    "quickstart": "train a teacher, a plain student and a distilled student, and print their BLEU",
+    "prepare": "make a data-bin from raw text",
+    "evaluate": "translate a subset and score it with sacreBLEU",
+    "doctor": "print versions, devices and optional parts, and what to do about what is missing",
+}
+
+
+def main(argv=None) -> int:
+    """Run one sub-command; return its exit status. A KDError is printed as one line, status 2."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(prog="fairseq-kd", description="Knowledge distillation for fairseq.")
+    parser.add_argument("--version", action="version", version=f"fairseq_kd {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    chosen = next((word for word in argv if word in COMMANDS), None)
+    for name, summary in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary, description=summary.capitalize() + ".")
+        if name == chosen:  # the others are not imported
+            command = importlib.import_module(f"fairseq_kd.cli.{name}")
+            command.add_arguments(subparser)
+    args = parser.parse_args(argv)
+    try:
+        return command.run(args) or 0
+    except KDError as error:
+        report(error)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""Manifests: what an artefact was made from, with hashes, so that it can be checked when it is read.
+
+An artefact is a folder (or a JSON file) written under a temporary name and renamed when it is complete. So what
+stands under the final name is whole, and a process killed at any moment leaves only a temporary folder behind.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from fairseq_kd.errors import KDError
+from fairseq_kd.version import __version__
+
+MANIFEST_NAME = "manifest.json"
+
+
+def sha256_file(path) -> str:
+    """Hex sha256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def library_versions() -> dict:
+    """Versions of the libraries that can change a result."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {"fairseq_kd": __version__}
+    for name in ("ve-fairseq", "fairseq", "torch", "numpy", "sacrebleu", "sentencepiece", "subword-nmt"):
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
+
+
+def write_json(path, value) -> None:
+    """Write `value` as JSON under a temporary name in the same folder, then rename it to `path`."""
+    path = Path(path)
+    ensure_writable_folder(path.parent)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(value, file, indent=2, ensure_ascii=False)
+            file.write("\n")
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def read_manifest(folder) -> dict | None:
+    """The manifest in `folder`, or None where there is none. Raises KDError when it is not readable JSON."""
+    path = Path(folder) / MANIFEST_NAME
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise KDError(f"{path} is not a readable manifest ({error}); make the folder again") from error
+
+
+def check_files(folder, files: dict) -> None:
+    """Compare the sha256 of each file of a manifest (relative name -> hash) with the disk.
+
+    Raises KDError that names the first file that is missing or differs.
+    """
+    for name, expected in files.items():
+        path = Path(folder) / name
+        if not path.is_file():
+            raise KDError(f"{path} is missing although the manifest lists it; make {folder} again")
+        found = sha256_file(path)
+        if found != expected:
+            raise KDError(
+                f"{path} has sha256 {found[:16]}..., its manifest says {expected[:16]}...: the file was changed "
+                f"after it was made; make {folder} again"
+            )
+
+
+def hash_files(folder) -> dict:
+    """sha256 of every file below `folder` but the manifest, by relative name in sorted order."""
+    folder = Path(folder)
+    return {
+        str(path.relative_to(folder)): sha256_file(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST_NAME
+    }
+
+
+def ensure_writable_folder(folder) -> None:
+    """Create `folder` if it is not there. Raises KDError when it cannot be created or written to."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, probe = tempfile.mkstemp(dir=folder, prefix=".writable-")
+        os.close(handle)
+        os.unlink(probe)
+    except OSError as error:
+        raise KDError(
+            f"cannot write to {folder} ({error.strerror or error}); choose another folder with --out"
+        ) from error
+
+
+@contextlib.contextmanager
+def folder_in_progress(final):
+    """Yield a temporary folder beside `final`, renamed to `final` when the block ends without an exception.
+
+    Leftovers of runs that were killed are removed first. Raises KDError when the parent is not writable.
+    """
+    final = Path(final).absolute()
+    ensure_writable_folder(final.parent)
+    prefix = f".{final.name}.part-"
+    for leftover in final.parent.glob(f"{prefix}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(dir=final.parent, prefix=prefix))
+    try:
+        yield temporary
+        os.chmod(temporary, 0o755)
+        os.replace(temporary, final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

@@ -1,0 +1,2 @@
+"""stub while developing"""
+DEFAULT_PAIRS=1; SOURCE="qaa"; TARGET="qab"

@@ -1,0 +1,171 @@
+"""Aligned text: reading (plain or .gz), checking and cleaning, one sentence a line.
+
+A line ends at a newline byte and nowhere else, so the count of lines is that of `wc -l`, whatever else the text
+holds (carriage returns, U+2028, form feeds): those become spaces, because fairseq would split lines at some of them.
+"""
+
+import gzip
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from fairseq_kd.errors import KDError
+
+SPACES = re.compile(r"[\s\u0085\u2028\u2029\u200b\ufeff\x00-\x1f\x7f]+")
+EXAMPLES_KEPT = 5  # line numbers kept of each kind of damage
+
+
+def open_bytes(path):
+    """Open a plain or gzip-compressed file for reading bytes; the kind is told by the first two bytes."""
+    with open(path, "rb") as file:
+        compressed = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path, "rb") if compressed else open(path, "rb")
+
+
+def read_raw_lines(path) -> Iterator[bytes]:
+    """The lines of a file as bytes, without the newline. Raises KDError for a damaged .gz."""
+    try:
+        with open_bytes(path) as file:
+            for line in file:
+                yield line.rstrip(b"\n")
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise KDError(f"{path} is a damaged gzip file ({error}); fetch it again") from error
+
+
+def normalise_spaces(line: str) -> str:
+    """Runs of white space, control characters and zero-width marks become one space; ends are stripped."""
+    return SPACES.sub(" ", line).strip()
+
+
+def find_text(folder, stem: str, lang: str) -> Path | None:
+    """`folder/stem.lang` or `folder/stem.lang.gz`, whichever is there."""
+    for name in (f"{stem}.{lang}", f"{stem}.{lang}.gz"):
+        if (path := Path(folder) / name).is_file():
+            return path
+    return None
+
+
+@dataclass
+class CleaningReport:
+    """What was found in one subset: counts of lines, and the first line numbers (from 1) of each kind."""
+
+    read: int = 0
+    kept: int = 0
+    empty: int = 0
+    bad_utf8: int = 0
+    too_long: int = 0
+    uneven_length: int = 0
+    first_lines: dict = field(default_factory=dict)
+
+    def note(self, kind: str, line_number: int) -> None:
+        """Count one line of `kind`."""
+        setattr(self, kind, getattr(self, kind) + 1)
+        examples = self.first_lines.setdefault(kind, [])
+        if len(examples) < EXAMPLES_KEPT:
+            examples.append(line_number)
+
+    def as_dict(self) -> dict:
+        """For the manifest."""
+        return asdict(self)
+
+    def describe(self) -> str:
+        """One line for people: what was read, kept and found."""
+        names = {
+            "empty": "empty",
+            "bad_utf8": "not UTF-8",
+            "too_long": "too long",
+            "uneven_length": "uneven in length",
+        }
+        found = [
+            f"{getattr(self, kind)} {name} (lines {', '.join(map(str, self.first_lines[kind]))}"
+            f"{', ...' if getattr(self, kind) > EXAMPLES_KEPT else ''})"
+            for kind, name in names.items()
+            if getattr(self, kind)
+        ]
+        return f"{self.read} pairs read, {self.kept} kept" + ("; " + "; ".join(found) if found else "")
+
+
+@dataclass(frozen=True)
+class CleaningRules:
+    """Which pairs a training set keeps. Lengths are words between spaces."""
+
+    max_words: int = 175
+    max_ratio: float = 9.0
+
+    def __post_init__(self):
+        if self.max_words < 1:
+            raise KDError(f"--max-words {self.max_words}: must be at least 1")
+        if self.max_ratio < 1:
+            raise KDError(f"--max-ratio {self.max_ratio}: must be at least 1")
+
+
+def read_pairs(source_path, target_path, *, rules: CleaningRules, training: bool):
+    """Read two aligned files and return (pairs, report).
+
+    In a training set, pairs that are empty on a side, not UTF-8, longer than `rules.max_words` or of a length ratio
+    above `rules.max_ratio` are dropped and counted. An evaluation set must stay whole, or its scores would not be
+    comparable: empty and long pairs are kept and counted, and bad UTF-8 is an error.
+
+    pairs: list of (source, target) strings with normalised spaces.
+    Raises KDError for unequal line counts, for bad UTF-8 in an evaluation set, and for a training set without pairs.
+    """
+    report, pairs = CleaningReport(), []
+    source_lines, target_lines = read_raw_lines(source_path), read_raw_lines(target_path)
+    while True:
+        source, target = next(source_lines, None), next(target_lines, None)
+        if source is None or target is None:
+            break
+        report.read += 1
+        pair = _decode_pair(source, target)
+        if pair is None:
+            report.note("bad_utf8", report.read)
+            if not training:
+                raise KDError(
+                    f"line {report.read} of {source_path} or {target_path} is not UTF-8. An evaluation set must stay "
+                    "whole, so the line cannot be dropped; convert the file to UTF-8 (iconv -t utf-8)"
+                )
+            continue
+        damage = _damage(*pair, rules)
+        if damage is not None:
+            report.note(damage, report.read)
+        if damage is None or not training:
+            pairs.append(pair)
+    if source is not None or target is not None:
+        extra_source = int(source is not None) + sum(1 for _ in source_lines)
+        extra_target = int(target is not None) + sum(1 for _ in target_lines)
+        raise KDError(
+            f"{source_path} has {report.read + extra_source} lines and {target_path} has "
+            f"{report.read + extra_target}: they are not aligned line by line, so no pair after the first missing "
+            "line can be trusted; get the aligned files again"
+        )
+    report.kept = len(pairs)
+    if training and not pairs:
+        raise KDError(f"{source_path} and {target_path} leave no usable pair: {report.describe()}")
+    return pairs, report
+
+
+def _decode_pair(source: bytes, target: bytes):
+    try:
+        return normalise_spaces(source.decode("utf-8")), normalise_spaces(target.decode("utf-8"))
+    except UnicodeDecodeError:
+        return None
+
+
+def _damage(source: str, target: str, rules: CleaningRules) -> str | None:
+    if not source or not target:
+        return "empty"
+    n_source, n_target = source.count(" ") + 1, target.count(" ") + 1
+    if max(n_source, n_target) > rules.max_words:
+        return "too_long"
+    if max(n_source, n_target) > rules.max_ratio * min(n_source, n_target):
+        return "uneven_length"
+    return None
+
+
+def write_lines(path, lines) -> None:
+    """Write one sentence a line, UTF-8, newline at the end of each."""
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        for line in lines:
+            file.write(line + "\n")

@@ -1,0 +1,1 @@
+"""Pure maths of distillation losses: tensors in, tensors out, no fairseq."""

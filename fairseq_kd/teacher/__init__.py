@@ -1,0 +1,1 @@
+"""The teacher: checkpoint -> frozen Teacher -> SignalSource -> TeacherSignal."""

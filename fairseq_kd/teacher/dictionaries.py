@@ -1,0 +1,26 @@
+"""Dictionaries are compared by content: word-level KD needs the same meaning behind every index."""
+
+from fairseq_kd.errors import KDError
+
+
+def check_same_dictionary(teacher, student, side: str) -> None:
+    """Compare two fairseq dictionaries symbol by symbol.
+
+    side: "source" or "target", for the message. Raises KDError that names the first difference.
+    """
+    if teacher is None or student is None:
+        raise KDError(f"the task has no {side} dictionary: kd_word needs a translation task")
+    if teacher.symbols == student.symbols:
+        return
+    pairs = zip(teacher.symbols, student.symbols, strict=False)
+    index = next((i for i, (ours, theirs) in enumerate(pairs) if ours != theirs), None)
+    if index is None:
+        index = min(len(teacher), len(student))
+    found = [d.symbols[index] if index < len(d) else "nothing" for d in (teacher, student)]
+    remedy = "--srcdict" if side == "source" else "--tgtdict"
+    raise KDError(
+        f"teacher has {len(teacher)} {side} types, student {len(student)}; the first difference is at index {index}: "
+        f"teacher {found[0]!r}, student {found[1]!r}. Word-level KD needs one vocabulary: binarise the student's data "
+        f"with the teacher's dictionary (fairseq-preprocess {remedy} TEACHER_DICT, or fairseq-kd prepare --like "
+        "TEACHER_DATA_BIN)"
+    )

@@ -1,0 +1,120 @@
+"""From a checkpoint file to a frozen teacher.
+
+Three things that must not happen, each pinned by a test:
+
+- The teacher must not become a sub-module of criterion, model or task: fairseq would save it with the student, offer
+  it to the optimizer, wrap it for DDP and switch it back to dropout by `.train()`. `Teacher` is a plain object.
+- It must not be built by the student's live task: `TranslationTask.build_model` replaces the task's sequence
+  generator, and `--eval-bleu` would then score the teacher. It is built by a task of its own.
+- Building it must not shift the random numbers of the student's training: the generator's state is put back.
+"""
+
+import contextlib
+from pathlib import Path
+
+import torch
+
+from fairseq_kd.checkpoint import read_checkpoint
+from fairseq_kd.errors import KDError
+from fairseq_kd.teacher.dictionaries import check_same_dictionary
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class Teacher:
+    """A fairseq model that only answers: eval mode, no gradients, its own dtype, on the device of the batch."""
+
+    def __init__(self, model, source_dictionary, target_dictionary, path, dtype: str = "float32"):
+        self.path = str(path)
+        self.source_dictionary = source_dictionary
+        self.target_dictionary = target_dictionary
+        self.model = model.to(DTYPES[dtype]).requires_grad_(False).eval()
+        self._device = torch.device("cpu")
+
+    def check_dictionaries(self, source_dictionary, target_dictionary) -> None:
+        """Raises KDError when the student's dictionaries differ in content from the teacher's."""
+        check_same_dictionary(self.source_dictionary, source_dictionary, "source")
+        check_same_dictionary(self.target_dictionary, target_dictionary, "target")
+
+    @torch.no_grad()
+    def lprobs(self, sample) -> torch.Tensor:
+        """Log-probabilities of the next token at each target position, at temperature 1.
+
+        sample: a fairseq batch with "net_input". Returns float32 (B, T, V) on the batch's device.
+        Raises KDError when a sentence is longer than the teacher's positions.
+        """
+        net_input = sample["net_input"]
+        self._check_lengths(net_input)
+        device = net_input["prev_output_tokens"].device
+        if device != self._device:
+            self.model, self._device = self.model.to(device), device
+        with torch.autocast(device.type, enabled=False):  # the student's mixed precision is not the teacher's
+            net_output = self.model(**net_input)
+            return self.model.get_normalized_probs(net_output, log_probs=True).float()
+
+    def _check_lengths(self, net_input) -> None:
+        limits = self.model.max_positions()
+        lengths = (net_input["src_tokens"].size(1), net_input["prev_output_tokens"].size(1))
+        for side, limit, length in zip(("source", "target"), limits, lengths, strict=True):
+            if length > limit:
+                raise KDError(
+                    f"a {side} sentence has {length} tokens, teacher {self.path} has positions for {limit}: "
+                    f"train with --max-{side}-positions {limit}"
+                )
+
+
+def load_teacher(path, *, data=None, dtype: str = "float32", trust: bool = False) -> Teacher:
+    """Read a checkpoint of fairseq-train and build its model by a task of its own.
+
+    data: folder with the teacher's dictionaries; None: the one recorded in the checkpoint.
+    dtype: "float32", "float16" or "bfloat16". trust: see `read_checkpoint`.
+    Raises KDError when the file or the dictionaries are missing or do not fit each other.
+    """
+    model, task = build_from_checkpoint(path, read_checkpoint(path, trust=trust), data=data)
+    return Teacher(model, task.source_dictionary, task.target_dictionary, path, dtype)
+
+
+def build_from_checkpoint(path, state, data=None, data_option="--teacher-data"):
+    """Build the model of a checkpoint and load its weights; return (model, its own task).
+
+    state: what `read_checkpoint` returned. data: folder with the dictionaries, None for the recorded one.
+    Raises KDError when dictionaries are missing, do not fit, or the architecture is not registered.
+    """
+    from fairseq import checkpoint_utils
+    from omegaconf import open_dict
+
+    cfg = state["cfg"]
+    with open_dict(cfg):
+        recorded = cfg.task.get("data")
+        cfg.task.data = str(data) if data is not None else recorded
+        if "eval_bleu" in cfg.task:
+            cfg.task.eval_bleu = False  # no generator is needed, and its options may be gone
+    _check_dictionaries_exist(path, cfg.task, given=data is not None, option=data_option)
+    with torch.random.fork_rng(devices=[]), _one_clear_error(path, cfg):
+        models, _, task = checkpoint_utils.load_model_ensemble_and_task([str(path)], state=state)
+    return models[0], task
+
+
+def _check_dictionaries_exist(path, task_cfg, given: bool, option: str) -> None:
+    folder = str(task_cfg.data).split(":")[0]
+    for lang in (task_cfg.get("source_lang"), task_cfg.get("target_lang")):
+        dictionary = Path(folder) / f"dict.{lang}.txt"
+        if lang is not None and not dictionary.is_file():
+            where = f"given by {option}" if given else "recorded in the checkpoint"
+            raise KDError(
+                f"{dictionary} is not there ({folder!r} is the folder {where}); {path} was trained with that "
+                f"dictionary. Say where it is now: {option} FOLDER"
+            )
+
+
+@contextlib.contextmanager
+def _one_clear_error(path, cfg):
+    try:
+        yield
+    except (AssertionError, AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise KDError(
+            f"the model of {path} (architecture {cfg.model.get('_name', '?')}, task {cfg.task.get('_name', '?')}) "
+            f"cannot be built: {reason}. Either its dictionaries are not those it was trained with, or its "
+            "architecture comes from another --user-dir"
+        ) from error

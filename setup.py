@@ -1,0 +1,51 @@
+"""Package metadata of fairseq_kd. Build system, ruff and pytest are configured in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+VERSION = re.search(
+    r'^__version__ = "([^"]+)"', (ROOT / "fairseq_kd" / "version.py").read_text(), re.M
+).group(1)
+
+TEST = ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6"]
+
+setup(
+    name="fairseq_kd",
+    version=VERSION,
+    description="Knowledge distillation for neural machine translation, as a plugin for stock fairseq",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    # configs/ stands at the top level of the repository and is installed as fairseq_kd/configs
+    packages=[*find_packages(include=["fairseq_kd", "fairseq_kd.*"]), "fairseq_kd.configs"],
+    package_dir={"fairseq_kd.configs": "configs"},
+    package_data={"fairseq_kd.configs": ["**/*.yaml"]},
+    install_requires=[
+        "torch>=2.6",
+        "numpy>=1.26",
+        "omegaconf>=2.1",
+        "PyYAML>=6",
+        "sacrebleu>=2.4",
+        "sentencepiece>=0.2",
+        "subword-nmt>=0.3.8",
+    ],
+    extras_require={
+        # the distribution of fairseq that installs on Python 3.11 and 3.12; leave it out to keep your own
+        "fairseq": ["ve-fairseq==0.12.3"],
+        "test": TEST,
+        "fast": ["ctranslate2>=4.5"],
+        "study": ["snakemake>=8", "optuna>=4"],
+        "report": ["matplotlib>=3.8", "jinja2>=3.1", "tensorboardX>=2.6"],
+    },
+    entry_points={"console_scripts": ["fairseq-kd = fairseq_kd.cli.main:main"]},
+    classifiers=[
+        "License :: OSI Approved :: MIT License",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
