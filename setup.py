@@ -10,7 +10,7 @@ VERSION = re.search(
     r'^__version__ = "([^"]+)"', (ROOT / "fairseq_kd" / "version.py").read_text(), re.M
 ).group(1)
 
-TEST = ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6"]
+TEST = ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "tensorboardX>=2.6"]
 
 setup(
     name="fairseq_kd",
@@ -39,7 +39,7 @@ setup(
         "test": TEST,
         "fast": ["ctranslate2>=4.5"],
         "study": ["snakemake>=8", "optuna>=4"],
-        "report": ["matplotlib>=3.8", "jinja2>=3.1", "tensorboardX>=2.6"],
+        "report": ["matplotlib>=3.8", "jinja2>=3.1"],
     },
     entry_points={"console_scripts": ["fairseq-kd = fairseq_kd.cli.main:main"]},
     classifiers=[

@@ -2,7 +2,9 @@
 
 import argparse
 import importlib
+import logging
 import sys
+import warnings
 
 from fairseq_kd.errors import EXIT_USER_ERROR, KDError, report
 from fairseq_kd.version import __version__
@@ -28,6 +30,7 @@ def main(argv=None) -> int:
             command = importlib.import_module(f"fairseq_kd.cli.{name}")
             command.add_arguments(subparser)
     args = parser.parse_args(argv)
+    quieten_libraries()
     try:
         return command.run(args) or 0
     except KDError as error:
@@ -36,6 +39,14 @@ def main(argv=None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
         return 130
+
+
+def quieten_libraries() -> None:
+    """Keep fairseq's INFO lines and the libraries' deprecation notices out of the output; errors still pass."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s")
+    for name in ("fairseq", "fairseq_cli", "hydra"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module=r"(fairseq|fairseq_cli|hydra|torch)(\.|$)")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,27 @@
+# Two commands: `make quickstart` and `make test`. Each does all its own set-up in .venv.
+PYTHON ?= python3
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+
+.PHONY: quickstart test lint clean
+.DEFAULT_GOAL := quickstart
+
+quickstart: $(INSTALLED)
+	$(VENV)/bin/fairseq-kd quickstart
+
+test: lint
+	$(VENV)/bin/python -m pytest
+
+lint: $(INSTALLED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+$(INSTALLED): setup.py pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
+		|| { echo "fairseq_kd needs Python 3.11 or 3.12, found $$($(PYTHON) --version); give one: make PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[fairseq,test]'
+	touch $(INSTALLED)
+
+clean:
+	rm -rf $(VENV)

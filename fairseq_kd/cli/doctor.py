@@ -1,0 +1,91 @@
+"""`fairseq-kd doctor`: what is installed, on which devices, and what to do about what is missing."""
+
+import importlib.util
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+from fairseq_kd.resources import PACKAGE
+from fairseq_kd.version import __version__
+
+REQUIRED = {
+    "numpy": "numpy",
+    "omegaconf": "omegaconf",
+    "yaml": "PyYAML",
+    "sacrebleu": "sacrebleu",
+    "sentencepiece": "sentencepiece",
+    "subword_nmt": "subword-nmt",
+}
+OPTIONAL = {
+    "tensorboardX": ("tensorboardX", "report", "--tensorboard-logdir of fairseq-train"),
+    "ctranslate2": ("ctranslate2", "fast", "fast decoding"),
+    "snakemake": ("snakemake", "study", "studies on a cluster"),
+    "matplotlib": ("matplotlib", "report", "plots"),
+}
+SUPPORTED_PYTHON = ((3, 11), (3, 12))
+
+
+def add_arguments(parser) -> None:
+    """No options."""
+
+
+def run(args) -> int:
+    """Print the report; status 1 when something that is needed is missing."""
+    problems = []
+    print(f"fairseq_kd    {__version__}    --user-dir {PACKAGE}")
+    print(f"Python        {platform.python_version()}    {sys.executable}")
+    if sys.version_info[:2] not in SUPPORTED_PYTHON:
+        problems.append("Python 3.11 and 3.12 are supported: make the virtual environment with one of them")
+    problems += _report_torch()
+    problems += _report_fairseq()
+    for module, name in REQUIRED.items():
+        if importlib.util.find_spec(module) is None:
+            problems.append(f"{name} is missing: pip install -c constraints.txt {name}")
+        else:
+            print(f"{name:<14}{_version(name)}")
+    print("\noptional")
+    for module, (name, extra, purpose) in OPTIONAL.items():
+        present = importlib.util.find_spec(module) is not None
+        state = _version(name) if present else f"not there; for {purpose}: pip install 'fairseq_kd[{extra}]'"
+        print(f"{name:<14}{state}")
+    print()
+    for problem in problems:
+        print(f"problem: {problem}")
+    print("everything that is needed is there" if not problems else f"{len(problems)} to mend")
+    return 1 if problems else 0
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "version not known"
+
+
+def _report_torch() -> list[str]:
+    if importlib.util.find_spec("torch") is None:
+        return ["torch is missing: pip install -c constraints.txt torch"]
+    import torch
+
+    print(f"torch         {torch.__version__}    {torch.get_num_threads()} threads")
+    for index in range(torch.cuda.device_count()):
+        print(f"device        cuda:{index} {torch.cuda.get_device_name(index)}")
+    if not torch.cuda.is_available():
+        print("device        cpu (no CUDA device is seen)")
+    if tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2]) < (2, 6):
+        return [f"torch {torch.__version__} is too old: safe loading needs 2.6; pip install -c constraints.txt torch"]
+    return []
+
+
+def _report_fairseq() -> list[str]:
+    if importlib.util.find_spec("fairseq") is None:
+        return ["fairseq is missing: pip install -c constraints.txt 've-fairseq==0.12.3'"]
+    import fairseq
+
+    distribution = next((n for n in ("ve-fairseq", "fairseq") if _version(n) != "version not known"), "a checkout")
+    print(f"fairseq       {fairseq.__version__}    from {distribution} ({_version(distribution)})")
+    try:
+        from fairseq.data import data_utils_fast  # noqa: F401
+    except ImportError as error:
+        return [f"fairseq's compiled parts cannot be loaded ({error}): install ve-fairseq, or build your checkout"]
+    return []

@@ -1,0 +1,1 @@
+"""Evaluation: checkpoint + subset -> translations -> sacreBLEU scores with signatures -> result.json."""

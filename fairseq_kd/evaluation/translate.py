@@ -1,0 +1,145 @@
+"""Translate one subset of a data-bin with fairseq's own task, batches and beam search."""
+
+import time
+from argparse import Namespace
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from fairseq_kd.checkpoint import read_checkpoint
+from fairseq_kd.errors import KDError
+from fairseq_kd.progress import Progress
+from fairseq_kd.teacher.dictionaries import check_same_dictionary
+from fairseq_kd.teacher.loading import build_from_checkpoint
+
+
+@dataclass(frozen=True)
+class DecodingOptions:
+    """Beam search, as in fairseq-generate; the batch is bounded by max_tokens source or target tokens."""
+
+    beam: int = 5
+    lenpen: float = 1.0
+    max_len_a: float = 0.0
+    max_len_b: int = 200
+    max_tokens: int = 12000
+    fp16: bool = False
+    cpu: bool = False
+
+    def __post_init__(self):
+        for name in ("beam", "max_len_b", "max_tokens"):
+            if getattr(self, name) < 1:
+                raise KDError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
+        if self.fp16 and self.device().type == "cpu":
+            raise KDError("--fp16 is for CUDA; on the CPU it would only be slower")
+
+    def device(self) -> torch.device:
+        """Where decoding runs: CUDA when there is one and `cpu` is not set."""
+        return torch.device("cuda" if torch.cuda.is_available() and not self.cpu else "cpu")
+
+    def as_dict(self) -> dict:
+        """For the result file."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Translations:
+    """Hypotheses as subword strings in the order of the corpus, and what it took."""
+
+    hypotheses: list[str]
+    source_lang: str
+    target_lang: str
+    seconds: float
+    parameters: int
+    updates: int
+    dictionary_check: str
+
+
+def translate(checkpoint, data_bin, subset: str, options: DecodingOptions, trust: bool = False) -> Translations:
+    """Decode `subset` of `data_bin` with the model of `checkpoint`, every sentence, in order.
+
+    Raises KDError for a checkpoint or data-bin that cannot be used, and when a sentence is too long for the model.
+    """
+    state = read_checkpoint(checkpoint, trust=trust)
+    updates = state["optimizer_history"][-1]["num_updates"]
+    recorded = str(state["cfg"].task.data).split(":")[0]
+    model, task = build_from_checkpoint(checkpoint, state, data=data_bin, data_option="DATA_BIN")
+    dictionary_check = _check_recorded_dictionaries(recorded, task)
+    try:
+        task.load_dataset(subset)
+    except FileNotFoundError as error:
+        raise KDError(f"{data_bin} has no subset {subset!r} for {_languages(task)} (--subset)") from error
+    device = options.device()
+    model.to(device).eval()
+    if options.fp16:
+        model.half()
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    started = time.monotonic()
+    hypotheses = _decode(model, task, task.dataset(subset), options, device)
+    return Translations(
+        hypotheses=hypotheses,
+        source_lang=task.cfg.source_lang,
+        target_lang=task.cfg.target_lang,
+        seconds=time.monotonic() - started,
+        parameters=parameters,
+        updates=updates,
+        dictionary_check=dictionary_check,
+    )
+
+
+def _languages(task) -> str:
+    return f"{task.cfg.source_lang}-{task.cfg.target_lang}"
+
+
+def _check_recorded_dictionaries(recorded: str, task) -> str:
+    """Compare with the dictionaries of the training where they still are; say whether "content" or "size" was."""
+    sides = {"source": task.source_dictionary, "target": task.target_dictionary}
+    langs = {"source": task.cfg.source_lang, "target": task.cfg.target_lang}
+    paths = {side: Path(recorded) / f"dict.{langs[side]}.txt" for side in sides}
+    if not all(path.is_file() for path in paths.values()):
+        return "size"  # a dictionary of another size fails when the weights are loaded
+    for side, dictionary in sides.items():
+        check_same_dictionary(task.load_dictionary(str(paths[side])), dictionary, side)
+    return "content"
+
+
+def _decode(model, task, dataset, options: DecodingOptions, device) -> list[str]:
+    from fairseq import utils
+
+    generator = task.build_generator(
+        [model],
+        Namespace(
+            beam=options.beam, lenpen=options.lenpen, max_len_a=options.max_len_a, max_len_b=options.max_len_b
+        ),
+    )
+    hypotheses: list[str | None] = [None] * len(dataset)
+    progress = Progress("decoding", len(dataset), "sentences")
+    for sample in _batches(task, dataset, model, options):
+        if device.type == "cuda":
+            sample = utils.move_to_cuda(sample)
+        outputs = task.inference_step(generator, [model], sample)
+        for index, output in zip(sample["id"].tolist(), outputs, strict=True):
+            hypotheses[index] = task.target_dictionary.string(output[0]["tokens"].int().cpu())
+        progress.advance(len(outputs))
+    progress.finish()
+    missing = [index for index, hypothesis in enumerate(hypotheses) if hypothesis is None]
+    assert not missing, f"no hypothesis for sentences {missing[:5]}"
+    return hypotheses
+
+
+def _batches(task, dataset, model, options: DecodingOptions):
+    from fairseq import utils
+
+    limits = utils.resolve_max_positions(task.max_positions(), model.max_positions())
+    too_long = [i for i in range(len(dataset)) if dataset.src_sizes[i] > limits[0]]
+    if too_long:
+        raise KDError(
+            f"sentence {too_long[0]} has {dataset.src_sizes[too_long[0]]} source tokens, the model has positions for "
+            f"{limits[0]}; {len(too_long)} sentences are too long, and leaving them out would change the score"
+        )
+    return task.get_batch_iterator(
+        dataset=dataset,
+        max_tokens=options.max_tokens,
+        max_positions=(limits[0], max(int(dataset.sizes.max()), *limits)),  # the reference is not read by the model
+        required_batch_size_multiple=1,  # fairseq's default of 8 silently drops up to 7 of the longest sentences
+    ).next_epoch_itr(shuffle=False)

@@ -1,0 +1,52 @@
+"""Progress with an estimate of the time left, on standard error."""
+
+import sys
+import time
+
+SECONDS_BETWEEN_LINES = 10  # where standard error is a file
+
+
+def format_seconds(seconds: float) -> str:
+    """65 -> "1:05", 3700 -> "1:01:40"."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class Progress:
+    """One line that is rewritten on a terminal, a line every ten seconds elsewhere."""
+
+    def __init__(self, label: str, total: int, unit: str, done: int = 0, stream=None):
+        """done: how much an earlier run had finished; the rate counts only what is new."""
+        self.label, self.total, self.unit, self.done = label, total, unit, done
+        self.stream = stream or sys.stderr
+        self._from, self._started = done, time.monotonic()
+        self._last_shown = -SECONDS_BETWEEN_LINES
+        self._on_terminal = self.stream.isatty()
+
+    def advance(self, amount: int, note: str = "") -> None:
+        """Count `amount` more."""
+        self.reach(self.done + amount, note)
+
+    def reach(self, done: int, note: str = "") -> None:
+        """Count up to `done`, and show it when it is time."""
+        self.done = done
+        elapsed = time.monotonic() - self._started
+        if elapsed - self._last_shown >= (0.2 if self._on_terminal else SECONDS_BETWEEN_LINES):
+            self._last_shown = elapsed
+            self._show(elapsed, note)
+
+    def finish(self) -> None:
+        """Close the line of a terminal."""
+        if self._on_terminal:
+            print("\r\033[K", end="", file=self.stream, flush=True)
+
+    def _show(self, elapsed: float, note: str) -> None:
+        new = self.done - self._from
+        rate = new / elapsed if elapsed > 0 else 0
+        left = format_seconds((self.total - self.done) / rate) if rate > 0 else "?"
+        line = f"{self.label}: {self.done:,}/{self.total:,} {self.unit}, {rate:.1f}/s, {left} left"
+        line += f", {note}" if note else ""
+        end = "" if self._on_terminal else "\n"
+        start = "\r\033[K" if self._on_terminal else ""
+        print(start + line, end=end, file=self.stream, flush=True)

@@ -1,0 +1,110 @@
+"""The stages of the quickstart in their order. Each is skipped when its result is there, so a killed run continues."""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from fairseq_kd.corpus import datasets, synthetic
+from fairseq_kd.corpus.manifest import MANIFEST_NAME, sha256_file, write_json
+from fairseq_kd.corpus.prepare import PrepareOptions, prepare
+from fairseq_kd.evaluation.evaluate import evaluate
+from fairseq_kd.evaluation.translate import DecodingOptions
+from fairseq_kd.quickstart.recipe import Recipe, to_arguments
+from fairseq_kd.quickstart.train import train
+from fairseq_kd.resources import PACKAGE
+
+PLAIN, DISTILLED, TEACHER = "student, cross-entropy", "student, kd_word", "teacher"
+
+
+def run_quickstart(recipe: Recipe, data_bin, out, seeds: int, raw=None, cpu: bool = False) -> list[dict]:
+    """Run or continue the whole; return one row a model: {"model", "seed", "result", "training"}.
+
+    data_bin: the folder to make. out: folder of the runs. seeds: students are trained with seeds 1..seeds.
+    """
+    data_bin, out = Path(data_bin), Path(out)
+    stages = _Stages(total=2 + 2 * (1 + 2 * seeds) - 1)
+    stages.begin("corpus")
+    _prepare(recipe.corpus, data_bin, raw)
+    models = [(TEACHER, 1, "teacher")]
+    for seed in range(1, seeds + 1):
+        models += [(PLAIN, seed, f"student-ce-{seed}"), (DISTILLED, seed, f"student-kd-{seed}")]
+    rows, teacher = [], None
+    for model, seed, name in models:
+        stages.begin(f"train {name}")
+        options, inputs = _training_options(recipe, model, data_bin, teacher, seed, cpu)
+        record = train(out / name, options, inputs, _max_update(recipe, model), stages.label)
+        teacher = teacher or record["checkpoint"]
+        stages.begin(f"score {name}")
+        result = _score(out / name / "result.json", data_bin, record["checkpoint"], recipe.decoding, cpu)
+        rows.append({"model": model, "seed": seed, "result": result, "training": record})
+    return rows
+
+
+class _Stages:
+    """Numbers the stages on standard error."""
+
+    def __init__(self, total: int):
+        self.total, self.number, self.label = total, 0, ""
+
+    def begin(self, name: str) -> None:
+        self.number += 1
+        self.label = f"[{self.number}/{self.total}] {name}"
+        print(self.label, file=sys.stderr, flush=True)
+
+
+def _prepare(corpus: dict, data_bin: Path, raw) -> None:
+    source_lang, target_lang = corpus["source_lang"], corpus["target_lang"]
+    options = PrepareOptions(vocab_size=corpus["vocab_size"])
+    with tempfile.TemporaryDirectory(prefix="fairseq_kd-") as made:
+        origin = None
+        if corpus["name"] == "synthetic":
+            spec = synthetic.CorpusSpec()
+            origin = spec.as_dict()
+            files = synthetic.write_corpus(spec, made, source_lang, target_lang)
+        elif corpus["name"] == "multi30k":
+            files = datasets.multi30k_files(source_lang, target_lang, raw)
+        else:
+            files = datasets.text_files(raw, source_lang, target_lang)
+        prepare(corpus["name"], files, source_lang, target_lang, data_bin, options, _say, origin=origin)
+
+
+def _say(line: str) -> None:
+    print(f"    {line}", file=sys.stderr, flush=True)
+
+
+def _max_update(recipe: Recipe, model: str) -> int:
+    section = recipe.teacher if model == TEACHER else recipe.student
+    return int((recipe.common | section)["max-update"])
+
+
+def _training_options(recipe: Recipe, model, data_bin, teacher, seed, cpu) -> tuple[list[str], dict]:
+    """The arguments of fairseq-train for one model, and the hashes it depends on."""
+    section = recipe.teacher if model == TEACHER else recipe.student
+    options = {"user-dir": PACKAGE, "source-lang": recipe.corpus["source_lang"]}
+    options |= {"target-lang": recipe.corpus["target_lang"]}
+    options |= recipe.common | section | {"seed": seed}
+    if options["lr-scheduler"] == "polynomial_decay":
+        options["total-num-update"] = options["max-update"]
+    inputs = {"data": sha256_file(data_bin / MANIFEST_NAME)}
+    if model == DISTILLED:
+        options |= {"criterion": "kd_word", "teacher": teacher} | recipe.kd
+        inputs["teacher"] = sha256_file(teacher)
+    else:
+        options["criterion"] = "label_smoothed_cross_entropy"
+    # fairseq's default of 8 silently drops up to 7 of the longest sentences, of the validation set too
+    options |= {"required-batch-size-multiple": 1, "no-epoch-checkpoints": True, "distributed-world-size": 1}
+    options |= {"cpu": cpu, "num-workers": 0, "log-format": "json", "log-interval": 10}
+    return [str(data_bin), *to_arguments(options)], inputs
+
+
+def _score(path: Path, data_bin: Path, checkpoint, decoding: dict, cpu: bool) -> dict:
+    options = DecodingOptions(**decoding, cpu=cpu)
+    if path.is_file():
+        result = json.loads(path.read_text(encoding="utf-8"))
+        made_from = (result["checkpoint_sha256"], result["manifest_sha256"], result["decoding"])
+        if made_from == (sha256_file(checkpoint), sha256_file(data_bin / MANIFEST_NAME), options.as_dict()):
+            return result
+    result = evaluate(data_bin, checkpoint, "test", options)
+    write_json(path, result)
+    return result

@@ -1,0 +1,133 @@
+"""One run of stock fairseq-train in a process of its own: progress, log, resume, and a record when it is done."""
+
+import ctypes
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from fairseq_kd.checkpoint import read_checkpoint
+from fairseq_kd.corpus.manifest import ensure_writable_folder, write_json
+from fairseq_kd.errors import KDError
+from fairseq_kd.progress import Progress
+
+RECORD = "train.json"  # there when the run is complete
+REQUEST = "request.json"  # there from the start
+LOG_LINES_SHOWN = 15
+# glibc gives large tensors back to the kernel at every step, and clearing their pages again took a third of the time
+# of a CPU update where it was measured (docs/benchmarks.md); other C libraries ignore these variables
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34)}
+PR_SET_PDEATHSIG = 1
+
+
+def train(folder, arguments: list[str], inputs: dict, max_update: int, label: str) -> dict:
+    """Train until `max_update`, or continue a run that was killed, or do nothing if it is complete.
+
+    folder: gets checkpoints/, train.log, request.json and, at the end, train.json.
+    arguments: of fairseq-train, without --save-dir. inputs: what the run depends on (hashes), compared at resume.
+    Returns the record: {"checkpoint", "command", "seconds", "updates", ...}.
+    Raises KDError when `folder` belongs to another run, or fairseq-train fails.
+    """
+    folder = Path(folder)
+    checkpoints = folder / "checkpoints"
+    command = ["fairseq-train", *arguments, "--save-dir", str(checkpoints)]
+    request = {"command": command, "inputs": inputs}
+    ensure_writable_folder(folder)
+    _check_same_request(folder, request)
+    if (folder / RECORD).is_file():
+        return json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    restore_last_checkpoint(checkpoints)
+    _run(command, folder / "train.log", max_update, label)
+    state = read_checkpoint(checkpoints / "checkpoint_last.pt")
+    best = checkpoints / "checkpoint_best.pt"
+    record = {
+        "checkpoint": str(best),
+        "command": shlex.join(command),
+        "seconds": round(state["extra_state"]["previous_training_time"], 1),
+        "updates": state["optimizer_history"][-1]["num_updates"],
+        "inputs": inputs,
+    }
+    write_json(folder / RECORD, record)
+    return record
+
+
+def _check_same_request(folder: Path, request: dict) -> None:
+    path = folder / REQUEST
+    if not path.is_file():
+        write_json(path, request)
+    elif json.loads(path.read_text(encoding="utf-8")) != request:
+        raise KDError(
+            f"{folder} holds a run with other options or data (see {path}); choose another --out or remove it"
+        )
+
+
+def restore_last_checkpoint(checkpoints: Path) -> None:
+    """Make sure that checkpoint_last.pt, if there is one, can be read.
+
+    fairseq copies it in place, so a process killed during the copy leaves half a file. It is then replaced by the
+    newest whole checkpoint, or removed if there is none, and the log says so.
+    """
+    last = checkpoints / "checkpoint_last.pt"
+    if not last.is_file() or _readable(last):
+        return
+    last.unlink()
+    others = sorted(checkpoints.glob("checkpoint*.pt"), key=lambda path: path.stat().st_mtime, reverse=True)
+    whole = next((path for path in others if _readable(path)), None)
+    if whole is not None:
+        shutil.copyfile(whole, last.with_suffix(".part"))
+        os.replace(last.with_suffix(".part"), last)
+    print(
+        f"{last} was cut off when the run was killed; continuing from {whole.name if whole else 'the beginning'}",
+        file=sys.stderr,
+    )
+
+
+def _readable(path: Path) -> bool:
+    try:
+        read_checkpoint(path)
+    except KDError:
+        return False
+    return True
+
+
+def _run(command: list[str], log: Path, max_update: int, label: str) -> None:
+    """Run fairseq-train with its output in `log` and the progress on standard error."""
+    arguments = [sys.executable, "-m", "fairseq_cli.train", *command[1:]]
+    environment = os.environ | {name: os.environ.get(name, value) for name, value in KEEP_MEMORY.items()}
+    progress = None
+    with (
+        open(log, "a", encoding="utf-8") as file,
+        subprocess.Popen(
+            arguments,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=environment,
+            preexec_fn=_die_with_parent,
+        ) as process,
+    ):
+        for line in process.stdout:
+            file.write(line)
+            if (found := re.search(r'"num_updates": "(\d+)".*', line)) and "| train_inner |" in line:
+                updates = int(found.group(1))
+                progress = progress or Progress(label, max_update, "updates", done=updates)
+                loss = re.search(r'"loss": "([\d.]+)"', line)
+                progress.reach(updates, f"loss {loss.group(1)}" if loss else "")
+                file.flush()
+    if progress is not None:
+        progress.finish()
+    if process.returncode != 0:
+        tail = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-LOG_LINES_SHOWN:])
+        raise KDError(f"fairseq-train ended with status {process.returncode}; the end of {log}:\n{tail}")
+
+
+def _die_with_parent() -> None:
+    """In the child: be killed when the parent is, or two runs would write to one folder after a restart (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
