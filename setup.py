@@ -6,9 +6,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
-VERSION = re.search(
-    r'^__version__ = "([^"]+)"', (ROOT / "fairseq_kd" / "version.py").read_text(), re.M
-).group(1)
+VERSION = re.search(r'^__version__ = "([^"]+)"', (ROOT / "fairseq_kd" / "version.py").read_text(), re.M).group(1)
 
 TEST = ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "tensorboardX>=2.6"]
 

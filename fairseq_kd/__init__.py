@@ -26,9 +26,9 @@ def register() -> None:
     """Register criterions with fairseq and allow-list the types of its checkpoints. Can be called again."""
     import fairseq_kd.checkpoint
     import fairseq_kd.criterions.kd_word  # noqa: F401
-    from fairseq_kd.errors import install_excepthook
+    from fairseq_kd.errors import install_exit_handling
 
-    install_excepthook()
+    install_exit_handling()
 
 
 if "fairseq" in sys.modules:  # imported by fairseq itself as a --user-dir

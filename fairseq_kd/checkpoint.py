@@ -74,7 +74,15 @@ def read_checkpoint(path, trust: bool = False) -> dict:
     try:
         with _trusting(trust):
             state = checkpoint_utils.load_checkpoint_to_cpu(str(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError, TypeError) as error:
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        KeyError,
+        ValueError,
+        TypeError,
+    ) as error:
         if (name := refused_type(error)) is not None:
             raise KDError(refusal(path, name)) from error
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]

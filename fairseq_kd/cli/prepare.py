@@ -15,9 +15,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--out", required=True, help="folder to make, e.g. data-bin/multi30k.de-en")
     parser.add_argument("--source-lang", "-s", help="language of the source; files end in it (train.de)")
     parser.add_argument("--target-lang", "-t", help="language of the target")
-    parser.add_argument(
-        "--raw", help="folder of the raw files, plain or .gz; multi30k is downloaded without it"
-    )
+    parser.add_argument("--raw", help="folder of the raw files, plain or .gz; multi30k is downloaded without it")
     text = parser.add_argument_group("text")
     text.add_argument("--train", metavar="STEM", help="stem of the training files in --raw (default: train)")
     text.add_argument("--valid", metavar="STEM", help="stem of the validation files (default: valid, val or dev)")

@@ -8,7 +8,7 @@ The folder holds what fairseq-preprocess makes, and beside it
 """
 
 import tempfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from fairseq_kd.corpus.binarise import binarise
@@ -29,6 +29,7 @@ from fairseq_kd.errors import KDError
 
 FORMAT = 1
 DEFAULT_VOCAB_SIZE = 8000
+LIKE_DECIDES = ("subword", "vocab_size", "joint", "subword_model")
 
 
 @dataclass(frozen=True)
@@ -51,17 +52,12 @@ class PrepareOptions:
         if self.workers < 1:
             raise KDError(f"--workers {self.workers}: must be at least 1")
         if self.subword_model and (self.subword == "none" or not self.joint):
-            raise KDError(
-                "--subword-model reuses one joint model, so --subword none and --separate cannot go with it"
-            )
-        if self.like and (self.subword_model or self != PrepareOptions(like=self.like, **self._free())):
+            raise KDError("--subword-model reuses one joint model, so --subword none and --separate cannot go with it")
+        if self.like and any(getattr(self, f.name) != f.default for f in fields(self) if f.name in LIKE_DECIDES):
             raise KDError(
                 "--like takes subword model and dictionaries from another data-bin, so --subword, --vocab-size, "
                 "--separate and --subword-model would have no effect beside it"
             )
-
-    def _free(self) -> dict:
-        return {"rules": self.rules, "workers": self.workers}
 
 
 def prepare(name, files: dict[str, SubsetFiles], source_lang, target_lang, out, options, say=print, origin=None):

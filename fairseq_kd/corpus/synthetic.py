@@ -90,8 +90,7 @@ class Lexicon:
         self.words = {kind: [self._word(rng) for _ in range(count)] for kind, count in WORDS.items()}
         # few words are frequent, most are rare, as in any language
         self.weights = {
-            kind: list(itertools.accumulate(1 / (rank + 5) for rank in range(count)))
-            for kind, count in WORDS.items()
+            kind: list(itertools.accumulate(1 / (rank + 5) for rank in range(count))) for kind, count in WORDS.items()
         }
 
     def _word(self, rng) -> Word:
@@ -102,7 +101,9 @@ class Lexicon:
     def _form(self, rng, consonants: str, vowels: str) -> str:
         while True:
             syllables = rng.choice((2, 2, 3))
-            form = "".join(rng.choice(consonants) + rng.choice(vowels) for _ in range(syllables)) + rng.choice(consonants)
+            form = "".join(rng.choice(consonants) + rng.choice(vowels) for _ in range(syllables)) + rng.choice(
+                consonants
+            )
             if form not in self._used:
                 self._used.add(form)
                 return form

@@ -8,7 +8,7 @@ cross-entropy, so that runs with different α, temperatures or teachers are comp
 
 import math
 from dataclasses import dataclass, field
-from typing import Optional  # fairseq makes command-line options from these types and knows no "str | None"
+from typing import Optional
 
 import torch
 from fairseq.criterions import register_criterion
@@ -52,10 +52,13 @@ class KDWordConfig(LabelSmoothedCrossEntropyCriterionConfig):
     )
     kd_scale: str = field(
         default="auto",
-        metadata={"help": "factor λ of the teacher's term: auto (T² when both temperatures are T, else 1), none, or a number"},
+        metadata={
+            "help": "factor λ of the teacher's term: auto (T² when both temperatures are T, else 1), none, or a number"
+        },
     )
     kd_valid: bool = field(
-        default=False, metadata={"help": "log kd_loss and agreement on validation sets too (the teacher is then needed)"}
+        default=False,
+        metadata={"help": "log kd_loss and agreement on validation sets too (the teacher is then needed)"},
     )
 
 

@@ -11,7 +11,7 @@ from fairseq_kd.checkpoint import read_checkpoint
 from fairseq_kd.errors import KDError
 from fairseq_kd.progress import Progress
 from fairseq_kd.teacher.dictionaries import check_same_dictionary
-from fairseq_kd.teacher.loading import build_from_checkpoint
+from fairseq_kd.teacher.loading import build_model, configure_own_task
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,9 @@ def translate(checkpoint, data_bin, subset: str, options: DecodingOptions, trust
     state = read_checkpoint(checkpoint, trust=trust)
     updates = state["optimizer_history"][-1]["num_updates"]
     recorded = str(state["cfg"].task.data).split(":")[0]
-    model, task = build_from_checkpoint(checkpoint, state, data=data_bin, data_option="DATA_BIN")
-    dictionary_check = _check_recorded_dictionaries(recorded, task)
+    configure_own_task(checkpoint, state, data=data_bin, data_option="DATA_BIN")
+    dictionary_check = _check_recorded_dictionaries(recorded, state["cfg"].task)
+    model, task = build_model(checkpoint, state)
     try:
         task.load_dataset(subset)
     except FileNotFoundError as error:
@@ -91,15 +92,16 @@ def _languages(task) -> str:
     return f"{task.cfg.source_lang}-{task.cfg.target_lang}"
 
 
-def _check_recorded_dictionaries(recorded: str, task) -> str:
+def _check_recorded_dictionaries(recorded: str, task_cfg) -> str:
     """Compare with the dictionaries of the training where they still are; say whether "content" or "size" was."""
-    sides = {"source": task.source_dictionary, "target": task.target_dictionary}
-    langs = {"source": task.cfg.source_lang, "target": task.cfg.target_lang}
-    paths = {side: Path(recorded) / f"dict.{langs[side]}.txt" for side in sides}
-    if not all(path.is_file() for path in paths.values()):
-        return "size"  # a dictionary of another size fails when the weights are loaded
-    for side, dictionary in sides.items():
-        check_same_dictionary(task.load_dictionary(str(paths[side])), dictionary, side)
+    from fairseq.data import Dictionary
+
+    for side, lang in (("source", task_cfg.source_lang), ("target", task_cfg.target_lang)):
+        trained_with = Path(recorded) / f"dict.{lang}.txt"
+        if not trained_with.is_file():
+            return "size"  # a dictionary of another size fails when the weights are loaded
+        here = Path(task_cfg.data) / f"dict.{lang}.txt"
+        check_same_dictionary(Dictionary.load(str(trained_with)), Dictionary.load(str(here)), side)
     return "content"
 
 
@@ -108,9 +110,7 @@ def _decode(model, task, dataset, options: DecodingOptions, device) -> list[str]
 
     generator = task.build_generator(
         [model],
-        Namespace(
-            beam=options.beam, lenpen=options.lenpen, max_len_a=options.max_len_a, max_len_b=options.max_len_b
-        ),
+        Namespace(beam=options.beam, lenpen=options.lenpen, max_len_a=options.max_len_a, max_len_b=options.max_len_b),
     )
     hypotheses: list[str | None] = [None] * len(dataset)
     progress = Progress("decoding", len(dataset), "sentences")
@@ -137,9 +137,15 @@ def _batches(task, dataset, model, options: DecodingOptions):
             f"sentence {too_long[0]} has {dataset.src_sizes[too_long[0]]} source tokens, the model has positions for "
             f"{limits[0]}; {len(too_long)} sentences are too long, and leaving them out would change the score"
         )
+    longest = int(dataset.sizes.max())
+    if longest > options.max_tokens:
+        raise KDError(f"--max-tokens {options.max_tokens}: the longest sentence has {longest}; give at least that")
     return task.get_batch_iterator(
         dataset=dataset,
         max_tokens=options.max_tokens,
-        max_positions=(limits[0], max(int(dataset.sizes.max()), *limits)),  # the reference is not read by the model
+        max_positions=(
+            limits[0],
+            max(longest, *limits),
+        ),  # the reference is not read by the model
         required_batch_size_multiple=1,  # fairseq's default of 8 silently drops up to 7 of the longest sentences
     ).next_epoch_itr(shuffle=False)

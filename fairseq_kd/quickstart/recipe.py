@@ -12,7 +12,16 @@ from fairseq_kd.resources import config_folder
 CORPUS_KEYS = ("name", "source_lang", "target_lang", "vocab_size")
 DECODING_KEYS = ("beam", "lenpen")
 # set by the quickstart itself
-RESERVED = ("save-dir", "seed", "criterion", "teacher", "user-dir", "source-lang", "target-lang", "total-num-update")
+RESERVED = (
+    "save-dir",
+    "seed",
+    "criterion",
+    "teacher",
+    "user-dir",
+    "source-lang",
+    "target-lang",
+    "total-num-update",
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,7 @@ def load_recipe(path) -> Recipe:
     _check_keys(path, "corpus", content["corpus"], CORPUS_KEYS, required=CORPUS_KEYS)
     _check_keys(path, "decoding", content.get("decoding", {}), DECODING_KEYS)
     for section in ("common", "teacher", "student", "kd"):
+        _check_keys(path, section, content[section], valid=content[section] or ())
         for key in content[section]:
             if key in RESERVED:
                 raise KDError(f"{path}: {key} in {section} is set by the quickstart itself")

@@ -63,36 +63,65 @@ class Teacher:
                 )
 
 
-def load_teacher(path, *, data=None, dtype: str = "float32", trust: bool = False) -> Teacher:
+def load_teacher(path, *, data=None, languages=(None, None), dtype: str = "float32", trust: bool = False) -> Teacher:
     """Read a checkpoint of fairseq-train and build its model by a task of its own.
 
     data: folder with the teacher's dictionaries; None: the one recorded in the checkpoint.
+    languages: (source, target), for a checkpoint that records none because fairseq-train inferred them.
     dtype: "float32", "float16" or "bfloat16". trust: see `read_checkpoint`.
     Raises KDError when the file or the dictionaries are missing or do not fit each other.
     """
-    model, task = build_from_checkpoint(path, read_checkpoint(path, trust=trust), data=data)
+    state = read_checkpoint(path, trust=trust)
+    configure_own_task(path, state, data, languages)
+    model, task = build_model(path, state)
     return Teacher(model, task.source_dictionary, task.target_dictionary, path, dtype)
 
 
-def build_from_checkpoint(path, state, data=None, data_option="--teacher-data"):
-    """Build the model of a checkpoint and load its weights; return (model, its own task).
+def configure_own_task(path, state, data=None, languages=(None, None), data_option="--teacher-data") -> None:
+    """Complete the task's configuration inside `state` so that it can be set up where the process runs.
 
-    state: what `read_checkpoint` returned. data: folder with the dictionaries, None for the recorded one.
-    Raises KDError when dictionaries are missing, do not fit, or the architecture is not registered.
+    state: what `read_checkpoint` returned; changed in place. data, languages: see `load_teacher`.
+    Raises KDError when the dictionaries are missing.
     """
-    from fairseq import checkpoint_utils
     from omegaconf import open_dict
 
     cfg = state["cfg"]
     with open_dict(cfg):
-        recorded = cfg.task.get("data")
-        cfg.task.data = str(data) if data is not None else recorded
+        if data is not None:
+            cfg.task.data = str(data)
         if "eval_bleu" in cfg.task:
             cfg.task.eval_bleu = False  # no generator is needed, and its options may be gone
+        _fill_in_languages(path, cfg.task, languages)
     _check_dictionaries_exist(path, cfg.task, given=data is not None, option=data_option)
-    with torch.random.fork_rng(devices=[]), _one_clear_error(path, cfg):
+
+
+def build_model(path, state):
+    """Build the model of a checkpoint by a task of its own and load its weights; return (model, task).
+
+    state: what `configure_own_task` completed.
+    Raises KDError when dictionaries and weights do not fit, or the architecture is not registered.
+    """
+    from fairseq import checkpoint_utils
+
+    with torch.random.fork_rng(devices=[]), _one_clear_error(path, state["cfg"]):
         models, _, task = checkpoint_utils.load_model_ensemble_and_task([str(path)], state=state)
     return models[0], task
+
+
+def _fill_in_languages(path, task_cfg, languages) -> None:
+    """fairseq-train records no languages when it inferred them from the names of the data files."""
+    from fairseq.data.data_utils import infer_language_pair
+
+    if "source_lang" not in task_cfg or (task_cfg.source_lang and task_cfg.target_lang):
+        return
+    folder = Path(str(task_cfg.data).split(":")[0])
+    inferred = infer_language_pair(str(folder)) if folder.is_dir() else (None, None)
+    task_cfg.source_lang, task_cfg.target_lang = inferred if all(inferred) else languages
+    if not all((task_cfg.source_lang, task_cfg.target_lang)):
+        raise KDError(
+            f"{path} does not record its languages, and {folder} has no data files to infer them from; "
+            "give its data-bin"
+        )
 
 
 def _check_dictionaries_exist(path, task_cfg, given: bool, option: str) -> None:
@@ -113,8 +142,8 @@ def _one_clear_error(path, cfg):
         yield
     except (AssertionError, AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        architecture = getattr(cfg.model, "arch", None) or getattr(cfg.model, "_name", "unknown")
         raise KDError(
-            f"the model of {path} (architecture {cfg.model.get('_name', '?')}, task {cfg.task.get('_name', '?')}) "
-            f"cannot be built: {reason}. Either its dictionaries are not those it was trained with, or its "
-            "architecture comes from another --user-dir"
+            f"the model of {path} (architecture {architecture}) cannot be built: {reason}. Either its dictionaries "
+            "are not those it was trained with, or its architecture comes from another --user-dir"
         ) from error

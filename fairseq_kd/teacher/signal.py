@@ -45,7 +45,9 @@ class OnlineSignalSource:
     def signal(self, sample) -> DenseSignal:
         """Run the teacher on the batch. Raises KDError when it cannot be loaded or has other dictionaries."""
         if self.teacher is None:
-            teacher = load_teacher(**self._arguments)
+            task_cfg = self._task.cfg
+            languages = (getattr(task_cfg, "source_lang", None), getattr(task_cfg, "target_lang", None))
+            teacher = load_teacher(**self._arguments, languages=languages)
             teacher.check_dictionaries(self._task.source_dictionary, self._task.target_dictionary)
             self.teacher = teacher
         return DenseSignal(self.teacher.lprobs(sample))

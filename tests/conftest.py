@@ -1,0 +1,75 @@
+"""Fixtures: a small data-bin, a small trained teacher, and fairseq commands run as a user runs them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"  # the models are tiny: threads would only wait for each other
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "fairseq_kd"
+TINY_MODEL = [
+    *("--arch", "transformer", "--encoder-layers", "1", "--decoder-layers", "1"),
+    *("--encoder-embed-dim", "16", "--decoder-embed-dim", "16", "--encoder-ffn-embed-dim", "32"),
+    *("--decoder-ffn-embed-dim", "32", "--encoder-attention-heads", "2", "--decoder-attention-heads", "2"),
+    *("--share-all-embeddings", "--optimizer", "adam", "--lr", "0.01", "--max-tokens", "400", "--cpu"),
+    *("--num-workers", "0", "--log-format", "json", "--log-interval", "1", "--seed", "1"),
+    *("--required-batch-size-multiple", "1", "--no-epoch-checkpoints"),
+]
+
+
+def run_fairseq(command: str, *arguments, user_dir=PACKAGE, cwd=None, timeout=180) -> subprocess.CompletedProcess:
+    """Run fairseq-`command` in a process of its own; user_dir None leaves the option out."""
+    words = [sys.executable, "-m", f"fairseq_cli.{command}", *map(str, arguments)]
+    words += [] if user_dir is None else ["--user-dir", str(user_dir)]
+    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=timeout)
+
+
+def assert_user_error(result, *fragments: str) -> None:
+    """Exit status 2, one line of ours on standard error that holds `fragments`, no traceback."""
+    assert result.returncode == 2, result.stdout[-2000:] + result.stderr[-2000:]
+    assert "Traceback" not in result.stderr + result.stdout
+    lines = [line for line in result.stderr.splitlines() if line.startswith("fairseq_kd: error:")]
+    assert len(lines) == 1, result.stderr
+    for fragment in fragments:
+        assert fragment in lines[0]
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    """A folder of aligned text: train, valid and test of the synthetic languages."""
+    from fairseq_kd.corpus.synthetic import CorpusSpec, write_corpus
+
+    folder = tmp_path_factory.mktemp("corpus")
+    write_corpus(CorpusSpec(pairs=400, valid=30, test=30), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_bin(corpus, tmp_path_factory):
+    """A data-bin made by `fairseq-kd prepare`."""
+    from fairseq_kd.corpus.datasets import text_files
+    from fairseq_kd.corpus.prepare import PrepareOptions, prepare
+
+    out = tmp_path_factory.mktemp("data") / "tiny.qaa-qab"
+    files = text_files(corpus, "qaa", "qab")
+    prepare("text", files, "qaa", "qab", out, PrepareOptions(vocab_size=120), say=lambda line: None)
+    return out
+
+
+@pytest.fixture(scope="session")
+def teacher(data_bin, tmp_path_factory):
+    """A checkpoint of stock fairseq-train with dropout, trained without the plugin."""
+    folder = tmp_path_factory.mktemp("teacher")
+    result = run_fairseq(
+        "train",
+        data_bin,
+        *TINY_MODEL,
+        *("--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1", "--dropout", "0.1"),
+        *("--max-update", "40", "--save-dir", folder),
+        user_dir=None,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return folder / "checkpoint_last.pt"

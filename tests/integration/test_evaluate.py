@@ -1,0 +1,103 @@
+import json
+
+import pytest
+import sacrebleu
+import torch
+from conftest import run_fairseq
+
+from fairseq_kd.cli.main import main
+from fairseq_kd.corpus.manifest import sha256_file
+from fairseq_kd.corpus.subword import SentencePieceModel
+
+
+def evaluate(*words):
+    return main(["evaluate", "--cpu", *map(str, words)])
+
+
+def test_every_hypothesis_equals_that_of_fairseq_generate_and_the_score_that_of_sacrebleu(
+    data_bin, teacher, tmp_path, capsys
+):
+    out = tmp_path / "result.json"
+    assert evaluate(data_bin, "--checkpoint", teacher, "--out", out, "--max-len-b", 20, "--lenpen", 0.8) == 0
+    printed = capsys.readouterr().out
+    result = json.loads(out.read_text())
+    generate = run_fairseq(
+        "generate",
+        data_bin,
+        *("--path", teacher, "--cpu", "--required-batch-size-multiple", "1", "--beam", "5"),
+        *("--max-len-b", "20", "--lenpen", "0.8"),
+    )
+    lines = [line.split("\t") for line in generate.stdout.splitlines() if line.startswith("H-")]
+    lines.sort(key=lambda line: int(line[0][2:]))
+    assert result["hypotheses"] == [SentencePieceModel.decode(line[2]) for line in lines]
+    assert result["sentences"] == 30
+
+    references = (data_bin / "raw" / "test.qab").read_text().splitlines()
+    expected = sacrebleu.corpus_bleu(result["hypotheses"], [references])
+    assert result["bleu"]["score"] == pytest.approx(expected.score, abs=1e-9)
+    assert result["bleu"]["signature"].startswith("BLEU|nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
+    assert result["chrf"]["signature"].startswith("chrF2|nrefs:1")
+    assert result["bleu"]["signature"] in printed and result["chrf"]["signature"] in printed
+    state = torch.load(teacher)
+    shared = {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "decoder.output_projection.weight"}
+    skipped = {"encoder.version", "decoder.version"} | shared - {"encoder.embed_tokens.weight"}
+    counted = sum(
+        value.numel() for name, value in state["model"].items() if name not in skipped and "_float_tensor" not in name
+    )
+    assert result["parameters"] == counted
+    assert result["checkpoint_sha256"] == sha256_file(teacher)
+    assert result["updates"] == 40 and result["dictionary_check"] == "content"
+
+
+def test_batch_size_changes_no_hypothesis(data_bin, teacher, tmp_path):
+    results = []
+    for max_tokens in (100, 5000):
+        out = tmp_path / f"{max_tokens}.json"
+        words = (data_bin, "--checkpoint", teacher, "--out", out, "--max-len-b", 20, "--max-tokens", max_tokens)
+        assert evaluate(*words) == 0
+        results.append(json.loads(out.read_text())["hypotheses"])
+    assert results[0] == results[1]
+
+
+def test_a_plain_data_bin_needs_reference_and_post_process(data_bin, teacher, tmp_path, capsys):
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    for path in data_bin.iterdir():
+        if path.is_file() and path.name != "manifest.json":
+            (plain / path.name).write_bytes(path.read_bytes())
+    assert evaluate(plain, "--checkpoint", teacher) == 2
+    assert "--reference FILE and --post-process" in capsys.readouterr().err
+    reference = data_bin / "raw" / "test.qab"
+    words = ("--reference", reference, "--post-process", "sentencepiece", "--max-len-b", 20)
+    assert evaluate(plain, "--checkpoint", teacher, *words, "--out", tmp_path / "a.json") == 0
+    assert evaluate(data_bin, "--checkpoint", teacher, "--max-len-b", 20, "--out", tmp_path / "b.json") == 0
+    a, b = (json.loads((tmp_path / name).read_text()) for name in ("a.json", "b.json"))
+    assert a["bleu"] == b["bleu"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--subset", "nothing"], "has no subset 'nothing'"),
+        (["--beam", "0"], "--beam 0"),
+        (["--max-tokens", "5"], "give at least that"),
+        (["--trust-checkpoint", "other.pt"], "is not the --checkpoint"),
+        (["--reference", "x"], "brings its own references"),
+        (["--out", "/dev/null/x.json"], "cannot write to"),
+    ],
+)
+def test_bad_options_are_one_error(data_bin, teacher, capsys, words, message):
+    assert evaluate(data_bin, "--checkpoint", teacher, *words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_data_bin_of_other_dictionaries_is_refused(data_bin, teacher, tmp_path, capsys):
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in data_bin.iterdir():
+        if path.is_file():
+            (other / path.name).write_bytes(path.read_bytes())
+    lines = (data_bin / "dict.qab.txt").read_text().splitlines()
+    (other / "dict.qab.txt").write_text("\n".join([lines[1], lines[0], *lines[2:]]) + "\n")
+    assert evaluate(other, "--checkpoint", teacher) == 2
+    assert "the first difference is at index 4" in capsys.readouterr().err

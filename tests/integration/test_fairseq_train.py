@@ -1,0 +1,306 @@
+"""kd_word inside stock fairseq commands, as a new user would start them, on a data-bin of plain fairseq-preprocess."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import PACKAGE, ROOT, TINY_MODEL, assert_user_error, run_fairseq
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory, corpus):
+    """data-bin by stock fairseq-preprocess, and a teacher by stock fairseq-train, in one folder."""
+    folder = tmp_path_factory.mktemp("plain")
+    result = run_fairseq(
+        "preprocess",
+        *("--source-lang", "qaa", "--target-lang", "qab", "--joined-dictionary", "--workers", "1"),
+        *("--nwordssrc", "200", "--trainpref", corpus / "train", "--validpref", corpus / "valid"),
+        *("--testpref", corpus / "test", "--destdir", folder / "data-bin"),
+        user_dir=None,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    result = run_fairseq(
+        "train",
+        folder / "data-bin",
+        *TINY_MODEL,
+        *("--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1"),
+        *("--max-update", "30", "--save-dir", folder / "teacher"),
+        user_dir=None,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    return folder
+
+
+def teacher_of(plain):
+    return plain / "teacher" / "checkpoint_last.pt"
+
+
+def kd(plain, *extra, **kwargs):
+    return run_fairseq("train", plain / "data-bin", *TINY_MODEL, "--criterion", "kd_word", *extra, **kwargs)
+
+
+def logged(result, name):
+    lines = [line for line in result.stdout.splitlines() + result.stderr.splitlines() if f"| {name} |" in line]
+    return [json.loads(line.split(f"| {name} | ")[1]) for line in lines]
+
+
+def bleu_of_generate(plain, checkpoint, subset, *extra):
+    result = run_fairseq(
+        "generate",
+        plain / "data-bin",
+        *("--path", checkpoint, "--gen-subset", subset, "--cpu", "--required-batch-size-multiple", "1", *extra),
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    hypotheses = [line.split("\t") for line in result.stdout.splitlines() if line.startswith("H-")]
+    return [text for _, _, text in sorted(hypotheses, key=lambda line: int(line[0][2:]))]
+
+
+def test_stock_options_resume_with_a_moved_teacher_and_the_other_commands(plain, tmp_path):
+    """--eval-bleu, --update-freq 2, --save-interval-updates, --tensorboard-logdir, resume, validate, generate."""
+    moved = tmp_path / "moved-teacher.pt"
+    shutil.copy(teacher_of(plain), moved)
+    options = [
+        *("--label-smoothing", "0.1", "--kd-weight", "0.7", "--save-dir", tmp_path / "student"),
+        *("--update-freq", "2", "--save-interval-updates", "5", "--tensorboard-logdir", tmp_path / "board"),
+        *("--eval-bleu", "--eval-bleu-args", '{"beam": 2, "max_len_b": 20}', "--best-checkpoint-metric", "bleu"),
+        *("--maximize-best-checkpoint-metric", "--encoder-embed-dim", "8", "--decoder-embed-dim", "8"),
+    ]
+    first = kd(plain, *options, "--teacher", teacher_of(plain), "--max-update", "10")
+    assert first.returncode == 0, first.stderr[-3000:]
+    last = logged(first, "train")[-1]
+    assert {"train_loss", "train_nll_loss", "train_kd_loss", "train_agreement", "train_ppl"} <= last.keys()
+    assert float(last["train_ppl"]) == pytest.approx(2 ** float(last["train_nll_loss"]), rel=0.01)
+    valid = logged(first, "valid")[-1]
+    assert "valid_bleu" in valid and "valid_kd_loss" not in valid
+    assert list((tmp_path / "board").rglob("events*"))
+    assert list((tmp_path / "student").glob("checkpoint_*_5.pt"))
+
+    # the student's checkpoint holds the student alone, though eval-bleu put numpy counts beside it
+    state = torch.load(tmp_path / "student" / "checkpoint_last.pt", weights_only=False)
+    student_size = sum(value.numel() for name, value in state["model"].items() if "embed_tokens" in name)
+    assert state["model"]["encoder.embed_tokens.weight"].shape[1] == 8
+    assert state["criterion"] is None
+    trained = sum(entry["exp_avg"].numel() for entry in state["last_optimizer_state"]["state"].values())
+    assert trained < 2 * student_size + 4000
+    assert (tmp_path / "student" / "checkpoint_last.pt").stat().st_size < 400_000
+
+    gone = kd(plain, *options, "--teacher", tmp_path / "gone.pt", "--max-update", "14")
+    assert_user_error(gone, "gone.pt is not there")
+    assert not (tmp_path / "student" / "crash.pt").exists()
+    resumed = kd(plain, *options, "--teacher", moved, "--max-update", "14")
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    assert "Loaded checkpoint" in resumed.stdout + resumed.stderr
+    updates = [int(entry["num_updates"]) for entry in logged(resumed, "train_inner")]
+    assert updates == [11, 12, 13, 14]
+
+    # with the teacher out of reach the student can be validated and decoded
+    checkpoint = tmp_path / "student" / "checkpoint_last.pt"
+    moved.unlink()
+    validate = run_fairseq(
+        "validate", plain / "data-bin", "--task", "translation", "--path", checkpoint, "--max-tokens", "400", "--cpu"
+    )
+    assert validate.returncode == 0, validate.stderr[-2000:]
+    assert len(bleu_of_generate(plain, checkpoint, "test")) == 30
+
+
+def test_eval_bleu_scores_the_student_not_the_teacher(plain, tmp_path):
+    options = ("--dropout", "0.0", "--eval-bleu", "--eval-bleu-args", '{"beam": 1, "max_len_b": 20}')
+    result = kd(
+        plain, "--teacher", teacher_of(plain), *options, "--max-update", "2", "--save-dir", tmp_path, "--lr", "1e-9"
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    lengths = {}
+    for name, path in (("student", tmp_path / "checkpoint_last.pt"), ("teacher", teacher_of(plain))):
+        hypotheses = bleu_of_generate(plain, path, "valid", "--beam", "1", "--max-len-b", "20")
+        lengths[name] = sum(len(line.split()) for line in hypotheses)
+    state = torch.load(tmp_path / "checkpoint_last.pt", weights_only=False)
+    meters = {name: meter for _, name, _, meter in state["extra_state"]["metrics"].get("valid", [])}
+    assert lengths["student"] != lengths["teacher"]
+    if "_bleu_sys_len" in meters:
+        assert meters["_bleu_sys_len"]["sum"] == lengths["student"]
+    reported = logged(result, "valid")[-1]["valid_bleu"]
+    plain_run = run_fairseq(
+        "train",
+        plain / "data-bin",
+        *(*TINY_MODEL, "--criterion", "label_smoothed_cross_entropy", *options, "--max-update", "2"),
+        *("--lr", "1e-9", "--save-dir", tmp_path / "plain"),
+    )
+    # hardly trained, both are the same random student
+    assert reported == logged(plain_run, "valid")[-1]["valid_bleu"]
+
+
+RANK = """
+import sys
+from fairseq_kd.criterions.kd_word import KDWordCriterion
+import fairseq_cli.train
+
+reduce_metrics = KDWordCriterion.reduce_metrics.__func__
+
+def recording(cls, logs):
+    if any("kd_loss" in log for log in logs):
+        total = sum(float(log["loss"]) for log in logs) / sum(float(log["sample_size"]) for log in logs)
+        kd = sum(float(log["kd_loss"]) for log in logs) / sum(float(log["kd_tokens"]) for log in logs)
+        print(f"CURVE {total!r} {kd!r}", flush=True)
+    reduce_metrics(cls, logs)
+
+KDWordCriterion.reduce_metrics = classmethod(recording)
+fairseq_cli.train.cli_main()
+"""
+
+
+def test_two_processes_equal_one_process_with_update_freq_2(plain, tmp_path):
+    import os
+    import socket
+    import subprocess
+    import sys
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    script = tmp_path / "rank.py"
+    script.write_text(RANK)
+    common = [
+        *(sys.executable, script, plain / "data-bin", *TINY_MODEL, "--criterion", "kd_word", "--dropout", "0.0"),
+        *("--teacher", teacher_of(plain), "--label-smoothing", "0.1", "--max-update", "10", "--user-dir", PACKAGE),
+        *("--disable-validation", "--teacher-temperature", "2", "--student-temperature", "2"),
+    ]
+    ranks = [
+        [
+            *("--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp", "--distributed-world-size", "2"),
+            *("--distributed-no-spawn", "--distributed-init-method", f"tcp://127.0.0.1:{port}"),
+            *("--distributed-rank", str(rank), "--save-dir", tmp_path / "two"),
+        ]
+        for rank in (0, 1)
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": environment}
+    processes = [subprocess.Popen([str(word) for word in [*common, *extra]], **pipes) for extra in ranks]
+    outputs = [process.communicate(timeout=180)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs[0][-3000:]
+    one = [*common, "--update-freq", "2", "--save-dir", tmp_path / "one"]
+    single = subprocess.run([str(word) for word in one], **pipes, timeout=180)
+    assert single.returncode == 0, single.stdout[-3000:]
+
+    def curve(output):
+        return np.array([[float(x) for x in found] for found in re.findall(r"CURVE (\S+) (\S+)", output)])
+
+    assert curve(single.stdout).shape == (10, 2)
+    np.testing.assert_allclose(curve(outputs[0]), curve(single.stdout), rtol=1e-4)
+    weights = [torch.load(tmp_path / name / "checkpoint_last.pt")["model"] for name in ("one", "two")]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], rtol=1e-3, atol=1e-5)
+
+
+def test_hydra_train_reads_the_configuration_of_configs(plain, tmp_path):
+    import subprocess
+    import sys
+
+    overrides = {
+        "common.user_dir": PACKAGE,
+        "task.data": plain / "data-bin",
+        "criterion.teacher": teacher_of(plain),
+        "optimization.max_update": 3,
+        "dataset.max_tokens": 400,
+        "dataset.num_workers": 0,
+        "common.cpu": "true",
+        "checkpoint.save_dir": tmp_path / "student",
+        "hydra.run.dir": tmp_path / "hydra",
+    }
+    words = [sys.executable, "-m", "fairseq_cli.hydra_train", "--config-dir", ROOT / "configs" / "hydra"]
+    words += ["--config-name", "kd_word", *(f"{key}={value}" for key, value in overrides.items())]
+    result = subprocess.run([str(word) for word in words], cwd=tmp_path, capture_output=True, text=True, timeout=180)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    state = torch.load(tmp_path / "student" / "checkpoint_last.pt")
+    assert state["cfg"]["criterion"]["_name"] == "kd_word" and state["cfg"]["criterion"]["kd_weight"] == 0.7
+    assert state["optimizer_history"][-1]["num_updates"] == 3
+    refused = subprocess.run(
+        [str(word) for word in [*words, "criterion.kd_weight=2"]], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert_user_error(refused, "--kd-weight 2")
+
+
+def import_in_worker(rank, cfg, queue):
+    """What fairseq does first in a process that it spawned."""
+    from fairseq import utils
+    from fairseq.registry import REGISTRIES
+
+    utils.import_user_module(cfg.common)
+    queue.put((rank, "kd_word" in REGISTRIES["criterion"]["registry"]))
+
+
+def test_the_plugin_is_there_in_spawned_processes(plain):
+    from helpers import parse
+
+    cfg = parse(plain / "data-bin", "--criterion", "kd_word", "--teacher", teacher_of(plain))
+    context = torch.multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    torch.multiprocessing.spawn(import_in_worker, args=(cfg, queue), nprocs=2)
+    assert sorted(queue.get(timeout=60) for _ in range(2)) == [(0, True), (1, True)]
+
+
+def test_it_works_from_any_working_directory_by_absolute_path(plain, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    result = kd(
+        plain,
+        *("--teacher", teacher_of(plain), "--max-update", "1", "--save-dir", "here", "--disable-validation"),
+        cwd=tmp_path / "elsewhere",
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert (tmp_path / "elsewhere" / "here" / "checkpoint_last.pt").is_file()
+
+
+def hostile(path, made):
+    class RunsCode:
+        def __reduce__(self):
+            import os
+
+            return (os.mkdir, (str(made),))
+
+    torch.save({"model": {}, "cfg": RunsCode()}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["missing", "other dictionary", "corrupt", "hostile", "alpha", "temperature", "adaptive softmax", "no teacher"],
+)
+def test_bad_input_is_one_error_status_2_and_no_file(case, plain, tmp_path, teacher):
+    student, options, message = tmp_path / "student", [], ""
+    path = teacher_of(plain)
+    if case == "missing":
+        path, message = tmp_path / "nothing.pt", "nothing.pt is not there"
+    elif case == "other dictionary":
+        path, message = teacher, "the first difference is at index"
+    elif case == "corrupt":
+        path, message = tmp_path / "corrupt.pt", "is damaged or not a fairseq checkpoint"
+        path.write_bytes(teacher_of(plain).read_bytes()[:4000])
+    elif case == "hostile":
+        path, message = hostile(tmp_path / "hostile.pt", tmp_path / "made"), "posix.mkdir"
+    elif case == "alpha":
+        options, message = ["--kd-weight", "1.5"], "--kd-weight 1.5"
+    elif case == "temperature":
+        options, message = ["--teacher-temperature", "0"], "--teacher-temperature 0"
+    elif case == "adaptive softmax":
+        options, message = ["--adaptive-softmax-cutoff", "20,50"], "adaptive softmax"
+        words = [word for word in TINY_MODEL if word != "--share-all-embeddings"]
+        result = run_fairseq(
+            "train", plain / "data-bin", *words, "--criterion", "kd_word", "--teacher", path, *options,
+            *("--save-dir", student, "--max-update", "2"),
+        )  # fmt: skip
+    else:
+        message = "needs a teacher"
+    if case != "adaptive softmax":
+        given = [] if case == "no teacher" else ["--teacher", path]
+        result = kd(plain, *given, *options, "--save-dir", student, "--max-update", "2")
+    assert_user_error(result, message)
+    assert not list(student.glob("*")) and not (tmp_path / "made").exists()
+
+
+def test_a_hostile_checkpoint_given_to_stock_generate_is_refused_by_name(plain, tmp_path):
+    path = hostile(tmp_path / "hostile.pt", tmp_path / "made")
+    result = run_fairseq("generate", plain / "data-bin", "--path", path, "--cpu")
+    assert_user_error(result, "posix.mkdir")
+    assert not (tmp_path / "made").exists()

@@ -1,0 +1,89 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    """The recipe of the quickstart with tiny models and a corpus of its own."""
+    from fairseq_kd.corpus.synthetic import CorpusSpec, write_corpus
+
+    folder = tmp_path_factory.mktemp("recipe")
+    write_corpus(CorpusSpec(pairs=400, valid=30, test=30), folder)
+    content = yaml.safe_load((ROOT / "configs/quickstart/synthetic.yaml").read_text())
+    content["corpus"] = {"name": "text", "source_lang": "qaa", "target_lang": "qab", "vocab_size": 120}
+    content["common"] |= {"max-tokens": 400, "save-interval-updates": 20, "keep-interval-updates": 1}
+    for section in ("teacher", "student"):
+        size = 32 if section == "teacher" else 16
+        content[section] |= dict.fromkeys(
+            ("encoder-embed-dim", "decoder-embed-dim", "encoder-ffn-embed-dim", "decoder-ffn-embed-dim"), size
+        ) | {"max-update": 60}
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def start(recipe, folder):
+    words = [sys.executable, "-m", "fairseq_kd.cli.main", "quickstart", "--recipe", recipe, "--raw", recipe.parent]
+    return subprocess.Popen(
+        [*map(str, words), "--cpu"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+
+
+def test_killed_in_the_middle_of_a_training_it_continues_and_then_repeats_nothing(recipe, tmp_path):
+    process = start(recipe, tmp_path)
+    runs = tmp_path / "runs" / "quickstart-tiny"
+    deadline = time.monotonic() + 120
+    while not list(runs.glob("student-ce-1/checkpoints/checkpoint_*_20.pt")):
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()[1][-2000:]
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    teacher_made = (runs / "teacher" / "train.json").stat().st_mtime_ns
+    assert not (runs / "student-ce-1" / "train.json").exists()
+
+    out, err = start(recipe, tmp_path).communicate(timeout=300)
+    assert "distilled - plain:" in out, err[-3000:]
+    assert "BLEU|nrefs:1" in out and "chrF2|nrefs:1" in out
+    assert "[7/7] score student-kd-1" in err
+    assert (runs / "teacher" / "train.json").stat().st_mtime_ns == teacher_made
+    log = (runs / "student-ce-1" / "train.log").read_text()
+    assert "Loaded checkpoint" in log  # it did not begin again
+    for name in ("teacher", "student-ce-1", "student-kd-1"):
+        record = json.loads((runs / name / "train.json").read_text())
+        assert record["updates"] == 60 and record["seconds"] > 0
+        assert record["command"].startswith("fairseq-train ")
+    assert "--criterion kd_word --teacher" in record["command"]
+
+    again, err = start(recipe, tmp_path).communicate(timeout=120)
+    assert again == out
+
+
+def test_another_recipe_in_the_same_folder_is_refused(recipe, tmp_path):
+    from fairseq_kd.errors import KDError
+    from fairseq_kd.quickstart.train import train
+
+    (tmp_path / "request.json").write_text(json.dumps({"command": ["other"], "inputs": {}}))
+    with pytest.raises(KDError, match="other options or data"):
+        train(tmp_path, ["data"], {}, 1, "x")
+
+
+def test_a_training_that_fails_shows_the_end_of_its_log(tmp_path):
+    from fairseq_kd.errors import KDError
+    from fairseq_kd.quickstart.train import train
+
+    with pytest.raises(KDError, match="(?s)ended with status .*missing-folder"):
+        train(tmp_path, ["missing-folder", "--arch", "transformer", "--max-tokens", "9"], {}, 1, "x")
+    assert not (tmp_path / "train.json").exists()

@@ -1,0 +1,51 @@
+import subprocess
+import sys
+
+import pytest
+from conftest import PACKAGE, ROOT
+
+from fairseq_kd.cli.main import COMMANDS, main
+from fairseq_kd.version import __version__
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    assert COMMANDS[command].split()[0] in capsys.readouterr().out.lower()
+
+
+def test_help_does_not_import_fairseq_or_torch():
+    code = "import sys; from fairseq_kd.cli import main; print([m for m in ('fairseq', 'torch') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_doctor_reports_versions_and_finds_nothing_missing(capsys):
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert f"fairseq_kd    {__version__}    --user-dir {PACKAGE}" in out
+    for name in ("Python", "torch", "fairseq", "sacrebleu", "sentencepiece"):
+        assert f"\n{name}" in out
+    assert "everything that is needed is there" in out
+
+
+def test_doctor_says_what_to_do_about_a_missing_package(capsys, monkeypatch):
+    import importlib.util
+
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "sacrebleu" else find_spec(name))
+    assert main(["doctor"]) == 1
+    assert "problem: sacrebleu is missing: pip install" in capsys.readouterr().out
+
+
+def test_a_command_that_is_interrupted_says_how_to_continue(monkeypatch, capsys):
+    import fairseq_kd.cli.doctor
+
+    def interrupt(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fairseq_kd.cli.doctor, "run", interrupt)
+    assert main(["doctor"]) == 130
+    assert "the same command continues" in capsys.readouterr().err

@@ -1,0 +1,262 @@
+import gzip
+import hashlib
+import http.server
+import json
+import threading
+from functools import partial
+
+import pytest
+
+from fairseq_kd.cli.main import main
+from fairseq_kd.corpus import datasets, download
+from fairseq_kd.corpus.manifest import check_files, folder_in_progress, read_manifest
+from fairseq_kd.corpus.subword import SentencePieceModel, SubwordNMTModel
+from fairseq_kd.errors import KDError
+
+
+@pytest.fixture
+def raw(tmp_path):
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    for stem, count in (("train", 60), ("dev", 5), ("test_a", 4), ("test_b", 3)):
+        for lang, word in (("de", "wort"), ("en", "word")):
+            lines = "".join(f"{word} {i} {'ab' * (i % 7)}\n" for i in range(count))
+            (folder / f"{stem}.{lang}").write_text(lines)
+    return folder
+
+
+def prepare_text(raw, out, *extra):
+    words = ["prepare", "text", "--raw", raw, "-s", "de", "-t", "en", "--out", out, "--vocab-size", "60"]
+    return main([str(word) for word in [*words, *extra]])
+
+
+def dataset(folder, subset, lang):
+    from fairseq.data import Dictionary, indexed_dataset
+
+    data = indexed_dataset.make_dataset(f"{folder}/{subset}.de-en.{lang}", "mmap")
+    dictionary = Dictionary.load(f"{folder}/dict.{lang}.txt")
+    return [dictionary.string(data[i]) for i in range(len(data))]
+
+
+@pytest.mark.parametrize(
+    ("extra", "decode"),
+    [
+        ((), SentencePieceModel.decode),
+        (("--separate", "--vocab-size", "40"), SentencePieceModel.decode),
+        (("--subword", "subword-nmt"), SubwordNMTModel.decode),
+        (("--subword", "none"), str),
+    ],
+)
+def test_binarised_text_is_the_raw_text_again(raw, tmp_path, extra, decode):
+    out = tmp_path / "out"
+    assert prepare_text(raw, out, *extra) == 0
+    for subset, stem in (("train", "train"), ("valid", "dev"), ("test", "test_a"), ("test1", "test_b")):
+        for lang in ("de", "en"):
+            lines = [line.strip() for line in (raw / f"{stem}.{lang}").read_text().splitlines()]
+            assert [decode(line) for line in dataset(out, subset, lang)] == lines
+            if subset != "train":
+                assert (out / "raw" / f"{subset}.{lang}").read_text().splitlines() == lines
+    manifest = read_manifest(out)
+    assert manifest["joint_dictionary"] == ("--separate" not in extra)
+    assert manifest["subsets"]["test1"] == {
+        "corpus_name": "test_b",
+        "pairs": 3,
+        "cleaning": manifest["subsets"]["test1"]["cleaning"],
+    }
+    check_files(out, manifest["files"])
+
+
+def test_the_same_command_gives_the_same_bytes_and_keeps_what_is_complete(raw, tmp_path, capsys):
+    assert prepare_text(raw, tmp_path / "a") == 0 and prepare_text(raw, tmp_path / "b") == 0
+    first, second = ((tmp_path / name / "manifest.json").read_bytes() for name in "ab")
+    assert first == second
+    modified = (tmp_path / "a" / "manifest.json").stat().st_mtime_ns
+    assert prepare_text(raw, tmp_path / "a") == 0
+    assert "complete and unchanged" in capsys.readouterr().err
+    assert (tmp_path / "a" / "manifest.json").stat().st_mtime_ns == modified
+
+
+def test_like_reuses_subwords_and_dictionaries(raw, tmp_path):
+    assert prepare_text(raw, tmp_path / "a") == 0
+    (raw / "train.de").write_text("wort neu xyz\n" * 60)
+    words = [
+        "prepare",
+        "text",
+        "--raw",
+        raw,
+        "-s",
+        "de",
+        "-t",
+        "en",
+        "--out",
+        tmp_path / "b",
+        "--like",
+        tmp_path / "a",
+    ]
+    assert main([str(word) for word in words]) == 0
+    for name in ("dict.de.txt", "dict.en.txt", "subword/joint.spm"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_a_subword_model_is_reused(raw, tmp_path):
+    assert prepare_text(raw, tmp_path / "a") == 0
+    model = tmp_path / "a" / "subword" / "joint.spm"
+    words = [
+        "prepare",
+        "text",
+        "--raw",
+        raw,
+        "-s",
+        "de",
+        "-t",
+        "en",
+        "--out",
+        tmp_path / "b",
+        "--subword-model",
+        model,
+    ]
+    assert main([str(word) for word in words]) == 0
+    assert (tmp_path / "b" / "subword" / "joint.spm").read_bytes() == model.read_bytes()
+
+
+def break_alignment(raw):
+    with open(raw / "train.en", "a") as file:
+        file.write("one more\n")
+
+
+@pytest.mark.parametrize(
+    ("damage", "extra", "message"),
+    [
+        (break_alignment, (), "60 lines and .* has 61"),
+        (lambda raw: (raw / "dev.en").unlink(), (), "languages found in .*: de, en"),
+        (None, ("-t", "xx"), "languages found in .*: de, en"),
+        (None, ("-t", "de"), "both 'de'"),
+        (None, ("--subword", "words"), "--subword words"),
+        (None, ("--vocab-size", "100000"), "cannot train 100000 pieces"),
+        (None, ("--max-words", "0"), "--max-words 0"),
+        (None, ("--train", "train"), "give all of --train, --valid and --test"),
+        (None, ("--seed", "3"), "--seed has no effect with text"),
+        (None, ("--subword-model", "nothing.spm"), "nothing.spm is not there"),
+        (None, ("--like", "nothing"), "--vocab-size"),
+        (None, ("--raw", "nothing"), "nothing is not a folder"),
+    ],
+)
+def test_bad_input_is_one_error_status_2_and_nothing_is_left(raw, tmp_path, capsys, damage, extra, message):
+    import re
+
+    if damage:
+        damage(raw)
+    out = tmp_path / "made" / "out"
+    assert prepare_text(raw, out, *extra) == 2
+    error = capsys.readouterr().err
+    line = [line for line in error.splitlines() if line.startswith("fairseq_kd: error:")]
+    assert len(line) == 1 and re.search(message, line[0]), error
+    assert not (tmp_path / "made").exists() or list((tmp_path / "made").iterdir()) == []
+
+
+def test_out_that_cannot_be_written_or_is_someone_elses_is_refused(raw, tmp_path, capsys):
+    (tmp_path / "file").write_text("not a folder")
+    assert prepare_text(raw, tmp_path / "file" / "out") == 2
+    assert "cannot write to" in capsys.readouterr().err
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "precious").write_text("x")
+    assert prepare_text(raw, tmp_path / "mine") == 2
+    assert "was not made by" in capsys.readouterr().err
+    assert (tmp_path / "mine" / "precious").read_text() == "x"
+
+
+def test_a_changed_request_or_a_changed_file_is_noticed(raw, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert prepare_text(raw, out) == 0
+    assert prepare_text(raw, out, "--max-words", "20") == 2
+    assert "other inputs or options" in capsys.readouterr().err
+    (out / "raw" / "test.en").write_text("changed\n")
+    assert prepare_text(raw, out) == 2
+    assert "was changed" in capsys.readouterr().err
+
+
+def test_folder_in_progress_removes_leftovers_and_leaves_nothing_when_it_fails(tmp_path):
+    leftover = tmp_path / ".out.part-killed"
+    leftover.mkdir()
+    with pytest.raises(RuntimeError), folder_in_progress(tmp_path / "out") as folder:
+        (folder / "x").write_text("half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+class TestMulti30k:
+    @pytest.fixture
+    def official(self, tmp_path, monkeypatch):
+        """Miniature files of the official names, whose hashes stand in for the official ones."""
+        folder = tmp_path / "official"
+        folder.mkdir()
+        hashes = {}
+        for stem, count in (("train", 40), ("val", 4), ("test_2016_flickr", 4)):
+            for lang in ("de", "en"):
+                data = gzip.compress("".join(f"{lang} satz {i}\n" for i in range(count)).encode(), mtime=0)
+                (folder / f"{stem}.{lang}.gz").write_bytes(data)
+                hashes[f"{stem}.{lang}.gz"] = hashlib.sha256(data).hexdigest()
+        monkeypatch.setattr(datasets, "MULTI30K_SHA256", hashes)
+        monkeypatch.setenv("FAIRSEQ_KD_CACHE", str(tmp_path / "cache"))
+        return folder
+
+    @pytest.fixture
+    def server(self, official, monkeypatch):
+        handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(official))
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+            threading.Thread(target=httpd.serve_forever, daemon=True).start()
+            monkeypatch.setattr(datasets, "MULTI30K_URL", f"http://127.0.0.1:{httpd.server_port}")
+            yield httpd
+            httpd.shutdown()
+
+    def run(self, out, *extra):
+        words = ["prepare", "multi30k", "-s", "de", "-t", "en", "--vocab-size", "30", "--out", out, *extra]
+        return main([str(word) for word in words])
+
+    def test_files_are_downloaded_once_and_checked(self, official, server, tmp_path):
+        assert self.run(tmp_path / "a") == 0
+        server.shutdown()
+        assert self.run(tmp_path / "b") == 0  # from the cache
+        assert self.run(tmp_path / "c", "--raw", official) == 0
+        subsets = [json.loads((tmp_path / n / "manifest.json").read_text())["subsets"] for n in "abc"]
+        assert subsets[0] == subsets[1] == subsets[2]
+        assert subsets[0]["test"]["corpus_name"] == "test_2016_flickr"
+
+    def test_a_changed_download_is_refused_and_not_kept(self, official, server, tmp_path, capsys):
+        (official / "train.de.gz").write_bytes(b"other")
+        assert self.run(tmp_path / "a") == 2
+        assert "sha256" in capsys.readouterr().err
+        assert not list((tmp_path / "cache").rglob("*train.de*")) and not (tmp_path / "a").exists()
+
+    def test_no_network_says_what_to_do(self, official, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr(datasets, "MULTI30K_URL", "http://127.0.0.1:9")
+        monkeypatch.setattr(download, "TIMEOUT_SECONDS", 2)
+        assert self.run(tmp_path / "a") == 2
+        assert "--raw" in capsys.readouterr().err
+
+    def test_files_that_are_not_official_are_refused(self, official, tmp_path, capsys):
+        (official / "val.en.gz").write_bytes(b"other")
+        assert self.run(tmp_path / "a", "--raw", official) == 2
+        assert "prepare text" in capsys.readouterr().err
+
+    def test_unknown_language_is_refused(self, official, tmp_path, capsys):
+        assert self.run(tmp_path / "a", "--raw", official, "-t", "nl") == 2
+        assert "it has cs, de, en, fr" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", [SentencePieceModel, SubwordNMTModel])
+def test_a_file_that_is_no_subword_model_is_refused(model, tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(b"\xff\xfe nothing of the kind")
+    with pytest.raises(KDError):
+        model(path)
+
+
+def test_hashes_of_multi30k_are_those_of_the_files_in_a_local_copy():
+    from pathlib import Path
+
+    folder = Path(__file__).resolve().parents[3] / "shared" / "data" / "multi30k"
+    if not folder.is_dir():
+        pytest.skip("no local copy of Multi30k")
+    assert len(datasets.multi30k_files("de", "en", folder)) == 3
+    assert len(datasets.multi30k_files("cs", "fr", folder)) == 3

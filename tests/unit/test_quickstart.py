@@ -1,0 +1,86 @@
+import pytest
+import yaml
+from conftest import ROOT
+
+from fairseq_kd.errors import KDError
+from fairseq_kd.progress import Progress, format_seconds
+from fairseq_kd.quickstart.recipe import available_recipes, load_recipe, to_arguments
+from fairseq_kd.quickstart.run import DISTILLED, PLAIN, TEACHER
+from fairseq_kd.quickstart.table import format_table
+from fairseq_kd.quickstart.train import restore_last_checkpoint
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_yaml_of_configs_is_read_by_what_uses_it(path):
+    if path.parent.name == "quickstart":
+        recipe = load_recipe(path)
+        assert recipe.teacher["encoder-embed-dim"] > recipe.student["encoder-embed-dim"]
+    else:
+        assert path.parent.name == "hydra", "say here who reads this file"
+        assert yaml.safe_load(path.read_text())["criterion"]["_name"] == "kd_word"
+
+
+def test_recipes_are_found_by_name():
+    assert available_recipes() == ["multi30k", "synthetic"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"techer": {}}, "unknown key 'techer' in the recipe; the nearest valid one is 'teacher'"),
+        ({"corpus": {"name": "text", "langs": 1}}, "unknown key 'langs' in corpus"),
+        ({"corpus": {"name": "text"}}, "corpus lacks 'source_lang'"),
+        ({"kd": {"teacher": "x"}}, "teacher in kd is set by the quickstart"),
+        ({"kd": None}, "kd must be a mapping, found NoneType"),
+        ({"teacher": {}}, "max-update is needed"),
+    ],
+)
+def test_a_wrong_recipe_names_the_key(tmp_path, change, message):
+    content = yaml.safe_load((ROOT / "configs/quickstart/synthetic.yaml").read_text())
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(content | change))
+    with pytest.raises(KDError, match=message):
+        load_recipe(path)
+
+
+def test_options_become_arguments():
+    assert to_arguments({"lr": 0.1, "cpu": True, "fp16": False}) == ["--lr", "0.1", "--cpu"]
+
+
+def test_the_table_shows_every_seed_and_the_difference_of_the_means():
+    def row(model, seed, bleu):
+        result = {"parameters": 1234567, "bleu": {"score": bleu}, "chrf": {"score": 60.0}, "seconds": 2.0}
+        return {"model": model, "seed": seed, "result": result, "training": {"seconds": 61.4}}
+
+    rows = [
+        row(TEACHER, 1, 40.0),
+        row(PLAIN, 1, 30.0),
+        row(DISTILLED, 1, 31.0),
+        row(PLAIN, 2, 31.0),
+        row(DISTILLED, 2, 33.0),
+    ]
+    table = format_table(rows)
+    assert "distilled - plain: +1.50 BLEU (32.00 against 30.50, mean of 2 seeds)" in table
+    assert table.count("1,234,567") == 5
+
+
+def test_half_a_checkpoint_is_replaced_by_the_newest_whole_one(tmp_path, teacher, capsys):
+    last = tmp_path / "checkpoint_last.pt"
+    last.write_bytes(teacher.read_bytes()[:2000])
+    (tmp_path / "checkpoint_1_20.pt").write_bytes(teacher.read_bytes())
+    restore_last_checkpoint(tmp_path)
+    assert last.read_bytes() == teacher.read_bytes()
+    assert "continuing from checkpoint_1_20.pt" in capsys.readouterr().err
+    last.write_bytes(b"")
+    (tmp_path / "checkpoint_1_20.pt").unlink()
+    restore_last_checkpoint(tmp_path)
+    assert not last.exists()
+    assert "continuing from the beginning" in capsys.readouterr().err
+
+
+def test_progress_counts_only_new_work_for_its_rate(capsys):
+    progress = Progress("training", 100, "updates", done=90)
+    progress.reach(95, "loss 2.0")
+    shown = capsys.readouterr().err
+    assert shown.startswith("training: 95/100 updates, ") and shown.endswith("loss 2.0\n")
+    assert [format_seconds(s) for s in (5, 65, 3700)] == ["0:05", "1:05", "1:01:40"]

@@ -1,0 +1,68 @@
+import shutil
+
+import pytest
+from fairseq.data import Dictionary
+from helpers import batch, build
+
+from fairseq_kd.errors import KDError
+from fairseq_kd.teacher.dictionaries import check_same_dictionary
+from fairseq_kd.teacher.loading import load_teacher
+
+
+def dictionary(*symbols):
+    made = Dictionary()
+    for symbol in symbols:
+        made.add_symbol(symbol)
+    return made
+
+
+def test_dictionaries_are_compared_by_content_not_by_size():
+    check_same_dictionary(dictionary("a", "b"), dictionary("a", "b"), "target")
+    with pytest.raises(KDError, match=r"index 5: teacher 'b', student 'c'.*--tgtdict"):
+        check_same_dictionary(dictionary("a", "b"), dictionary("a", "c"), "target")
+    with pytest.raises(KDError, match=r"7 source types, student 6.*index 6: teacher 'c', student 'nothing'.*--srcdict"):
+        check_same_dictionary(dictionary("a", "b", "c"), dictionary("a", "b"), "source")
+
+
+def test_dictionaries_that_are_gone_are_asked_for(teacher, data_bin, tmp_path):
+    with pytest.raises(KDError, match="does not record its languages"):
+        load_teacher(teacher, data=tmp_path)
+    with pytest.raises(KDError, match=r"dict\.qaa\.txt is not there.*--teacher-data"):
+        load_teacher(teacher, data=tmp_path, languages=("qaa", "qab"))
+    shutil.copy(data_bin / "dict.qaa.txt", tmp_path)
+    shutil.copy(data_bin / "dict.qab.txt", tmp_path)
+    assert load_teacher(teacher, data=tmp_path, languages=("qaa", "qab")).target_dictionary.symbols[4:] != []
+
+
+def test_dictionaries_of_another_size_do_not_fit_the_weights(teacher, tmp_path):
+    for lang in ("qaa", "qab"):
+        (tmp_path / f"dict.{lang}.txt").write_text("a 1\nb 1\n")
+    with pytest.raises(KDError, match="cannot be built.*size mismatch"):
+        load_teacher(teacher, data=tmp_path, languages=("qaa", "qab"))
+
+
+def test_sentences_beyond_the_teachers_positions_are_an_error(teacher, data_bin):
+    _, task, *_ = build(data_bin, "--criterion", "kd_word", "--teacher", teacher)
+    loaded = load_teacher(teacher)
+    loaded.model.max_positions = lambda: (3, 1024)
+    with pytest.raises(KDError, match="--max-source-positions 3"):
+        loaded.lprobs(batch(task, range(3)))
+
+
+def test_building_a_teacher_keeps_the_generator_of_the_live_task(teacher, data_bin):
+    _, task, model, criterion = build(
+        data_bin,
+        "--criterion",
+        "kd_word",
+        "--teacher",
+        teacher,
+        "--eval-bleu",
+        "--eval-bleu-args",
+        '{"beam": 1}',
+    )
+    generator = task.sequence_generator
+    model.train()  # making a generator switches the model to eval mode
+    criterion(model, batch(task, range(3)))
+    assert criterion.source.teacher is not None
+    assert task.sequence_generator is generator
+    assert task.sequence_generator.model.models[0] is model

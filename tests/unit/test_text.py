@@ -1,0 +1,85 @@
+import gzip
+
+import pytest
+
+from fairseq_kd.corpus.text import CleaningRules, normalise_spaces, read_pairs
+from fairseq_kd.errors import KDError
+
+
+def write(path, data):
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    return path
+
+
+def read(tmp_path, source, target, training=True, **rules):
+    paths = write(tmp_path / "x.de", source), write(tmp_path / "x.en", target)
+    return read_pairs(*paths, rules=CleaningRules(**rules), training=training)
+
+
+def test_lines_end_at_newlines_only(tmp_path):
+    pairs, report = read(tmp_path, "a\u2028b\rc\x0cd\ne\r\n", "1\u00852\n3")
+    assert pairs == [("a b c d", "1 2"), ("e", "3")]
+    assert report.read == report.kept == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (" a \t b\u00a0c ", "a b c"),
+        ("\ufeffx\u200by", "x y"),
+        ("", ""),
+        (" \u3000", ""),
+        ("e\u0301 \U0001f600", "e\u0301 \U0001f600"),
+    ],
+)
+def test_normalise_spaces(text, expected):
+    assert normalise_spaces(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "counts"),
+    [("a\nb\nc\n", "1\n2\n", "3 lines.*2"), ("a\n", "1\n2\n3\n4\n", "1 lines.*4")],
+)
+def test_unequal_line_counts_are_refused_with_both_counts(tmp_path, source, target, counts):
+    with pytest.raises(KDError, match=counts):
+        read(tmp_path, source, target)
+
+
+def test_training_pairs_that_are_damaged_are_dropped_and_counted(tmp_path):
+    source = b"good\n\nx\n\xff\xfe\na b c d\na\n"
+    target = b"gut\ny\n \nz\n1 2 3 4\n1 2 3\n"
+    pairs, report = read(tmp_path, source, target, max_words=3, max_ratio=2.0)
+    assert pairs == [("good", "gut")]
+    assert (report.read, report.empty, report.bad_utf8, report.too_long, report.uneven_length) == (
+        6,
+        2,
+        1,
+        1,
+        1,
+    )
+    assert report.first_lines == {"empty": [2, 3], "bad_utf8": [4], "too_long": [5], "uneven_length": [6]}
+    assert "2 empty (lines 2, 3)" in report.describe()
+
+
+def test_evaluation_pairs_are_never_dropped(tmp_path):
+    pairs, report = read(tmp_path, "a\n\nb c d\n", "1\n2\n3\n", training=False, max_words=2)
+    assert pairs == [("a", "1"), ("", "2"), ("b c d", "3")]
+    assert (report.kept, report.empty, report.too_long) == (3, 1, 1)
+
+
+def test_bad_utf8_in_an_evaluation_set_is_refused_with_its_line(tmp_path):
+    with pytest.raises(KDError, match="line 2 .*not UTF-8"):
+        read(tmp_path, b"a\n\xff\n", b"1\n2\n", training=False)
+
+
+def test_training_set_without_a_usable_pair_is_refused(tmp_path):
+    with pytest.raises(KDError, match="no usable pair"):
+        read(tmp_path, "\n\n", "a\nb\n")
+
+
+def test_gzip_is_read_whatever_its_name_and_damage_is_named(tmp_path):
+    whole = gzip.compress(b"a\nb\n")
+    pairs, _ = read(tmp_path, whole, "1\n2\n")
+    assert pairs == [("a", "1"), ("b", "2")]
+    with pytest.raises(KDError, match="damaged gzip"):
+        read(tmp_path, whole[:-6], "1\n2\n")
