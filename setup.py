@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).resolve().parent
 VERSION = re.search(r'^__version__ = "([^"]+)"', (ROOT / "fairseq_kd" / "version.py").read_text(), re.M).group(1)
 
-TEST = ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "tensorboardX>=2.6"]
+TEST = ["pytest>=8", "ruff>=0.6", "tensorboardX>=2.6", "setuptools>=69"]
 
 setup(
     name="fairseq_kd",
@@ -35,9 +35,10 @@ setup(
         # the distribution of fairseq that installs on Python 3.11 and 3.12; leave it out to keep your own
         "fairseq": ["ve-fairseq==0.12.3"],
         "test": TEST,
+        # for what is being built next: decoding, studies
         "fast": ["ctranslate2>=4.5"],
         "study": ["snakemake>=8", "optuna>=4"],
-        "report": ["matplotlib>=3.8", "jinja2>=3.1"],
+        "report": ["matplotlib>=3.8", "jinja2>=3.1", "tensorboardX>=2.6", "sacremoses>=0.1"],
     },
     entry_points={"console_scripts": ["fairseq-kd = fairseq_kd.cli.main:main"]},
     classifiers=[

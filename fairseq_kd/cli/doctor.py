@@ -18,9 +18,7 @@ REQUIRED = {
 }
 OPTIONAL = {
     "tensorboardX": ("tensorboardX", "report", "--tensorboard-logdir of fairseq-train"),
-    "ctranslate2": ("ctranslate2", "fast", "fast decoding"),
-    "snakemake": ("snakemake", "study", "studies on a cluster"),
-    "matplotlib": ("matplotlib", "report", "plots"),
+    "sacremoses": ("sacremoses", "report", "--eval-bleu-detok moses of fairseq-train"),
 }
 SUPPORTED_PYTHON = ((3, 11), (3, 12))
 
