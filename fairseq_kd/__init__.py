@@ -26,7 +26,7 @@ def register() -> None:
     """Register criterions with fairseq and allow-list the types of its checkpoints. Can be called again."""
     import fairseq_kd.checkpoint
     import fairseq_kd.criterions.kd_word  # noqa: F401
-    from fairseq_kd.errors import install_exit_handling
+    from fairseq_kd.process import install_exit_handling
 
     install_exit_handling()
 

@@ -36,6 +36,12 @@ class Progress:
             self._last_shown = elapsed
             self._show(elapsed, note)
 
+    def over(self, items):
+        """Yield `items`, counting each."""
+        for item in items:
+            yield item
+            self.advance(1)
+
     def finish(self) -> None:
         """Close the line of a terminal."""
         if self._on_terminal:

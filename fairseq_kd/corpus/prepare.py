@@ -26,6 +26,7 @@ from fairseq_kd.corpus.manifest import (
 from fairseq_kd.corpus.subword import KINDS, load_subword_model, obtain_subword_models
 from fairseq_kd.corpus.text import CleaningRules, read_pairs, write_lines
 from fairseq_kd.errors import KDError
+from fairseq_kd.progress import Progress
 
 FORMAT = 1
 DEFAULT_VOCAB_SIZE = 8000
@@ -185,9 +186,12 @@ def _segment_and_binarise(pairs, subword, source_lang, target_lang, folder, opti
         prefixes = {}
         for subset, subset_pairs in pairs.items():
             prefixes[subset] = Path(scratch) / subset
+            progress = Progress(f"segmenting {subset}", 2 * len(subset_pairs), "lines")
             for side, lang in enumerate((source_lang, target_lang)):
                 encode = subword["models"][lang].encode
-                write_lines(f"{prefixes[subset]}.{lang}", (encode(pair[side]) for pair in subset_pairs))
+                lines = (encode(pair[side]) for pair in subset_pairs)
+                write_lines(f"{prefixes[subset]}.{lang}", progress.over(lines))
+            progress.finish()
         binarise(
             prefixes,
             source_lang,

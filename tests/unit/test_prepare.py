@@ -25,8 +25,8 @@ def raw(tmp_path):
     return folder
 
 
-def prepare_text(raw, out, *extra):
-    words = ["prepare", "text", "--raw", raw, "-s", "de", "-t", "en", "--out", out, "--vocab-size", "60"]
+def prepare_text(raw, out, *extra, vocab_size=("--vocab-size", "60")):
+    words = ["prepare", "text", "--raw", raw, "-s", "de", "-t", "en", "--out", out, *vocab_size]
     return main([str(word) for word in [*words, *extra]])
 
 
@@ -79,21 +79,7 @@ def test_the_same_command_gives_the_same_bytes_and_keeps_what_is_complete(raw, t
 def test_like_reuses_subwords_and_dictionaries(raw, tmp_path):
     assert prepare_text(raw, tmp_path / "a") == 0
     (raw / "train.de").write_text("wort neu xyz\n" * 60)
-    words = [
-        "prepare",
-        "text",
-        "--raw",
-        raw,
-        "-s",
-        "de",
-        "-t",
-        "en",
-        "--out",
-        tmp_path / "b",
-        "--like",
-        tmp_path / "a",
-    ]
-    assert main([str(word) for word in words]) == 0
+    assert prepare_text(raw, tmp_path / "b", "--like", tmp_path / "a", vocab_size=()) == 0
     for name in ("dict.de.txt", "dict.en.txt", "subword/joint.spm"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
@@ -101,21 +87,7 @@ def test_like_reuses_subwords_and_dictionaries(raw, tmp_path):
 def test_a_subword_model_is_reused(raw, tmp_path):
     assert prepare_text(raw, tmp_path / "a") == 0
     model = tmp_path / "a" / "subword" / "joint.spm"
-    words = [
-        "prepare",
-        "text",
-        "--raw",
-        raw,
-        "-s",
-        "de",
-        "-t",
-        "en",
-        "--out",
-        tmp_path / "b",
-        "--subword-model",
-        model,
-    ]
-    assert main([str(word) for word in words]) == 0
+    assert prepare_text(raw, tmp_path / "b", "--subword-model", model, vocab_size=()) == 0
     assert (tmp_path / "b" / "subword" / "joint.spm").read_bytes() == model.read_bytes()
 
 

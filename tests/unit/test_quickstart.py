@@ -2,6 +2,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from fairseq_kd.cli.main import main
 from fairseq_kd.errors import KDError
 from fairseq_kd.progress import Progress, format_seconds
 from fairseq_kd.quickstart.recipe import available_recipes, load_recipe, to_arguments
@@ -84,3 +85,16 @@ def test_progress_counts_only_new_work_for_its_rate(capsys):
     shown = capsys.readouterr().err
     assert shown.startswith("training: 95/100 updates, ") and shown.endswith("loss 2.0\n")
     assert [format_seconds(s) for s in (5, 65, 3700)] == ["0:05", "1:05", "1:01:40"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--seeds", "0"], "--seeds 0"),
+        (["--raw", "x"], "--raw has no effect with the synthetic corpus"),
+        (["--recipe", "nothing.yaml"], "nothing.yaml cannot be read"),
+    ],
+)
+def test_bad_options_are_one_error(words, message, capsys):
+    assert main(["quickstart", *words]) == 2
+    assert message in capsys.readouterr().err
