@@ -1,7 +1,7 @@
 """How a process of stock fairseq that loaded the plugin ends: with a clear error, and without aborting.
 
-What fairseq's own code raises (a refused checkpoint given to --path, a worker that ended with status 2) becomes one line
-and exit status 2; any other exception keeps its traceback.
+What fairseq code itself raises (a refused checkpoint given to --path, a worker that ended with status 2) becomes one
+line and exit status 2; any other exception keeps its traceback.
 """
 
 import atexit

@@ -74,6 +74,8 @@ def load_teacher(path, *, data=None, languages=(None, None), dtype: str = "float
     state = read_checkpoint(path, trust=trust)
     configure_own_task(path, state, data, languages)
     model, task = build_model(path, state)
+    if not (hasattr(model, "encoder") and hasattr(model, "decoder")):
+        raise KDError(f"{path} holds a {type(model).__name__}; a teacher must be an encoder-decoder translation model")
     return Teacher(model, task.source_dictionary, task.target_dictionary, path, dtype)
 
 
