@@ -24,8 +24,7 @@ setup(
     package_data={"fairseq_kd.configs": ["**/*.yaml"]},
     install_requires=[
         "torch>=2.6",
-        "numpy>=1.26",
-        "omegaconf>=2.1",
+        "numpy",
         "PyYAML>=6",
         "sacrebleu>=2.4",
         "sentencepiece>=0.2",

@@ -1,44 +1,27 @@
 """Reading fairseq checkpoints without running what is in them.
 
-torch >= 2.6 reads with `weights_only=True`: tensors, containers, numbers, strings, and the types that are allow-listed.
-Importing this module allow-lists what fairseq-train writes beside those, and nothing else:
+torch >= 2.6 reads with `weights_only=True`: tensors, containers, numbers, strings, and allow-listed types. Importing
+this module allow-lists what fairseq-train writes beside those (`checkpoint_types`) and nothing else. Any other type is
+refused by name before anything of it is made.
 
-- `argparse.Namespace`: the options of the model, inside "cfg" and "args";
-- plain numeric numpy arrays and scalars: the counts that `--eval-bleu` keeps in "extra_state".
-
-Any other type is refused by name before anything of it is made. The test suite shows it with a hostile pickle.
+That is not the whole danger: fairseq passes some strings of the model's options to `eval`. So `read_checkpoint` also
+refuses options that hold a call. Stock commands that read a checkpoint by themselves (--path, --restore-file) have the
+check of types but not this one.
 """
 
 import argparse
+import ast
 import contextlib
 import os
 import pickle
 import re
 from pathlib import Path
 
-import numpy as np
 import torch
 
+from fairseq_kd.checkpoint_types import SAFE_TYPES
 from fairseq_kd.errors import KDError
 
-
-def _numpy_types() -> list:
-    """Types of a pickled numeric array, under the module names of numpy 1 and numpy 2."""
-    core = np._core if hasattr(np, "_core") else np.core
-    reconstruct, scalar = core.multiarray._reconstruct, core.multiarray.scalar
-    dtypes = {type(np.dtype(code)) for code in "?bhilqBHILQefd"}
-    return [
-        np.ndarray,
-        np.dtype,
-        *sorted(dtypes, key=lambda dtype: dtype.__name__),
-        (reconstruct, "numpy._core.multiarray._reconstruct"),
-        (reconstruct, "numpy.core.multiarray._reconstruct"),
-        (scalar, "numpy._core.multiarray.scalar"),
-        (scalar, "numpy.core.multiarray.scalar"),
-    ]
-
-
-SAFE_TYPES = [argparse.Namespace, *_numpy_types()]
 torch.serialization.add_safe_globals(SAFE_TYPES)
 
 
@@ -74,25 +57,51 @@ def read_checkpoint(path, trust: bool = False) -> dict:
     try:
         with _trusting(trust):
             state = checkpoint_utils.load_checkpoint_to_cpu(str(path))
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        OSError,
-        KeyError,
-        ValueError,
-        TypeError,
-    ) as error:
+        cfg = state["cfg"]
+        complete = bool(cfg.task and cfg.model and state["model"] and state["optimizer_history"])
+        code = None if trust else next(find_calls(cfg), None)
+    except Exception as error:  # a damaged file can fail anywhere in torch, fairseq or omegaconf
         if (name := refused_type(error)) is not None:
             raise KDError(refusal(path, name)) from error
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        raise KDError(_not_readable(path, reason)) from error
+    if not complete:
+        raise KDError(_not_readable(path, "task, model, weights or history are missing in it"))
+    if code is not None:
         raise KDError(
-            f"checkpoint {path} ({path.stat().st_size:,} bytes) cannot be read: {reason}. It is damaged or not a "
-            "fairseq checkpoint; copy it again from where it was made"
-        ) from error
-    if state.get("cfg") is None or "model" not in state:
-        raise KDError(f"{path} is not a fairseq checkpoint: it has no 'cfg' or no 'model'")
+            f"{path} has the option {code[:80]!r}, which calls a function; fairseq would evaluate it while it builds "
+            "the model. If you made this file yourself and trust it, name it with --trust-checkpoint"
+        )
+    state["args"] = None  # of old checkpoints; cfg was made from it, and fairseq would prefer it to a changed cfg
     return state
+
+
+def _not_readable(path: Path, reason: str) -> str:
+    return (
+        f"checkpoint {path} ({path.stat().st_size:,} bytes) cannot be read: {reason}. It is damaged or not a "
+        "fairseq checkpoint; copy it again from where it was made"
+    )
+
+
+def find_calls(value):
+    """Yield the strings inside nested options that are Python expressions with a call in them."""
+    if isinstance(value, str):
+        try:
+            nodes = ast.walk(ast.parse(value.strip(), mode="eval"))
+            if any(isinstance(node, ast.Call) for node in nodes):
+                yield value
+        except (SyntaxError, ValueError):
+            return  # eval would refuse it as well
+        except (MemoryError, RecursionError):
+            yield value
+    elif isinstance(value, argparse.Namespace):
+        yield from find_calls(vars(value))
+    elif hasattr(value, "items"):
+        for item in value.values():
+            yield from find_calls(item)
+    elif hasattr(value, "__iter__"):
+        for item in value:
+            yield from find_calls(item)
 
 
 @contextlib.contextmanager

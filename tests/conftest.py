@@ -51,7 +51,8 @@ def corpus(tmp_path_factory):
 def data_bin(corpus, tmp_path_factory):
     """A data-bin made by `fairseq-kd prepare`."""
     from fairseq_kd.corpus.datasets import text_files
-    from fairseq_kd.corpus.prepare import PrepareOptions, prepare
+    from fairseq_kd.corpus.options import PrepareOptions
+    from fairseq_kd.corpus.prepare import prepare
 
     out = tmp_path_factory.mktemp("data") / "tiny.qaa-qab"
     files = text_files(corpus, "qaa", "qab")

@@ -19,6 +19,11 @@ REQUIRED = {
 OPTIONAL = {
     "tensorboardX": ("tensorboardX", "report", "--tensorboard-logdir of fairseq-train"),
     "sacremoses": ("sacremoses", "report", "--eval-bleu-detok moses of fairseq-train"),
+    "matplotlib": ("matplotlib", "report", "nothing yet"),
+    "jinja2": ("jinja2", "report", "nothing yet"),
+    "ctranslate2": ("ctranslate2", "fast", "nothing yet"),
+    "snakemake": ("snakemake", "study", "nothing yet"),
+    "optuna": ("optuna", "study", "nothing yet"),
 }
 SUPPORTED_PYTHON = ((3, 11), (3, 12))
 
@@ -44,7 +49,7 @@ def run(args) -> int:
     print("\noptional")
     for module, (name, extra, purpose) in OPTIONAL.items():
         present = importlib.util.find_spec(module) is not None
-        state = _version(name) if present else f"not there; for {purpose}: pip install 'fairseq_kd[{extra}]'"
+        state = _version(name) if present else f"not there; needed for {purpose}: pip install '.[{extra}]'"
         print(f"{name:<14}{state}")
     print()
     for problem in problems:

@@ -4,7 +4,8 @@ import sys
 import tempfile
 
 from fairseq_kd.corpus import datasets, synthetic
-from fairseq_kd.corpus.prepare import DEFAULT_VOCAB_SIZE, PrepareOptions, prepare
+from fairseq_kd.corpus.options import DEFAULT_VOCAB_SIZE, PrepareOptions
+from fairseq_kd.corpus.prepare import prepare
 from fairseq_kd.corpus.text import CleaningRules
 from fairseq_kd.errors import KDError
 
@@ -52,7 +53,8 @@ def run(args) -> None:
     _refuse_options_of_other_corpora(args)
     if args.name == "synthetic":
         source_lang, target_lang = args.source_lang or synthetic.SOURCE, args.target_lang or synthetic.TARGET
-        spec = synthetic.CorpusSpec(pairs=args.pairs or synthetic.DEFAULT_PAIRS, seed=args.seed or 1)
+        given = {name: getattr(args, name) for name in ("pairs", "seed") if getattr(args, name) is not None}
+        spec = synthetic.CorpusSpec(**given)
         with tempfile.TemporaryDirectory(prefix="fairseq_kd-") as raw:
             files = synthetic.write_corpus(spec, raw, source_lang, target_lang)
             prepare("synthetic", files, source_lang, target_lang, args.out, options, say, origin=spec.as_dict())

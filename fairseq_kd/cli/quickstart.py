@@ -11,7 +11,7 @@ from fairseq_kd.resources import config_folder
 
 def add_arguments(parser) -> None:
     """Declare the options."""
-    parser.add_argument("--data", default="synthetic", choices=available_recipes(), help="(default %(default)s)")
+    parser.add_argument("--data", choices=available_recipes(), help="(default synthetic)")
     parser.add_argument("--recipe", metavar="FILE", help="your own recipe, like configs/quickstart/*.yaml")
     parser.add_argument("--raw", metavar="DIR", help="folder with the raw files; multi30k is downloaded without it")
     parser.add_argument("--seeds", type=int, default=1, help="students of each kind (default %(default)s)")
@@ -24,13 +24,16 @@ def run(args) -> None:
     """Run or continue, then print the table."""
     if args.seeds < 1:
         raise KDError(f"--seeds {args.seeds}: must be at least 1")
-    recipe = load_recipe(args.recipe or config_folder() / "quickstart" / f"{args.data}.yaml")
+    if args.data is not None and args.recipe is not None:
+        raise KDError("--data names a recipe that comes with fairseq_kd and --recipe one of yours: give one of them")
+    data = args.data or "synthetic"
+    recipe = load_recipe(args.recipe or config_folder() / "quickstart" / f"{data}.yaml")
     name = recipe.corpus["name"]
     if args.raw is not None and name == "synthetic":
         raise KDError("--raw has no effect with the synthetic corpus: it is generated")
     if args.raw is None and name == "text":
         raise KDError("a recipe for your own text needs --raw DIR")
-    stem = Path(args.recipe).stem if args.recipe else args.data
+    stem = Path(args.recipe).stem if args.recipe else data
     data_bin = args.data_bin or f"data-bin/quickstart-{stem}"
     out = args.out or f"runs/quickstart-{stem}"
     rows = run_quickstart(recipe, data_bin, out, args.seeds, raw=args.raw, cpu=args.cpu)

@@ -3,6 +3,8 @@
 import logging
 from pathlib import Path
 
+import numpy as np
+
 
 def binarise(
     prefixes: dict, source_lang, target_lang, folder, *, joint: bool, dictionaries=None, workers: int = 1
@@ -42,3 +44,17 @@ def binarise(
             handler.close()
         logger.propagate = propagate
     (Path(folder) / "preprocess.log").unlink(missing_ok=True)
+
+
+def count_unknown(folder, subset: str, source_lang: str, target_lang: str) -> dict[str, int]:
+    """Language -> number of tokens of a binarised subset that were not in the dictionary."""
+    from fairseq.data import Dictionary
+    from fairseq.data.indexed_dataset import best_fitting_int_dtype
+
+    counts = {}
+    for lang in (source_lang, target_lang):
+        dictionary = Dictionary.load(str(Path(folder) / f"dict.{lang}.txt"))
+        path = Path(folder) / f"{subset}.{source_lang}-{target_lang}.{lang}.bin"
+        tokens = np.memmap(path, dtype=best_fitting_int_dtype(len(dictionary)), mode="r")
+        counts[lang] = int(np.count_nonzero(tokens == dictionary.unk()))
+    return counts

@@ -5,6 +5,7 @@ stands under the final name is whole, and a process killed at any moment leaves 
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -107,6 +108,25 @@ def ensure_writable_folder(folder) -> None:
 
 
 @contextlib.contextmanager
+def exclusive(path):
+    """Hold a lock on `path` (by a file beside it) during the block; it ends with the process, however that ends.
+
+    Raises KDError when another process holds it.
+    """
+    path = Path(path)
+    lock = path.parent / f".{path.name}.lock"
+    with open(lock, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise KDError(f"another process is working on {path}; wait for it, or choose another --out") from error
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
 def folder_in_progress(final):
     """Yield a temporary folder beside `final`, renamed to `final` when the block ends without an exception.
 
@@ -115,13 +135,14 @@ def folder_in_progress(final):
     final = Path(final).absolute()
     ensure_writable_folder(final.parent)
     prefix = f".{final.name}.part-"
-    for leftover in final.parent.glob(f"{prefix}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    temporary = Path(tempfile.mkdtemp(dir=final.parent, prefix=prefix))
-    try:
-        yield temporary
-        os.chmod(temporary, 0o755)
-        os.replace(temporary, final)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    with exclusive(final):
+        for leftover in final.parent.glob(f"{prefix}*"):
+            shutil.rmtree(leftover)
+        temporary = Path(tempfile.mkdtemp(dir=final.parent, prefix=prefix))
+        try:
+            yield temporary
+            os.chmod(temporary, 0o755)
+            os.replace(temporary, final)
+        except BaseException:
+            shutil.rmtree(temporary)
+            raise

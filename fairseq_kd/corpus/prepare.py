@@ -8,10 +8,10 @@ The folder holds what fairseq-preprocess makes, and beside it
 """
 
 import tempfile
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict
 from pathlib import Path
 
-from fairseq_kd.corpus.binarise import binarise
+from fairseq_kd.corpus.binarise import binarise, count_unknown
 from fairseq_kd.corpus.datasets import SubsetFiles
 from fairseq_kd.corpus.manifest import (
     MANIFEST_NAME,
@@ -23,42 +23,12 @@ from fairseq_kd.corpus.manifest import (
     sha256_file,
     write_json,
 )
-from fairseq_kd.corpus.subword import KINDS, load_subword_model, obtain_subword_models
-from fairseq_kd.corpus.text import CleaningRules, read_pairs, write_lines
+from fairseq_kd.corpus.subword import load_subword_model, obtain_subword_models
+from fairseq_kd.corpus.text import read_pairs, write_lines
 from fairseq_kd.errors import KDError
 from fairseq_kd.progress import Progress
 
 FORMAT = 1
-DEFAULT_VOCAB_SIZE = 8000
-LIKE_DECIDES = ("subword", "vocab_size", "joint", "subword_model")
-
-
-@dataclass(frozen=True)
-class PrepareOptions:
-    """How a corpus is cleaned, segmented and binarised."""
-
-    subword: str = "sentencepiece"
-    vocab_size: int = DEFAULT_VOCAB_SIZE
-    joint: bool = True
-    subword_model: str | None = None  # reuse this model file
-    like: str | None = None  # reuse subword model and dictionaries of this data-bin
-    rules: CleaningRules = field(default_factory=CleaningRules)
-    workers: int = 1
-
-    def __post_init__(self):
-        if self.subword not in KINDS:
-            raise KDError(f"--subword {self.subword}: must be one of {', '.join(KINDS)}")
-        if self.vocab_size < 1:
-            raise KDError(f"--vocab-size {self.vocab_size}: must be at least 1")
-        if self.workers < 1:
-            raise KDError(f"--workers {self.workers}: must be at least 1")
-        if self.subword_model and (self.subword == "none" or not self.joint):
-            raise KDError("--subword-model reuses one joint model, so --subword none and --separate cannot go with it")
-        if self.like and any(getattr(self, f.name) != f.default for f in fields(self) if f.name in LIKE_DECIDES):
-            raise KDError(
-                "--like takes subword model and dictionaries from another data-bin, so --subword, --vocab-size, "
-                "--separate and --subword-model would have no effect beside it"
-            )
 
 
 def prepare(name, files: dict[str, SubsetFiles], source_lang, target_lang, out, options, say=print, origin=None):
@@ -89,15 +59,25 @@ def prepare(name, files: dict[str, SubsetFiles], source_lang, target_lang, out, 
         say(f"subword model: {subword['kind']}")
         joint = _segment_and_binarise(pairs, subword, source_lang, target_lang, folder, options)
         _write_raw(pairs, source_lang, target_lang, folder)
+        subsets = {
+            subset: {
+                "corpus_name": files[subset].stem,
+                "pairs": len(pairs[subset]),
+                "unknown_tokens": count_unknown(folder, subset, source_lang, target_lang),
+                "cleaning": reports[subset],
+            }
+            for subset in pairs
+        }
+        for subset, found in subsets.items():
+            if any(found["unknown_tokens"].values()):
+                say(f"{subset}: tokens that are not in the dictionary: {found['unknown_tokens']}")
         manifest = {
             "format": FORMAT,
             "kind": "data-bin",
             "request": request,
             "source_lang": source_lang,
             "target_lang": target_lang,
-            "subsets": {
-                s: {"corpus_name": files[s].stem, "pairs": len(pairs[s]), "cleaning": reports[s]} for s in pairs
-            },
+            "subsets": subsets,
             "subword": {"kind": subword["kind"], "files": subword["files"]},
             "joint_dictionary": joint,
             "versions": library_versions(),
@@ -165,6 +145,7 @@ def load_subword_models(data_bin, source_lang, target_lang) -> dict:
     manifest = read_manifest(data_bin)
     if manifest is None:
         raise KDError(f"{data_bin} has no {MANIFEST_NAME}: it was not made by `fairseq-kd prepare`")
+    check_files(data_bin, {n: h for n, h in manifest["files"].items() if n.startswith(("dict.", "subword/"))})
     names = manifest["subword"]["files"]
     for lang in (source_lang, target_lang):
         if lang not in names:

@@ -3,7 +3,7 @@
     loss = (1 - α) · CE_ε(gold, student) + α · λ · KL(teacher at τt || student at τs)
 
 summed over tokens in nats; fairseq's trainer divides by the sample size. Validation is the student's own
-cross-entropy, so that runs with different α, temperatures or teachers are comparable and need no teacher.
+cross-entropy: its nll_loss is comparable between runs, whatever α, temperatures and teacher, and needs no teacher.
 """
 
 import math

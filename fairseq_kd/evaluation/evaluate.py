@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from fairseq_kd.corpus.manifest import MANIFEST_NAME, library_versions, read_manifest, sha256_file
+from fairseq_kd.corpus.manifest import MANIFEST_NAME, check_files, library_versions, read_manifest, sha256_file
 from fairseq_kd.corpus.subword import load_subword_model
 from fairseq_kd.corpus.text import normalise_spaces, read_raw_lines
 from fairseq_kd.errors import KDError
@@ -29,12 +29,14 @@ def evaluate(
         raise KDError(f"DATA_BIN {data_bin} is not a folder")
     manifest = read_manifest(data_bin)
     _check_reference_options(data_bin, manifest, reference, post_process)
-    translations = translate(checkpoint, data_bin, subset, options, trust=trust)
     if manifest is not None:
-        reference = Path(data_bin) / "raw" / f"{subset}.{translations.target_lang}"
+        if subset not in manifest["subsets"]:
+            raise KDError(f"{data_bin} has no subset {subset!r}; it has {', '.join(manifest['subsets'])} (--subset)")
+        check_files(data_bin, _files_of(subset, manifest))
+        reference = Path(data_bin) / "raw" / f"{subset}.{manifest['target_lang']}"
         post_process = manifest["subword"]["kind"]
-    references = _read_references(reference, len(translations.hypotheses))
-    decode = load_decoder(post_process)
+    decode, references = load_decoder(post_process), _read_references(reference)
+    translations = translate(checkpoint, data_bin, subset, options, len(references), trust=trust)
     hypotheses = [decode(line) for line in translations.hypotheses]
     known = (manifest or {}).get("subsets", {}).get(subset, {})
     return {
@@ -84,13 +86,16 @@ def _check_reference_options(data_bin, manifest, reference, post_process) -> Non
         )
 
 
-def _read_references(path, expected: int) -> list[str]:
+def _files_of(subset: str, manifest: dict) -> dict:
+    """The files that a score depends on, with the hashes of the manifest."""
+    wanted = (f"{subset}.", f"raw/{subset}.", "dict.", "subword/")
+    return {name: value for name, value in manifest["files"].items() if name.startswith(wanted)}
+
+
+def _read_references(path) -> list[str]:
     if not Path(path).is_file():
         raise KDError(f"the reference {path} is not there (plain text is kept for evaluation subsets, not for train)")
     try:
-        lines = [normalise_spaces(line.decode("utf-8")) for line in read_raw_lines(path)]
+        return [normalise_spaces(line.decode("utf-8")) for line in read_raw_lines(path)]
     except UnicodeDecodeError as error:
         raise KDError(f"the reference {path} is not UTF-8 ({error})") from error
-    if len(lines) != expected:
-        raise KDError(f"the reference {path} has {len(lines)} lines, the subset {expected} sentences")
-    return lines

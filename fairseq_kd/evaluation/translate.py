@@ -55,10 +55,12 @@ class Translations:
     dictionary_check: str
 
 
-def translate(checkpoint, data_bin, subset: str, options: DecodingOptions, trust: bool = False) -> Translations:
+def translate(checkpoint, data_bin, subset: str, options: DecodingOptions, sentences: int, trust=False) -> Translations:
     """Decode `subset` of `data_bin` with the model of `checkpoint`, every sentence, in order.
 
-    Raises KDError for a checkpoint or data-bin that cannot be used, and when a sentence is too long for the model.
+    sentences: how many references there are.
+    Raises KDError for a checkpoint or data-bin that cannot be used, when the subset has another number of sentences,
+    and when a sentence is too long for the model.
     """
     state = read_checkpoint(checkpoint, trust=trust)
     updates = state["optimizer_history"][-1]["num_updates"]
@@ -70,6 +72,8 @@ def translate(checkpoint, data_bin, subset: str, options: DecodingOptions, trust
         task.load_dataset(subset)
     except FileNotFoundError as error:
         raise KDError(f"{data_bin} has no subset {subset!r} for {_languages(task)} (--subset)") from error
+    if len(task.dataset(subset)) != sentences:
+        raise KDError(f"{sentences} references, but {subset!r} of {data_bin} has {len(task.dataset(subset))} sentences")
     device = options.device()
     model.to(device).eval()
     if options.fp16:
@@ -93,14 +97,20 @@ def _languages(task) -> str:
 
 
 def _check_recorded_dictionaries(recorded: str, task_cfg) -> str:
-    """Compare with the dictionaries of the training where they still are; say whether "content" or "size" was."""
+    """Compare with the dictionaries of the training; say what was compared.
+
+    "content": two files, symbol by symbol. "place": DATA_BIN is where the model was trained. "size": the dictionaries
+    of the training are gone; one of another size fails when the weights are loaded.
+    """
     from fairseq.data import Dictionary
 
     for side, lang in (("source", task_cfg.source_lang), ("target", task_cfg.target_lang)):
         trained_with = Path(recorded) / f"dict.{lang}.txt"
         if not trained_with.is_file():
-            return "size"  # a dictionary of another size fails when the weights are loaded
+            return "size"
         here = Path(task_cfg.data) / f"dict.{lang}.txt"
+        if trained_with.samefile(here):
+            return "place"
         check_same_dictionary(Dictionary.load(str(trained_with)), Dictionary.load(str(here)), side)
     return "content"
 

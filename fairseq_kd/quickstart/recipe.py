@@ -13,15 +13,12 @@ CORPUS_KEYS = ("name", "source_lang", "target_lang", "vocab_size")
 DECODING_KEYS = ("beam", "lenpen")
 # set by the quickstart itself
 RESERVED = (
-    "save-dir",
-    "seed",
-    "criterion",
-    "teacher",
-    "user-dir",
-    "source-lang",
-    "target-lang",
-    "total-num-update",
+    *("save-dir", "seed", "criterion", "teacher", "user-dir", "source-lang", "target-lang", "total-num-update"),
+    *("required-batch-size-multiple", "no-epoch-checkpoints", "distributed-world-size", "cpu"),
+    *("num-workers", "log-format", "log-interval"),
 )
+# anything else here would train the distilled student in another way than the plain one
+KD_KEYS = ("kd-weight", "teacher-temperature", "student-temperature", "kd-scale", "teacher-dtype")
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,8 @@ def load_recipe(path) -> Recipe:
     _check_keys(path, "the recipe", content, sections, required=sections[:-1])
     _check_keys(path, "corpus", content["corpus"], CORPUS_KEYS, required=CORPUS_KEYS)
     _check_keys(path, "decoding", content.get("decoding", {}), DECODING_KEYS)
-    for section in ("common", "teacher", "student", "kd"):
+    _check_keys(path, "kd", content["kd"], KD_KEYS)
+    for section in ("common", "teacher", "student"):
         _check_keys(path, section, content[section], valid=content[section] or ())
         for key in content[section]:
             if key in RESERVED:

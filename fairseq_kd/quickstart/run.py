@@ -7,7 +7,8 @@ from pathlib import Path
 
 from fairseq_kd.corpus import datasets, synthetic
 from fairseq_kd.corpus.manifest import MANIFEST_NAME, sha256_file, write_json
-from fairseq_kd.corpus.prepare import PrepareOptions, prepare
+from fairseq_kd.corpus.options import PrepareOptions
+from fairseq_kd.corpus.prepare import prepare
 from fairseq_kd.evaluation.evaluate import evaluate
 from fairseq_kd.evaluation.translate import DecodingOptions
 from fairseq_kd.quickstart.recipe import Recipe, to_arguments
@@ -84,7 +85,7 @@ def _training_options(recipe: Recipe, model, data_bin, teacher, seed, cpu) -> tu
     options = {"user-dir": PACKAGE, "source-lang": recipe.corpus["source_lang"]}
     options |= {"target-lang": recipe.corpus["target_lang"]}
     options |= recipe.common | section | {"seed": seed}
-    if options["lr-scheduler"] == "polynomial_decay":
+    if options.get("lr-scheduler") == "polynomial_decay":
         options["total-num-update"] = options["max-update"]
     inputs = {"data": sha256_file(data_bin / MANIFEST_NAME)}
     if model == DISTILLED:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from fairseq_kd.checkpoint import read_checkpoint
-from fairseq_kd.corpus.manifest import ensure_writable_folder, write_json
+from fairseq_kd.corpus.manifest import ensure_writable_folder, exclusive, sha256_file, write_json
 from fairseq_kd.errors import KDError
 from fairseq_kd.progress import Progress
 
@@ -34,23 +34,41 @@ def train(folder, arguments: list[str], inputs: dict, max_update: int, label: st
     Raises KDError when `folder` belongs to another run, or fairseq-train fails.
     """
     folder = Path(folder)
-    checkpoints = folder / "checkpoints"
-    command = ["fairseq-train", *arguments, "--save-dir", str(checkpoints)]
+    command = ["fairseq-train", *arguments, "--save-dir", str(folder / "checkpoints")]
     request = {"command": command, "inputs": inputs}
     ensure_writable_folder(folder)
     _check_same_request(folder, request)
     if (folder / RECORD).is_file():
-        return json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        return _check_record(folder / RECORD)
+    with exclusive(folder / "training"):
+        return _train(folder, command, request, max_update, label)
+
+
+def _check_record(path: Path) -> dict:
+    """The record of a complete run. Raises KDError when its checkpoint is gone or another."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    checkpoint = Path(record["checkpoint"])
+    if not checkpoint.is_file() or sha256_file(checkpoint) != record["checkpoint_sha256"]:
+        raise KDError(
+            f"{path} says that {checkpoint} is complete, but that file is gone or was changed; remove {path.parent} to "
+            "train it again"
+        )
+    return record
+
+
+def _train(folder: Path, command: list[str], request: dict, max_update: int, label: str) -> dict:
+    checkpoints = folder / "checkpoints"
     restore_last_checkpoint(checkpoints)
     _run(command, folder / "train.log", max_update, label)
     state = read_checkpoint(checkpoints / "checkpoint_last.pt")
     best = checkpoints / "checkpoint_best.pt"
     record = {
         "checkpoint": str(best),
+        "checkpoint_sha256": sha256_file(best),
         "command": shlex.join(command),
         "seconds": round(state["extra_state"]["previous_training_time"], 1),
         "updates": state["optimizer_history"][-1]["num_updates"],
-        "inputs": inputs,
+        "inputs": request["inputs"],
     }
     write_json(folder / RECORD, record)
     return record

@@ -1,5 +1,7 @@
 """Dictionaries are compared by content: word-level KD needs the same meaning behind every index."""
 
+from pathlib import Path
+
 from fairseq_kd.errors import KDError
 
 
@@ -23,4 +25,17 @@ def check_same_dictionary(teacher, student, side: str) -> None:
         f"teacher {found[0]!r}, student {found[1]!r}. Word-level KD needs one vocabulary: binarise the student's data "
         f"with the teacher's dictionary (fairseq-preprocess {remedy} TEACHER_DICT, or fairseq-kd prepare --like "
         "TEACHER_DATA_BIN)"
+    )
+
+
+def changed_since(checkpoint, dictionary) -> str | None:
+    """A warning when `dictionary` is newer than the `checkpoint` that was trained with it, else None.
+
+    A checkpoint records only where its dictionary was. If the data-bin was made again, the file there may be another.
+    """
+    if Path(dictionary).stat().st_mtime <= Path(checkpoint).stat().st_mtime:
+        return None
+    return (
+        f"{dictionary} is newer than {checkpoint}, which was trained with the dictionary at that place: if the data "
+        "was made again in between, their indices may not mean the same"
     )

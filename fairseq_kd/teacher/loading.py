@@ -10,14 +10,16 @@ Three things that must not happen, each pinned by a test:
 """
 
 import contextlib
+import logging
 from pathlib import Path
 
 import torch
 
 from fairseq_kd.checkpoint import read_checkpoint
 from fairseq_kd.errors import KDError
-from fairseq_kd.teacher.dictionaries import check_same_dictionary
+from fairseq_kd.teacher.dictionaries import changed_since, check_same_dictionary
 
+logger = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -114,7 +116,9 @@ def _fill_in_languages(path, task_cfg, languages) -> None:
     """fairseq-train records no languages when it inferred them from the names of the data files."""
     from fairseq.data.data_utils import infer_language_pair
 
-    if "source_lang" not in task_cfg or (task_cfg.source_lang and task_cfg.target_lang):
+    if "source_lang" not in task_cfg:
+        raise KDError(f"{path} is not a translation model: its task {task_cfg.get('_name')!r} has no source language")
+    if task_cfg.source_lang and task_cfg.target_lang:
         return
     folder = Path(str(task_cfg.data).split(":")[0])
     inferred = infer_language_pair(str(folder)) if folder.is_dir() else (None, None)
@@ -136,6 +140,8 @@ def _check_dictionaries_exist(path, task_cfg, given: bool, option: str) -> None:
                 f"{dictionary} is not there ({folder!r} is the folder {where}); {path} was trained with that "
                 f"dictionary. Say where it is now: {option} FOLDER"
             )
+        if lang is not None and (warning := changed_since(path, dictionary)) is not None:
+            logger.warning(warning)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import sacrebleu
@@ -46,7 +47,7 @@ def test_every_hypothesis_equals_that_of_fairseq_generate_and_the_score_that_of_
     )
     assert result["parameters"] == counted
     assert result["checkpoint_sha256"] == sha256_file(teacher)
-    assert result["updates"] == 40 and result["dictionary_check"] == "content"
+    assert result["updates"] == 40 and result["dictionary_check"] == "place"
 
 
 def test_batch_size_changes_no_hypothesis(data_bin, teacher, tmp_path):
@@ -59,12 +60,16 @@ def test_batch_size_changes_no_hypothesis(data_bin, teacher, tmp_path):
     assert results[0] == results[1]
 
 
-def test_a_plain_data_bin_needs_reference_and_post_process(data_bin, teacher, tmp_path, capsys):
-    plain = tmp_path / "plain"
-    plain.mkdir()
-    for path in data_bin.iterdir():
-        if path.is_file() and path.name != "manifest.json":
-            (plain / path.name).write_bytes(path.read_bytes())
+@pytest.fixture
+def plain_copy(data_bin, tmp_path):
+    """The same data-bin as fairseq-preprocess would have left it."""
+    folder = tmp_path / "plain"
+    shutil.copytree(data_bin, folder, ignore=shutil.ignore_patterns("manifest.json", "raw", "subword"))
+    return folder
+
+
+def test_a_plain_data_bin_needs_reference_and_post_process(plain_copy, data_bin, teacher, tmp_path, capsys):
+    plain = plain_copy
     assert evaluate(plain, "--checkpoint", teacher) == 2
     assert "--reference FILE and --post-process" in capsys.readouterr().err
     reference = data_bin / "raw" / "test.qab"
@@ -91,13 +96,26 @@ def test_bad_options_are_one_error(data_bin, teacher, capsys, words, message):
     assert message in capsys.readouterr().err
 
 
-def test_a_data_bin_of_other_dictionaries_is_refused(data_bin, teacher, tmp_path, capsys):
-    other = tmp_path / "other"
-    other.mkdir()
-    for path in data_bin.iterdir():
-        if path.is_file():
-            (other / path.name).write_bytes(path.read_bytes())
+def test_a_reference_that_was_changed_after_prepare_is_noticed(data_bin, teacher, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(data_bin, copy)
+    with open(copy / "raw" / "test.qab", "r+") as file:
+        file.write("X")
+    assert evaluate(copy, "--checkpoint", teacher) == 2
+    assert "was changed after it was made" in capsys.readouterr().err
+
+
+def test_another_number_of_references_is_an_error_before_decoding(plain_copy, data_bin, teacher, tmp_path, capsys):
+    (tmp_path / "short").write_text("one line\n")
+    words = ("--reference", tmp_path / "short", "--post-process", "sentencepiece")
+    assert evaluate(plain_copy, "--checkpoint", teacher, *words) == 2
+    assert "1 references, but 'test'" in capsys.readouterr().err
+
+
+def test_a_data_bin_of_other_dictionaries_is_refused(plain_copy, data_bin, teacher, capsys):
+    other = plain_copy
     lines = (data_bin / "dict.qab.txt").read_text().splitlines()
     (other / "dict.qab.txt").write_text("\n".join([lines[1], lines[0], *lines[2:]]) + "\n")
-    assert evaluate(other, "--checkpoint", teacher) == 2
+    words = ("--reference", data_bin / "raw" / "test.qab", "--post-process", "sentencepiece")
+    assert evaluate(other, "--checkpoint", teacher, *words) == 2
     assert "the first difference is at index 4" in capsys.readouterr().err

@@ -71,6 +71,17 @@ def test_killed_in_the_middle_of_a_training_it_continues_and_then_repeats_nothin
     assert again == out
 
 
+def test_a_complete_run_whose_checkpoint_is_gone_is_an_error(tmp_path):
+    from fairseq_kd.errors import KDError
+    from fairseq_kd.quickstart.train import train
+
+    command = ["fairseq-train", "data", "--save-dir", str(tmp_path / "checkpoints")]
+    (tmp_path / "request.json").write_text(json.dumps({"command": command, "inputs": {}}))
+    (tmp_path / "train.json").write_text(json.dumps({"checkpoint": "gone.pt", "checkpoint_sha256": "x"}))
+    with pytest.raises(KDError, match="gone or was changed"):
+        train(tmp_path, ["data"], {}, 1, "x")
+
+
 def test_another_recipe_in_the_same_folder_is_refused(recipe, tmp_path):
     from fairseq_kd.errors import KDError
     from fairseq_kd.quickstart.train import train

@@ -74,8 +74,15 @@ def test_unreduced_loss_has_one_value_a_position_and_the_same_sum(data_bin, teac
 def test_ignored_prefix_counts_in_neither_term(data_bin, teacher):
     _, task, model, criterion = build(data_bin, *KD, "--teacher", teacher, "--ignore-prefix-size", "2")
     sample = batch(task, range(4))
-    logging_output = criterion(model, sample)[2]
+    loss, _, logging_output = criterion(model, sample)
     assert logging_output["kd_tokens"] == sample["ntokens"] - 2 * 4
+    logits = model(**sample["net_input"])[0][:, 2:]
+    teacher_logits = criterion.source.teacher.model(**sample["net_input"])[0][:, 2:]
+    target = sample["target"][:, 2:]
+    keep = target.ne(task.target_dictionary.pad())
+    gold = F.cross_entropy(logits[keep], target[keep], reduction="sum")
+    soft = F.kl_div(F.log_softmax(logits[keep], -1), F.softmax(teacher_logits[keep], -1), reduction="sum")
+    assert loss.item() == pytest.approx((0.5 * gold + 0.5 * soft).item(), rel=1e-5)
 
 
 def test_logged_values_are_bits_a_token_and_percent(data_bin, teacher):

@@ -9,7 +9,7 @@ import pytest
 
 from fairseq_kd.cli.main import main
 from fairseq_kd.corpus import datasets, download
-from fairseq_kd.corpus.manifest import check_files, folder_in_progress, read_manifest
+from fairseq_kd.corpus.manifest import check_files, exclusive, folder_in_progress, read_manifest
 from fairseq_kd.corpus.subword import SentencePieceModel, SubwordNMTModel
 from fairseq_kd.errors import KDError
 
@@ -44,7 +44,7 @@ def dataset(folder, subset, lang):
         ((), SentencePieceModel.decode),
         (("--separate", "--vocab-size", "40"), SentencePieceModel.decode),
         (("--subword", "subword-nmt"), SubwordNMTModel.decode),
-        (("--subword", "none"), str),
+        (("--subword", "none", "--vocab-size", "8000"), str),
     ],
 )
 def test_binarised_text_is_the_raw_text_again(raw, tmp_path, extra, decode):
@@ -61,6 +61,7 @@ def test_binarised_text_is_the_raw_text_again(raw, tmp_path, extra, decode):
     assert manifest["subsets"]["test1"] == {
         "corpus_name": "test_b",
         "pairs": 3,
+        "unknown_tokens": {"de": 0, "en": 0},
         "cleaning": manifest["subsets"]["test1"]["cleaning"],
     }
     check_files(out, manifest["files"])
@@ -82,6 +83,10 @@ def test_like_reuses_subwords_and_dictionaries(raw, tmp_path):
     assert prepare_text(raw, tmp_path / "b", "--like", tmp_path / "a", vocab_size=()) == 0
     for name in ("dict.de.txt", "dict.en.txt", "subword/joint.spm"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    unknown = read_manifest(tmp_path / "b")["subsets"]["train"]["unknown_tokens"]
+    assert unknown["de"] >= 60 and unknown["en"] == 0
+    (tmp_path / "a" / "dict.de.txt").write_text("changed 1\n")
+    assert prepare_text(raw, tmp_path / "c", "--like", tmp_path / "a", vocab_size=()) == 2
 
 
 def test_a_subword_model_is_reused(raw, tmp_path):
@@ -108,7 +113,9 @@ def break_alignment(raw):
         (None, ("--max-words", "0"), "--max-words 0"),
         (None, ("--train", "train"), "give all of --train, --valid and --test"),
         (None, ("--seed", "3"), "--seed has no effect with text"),
-        (None, ("--subword-model", "nothing.spm"), "nothing.spm is not there"),
+        (None, ("--subword-model", "nothing.spm", "--vocab-size", "8000"), "nothing.spm is not there"),
+        (None, ("--subword-model", "nothing.spm"), "--vocab-size 60 has no effect"),
+        (None, ("--subword", "none"), "--vocab-size 60 has no effect"),
         (None, ("--like", "nothing"), "--vocab-size"),
         (None, ("--raw", "nothing"), "nothing is not a folder"),
     ],
@@ -145,6 +152,23 @@ def test_a_changed_request_or_a_changed_file_is_noticed(raw, tmp_path, capsys):
     (out / "raw" / "test.en").write_text("changed\n")
     assert prepare_text(raw, out) == 2
     assert "was changed" in capsys.readouterr().err
+
+
+def test_two_commands_at_once_do_not_disturb_each_other(raw, tmp_path, capsys):
+    with exclusive(tmp_path / "out"):
+        assert prepare_text(raw, tmp_path / "out") == 2
+    assert "another process is working on" in capsys.readouterr().err
+    assert prepare_text(raw, tmp_path / "out") == 0
+
+
+def test_seed_and_size_of_the_synthetic_corpus_are_taken_as_given(tmp_path, capsys):
+    words = ["prepare", "synthetic", "--vocab-size", "300", "--out"]
+    for seed in ("0", "1"):
+        assert main([*words, str(tmp_path / seed), "--pairs", "100", "--seed", seed]) == 0
+    sources = [(tmp_path / seed / "raw" / "test.qaa").read_text() for seed in ("0", "1")]
+    assert sources[0] != sources[1]
+    assert main([*words, str(tmp_path / "none"), "--pairs", "0"]) == 2
+    assert "--pairs 0" in capsys.readouterr().err
 
 
 def test_folder_in_progress_removes_leftovers_and_leaves_nothing_when_it_fails(tmp_path):

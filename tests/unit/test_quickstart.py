@@ -31,7 +31,8 @@ def test_recipes_are_found_by_name():
         ({"techer": {}}, "unknown key 'techer' in the recipe; the nearest valid one is 'teacher'"),
         ({"corpus": {"name": "text", "langs": 1}}, "unknown key 'langs' in corpus"),
         ({"corpus": {"name": "text"}}, "corpus lacks 'source_lang'"),
-        ({"kd": {"teacher": "x"}}, "teacher in kd is set by the quickstart"),
+        ({"kd": {"max-update": 9}}, "unknown key 'max-update' in kd"),
+        ({"common": {"cpu": True}}, "cpu in common is set by the quickstart"),
         ({"kd": None}, "kd must be a mapping, found NoneType"),
         ({"teacher": {}}, "max-update is needed"),
     ],
@@ -93,6 +94,7 @@ def test_progress_counts_only_new_work_for_its_rate(capsys):
         (["--seeds", "0"], "--seeds 0"),
         (["--raw", "x"], "--raw has no effect with the synthetic corpus"),
         (["--recipe", "nothing.yaml"], "nothing.yaml cannot be read"),
+        (["--recipe", "nothing.yaml", "--data", "multi30k"], "give one of them"),
     ],
 )
 def test_bad_options_are_one_error(words, message, capsys):

@@ -1,0 +1,40 @@
+"""How a corpus is cleaned, segmented and binarised."""
+
+from dataclasses import dataclass, field, fields
+
+from fairseq_kd.corpus.subword import KINDS
+from fairseq_kd.corpus.text import CleaningRules
+from fairseq_kd.errors import KDError
+
+DEFAULT_VOCAB_SIZE = 8000
+LIKE_DECIDES = ("subword", "vocab_size", "joint", "subword_model")
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """Checked when it is made: raises KDError for a value out of range and for one that would have no effect."""
+
+    subword: str = "sentencepiece"
+    vocab_size: int = DEFAULT_VOCAB_SIZE
+    joint: bool = True
+    subword_model: str | None = None  # reuse this model file
+    like: str | None = None  # reuse subword model and dictionaries of this data-bin
+    rules: CleaningRules = field(default_factory=CleaningRules)
+    workers: int = 1
+
+    def __post_init__(self):
+        if self.subword not in KINDS:
+            raise KDError(f"--subword {self.subword}: must be one of {', '.join(KINDS)}")
+        if self.vocab_size < 1:
+            raise KDError(f"--vocab-size {self.vocab_size}: must be at least 1")
+        if self.workers < 1:
+            raise KDError(f"--workers {self.workers}: must be at least 1")
+        if self.subword_model and (self.subword == "none" or not self.joint):
+            raise KDError("--subword-model reuses one joint model, so --subword none and --separate cannot go with it")
+        if self.vocab_size != DEFAULT_VOCAB_SIZE and (self.subword_model or self.subword == "none"):
+            raise KDError(f"--vocab-size {self.vocab_size} has no effect: no subword model is trained")
+        if self.like and any(getattr(self, f.name) != f.default for f in fields(self) if f.name in LIKE_DECIDES):
+            raise KDError(
+                "--like takes subword model and dictionaries from another data-bin, so --subword, --vocab-size, "
+                "--separate and --subword-model would have no effect beside it"
+            )
