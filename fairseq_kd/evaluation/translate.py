@@ -10,7 +10,7 @@ import torch
 from fairseq_kd.checkpoint import read_checkpoint
 from fairseq_kd.errors import KDError
 from fairseq_kd.progress import Progress
-from fairseq_kd.teacher.dictionaries import check_same_dictionary
+from fairseq_kd.teacher.dictionaries import check_same_dictionary, warn_if_newer
 from fairseq_kd.teacher.loading import build_model, configure_own_task
 
 
@@ -66,7 +66,7 @@ def translate(checkpoint, data_bin, subset: str, options: DecodingOptions, sente
     updates = state["optimizer_history"][-1]["num_updates"]
     recorded = str(state["cfg"].task.data).split(":")[0]
     configure_own_task(checkpoint, state, data=data_bin, data_option="DATA_BIN")
-    dictionary_check = _check_recorded_dictionaries(recorded, state["cfg"].task)
+    dictionary_check = _check_recorded_dictionaries(checkpoint, recorded, state["cfg"].task)
     model, task = build_model(checkpoint, state)
     try:
         task.load_dataset(subset)
@@ -96,7 +96,7 @@ def _languages(task) -> str:
     return f"{task.cfg.source_lang}-{task.cfg.target_lang}"
 
 
-def _check_recorded_dictionaries(recorded: str, task_cfg) -> str:
+def _check_recorded_dictionaries(checkpoint, recorded: str, task_cfg) -> str:
     """Compare with the dictionaries of the training; say what was compared.
 
     "content": two files, symbol by symbol. "place": DATA_BIN is where the model was trained. "size": the dictionaries
@@ -110,6 +110,7 @@ def _check_recorded_dictionaries(recorded: str, task_cfg) -> str:
             return "size"
         here = Path(task_cfg.data) / f"dict.{lang}.txt"
         if trained_with.samefile(here):
+            warn_if_newer(here, checkpoint)
             return "place"
         check_same_dictionary(Dictionary.load(str(trained_with)), Dictionary.load(str(here)), side)
     return "content"

@@ -24,7 +24,7 @@ def run_quickstart(recipe: Recipe, data_bin, out, seeds: int, raw=None, cpu: boo
     data_bin: the folder to make. out: folder of the runs. seeds: students are trained with seeds 1..seeds.
     """
     data_bin, out = Path(data_bin), Path(out)
-    stages = _Stages(total=2 + 2 * (1 + 2 * seeds) - 1)
+    stages = _Stages(total=1 + 2 * (1 + 2 * seeds))
     stages.begin("corpus")
     _prepare(recipe.corpus, data_bin, raw)
     models = [(TEACHER, 1, "teacher")]

@@ -1,8 +1,11 @@
 """Dictionaries are compared by content: word-level KD needs the same meaning behind every index."""
 
+import logging
 from pathlib import Path
 
 from fairseq_kd.errors import KDError
+
+logger = logging.getLogger(__name__)
 
 
 def check_same_dictionary(teacher, student, side: str) -> None:
@@ -28,14 +31,13 @@ def check_same_dictionary(teacher, student, side: str) -> None:
     )
 
 
-def changed_since(checkpoint, dictionary) -> str | None:
-    """A warning when `dictionary` is newer than the `checkpoint` that was trained with it, else None.
+def warn_if_newer(dictionary, checkpoint) -> None:
+    """Log a warning when `dictionary` is newer than the `checkpoint` that was trained with it.
 
-    A checkpoint records only where its dictionary was. If the data-bin was made again, the file there may be another.
+    A checkpoint records only where its dictionary was. If the data was made again, the file there may be another.
     """
-    if Path(dictionary).stat().st_mtime <= Path(checkpoint).stat().st_mtime:
-        return None
-    return (
-        f"{dictionary} is newer than {checkpoint}, which was trained with the dictionary at that place: if the data "
-        "was made again in between, their indices may not mean the same"
-    )
+    if Path(dictionary).stat().st_mtime > Path(checkpoint).stat().st_mtime:
+        logger.warning(
+            f"{dictionary} is newer than {checkpoint}, which was trained with the dictionary at that place: if "
+            "the data was made again in between, their indices may not mean the same"
+        )

@@ -10,16 +10,14 @@ Three things that must not happen, each pinned by a test:
 """
 
 import contextlib
-import logging
 from pathlib import Path
 
 import torch
 
 from fairseq_kd.checkpoint import read_checkpoint
 from fairseq_kd.errors import KDError
-from fairseq_kd.teacher.dictionaries import changed_since, check_same_dictionary
+from fairseq_kd.teacher.dictionaries import check_same_dictionary, warn_if_newer
 
-logger = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -140,8 +138,8 @@ def _check_dictionaries_exist(path, task_cfg, given: bool, option: str) -> None:
                 f"{dictionary} is not there ({folder!r} is the folder {where}); {path} was trained with that "
                 f"dictionary. Say where it is now: {option} FOLDER"
             )
-        if lang is not None and (warning := changed_since(path, dictionary)) is not None:
-            logger.warning(warning)
+        if lang is not None and not given:
+            warn_if_newer(dictionary, path)
 
 
 @contextlib.contextmanager

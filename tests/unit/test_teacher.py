@@ -1,3 +1,4 @@
+import os
 import shutil
 
 import pytest
@@ -32,6 +33,19 @@ def test_dictionaries_that_are_gone_are_asked_for(teacher, data_bin, tmp_path):
     shutil.copy(data_bin / "dict.qaa.txt", tmp_path)
     shutil.copy(data_bin / "dict.qab.txt", tmp_path)
     assert load_teacher(teacher, data=tmp_path, languages=("qaa", "qab")).target_dictionary.symbols[4:] != []
+
+
+def test_a_dictionary_made_again_after_the_training_is_warned_of(teacher, data_bin, caplog):
+    load_teacher(teacher)
+    assert "is newer than" not in caplog.text
+    path = data_bin / "dict.qab.txt"
+    before = path.stat()
+    os.utime(path)
+    try:
+        load_teacher(teacher)
+    finally:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert "dict.qab.txt is newer than" in caplog.text
 
 
 def test_dictionaries_of_another_size_do_not_fit_the_weights(teacher, tmp_path):
