@@ -187,7 +187,7 @@ def draw_pair(rng, lexicon: Lexicon) -> tuple[str, str]:
     clauses = [draw_clause(rng, lexicon) for _ in range(2 if rng.random() < 0.3 else 1)]
     source = " va ".join(" ".join(source_clause(clause)) for clause in clauses)
     target = " ni ".join(" ".join(target_clause(rng, clause)) for clause in clauses)
-    return source + " .", target + " ."
+    return source + ".", target + "."
 
 
 def draw_corpus(spec: CorpusSpec) -> dict[str, list[tuple[str, str]]]:

@@ -25,10 +25,10 @@ def test_the_same_seed_gives_the_same_pairs_whatever_the_size():
 def test_the_languages_do_not_change():
     pairs = draw_corpus(CorpusSpec(pairs=2, valid=1, test=1))["train"]
     assert pairs == [
-        ("da sazarides fanabon .", "volamusti povunaktari ."),
+        ("da sazarides fanabon.", "volamusti povunaktari."),
         (
-            "so defeses zu kifigiz mahoseron da henaf defes va so mazen zeresit da kabag nezimires bemin .",
-            "telalinokanolokemrik memoke lusulesh tavonwetari ni lelilak tumamani nepenalin lerus nomirwata .",
+            "so defeses zu kifigiz mahoseron da henaf defes va so mazen zeresit da kabag nezimires bemin.",
+            "telalinokanolokemrik memoke lusulesh tavonwetari ni lelilak tumamani nepenalin lerus nomirwata.",
         ),
     ]
 
