@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # the models are tiny: threads would only wait for each other
+import fairseq_kd.checkpoint  # noqa: F401  (allow-lists the types of a checkpoint for torch.load in tests)
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "fairseq_kd"
 TINY_MODEL = [

@@ -19,8 +19,8 @@ from fairseq_kd.progress import Progress
 RECORD = "train.json"  # there when the run is complete
 REQUEST = "request.json"  # there from the start
 LOG_LINES_SHOWN = 15
-# glibc gives large tensors back to the kernel at every step, and clearing their pages again took a third of the time
-# of a CPU update where it was measured (docs/benchmarks.md); other C libraries ignore these variables
+# glibc gives large tensors back to the kernel at every step, and clearing their pages again takes time on the CPU
+# (docs/benchmarks.md); other C libraries ignore these variables
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34)}
 PR_SET_PDEATHSIG = 1
 

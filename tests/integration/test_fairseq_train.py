@@ -106,23 +106,23 @@ def test_stock_options_resume_with_a_moved_teacher_and_the_other_commands(plain,
     assert len(bleu_of_generate(plain, checkpoint, "test")) == 30
 
 
-def test_eval_bleu_scores_the_student_not_the_teacher(plain, tmp_path):
+def test_eval_bleu_scores_the_student_not_the_teacher(data_bin, teacher, tmp_path):
     """A trained student that hardly moves, and a teacher that is not trained: BLEU must be the student's."""
-    still = ["--max-update", "1", "--lr", "1e-9", "--dropout", "0.0"]
-    bleu = ["--eval-bleu", "--eval-bleu-args", '{"beam": 1, "max_len_b": 20}']
     untrained = tmp_path / "untrained" / "checkpoint_last.pt"
-    made = kd(plain, "--kd-weight", "0", *still, "--disable-validation", "--save-dir", untrained.parent)
-    assert made.returncode == 0, made.stderr[-2000:]
-    student = ["--finetune-from-model", teacher_of(plain)]
-    result = kd(plain, "--teacher", untrained, *student, *still, *bleu, "--save-dir", tmp_path / "student")
-    assert result.returncode == 0, result.stderr[-3000:]
-    stock = {}  # what fairseq says without the plugin's criterion
-    for name, path in (("student", teacher_of(plain)), ("teacher", untrained)):
-        words = [*TINY_MODEL, "--criterion", "label_smoothed_cross_entropy", "--finetune-from-model", path]
-        run = run_fairseq("train", plain / "data-bin", *words, *still, *bleu, "--save-dir", tmp_path / f"stock-{name}")
-        stock[name] = logged(run, "valid")[-1]["valid_bleu"]
-    assert stock["student"] != stock["teacher"]
-    assert logged(result, "valid")[-1]["valid_bleu"] == stock["student"]
+
+    def run(name, *extra):
+        options = ["--max-update", "1", "--lr", "1e-9", "--dropout", "0.0", "--save-dir", tmp_path / name]
+        options += ["--eval-bleu", "--eval-bleu-args", '{"beam": 1, "max_len_b": 20}']
+        result = run_fairseq("train", data_bin, *TINY_MODEL, *options, *extra)
+        assert result.returncode == 0, result.stderr[-2000:]
+        return logged(result, "valid")[-1]["valid_bleu"]
+
+    stock = ["--criterion", "label_smoothed_cross_entropy"]  # what fairseq says without the criterion of the plugin
+    of_the_teacher = run("untrained", *stock)
+    of_the_student = run("stock", *stock, "--finetune-from-model", teacher)
+    assert of_the_student != of_the_teacher
+    distilled = ["--criterion", "kd_word", "--teacher", untrained, "--finetune-from-model", teacher]
+    assert run("student", *distilled) == of_the_student
 
 
 RANK = """
