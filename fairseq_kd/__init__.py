@@ -11,11 +11,13 @@ Word-level distillation, in the order of the data:
 Around it: `corpus` makes data-bins, `evaluation` scores checkpoints, `quickstart` runs the whole once, `cli` is the
 command `fairseq-kd`.
 
-`fairseq-train --user-dir fairseq_kd` imports this module, and with it everything that registers itself. In a notebook
-call `fairseq_kd.register()`; the command `fairseq-kd` does not pay for importing fairseq until it needs it.
+Importing this package registers everything with fairseq: that is what `--user-dir fairseq_kd` does, and what a notebook
+does. Only the command `fairseq-kd` leaves it out, so that `--help` and `doctor` need no fairseq.
 """
 
+import importlib.util
 import sys
+from pathlib import Path
 
 from fairseq_kd.version import __version__
 
@@ -31,5 +33,8 @@ def register() -> None:
     install_exit_handling()
 
 
-if "fairseq" in sys.modules:  # imported by fairseq itself as a --user-dir
+# "-m" is what sys.argv[0] holds while `python -m fairseq_kd.cli.main` imports this package
+_is_command = Path(sys.argv[0] if sys.argv else "").name in ("fairseq-kd", "-m") and "fairseq" not in sys.modules
+
+if not _is_command and importlib.util.find_spec("fairseq") is not None:
     register()

@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # the models are tiny: threads would only wait for each other
-import fairseq_kd.checkpoint  # noqa: F401  (allow-lists the types of a checkpoint for torch.load in tests)
-
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "fairseq_kd"
 TINY_MODEL = [
@@ -37,6 +35,12 @@ def assert_user_error(result, *fragments: str) -> None:
     assert len(lines) == 1, result.stderr
     for fragment in fragments:
         assert fragment in lines[0]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def allow_checkpoint_types():
+    """For tests that call torch.load themselves. Not at import: spawned processes import this file before fairseq."""
+    import fairseq_kd.checkpoint  # noqa: F401
 
 
 @pytest.fixture(scope="session")
