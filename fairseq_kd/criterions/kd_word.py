@@ -1,65 +1,31 @@
 """`--criterion kd_word`: label-smoothed cross-entropy and the divergence from a teacher, token by token.
 
-    loss = (1 - α) · CE_ε(gold, student) + α · λ · KL(teacher at τt || student at τs)
+    loss = (1 - α) · CE_ε(gold, student) + α · λ · D(teacher at τt, student at τs)
 
 summed over tokens in nats; fairseq's trainer divides by the sample size. Validation is the student's own
 cross-entropy: its nll_loss is comparable between runs, whatever α, temperatures and teacher, and needs no teacher.
 """
 
+import logging
 import math
-from dataclasses import dataclass, field
-from typing import Optional
+from dataclasses import replace
 
 import torch
 from fairseq.criterions import register_criterion
-from fairseq.criterions.label_smoothed_cross_entropy import (
-    LabelSmoothedCrossEntropyCriterion,
-    LabelSmoothedCrossEntropyCriterionConfig,
-    label_smoothed_nll_loss,
-)
-from fairseq.dataclass import ChoiceEnum
+from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
 from fairseq.logging import metrics
 
+from fairseq_kd.criterions.config import KDWordConfig
 from fairseq_kd.criterions.options import check_options
+from fairseq_kd.criterions.source import signal_sources
 from fairseq_kd.errors import KDError, exit_on_user_error
-from fairseq_kd.loss.divergence import forward_kl, temper, temperature_scale
-from fairseq_kd.teacher.loading import DTYPES
-from fairseq_kd.teacher.signal import OnlineSignalSource
+from fairseq_kd.loss.divergence import temperature_scale
+from fairseq_kd.loss.fused import LossSums, fused_loss, token_nll
+from fairseq_kd.loss.objective import Objective, reference_losses
+from fairseq_kd.loss.selective import RecentTokens, hardest
+from fairseq_kd.projection import output_projection
 
-
-@dataclass
-class KDWordConfig(LabelSmoothedCrossEntropyCriterionConfig):
-    """Options of kd_word, beside those of label_smoothed_cross_entropy."""
-
-    teacher: Optional[str] = field(default=None, metadata={"help": "checkpoint of the teacher, made by fairseq-train"})
-    teacher_data: Optional[str] = field(
-        default=None,
-        metadata={"help": "folder with the teacher's dictionaries, if it is no longer where the teacher was trained"},
-    )
-    trust_checkpoint: Optional[str] = field(
-        default=None,
-        metadata={"help": "load this checkpoint (the teacher's) even if it holds objects that can run code"},
-    )
-    teacher_dtype: ChoiceEnum(tuple(DTYPES)) = field(
-        default="float32", metadata={"help": "precision in which the teacher runs"}
-    )
-    kd_weight: float = field(
-        default=0.5, metadata={"help": "weight α of the teacher's term, 0 to 1; the gold tokens weigh 1 - α"}
-    )
-    teacher_temperature: float = field(default=1.0, metadata={"help": "divides the teacher's logits, above 0"})
-    student_temperature: float = field(
-        default=1.0, metadata={"help": "divides the student's logits in the teacher's term, above 0"}
-    )
-    kd_scale: str = field(
-        default="auto",
-        metadata={
-            "help": "factor λ of the teacher's term: auto (T² when both temperatures are T, else 1), none, or a number"
-        },
-    )
-    kd_valid: bool = field(
-        default=False,
-        metadata={"help": "log kd_loss and agreement on validation sets too (the teacher is then needed)"},
-    )
+logger = logging.getLogger(__name__)
 
 
 @register_criterion("kd_word", dataclass=KDWordConfig)
@@ -71,16 +37,18 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
         super().__init__(task, cfg.sentence_avg, cfg.label_smoothing, cfg.ignore_prefix_size, cfg.report_accuracy)
         check_options(cfg)
         self.cfg = cfg
-        self.scale = temperature_scale(cfg.kd_scale, cfg.teacher_temperature, cfg.student_temperature)
-        self.source = None  # a plain object, so that the teacher is never part of a state dict
-        if cfg.teacher is not None:
-            self.source = OnlineSignalSource(
-                cfg.teacher,
-                task,
-                data=cfg.teacher_data,
-                dtype=str(cfg.teacher_dtype),
-                trust=cfg.trust_checkpoint is not None,
-            )
+        self.objective = Objective(
+            kd_weight=cfg.kd_weight,
+            scale=temperature_scale(cfg.kd_scale, cfg.teacher_temperature, cfg.student_temperature),
+            label_smoothing=cfg.label_smoothing,
+            student_temperature=cfg.student_temperature,
+            divergence=str(cfg.kd_divergence),
+            js_beta=cfg.js_beta,
+        )
+        # plain objects, so that the teacher is never part of a state dict
+        self.source, self.valid_source = signal_sources(cfg, task)
+        self.recent = RecentTokens(cfg.kd_queue_size) if str(cfg.kd_select) == "global" else None
+        self._implementation = None  # chosen when the student is first seen
 
     @classmethod
     def build_criterion(cls, cfg, task):
@@ -88,53 +56,109 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
         with exit_on_user_error():
             return cls(cfg, task)
 
+    def load_state_dict(self, state_dict, strict=True):
+        """Restore the recent tokens of --kd-select global; a checkpoint of a run without it holds none."""
+        if state_dict is None:
+            logger.warning("the checkpoint holds no recent tokens for --kd-select global: it begins with none")
+            return None
+        return super().load_state_dict(state_dict, strict)
+
     def forward(self, model, sample, reduce=True):
-        """Loss of a batch: (loss in nats, sample size, logging output). See the module's formula."""
+        """Loss of a batch: (loss in nats, sample size, logging output). See the module's formula.
+
+        Not reduced, the loss has one value a target position, (B * T, 1), 0 at padding.
+        """
         with exit_on_user_error():
-            _refuse_adaptive_softmax(model)
             return self._forward(model, sample, reduce)
 
     def _forward(self, model, sample, reduce):
-        net_output = model(**sample["net_input"])
-        lprobs, target = self.get_lprobs_and_target(model, net_output, sample)  # (B * T, V), (B * T,)
-        loss, nll_loss = label_smoothed_nll_loss(lprobs, target, self.eps, self.padding_idx, reduce)
+        implementation = self.implementation(model)
+        keep = self.kept(sample)  # (B, T)
+        source = self.source if model.training else self.valid_source
+        signal = None if source is None else source.signal(sample, keep, self.cfg.teacher_temperature)
+        if reduce and implementation == "fused":
+            sums = self._fused(model, sample, keep, signal)
+            loss = sums.loss
+        else:
+            losses = self._reference(model, sample, keep, signal)
+            sums = LossSums(**{name: value if value is None else value.sum() for name, value in vars(losses).items()})
+            loss = sums.loss if reduce else _scatter(losses.loss, keep)
+        if self.recent is not None and model.training:
+            loss = loss + 0.0 * self.recent.anchor.sum()  # see RecentTokens
         sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
+        return loss, sample_size, self._logging_output(sample, sample_size, keep, loss, sums)
+
+    def kept(self, sample) -> torch.Tensor:
+        """The target positions (B, T) that count: no padding, no ignored prefix."""
+        keep = sample["target"].ne(self.padding_idx)
+        keep[:, : self.ignore_prefix_size] = False
+        return keep
+
+    def implementation(self, model) -> str:
+        """ "fused" or "reference": what the student's architecture allows and --kd-implementation asks for.
+
+        Raises KDError for a student with an adaptive softmax.
+        """
+        if self._implementation is None:
+            _refuse_adaptive_softmax(model)
+            fits, asked = output_projection(model) is not None, str(self.cfg.kd_implementation)
+            if asked == "fused" and not fits:
+                raise KDError(
+                    "--kd-implementation fused: the student has no output projection that can be applied by itself "
+                    "(it is not one of fairseq's transformers); leave the option out"
+                )
+            self._implementation = "fused" if fits and asked != "reference" else "reference"
+            logger.info(f"kd_word computes its loss by the {self._implementation} implementation")
+        return self._implementation
+
+    def _fused(self, model, sample, keep, signal) -> LossSums:
+        features = model(**sample["net_input"], features_only=True)[0][keep]  # (N, d)
+        projection, target = output_projection(model), sample["target"][keep]
+
+        def nll():
+            return token_nll(features, projection, target)
+
+        return fused_loss(features, projection, target, signal, self._weighted(model, signal, nll))
+
+    def _reference(self, model, sample, keep, signal):
+        lprobs = model.get_normalized_probs(model(**sample["net_input"]), log_probs=True)[keep]  # (N, V)
+        target = sample["target"][keep]
+
+        def nll():
+            return -lprobs.detach().gather(-1, target.unsqueeze(-1)).squeeze(-1)
+
+        return reference_losses(lprobs, target, signal, self._weighted(model, signal, nll))
+
+    def _weighted(self, model, signal, nll) -> Objective:
+        """The objective, with α = 0 in validation and for the tokens that --kd-select leaves to the gold.
+
+        nll(): of each token.
+        """
+        if not model.training:
+            return replace(self.objective, kd_weight=0.0)
+        if str(self.cfg.kd_select) == "all" or signal is None:
+            return self.objective
+        values = nll()
+        if self.recent is None:
+            chosen = hardest(values, self.cfg.kd_select_rate)
+        else:
+            self.recent.push(values)
+            chosen = self.recent.hardest(values, self.cfg.kd_select_rate)
+        return replace(self.objective, kd_weight=chosen * self.cfg.kd_weight)
+
+    def _logging_output(self, sample, sample_size, keep, loss, sums: LossSums):
         logging_output = {
-            "nll_loss": nll_loss.data,
+            "loss": loss.data,
+            "nll_loss": sums.nll.data,
             "ntokens": sample["ntokens"],
             "nsentences": sample["target"].size(0),
             "sample_size": sample_size,
         }
-        if self.source is not None and (model.training or self.cfg.kd_valid):
-            kd_loss, agreed, tokens = self.compute_kd(lprobs, target, sample, reduce)
-            if model.training:
-                loss = (1 - self.cfg.kd_weight) * loss + self.cfg.kd_weight * self.scale * kd_loss
-            logging_output |= {"kd_loss": kd_loss.data, "n_agreed": agreed, "kd_tokens": tokens}
-        logging_output["loss"] = loss.data
+        if sums.kd is not None:
+            logging_output |= {"kd_loss": sums.kd.data, "n_agreed": sums.agreed.data, "kd_tokens": keep.sum().data}
         if self.report_accuracy:
-            mask = target.ne(self.padding_idx)
-            logging_output["n_correct"] = lprobs.argmax(-1).eq(target).logical_and(mask).sum().data
-            logging_output["total"] = mask.sum().data
-        return loss, sample_size, logging_output
-
-    def compute_kd(self, lprobs, target, sample, reduce):
-        """The teacher's term, unweighted and unscaled: (kd_loss in nats, argmaxes that agree, tokens counted).
-
-        lprobs (B * T, V) and target (B * T,) are the student's. kd_loss is the sum, or (B * T, 1) if not `reduce`,
-        0 at padding.
-        """
-        mask = target.ne(self.padding_idx)  # (B * T,)
-        signal = self.source.signal(sample)
-        # (B, T), the same prefix cut off as in the student's rows
-        positions = sample["target"].ne(self.padding_idx)
-        positions[:, : self.ignore_prefix_size] = False
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.cfg.kd_weight > 0):
-            student = temper(lprobs[mask], self.cfg.student_temperature)  # (N, V)
-            teacher = signal.rows(positions, self.cfg.teacher_temperature)  # (N, V)
-            tokens = forward_kl(student, teacher)  # (N,)
-            kd_loss = tokens.sum() if reduce else _scatter(tokens, mask).unsqueeze(-1)
-        agreed = student.argmax(-1).eq(teacher.argmax(-1)).sum()
-        return kd_loss, agreed.data, mask.sum().data
+            logging_output |= {"n_correct": sums.correct.data, "total": keep.sum().data}
+        return logging_output
 
     @classmethod
     def reduce_metrics(cls, logging_outputs) -> None:
@@ -148,9 +172,10 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
             metrics.log_scalar("agreement", 100 * agreed / tokens, tokens, round=2)
 
 
-def _scatter(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """`values` (N,) at the N places where `mask` is true, 0 elsewhere; the shape is that of `mask`."""
-    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
+def _scatter(values: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    """`values` (N,) at the N places where `keep` is true, 0 elsewhere; (B * T, 1)."""
+    zeros = torch.zeros(keep.shape, dtype=values.dtype, device=values.device)
+    return zeros.masked_scatter(keep, values).view(-1, 1)
 
 
 def _refuse_adaptive_softmax(model) -> None:

@@ -1,23 +1,28 @@
 """Checks of the options of kd_word: ranges, and combinations that would have no effect."""
 
+from dataclasses import fields
+
+from fairseq_kd.criterions.config import KDWordConfig
 from fairseq_kd.errors import KDError
+
+DEFAULTS = {field.name: field.default for field in fields(KDWordConfig)}
 
 
 def check_options(cfg) -> None:
     """Raises KDError for the first option that is out of range or would do nothing."""
     _check_ranges(cfg)
-    if cfg.teacher is None:
-        _refuse_without_teacher(cfg)
-    elif cfg.trust_checkpoint is not None and cfg.trust_checkpoint != cfg.teacher:
-        raise KDError(
-            f"--trust-checkpoint {cfg.trust_checkpoint} is not the teacher {cfg.teacher}; name the file that you trust"
-        )
-    if cfg.kd_weight == 1 and cfg.label_smoothing > 0:
+    _check_teacher(cfg)
+    _check_divergence(cfg)
+    if str(cfg.kd_select) == "all":
+        _refuse(cfg, ("kd_select_rate", "kd_queue_size"), "without --kd-select")
+    elif str(cfg.kd_select) == "batch":
+        _refuse(cfg, ("kd_queue_size",), "with --kd-select batch")
+    if cfg.kd_weight == 1 and cfg.label_smoothing > 0 and str(cfg.kd_select) == "all":
         raise KDError(
             f"--label-smoothing {cfg.label_smoothing} has no effect with --kd-weight 1: the gold tokens weigh nothing"
         )
-    if cfg.kd_weight == 0 and cfg.kd_scale != "auto":
-        raise KDError(f"--kd-scale {cfg.kd_scale} has no effect with --kd-weight 0")
+    if cfg.kd_weight == 0:
+        _refuse(cfg, ("kd_scale", "kd_select"), "with --kd-weight 0")
 
 
 def _check_ranges(cfg) -> None:
@@ -36,23 +41,53 @@ def _check_ranges(cfg) -> None:
             positive = False
         if not positive:
             raise KDError(f"--kd-scale {cfg.kd_scale}: must be auto, none or a number above 0")
+    if not 0 < cfg.js_beta < 1:
+        raise KDError(f"--js-beta {cfg.js_beta}: must be between 0 and 1, without them (0 and 1 give 0 for every pair)")
+    if not 0 < cfg.kd_select_rate <= 1:
+        raise KDError(f"--kd-select-rate {cfg.kd_select_rate}: must be above 0, up to 1 (every token)")
+    if cfg.kd_queue_size < 1:
+        raise KDError(f"--kd-queue-size {cfg.kd_queue_size}: must be at least 1 token")
+    if cfg.kd_top_k < 0:
+        raise KDError(f"--kd-top-k {cfg.kd_top_k}: must be 0 (all types) or a number of types")
 
 
-def _refuse_without_teacher(cfg) -> None:
-    if cfg.kd_weight > 0:
+def _check_teacher(cfg) -> None:
+    if cfg.teacher is None and cfg.teacher_cache is None:
+        if cfg.kd_weight > 0:
+            raise KDError(
+                f"--kd-weight {cfg.kd_weight} needs a teacher: give --teacher CHECKPOINT or --teacher-cache FOLDER "
+                "(or --kd-weight 0 for plain label-smoothed cross-entropy)"
+            )
+        of_the_teacher = ("teacher_temperature", "student_temperature", "kd_divergence", "js_beta", "kd_valid")
+        _refuse(cfg, of_the_teacher, "without --teacher or --teacher-cache")
+    if cfg.teacher is None:
+        if cfg.teacher_cache is not None and cfg.kd_valid:
+            raise KDError(
+                "--kd-valid needs the teacher on the validation sets, and the cache holds the training set: give "
+                "--teacher CHECKPOINT too"
+            )
+        _refuse(cfg, ("teacher_data", "trust_checkpoint", "teacher_dtype", "kd_top_k"), "without --teacher")
+    elif cfg.trust_checkpoint is not None and cfg.trust_checkpoint != cfg.teacher:
         raise KDError(
-            f"--kd-weight {cfg.kd_weight} needs a teacher: give --teacher CHECKPOINT (or --kd-weight 0 for plain "
-            "label-smoothed cross-entropy)"
+            f"--trust-checkpoint {cfg.trust_checkpoint} is not the teacher {cfg.teacher}; name the file that you trust"
         )
-    defaults = {
-        "teacher_data": None,
-        "trust_checkpoint": None,
-        "teacher_dtype": "float32",
-        "teacher_temperature": 1.0,
-        "student_temperature": 1.0,
-        "kd_valid": False,
-    }
-    for name, default in defaults.items():
-        value = getattr(cfg, name)
-        if (str(value) if name == "teacher_dtype" else value) != default:
-            raise KDError(f"--{name.replace('_', '-')} {value} has no effect without --teacher")
+    if cfg.teacher_cache is not None:
+        _refuse(cfg, ("kd_top_k",), "with --teacher-cache (k was chosen when the cache was made)")
+        if not cfg.kd_valid:
+            unused = ("teacher_data", "trust_checkpoint", "teacher_dtype")
+            _refuse(cfg, unused, "with --teacher-cache: the teacher does not run")
+
+
+def _check_divergence(cfg) -> None:
+    if str(cfg.kd_divergence) != "js":
+        _refuse(cfg, ("js_beta",), f"with --kd-divergence {cfg.kd_divergence}")
+    if str(cfg.kd_divergence) == "mse":
+        _refuse(cfg, ("teacher_temperature", "student_temperature"), "with --kd-divergence mse, which compares logits")
+
+
+def _refuse(cfg, names, why: str) -> None:
+    """Raise KDError for the first of these options that is not at its default."""
+    for name in names:
+        value, default = getattr(cfg, name), DEFAULTS[name]
+        if value != default and str(value) != str(default):
+            raise KDError(f"--{name.replace('_', '-')} {value} has no effect {why}")

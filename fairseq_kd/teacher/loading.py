@@ -16,7 +16,9 @@ import torch
 
 from fairseq_kd.checkpoint import read_checkpoint
 from fairseq_kd.errors import KDError
+from fairseq_kd.projection import output_projection
 from fairseq_kd.teacher.dictionaries import check_same_dictionary, warn_if_newer
+from fairseq_kd.teacher.signal import DenseSignal
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -37,10 +39,10 @@ class Teacher:
         check_same_dictionary(self.target_dictionary, target_dictionary, "target")
 
     @torch.no_grad()
-    def lprobs(self, sample) -> torch.Tensor:
-        """Log-probabilities of the next token at each target position, at temperature 1.
+    def signal(self, sample, keep: torch.Tensor, temperature: float = 1.0) -> DenseSignal:
+        """Distributions over the next token at the N target positions where `keep` (B, T) is true.
 
-        sample: a fairseq batch with "net_input". Returns float32 (B, T, V) on the batch's device.
+        sample: a fairseq batch with "net_input". The log-probabilities are made when the signal is asked for them.
         Raises KDError when a sentence is longer than the teacher's positions.
         """
         net_input = sample["net_input"]
@@ -48,9 +50,14 @@ class Teacher:
         device = net_input["prev_output_tokens"].device
         if device != self._device:
             self.model, self._device = self.model.to(device), device
+        projection = output_projection(self.model)
         with torch.autocast(device.type, enabled=False):  # the student's mixed precision is not the teacher's
+            if projection is not None:
+                features = self.model(**net_input, features_only=True)[0]  # (B, T, d)
+                return DenseSignal(features[keep], projection.detach(), temperature)
             net_output = self.model(**net_input)
-            return self.model.get_normalized_probs(net_output, log_probs=True).float()
+            lprobs = self.model.get_normalized_probs(net_output, log_probs=True)  # (B, T, V)
+            return DenseSignal(lprobs[keep].float(), None, temperature)
 
     def _check_lengths(self, net_input) -> None:
         limits = self.model.max_positions()

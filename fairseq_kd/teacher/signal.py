@@ -1,6 +1,8 @@
-"""What a teacher says about a batch, and where it comes from.
+"""What a teacher says about the target tokens of a batch, as plain tensors.
 
-The criterion asks a `SignalSource` for the signal of a batch and does not know whether a network answers.
+The criterion asks a `SignalSource` (a network, `online`; a cache on disk, `cached`) for the signal of a batch and does
+not know which of them answers. A signal has one row for each of the N target tokens that count: the positions where
+`keep` (B, T) is true, in row-major order.
 """
 
 from dataclasses import dataclass
@@ -9,45 +11,83 @@ from typing import Protocol
 import torch
 
 from fairseq_kd.loss.divergence import temper
-from fairseq_kd.teacher.loading import Teacher, load_teacher
+
+SMALLEST_TAIL = -16.0  # nats, about 1e-7: what float32 can tell from nothing beside 1
 
 
 @dataclass(frozen=True)
 class DenseSignal:
-    """The teacher's whole distribution at every target position: log-probabilities (B, T, V), temperature 1."""
+    """The teacher's whole distribution, projected from its features when it is asked for, a few rows at a time.
 
+    features (N, d) and projection (V, d), or features = log-probabilities (N, V) at temperature 1 and projection None.
+    """
+
+    features: torch.Tensor
+    projection: torch.Tensor | None
+    temperature: float = 1.0
+
+    def __len__(self) -> int:
+        return self.features.size(0)
+
+    def rows(self, start: int = 0, end: int | None = None) -> torch.Tensor:
+        """Log-probabilities (n, V), float32 or wider, at the temperature, of the rows from start to before end."""
+        rows = self.features[start:end]
+        if self.projection is None:
+            return temper(rows, self.temperature)
+        with torch.no_grad(), torch.autocast(rows.device.type, enabled=False):
+            logits = rows @ self.projection.t()
+            logits = logits if logits.dtype == torch.float64 else logits.float()
+            logits = logits if self.temperature == 1 else logits.div_(self.temperature)
+            return torch.log_softmax(logits, dim=-1, out=logits)
+
+    def part(self, start: int, end: int) -> "DenseSignal":
+        """The rows from start to before end."""
+        return DenseSignal(self.features[start:end], self.projection, self.temperature)
+
+    def truncate(self, k: int) -> "TopKSignal":
+        """The k most probable types of each row and the mass of the others."""
+        parts = [top_k(self.rows(start, start + 512), k) for start in range(0, len(self), 512)]
+        if not parts:
+            parts = [top_k(self.rows(), k)]
+        return TopKSignal(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+
+
+@dataclass(frozen=True)
+class TopKSignal:
+    """The k most probable types of each token, and what is left for all others together.
+
+    ids (N, k) int64, by falling probability; lprobs (N, k) at the temperature asked for; tail (N,), the log of the
+    remaining probability, at least SMALLEST_TAIL.
+    """
+
+    ids: torch.Tensor
     lprobs: torch.Tensor
+    tail: torch.Tensor
 
-    def rows(self, mask: torch.Tensor, temperature: float) -> torch.Tensor:
-        """Log-probabilities (N, V) at `temperature` of the N positions where `mask` (B, T) is true."""
-        return temper(self.lprobs[mask], temperature)
+    def __len__(self) -> int:
+        return self.ids.size(0)
+
+    def part(self, start: int, end: int) -> "TopKSignal":
+        """The rows from start to before end."""
+        return TopKSignal(self.ids[start:end], self.lprobs[start:end], self.tail[start:end])
+
+    def buckets(self) -> torch.Tensor:
+        """Log-probabilities (N, k + 1) of the k types and of the tail, which is the last column."""
+        return torch.cat([self.lprobs, self.tail.unsqueeze(-1)], dim=-1)
+
+
+def top_k(lprobs: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(ids, lprobs, tail) as in TopKSignal from log-probabilities (N, V), k < V.
+
+    The tail is summed from the types that are left out, not as 1 minus those that are kept.
+    """
+    top, ids = lprobs.topk(k, dim=-1)
+    tail = lprobs.scatter(-1, ids, float("-inf")).logsumexp(dim=-1)
+    return ids, top, tail.clamp(min=SMALLEST_TAIL)
 
 
 class SignalSource(Protocol):
     """Answers for one batch at a time."""
 
-    def signal(self, sample) -> DenseSignal:
-        """The teacher's signal for a fairseq batch."""
-
-
-class OnlineSignalSource:
-    """A teacher network that runs beside the student. It is loaded when it is first asked.
-
-    So validation of a student needs no teacher, and a distilled checkpoint can be validated where the teacher is not.
-    """
-
-    def __init__(self, path, task, *, data=None, dtype: str = "float32", trust: bool = False):
-        """task: the student's; its dictionaries must equal the teacher's."""
-        self._arguments = {"path": path, "data": data, "dtype": dtype, "trust": trust}
-        self._task = task
-        self.teacher: Teacher | None = None
-
-    def signal(self, sample) -> DenseSignal:
-        """Run the teacher on the batch. Raises KDError when it cannot be loaded or has other dictionaries."""
-        if self.teacher is None:
-            task_cfg = self._task.cfg
-            languages = (getattr(task_cfg, "source_lang", None), getattr(task_cfg, "target_lang", None))
-            teacher = load_teacher(**self._arguments, languages=languages)
-            teacher.check_dictionaries(self._task.source_dictionary, self._task.target_dictionary)
-            self.teacher = teacher
-        return DenseSignal(self.teacher.lprobs(sample))
+    def signal(self, sample, keep: torch.Tensor, temperature: float) -> DenseSignal | TopKSignal:
+        """The teacher's signal at `temperature` for the N positions of a fairseq batch where `keep` (B, T) is true."""

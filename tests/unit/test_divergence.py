@@ -3,8 +3,18 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.distributions import Categorical, kl_divergence
 
-from fairseq_kd.loss.divergence import forward_kl, temper, temperature_scale
+from fairseq_kd.loss.divergence import (
+    bucket,
+    centred_mse,
+    forward_kl,
+    js,
+    ranking,
+    reverse_kl,
+    temper,
+    temperature_scale,
+)
 
 TEMPERATURES = (1, 2, 4)
 
@@ -80,3 +90,66 @@ def test_auto_scale_keeps_the_size_of_the_gradient_at_high_temperature():
     (gradient,) = torch.autograd.grad(loss, z)
     torch.testing.assert_close(gradient, (z.detach() - v) / z.size(-1), rtol=0, atol=5e-3)
     assert math.isfinite(loss.item())
+
+
+@pytest.mark.parametrize("divergence", [forward_kl, reverse_kl, js, centred_mse])
+def test_divergences_are_zero_for_equal_lprobs_and_positive_otherwise(divergence):
+    one, other = random_logits(5).log_softmax(-1), random_logits(6).log_softmax(-1)
+    torch.testing.assert_close(divergence(one, one), torch.zeros(6, dtype=torch.float64), rtol=0, atol=1e-14)
+    assert (divergence(one, other) > 0).all()
+    with pytest.raises(ValueError, match="differ"):
+        divergence(one, other[:, :-1])
+
+
+def test_reverse_kl_equals_torch_distributions():
+    student, teacher = random_logits(1), random_logits(2)
+    expected = kl_divergence(Categorical(logits=student), Categorical(logits=teacher))
+    torch.testing.assert_close(reverse_kl(student.log_softmax(-1), teacher.log_softmax(-1)), expected)
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.5, 0.9])
+def test_js_equals_torch_distributions(beta):
+    student, teacher = Categorical(logits=random_logits(1)), Categorical(logits=random_logits(2))
+    mixture = Categorical(probs=beta * teacher.probs + (1 - beta) * student.probs)
+    expected = beta * kl_divergence(teacher, mixture) + (1 - beta) * kl_divergence(student, mixture)
+    found = js(random_logits(1).log_softmax(-1), random_logits(2).log_softmax(-1), beta)
+    torch.testing.assert_close(found, expected)
+
+
+def test_js_of_one_half_is_symmetric_and_at_most_ln_2():
+    one, other = 50 * random_logits(1), 50 * random_logits(2)
+    one, other = one.log_softmax(-1), other.log_softmax(-1)
+    torch.testing.assert_close(js(one, other), js(other, one))
+    assert js(one, other).max() <= math.log(2) + 1e-12
+
+
+def test_centred_mse_equals_torch_mse_and_ignores_a_constant():
+    student, teacher = random_logits(1), random_logits(2)
+    rows = [F.mse_loss(s - s.mean(), t - t.mean()) for s, t in zip(student, teacher, strict=True)]
+    torch.testing.assert_close(centred_mse(student, teacher), torch.stack(rows))
+    torch.testing.assert_close(centred_mse(student.log_softmax(-1), teacher + 7), centred_mse(student, teacher))
+
+
+def test_bucket_adds_up_what_is_not_named():
+    lprobs = torch.tensor([[0.1, 0.2, 0.3, 0.4]], dtype=torch.float64).log()
+    found = bucket(lprobs, torch.tensor([[3, 1]])).exp()
+    torch.testing.assert_close(found, torch.tensor([[0.4, 0.2, 0.4]], dtype=torch.float64))
+
+
+def ranked(student, teacher, size):
+    """ranking() of one token from two rows of probabilities."""
+    student, teacher = (torch.tensor([row], dtype=torch.float64).log() for row in (student, teacher))
+    top, ids = teacher.topk(size)
+    own_ids = student.topk(size).indices
+    return ranking(student, ids, top, own_ids, teacher.gather(-1, own_ids)).item()
+
+
+def test_ranking_is_zero_where_the_order_is_the_teachers():
+    assert ranked([0.5, 0.3, 0.2], [0.6, 0.3, 0.1], size=2) == 0
+
+
+def test_ranking_of_a_case_worked_by_hand():
+    # teacher's first two: types 0, 1. Student's first two: types 2 (0.5), 1 (0.3); it gives type 0 0.2.
+    # first part: type 1 above type 0 by 0.1. Second part: type 2, which is less probable for the teacher than both,
+    # is above 0 by 0.3 and above 1 by 0.2; type 1, less probable than 0, is above 0 by 0.1.
+    assert ranked([0.2, 0.3, 0.5], [0.6, 0.3, 0.1], size=2) == pytest.approx(0.1 + 0.3 + 0.2 + 0.1, abs=1e-12)

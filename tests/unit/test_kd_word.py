@@ -41,17 +41,22 @@ def test_loss_and_gradient_equal_a_computation_by_torch_alone(data_bin, teacher,
         torch.testing.assert_close(gradient[name], parameter.grad, rtol=1e-4, atol=1e-5)
 
 
-def test_alpha_zero_equals_label_smoothed_cross_entropy_over_20_updates(data_bin, teacher):
+@pytest.mark.parametrize(("implementation", "atol"), [("reference", 1e-7), ("fused", 5e-4)])
+def test_alpha_zero_equals_label_smoothed_cross_entropy_over_20_updates(data_bin, teacher, implementation, atol):
+    """The fused loss sums in another order; Adam turns rounding of a gradient near 0 into up to a step of 0.01."""
     common = ("--label-smoothing", "0.1", "--dropout", "0.1")
     plain, trainer = losses_of_training(data_bin, "--criterion", "label_smoothed_cross_entropy", *common, updates=20)
     for extra in ((), ("--teacher", teacher)):  # with a teacher its divergence is only logged
         kd, kd_trainer = losses_of_training(
-            data_bin, "--criterion", "kd_word", "--kd-weight", "0", *common, *extra, updates=20
+            data_bin,
+            *("--criterion", "kd_word", "--kd-weight", "0", "--kd-implementation", implementation),
+            *(*common, *extra),
+            updates=20,
         )
         assert len(kd) == 20
         assert kd == pytest.approx(plain, rel=1e-6)
         for ours, theirs in zip(kd_trainer.model.parameters(), trainer.model.parameters(), strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+            torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=atol)
 
 
 def test_padding_adds_no_loss(data_bin, teacher):
@@ -89,7 +94,8 @@ def test_logged_values_are_bits_a_token_and_percent(data_bin, teacher):
     from fairseq.logging import metrics
 
     _, task, model, criterion = build(data_bin, *KD, "--teacher", teacher, "--report-accuracy")
-    criterion.source.signal(batch(task, [0]))
+    first = batch(task, [0])
+    criterion.source.signal(first, criterion.kept(first), 1.0)
     model.load_state_dict(criterion.source.teacher.model.state_dict())
     model.train()
     sample = batch(task, range(8))
@@ -147,8 +153,10 @@ def test_teacher_dtype_changes_only_rounding(data_bin, teacher, dtype, tolerance
     sample = batch(task, range(4))
     exact, rounded = (load_teacher(teacher, dtype=d) for d in ("float32", dtype))
     assert next(rounded.model.parameters()).dtype == getattr(torch, dtype)
-    assert rounded.lprobs(sample).dtype == torch.float32
-    torch.testing.assert_close(rounded.lprobs(sample), exact.lprobs(sample), rtol=0, atol=tolerance * 4)
+    keep = sample["target"].ne(task.target_dictionary.pad())
+    rounded_lprobs, exact_lprobs = (loaded.signal(sample, keep).rows() for loaded in (rounded, exact))
+    assert rounded_lprobs.dtype == torch.float32
+    torch.testing.assert_close(rounded_lprobs, exact_lprobs, rtol=0, atol=tolerance * 4)
 
 
 @pytest.mark.parametrize(

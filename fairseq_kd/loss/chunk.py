@@ -1,0 +1,132 @@
+"""Loss and gradient of a few hundred rows of logits; `fused` explains the method.
+
+Each function finds the logits in `chunk.z` and leaves dloss/dlogits there, but for the part of label smoothing that is
+the same in every column, which `fused` adds. Each returns five values of the n tokens: loss, nll, kd, agreed, correct,
+as in TokenLosses.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from fairseq_kd.loss.objective import Objective, reference_losses
+from fairseq_kd.teacher.signal import TopKSignal
+
+
+@dataclass
+class Chunk:
+    """n rows: z (n, V), the gold types (n,), Σ_j z_j (n,) or None without smoothing, and a way to a second buffer."""
+
+    z: torch.Tensor
+    gold: torch.Tensor
+    z_sum: torch.Tensor | None
+    spare: Callable[[], torch.Tensor]
+
+    def pick_gold(self) -> torch.Tensor:
+        """z of the gold types, (n,)."""
+        return self.z.gather(1, self.gold.unsqueeze(1)).squeeze(1)
+
+    def smoothed(self, lse, z_gold, smoothing: float):
+        """CE_ε (n,): in lse - (1 - ε - ε_i) z_gold - ε_i Σ z the weights of lse add up to 1."""
+        if smoothing == 0:
+            return lse - z_gold
+        each = smoothing / (self.z.size(1) - 1)
+        return lse - (1 - smoothing - each) * z_gold - each * self.z_sum
+
+    def add_gold(self, smoothing: float, weight) -> None:
+        """The gradient of -weight · (1 - ε - ε_i) · z_gold."""
+        each = smoothing / (self.z.size(1) - 1)
+        value = -(1 - smoothing - each) * weight
+        value = value if isinstance(value, torch.Tensor) else self.z.new_full(self.gold.shape, value)
+        self.z.scatter_add_(1, self.gold.unsqueeze(1), value.to(self.z.dtype).unsqueeze(1))
+
+
+def gold_only(chunk: Chunk, objective: Objective):
+    """Cross-entropy with the gold tokens, without a teacher."""
+    z_gold = chunk.pick_gold()
+    lse, best = softmax_(chunk.z)
+    chunk.add_gold(objective.label_smoothing, 1.0)
+    return chunk.smoothed(lse, z_gold, objective.label_smoothing), lse - z_gold, None, None, z_gold >= best
+
+
+def top_k(chunk: Chunk, objective: Objective, signal: TopKSignal):
+    """A truncated teacher: the divergence depends on the k named logits and on the log-sum-exp of the others."""
+    z, weight, tau = chunk.z, objective.kd_weight, objective.student_temperature
+    z_gold, named = chunk.pick_gold(), z.gather(1, signal.ids)
+    if tau == 1:
+        z.scatter_(1, signal.ids, float("-inf"))
+        rest, best = softmax_(z)  # z: softmax over the others, 0 at the named
+        best = torch.maximum(best, named.amax(dim=1))
+        gradient, lse, kd = _differentiate(named, rest, signal, objective, gold_weight=1 - weight)
+        z.mul_(gradient[:, -1:]).scatter_(1, signal.ids, gradient[:, :-1])
+    else:
+        tempered = torch.div(z, tau, out=chunk.spare())
+        rest, _ = softmax_(tempered.scatter_(1, signal.ids, float("-inf")))
+        lse, best = softmax_(z)
+        gradient, _, kd = _differentiate(named / tau, rest, signal, objective, gold_weight=0)
+        z.mul_(_column(1 - weight)).addcmul_(tempered, gradient[:, -1:] / tau)
+        z.scatter_add_(1, signal.ids, gradient[:, :-1] / tau)
+    return _weigh(chunk, objective, z_gold, lse, kd, named[:, 0] >= best, z_gold >= best)
+
+
+def dense_kl(chunk: Chunk, objective: Objective, teacher_lprobs: torch.Tensor):
+    """Forward KL from a whole distribution (n, V); its gradient is (q - p) / τ."""
+    z, weight, tau = chunk.z, objective.kd_weight, objective.student_temperature
+    z_gold, factor = chunk.pick_gold(), weight * objective.scale / tau
+    agreed = z.argmax(dim=1) == teacher_lprobs.argmax(dim=1)
+    probs = teacher_lprobs.exp()
+    kd = torch.linalg.vecdot(probs, teacher_lprobs - z / tau if tau != 1 else teacher_lprobs - z)
+    if tau == 1:
+        lse, best = softmax_(z)
+        kd += lse
+        z.mul_(_column(1 - weight + factor))
+    else:
+        tempered = torch.div(z, tau, out=chunk.spare())
+        kd += softmax_(tempered)[0]
+        lse, best = softmax_(z)
+        z.mul_(_column(1 - weight)).add_(tempered.mul_(_column(factor)))
+    z.sub_(probs.mul_(_column(factor)))
+    return _weigh(chunk, objective, z_gold, lse, kd, agreed, z_gold >= best)
+
+
+def by_autograd(chunk: Chunk, objective: Objective, signal):
+    """Any divergence and signal: the readable definition, differentiated. It holds some ten arrays of (n, V).
+
+    chunk.z also receives the part of label smoothing.
+    """
+    with torch.enable_grad():
+        logits = chunk.z.clone().requires_grad_()
+        losses = reference_losses(torch.log_softmax(logits, dim=1), chunk.gold, signal, objective)
+        (gradient,) = torch.autograd.grad(losses.loss.sum(), logits)
+    chunk.z.copy_(gradient)
+    return losses.loss.detach(), losses.nll, losses.kd, losses.agreed, losses.correct
+
+
+def softmax_(z):
+    """Softmax of each row, in place; returns (log-sum-exp, largest logit), (n,) each."""
+    best = z.amax(dim=1)
+    torch.softmax(z, dim=1, out=z)
+    return best - z.amax(dim=1).log(), best  # the largest probability is 1 / Σ exp(z - best)
+
+
+def _weigh(chunk, objective, z_gold, lse, kd, agreed, correct):
+    weight = objective.kd_weight
+    chunk.add_gold(objective.label_smoothing, 1 - weight)
+    gold_loss = chunk.smoothed(lse, z_gold, objective.label_smoothing)
+    return (1 - weight) * gold_loss + weight * objective.scale * kd, lse - z_gold, kd, agreed, correct
+
+
+def _differentiate(named, rest, signal, objective, gold_weight):
+    """Gradient (n, k + 1) of gold_weight · lse + α · λ · divergence by the named logits and `rest`; lse; divergence."""
+    with torch.enable_grad():
+        outcomes = torch.cat([named, rest.unsqueeze(1)], dim=1).requires_grad_()
+        lse = outcomes.logsumexp(dim=1)
+        kd = objective.between(outcomes - lse.unsqueeze(1), signal.buckets(), tail=True)
+        value = gold_weight * lse + objective.kd_weight * objective.scale * kd
+        (gradient,) = torch.autograd.grad(value.sum(), outcomes)
+    return gradient, lse.detach(), kd.detach()
+
+
+def _column(weight):
+    return weight.unsqueeze(1) if isinstance(weight, torch.Tensor) else weight

@@ -1,0 +1,158 @@
+"""The objective of word-level KD from the decoder's features, a few hundred rows at a time.
+
+Nothing of size N x V is kept: each chunk of logits z = x Wᵀ lives in one buffer, becomes dloss/dz in place, and is
+multiplied into dloss/dx and dloss/dW at once, in the forward pass; the backward pass multiplies them by the gradient
+that arrives. So an update has the three matrix products of the plain cross-entropy and a handful of passes over a
+buffer that fits a cache, instead of a dozen passes over N x V.
+
+A truncated teacher (k types and a tail) makes the divergence a function of k + 1 numbers of the student: z of the k
+types and r = ln Σ exp z over all others. Autograd differentiates the readable definition by those (N, k + 1), and the
+chain rule does the rest, because dr/dz_j is the softmax over the others, which the buffer holds:
+
+    dloss/dz_j = g_j for a named type,  g_r · exp(z_j - r) for any other.
+
+The log-sum-exp of all z, on which the cross-entropy depends, is the same kind of function. A whole distribution (online
+teacher) has its own short form for the forward KL; every other combination is differentiated by autograd chunk by chunk.
+
+Label smoothing adds -ε_i to every column of dloss/dz: rank one, so it needs Σ x and Σ W and no pass over V.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from fairseq_kd.loss.chunk import Chunk, by_autograd, dense_kl, gold_only, softmax_, top_k
+from fairseq_kd.loss.objective import Objective
+from fairseq_kd.teacher.signal import DenseSignal, TopKSignal
+
+CHUNK_ROWS = 512  # the matrix products are as fast as with more rows, and the buffer stays small (20 MiB at V = 10k)
+HALF_SCALE = 1024.0  # float16 cannot hold the small gradients that the softmax gives to most types; a power of two
+
+
+@dataclass
+class LossSums:
+    """Sums over the N tokens, in nats, as 0-d tensors; loss carries the gradient. See TokenLosses."""
+
+    loss: torch.Tensor
+    nll: torch.Tensor
+    correct: torch.Tensor
+    kd: torch.Tensor | None = None
+    agreed: torch.Tensor | None = None
+
+
+def fused_loss(features, projection, target, signal, objective: Objective) -> LossSums:
+    """The objective of N tokens from the student's features (N, d) and output projection (V, d).
+
+    target (N,); signal: the teacher's, of the same N rows, or None. Differentiable once by features and projection.
+    features may be float16, bfloat16, float32 or float64; softmax, loss and the gradient of the projection are float32
+    (float64 if the features are).
+    """
+    loss, nll, kd, agreed, correct = _FusedLoss.apply(features, projection, target, signal, objective)
+    if signal is None:
+        return LossSums(loss, nll, correct)
+    return LossSums(loss, nll, correct, kd, agreed)
+
+
+@torch.no_grad()
+def token_nll(features, projection, target) -> torch.Tensor:
+    """-log q(gold) of each of the N tokens, in nats, (N,); arguments as in `fused_loss`."""
+    parts = []
+    for start in range(0, features.size(0), CHUNK_ROWS):
+        z = features[start : start + CHUNK_ROWS] @ projection.to(features.dtype).t()
+        z = z if z.dtype == torch.float64 else z.float()
+        z_gold = z.gather(1, target[start : start + CHUNK_ROWS].unsqueeze(1)).squeeze(1)
+        parts.append(softmax_(z)[0] - z_gold)
+    return torch.cat(parts) if parts else features.new_zeros(0)
+
+
+class _FusedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, features, projection, target, signal, objective):
+        needed = any(ctx.needs_input_grad)
+        with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
+            walk = _Walk(features, projection.to(features.dtype), objective, needed)
+            for start in range(0, features.size(0), CHUNK_ROWS):
+                walk.chunk(start, min(start + CHUNK_ROWS, features.size(0)), target, signal)
+            if needed:
+                walk.finish()
+                ctx.save_for_backward(walk.d_features, walk.d_projection)
+        ctx.dtypes = (features.dtype, projection.dtype)
+        ctx.mark_non_differentiable(*walk.sums[1:])
+        return tuple(walk.sums)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_loss, *_):
+        # in place: a second copy of dW would be the largest tensor here. A second backward pass raises, as it must.
+        gradients = [saved.mul_(grad_loss) for saved in ctx.saved_tensors]
+        return *(gradient.to(dtype) for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)), None, None, None
+
+
+class _Walk:
+    """One walk over the rows: the buffers, the sums and the gradients."""
+
+    def __init__(self, features, projection, objective, needs_gradient):
+        self.x, self.w, self.objective, self.needs_gradient = features, projection, objective, needs_gradient
+        self.dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
+        self.up = HALF_SCALE if features.dtype == torch.float16 else 1.0
+        self.buffers = [self._empty(min(CHUNK_ROWS, features.size(0)), projection.size(0))]
+        self.sums = [self._empty().zero_() for _ in range(5)]
+        self.each = objective.label_smoothing / (projection.size(0) - 1)
+        self.w_sum = projection.sum(dim=0, dtype=self.dtype) if self.each else None
+        if needs_gradient:
+            self.d_features = self._empty(*features.shape)
+            self.d_projection = self._empty(*projection.shape).zero_()
+            self.x_sum = self._empty(projection.size(1)).zero_()
+
+    def _empty(self, *shape):
+        return torch.empty(shape, dtype=self.dtype, device=self.x.device)
+
+    def _spare(self, rows):
+        if len(self.buffers) == 1:
+            self.buffers.append(torch.empty_like(self.buffers[0]))
+        return self.buffers[1][:rows]
+
+    def chunk(self, start, end, target, signal):
+        """Loss and gradient of the rows from start to before end."""
+        x, objective = self.x[start:end], self.objective.part(start, end)
+        z = self.buffers[0][: end - start]
+        if x.dtype == self.dtype:
+            torch.mm(x, self.w.t(), out=z)
+        else:
+            z.copy_(x @ self.w.t())
+        z_sum = x.to(self.dtype) @ self.w_sum if self.each else None
+        chunk = Chunk(z, target[start:end], z_sum, lambda: self._spare(end - start))
+        smoothing = self.each * (1 if signal is None else 1 - objective.kd_weight)
+        if signal is None:
+            losses = gold_only(chunk, objective)
+        elif isinstance(signal, TopKSignal) and objective.divergence != "tie":
+            losses = top_k(chunk, objective, signal.part(start, end))
+        elif isinstance(signal, DenseSignal) and objective.divergence == "kl":
+            losses = dense_kl(chunk, objective, signal.rows(start, end))
+        else:
+            losses, smoothing = by_autograd(chunk, objective, signal.part(start, end)), 0.0
+        for total, values in zip(self.sums, losses, strict=True):
+            if values is not None:
+                total += values.sum()
+        if self.needs_gradient:
+            self._multiply(z, x, start, smoothing)
+
+    def _multiply(self, z, x, start, smoothing):
+        """dX = G W, dW += Gᵀ x for the gradient G of the logits: what z holds, less `smoothing` in every column."""
+        d_features = self.d_features[start : start + x.size(0)]
+        if x.dtype == self.dtype:
+            torch.mm(z, self.w, out=d_features)
+            self.d_projection.addmm_(z.t(), x)
+        else:
+            gradient = z.mul_(self.up).to(x.dtype)
+            d_features.copy_(gradient @ self.w).div_(self.up)
+            self.d_projection.add_(gradient.t() @ x, alpha=1 / self.up)
+        if self.each:
+            smoothing = torch.as_tensor(smoothing, dtype=self.dtype, device=x.device).expand(x.size(0))
+            d_features.addr_(smoothing, self.w_sum, alpha=-1)
+            self.x_sum += smoothing @ x.to(self.dtype)
+
+    def finish(self):
+        """The part of label smoothing in dW is the same row for every type."""
+        if self.each:
+            self.d_projection -= self.x_sum

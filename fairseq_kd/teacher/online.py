@@ -1,0 +1,32 @@
+"""A teacher network that runs beside the student."""
+
+import torch
+
+from fairseq_kd.teacher.loading import Teacher, load_teacher
+from fairseq_kd.teacher.signal import DenseSignal, TopKSignal
+
+
+class OnlineSignalSource:
+    """Answers with a network, loaded when it is first asked.
+
+    So validation of a student needs no teacher, and a distilled checkpoint can be validated where the teacher is not.
+    """
+
+    def __init__(self, path, task, *, data=None, dtype: str = "float32", trust: bool = False, top_k: int = 0):
+        """task: the student's; its dictionaries must equal the teacher's. top_k: types to keep, 0 for all."""
+        self._arguments = {"path": path, "data": data, "dtype": dtype, "trust": trust}
+        self._task = task
+        self._top_k = top_k
+        self.teacher: Teacher | None = None
+
+    def signal(self, sample, keep: torch.Tensor, temperature: float) -> DenseSignal | TopKSignal:
+        """Run the teacher on the batch. Raises KDError when it cannot be loaded or has other dictionaries."""
+        if self.teacher is None:
+            task_cfg = self._task.cfg
+            languages = (getattr(task_cfg, "source_lang", None), getattr(task_cfg, "target_lang", None))
+            teacher = load_teacher(**self._arguments, languages=languages)
+            teacher.check_dictionaries(self._task.source_dictionary, self._task.target_dictionary)
+            self.teacher = teacher
+        signal = self.teacher.signal(sample, keep, temperature)
+        # a k that leaves nothing out is the whole distribution
+        return signal.truncate(self._top_k) if 0 < self._top_k < len(self._task.target_dictionary) else signal
