@@ -77,6 +77,7 @@ VARIANTS = ("stock CE", "usual online KD", "reference cached KD", "fused CE", "f
 
 
 def synchronise(device):
+    """Wait for CUDA."""
     if device == "cuda":
         torch.cuda.synchronize()
 
@@ -103,6 +104,7 @@ def peak_in_own_process(args, size, variant) -> float:
 
 
 def print_peak(args) -> None:
+    """In the process of its own: run one variant once and print what it added."""
     layer = Layer(args.tokens, args.size, args.device, getattr(torch, args.dtype))
     signal = layer.signal(args.memory_of)
     torch.mm(layer.x[:64].detach(), layer.w.detach().t()).sum().item()  # the libraries' own buffers
@@ -124,6 +126,7 @@ def peak_rss() -> float:
 
 
 def main() -> None:
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=7)

@@ -12,6 +12,8 @@ from fairseq_kd.version import __version__
 COMMANDS = {
     "quickstart": "train a teacher, a plain student and a distilled student, and print their BLEU",
     "prepare": "make a data-bin from raw text",
+    "cache": "store what a teacher says about every target token, for training without the teacher",
+    "verify-cache": "verify a teacher cache: its files, and a sample of it against the teacher",
     "evaluate": "translate a subset and score it with sacreBLEU",
     "doctor": "print versions, devices and optional parts, and what to do about what is missing",
 }
@@ -27,7 +29,7 @@ def main(argv=None) -> int:
     for name, summary in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=summary, description=summary.capitalize() + ".")
         if name == chosen:  # the others are not imported
-            command = importlib.import_module(f"fairseq_kd.cli.{name}")
+            command = importlib.import_module(f"fairseq_kd.cli.{name.replace('-', '_')}")
             command.add_arguments(subparser)
     args = parser.parse_args(argv)
     quieten_libraries()

@@ -84,6 +84,13 @@ class KDWordConfig(LabelSmoothedCrossEntropyCriterionConfig):
             "where the student allows it (fairseq's transformers without adaptive softmax)"
         },
     )
+    kd_matmul_dtype: ChoiceEnum(("same", "bfloat16")) = field(
+        default="same",
+        metadata={
+            "help": "type of the loss's matrix products: same as the student's features, or bfloat16, which is faster "
+            "on CPUs that have instructions for it, with logits of 8 significant bits"
+        },
+    )
     kd_valid: bool = field(
         default=False,
         metadata={"help": "log kd_loss and agreement on validation sets too (the teacher is then needed)"},

@@ -102,10 +102,11 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
         if self._implementation is None:
             _refuse_adaptive_softmax(model)
             fits, asked = output_projection(model) is not None, str(self.cfg.kd_implementation)
-            if asked == "fused" and not fits:
+            needs = asked == "fused" or str(self.cfg.kd_matmul_dtype) != "same"
+            if needs and not fits:
                 raise KDError(
-                    "--kd-implementation fused: the student has no output projection that can be applied by itself "
-                    "(it is not one of fairseq's transformers); leave the option out"
+                    "--kd-implementation fused and --kd-matmul-dtype do not fit: the student has no output projection "
+                    "that can be applied by itself (it is not one of fairseq's transformers); leave them out"
                 )
             self._implementation = "fused" if fits and asked != "reference" else "reference"
             logger.info(f"kd_word computes its loss by the {self._implementation} implementation")
@@ -118,7 +119,9 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
         def nll():
             return token_nll(features, projection, target)
 
-        return fused_loss(features, projection, target, signal, self._weighted(model, signal, nll))
+        objective = self._weighted(model, signal, nll)
+        matmul_dtype = torch.bfloat16 if str(self.cfg.kd_matmul_dtype) == "bfloat16" else None
+        return fused_loss(features, projection, target, signal, objective, matmul_dtype)
 
     def _reference(self, model, sample, keep, signal):
         lprobs = model.get_normalized_probs(model(**sample["net_input"]), log_probs=True)[keep]  # (N, V)

@@ -21,6 +21,8 @@ def check_options(cfg) -> None:
         raise KDError(
             f"--label-smoothing {cfg.label_smoothing} has no effect with --kd-weight 1: the gold tokens weigh nothing"
         )
+    if str(cfg.kd_implementation) == "reference":
+        _refuse(cfg, ("kd_matmul_dtype",), "with --kd-implementation reference")
     if cfg.kd_weight == 0:
         _refuse(cfg, ("kd_scale", "kd_select"), "with --kd-weight 0")
 

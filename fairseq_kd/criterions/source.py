@@ -1,5 +1,6 @@
 """Where kd_word's signal comes from, by its options."""
 
+from fairseq_kd.teacher.cached import CachedSignalSource
 from fairseq_kd.teacher.online import OnlineSignalSource
 
 
@@ -20,9 +21,11 @@ def signal_sources(cfg, task):
         )
     training = online
     if cfg.teacher_cache is not None:
-        from fairseq_kd.teacher.cached import CachedSignalSource
-
         training = CachedSignalSource(
-            cfg.teacher_cache, task, temperature=cfg.teacher_temperature, stated_teacher=cfg.teacher
+            cfg.teacher_cache,
+            task,
+            temperature=cfg.teacher_temperature,
+            stated_teacher=cfg.teacher,
+            subset=getattr(task.cfg, "train_subset", "train"),
         )
     return training, online if cfg.kd_valid else None

@@ -11,8 +11,9 @@ chain rule does the rest, because dr/dz_j is the softmax over the others, which 
 
     dloss/dz_j = g_j for a named type,  g_r · exp(z_j - r) for any other.
 
-The log-sum-exp of all z, on which the cross-entropy depends, is the same kind of function. A whole distribution (online
-teacher) has its own short form for the forward KL; every other combination is differentiated by autograd chunk by chunk.
+The log-sum-exp of all z, on which the cross-entropy depends, is the same kind of function. A whole distribution (of an
+online teacher) has its own short form for the forward KL; every other combination is differentiated by autograd, chunk
+by chunk.
 
 Label smoothing adds -ε_i to every column of dloss/dz: rank one, so it needs Σ x and Σ W and no pass over V.
 """
@@ -40,14 +41,15 @@ class LossSums:
     agreed: torch.Tensor | None = None
 
 
-def fused_loss(features, projection, target, signal, objective: Objective) -> LossSums:
+def fused_loss(features, projection, target, signal, objective: Objective, matmul_dtype=None) -> LossSums:
     """The objective of N tokens from the student's features (N, d) and output projection (V, d).
 
     target (N,); signal: the teacher's, of the same N rows, or None. Differentiable once by features and projection.
     features may be float16, bfloat16, float32 or float64; softmax, loss and the gradient of the projection are float32
-    (float64 if the features are).
+    (float64 if the features are). The matrix products are made in the features' type, or in matmul_dtype.
     """
-    loss, nll, kd, agreed, correct = _FusedLoss.apply(features, projection, target, signal, objective)
+    arguments = (features, projection, target, signal, objective, matmul_dtype or features.dtype)
+    loss, nll, kd, agreed, correct = _FusedLoss.apply(*arguments)
     if signal is None:
         return LossSums(loss, nll, correct)
     return LossSums(loss, nll, correct, kd, agreed)
@@ -67,10 +69,10 @@ def token_nll(features, projection, target) -> torch.Tensor:
 
 class _FusedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, features, projection, target, signal, objective):
+    def forward(ctx, features, projection, target, signal, objective, matmul_dtype):
         needed = any(ctx.needs_input_grad)
         with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
-            walk = _Walk(features, projection.to(features.dtype), objective, needed)
+            walk = _Walk(features.to(matmul_dtype), projection.to(matmul_dtype), objective, needed)
             for start in range(0, features.size(0), CHUNK_ROWS):
                 walk.chunk(start, min(start + CHUNK_ROWS, features.size(0)), target, signal)
             if needed:
@@ -85,7 +87,7 @@ class _FusedLoss(torch.autograd.Function):
     def backward(ctx, grad_loss, *_):
         # in place: a second copy of dW would be the largest tensor here. A second backward pass raises, as it must.
         gradients = [saved.mul_(grad_loss) for saved in ctx.saved_tensors]
-        return *(gradient.to(dtype) for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)), None, None, None
+        return *(gradient.to(dtype) for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)), *[None] * 4
 
 
 class _Walk:

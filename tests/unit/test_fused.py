@@ -196,3 +196,17 @@ def test_nll_of_each_token():
     x, w, target, _ = inputs()
     expected = torch.nn.functional.cross_entropy(x @ w.t(), target, reduction="none")
     torch.testing.assert_close(token_nll(x, w, target), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_matrix_products_of_another_type_leave_the_gradients_theirs():
+    x, w, target, teacher = inputs(torch.float32)
+    x, w = x.requires_grad_(), w.requires_grad_()
+    signal = signal_of("top_k", teacher.float())
+    loss = fused_loss(x, w, target, signal, Objective(), torch.bfloat16).loss
+    loss.backward()
+    sums, dx, dw = by_fused(x.detach(), w.detach(), target, signal, Objective())
+    assert loss.item() == pytest.approx(sums.loss.item(), rel=1e-2)
+    assert loss.item() != sums.loss.item()
+    for ours, theirs in ((x.grad, dx), (w.grad, dw)):
+        assert ours.dtype == torch.float32
+        assert (ours - theirs).abs().max() <= 3e-2 * theirs.abs().max()

@@ -1,0 +1,132 @@
+"""Seconds of a whole update (forward, backward, clipping, Adam): plain cross-entropy against kd_word.
+
+Usage: python benchmarks/train_step.py DATA_BIN [--updates 15] [--max-tokens 4096] [--device cpu] [--fp16] [--bf16]
+
+DATA_BIN is made by fairseq-kd prepare, best with a vocabulary of 8,000 to 10,000. Student: 3 + 3 layers, d = 256,
+ffn 512 (5.9 M parameters at 8,000 types); teacher: the same with ffn 1,024 (7.5 M), trained for one update, because
+only its cost matters. The trainers of all variants are built in this process, by fairseq's own classes, and take the
+same batches in turn: update i of each, then update i + 1. Printed: medians over updates, the first two left out, and
+their ratios to label_smoothed_cross_entropy. "teacher forward" is the teacher's forward pass alone, with log-softmax.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from fairseq import options, tasks, utils
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.trainer import Trainer
+
+import fairseq_kd
+from fairseq_kd.teacher.loading import load_teacher
+
+MODEL = """--arch transformer --encoder-layers 3 --decoder-layers 3 --encoder-embed-dim 256 --decoder-embed-dim 256
+ --encoder-attention-heads 4 --decoder-attention-heads 4 --share-all-embeddings --optimizer adam --lr 0.0005
+ --clip-norm 1.0 --label-smoothing 0.1 --required-batch-size-multiple 1 --num-workers 0 --seed 1
+ --encoder-ffn-embed-dim {ffn} --decoder-ffn-embed-dim {ffn}"""
+KD = "--criterion kd_word --kd-weight 0.5"
+
+
+def words(args, ffn, *more) -> list[str]:
+    """A command line of fairseq-train for a model with this width of its feed-forward layers."""
+    device = ["--cpu"] if args.device == "cpu" else []
+    precision = ["--fp16"] if args.fp16 else ["--bf16"] if args.bf16 else []
+    common = [str(args.data_bin), *MODEL.format(ffn=ffn).split(), "--max-tokens", str(args.max_tokens)]
+    return [*common, *device, *precision, "--user-dir", str(Path(fairseq_kd.__file__).parent), *more]
+
+
+def make_teacher(args, folder: Path) -> tuple[Path, Path]:
+    """A checkpoint after one update, and its cache (k = 16)."""
+    trained = words(args, 1024, "--criterion", "label_smoothed_cross_entropy", "--max-update", "1")
+    subprocess.run([sys.executable, "-m", "fairseq_cli.train", *trained, "--save-dir", str(folder)], check=True)
+    teacher, cache = folder / "checkpoint_last.pt", folder / "cache"
+    command = [sys.executable, "-m", "fairseq_kd.cli.main", "cache", str(args.data_bin), "--teacher", str(teacher)]
+    device = ["--cpu"] if args.device == "cpu" else []
+    subprocess.run([*command, "--subset", "train", "--top-k", "16", "--out", str(cache), *device], check=True)
+    return teacher, cache
+
+
+def build(arguments) -> Trainer:
+    """A trainer as fairseq-train builds it."""
+    cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), arguments))
+    utils.set_torch_seed(cfg.common.seed)
+    task = tasks.setup_task(cfg.task)
+    model = task.build_model(cfg.model)
+    return Trainer(cfg, task, model, task.build_criterion(cfg.criterion))
+
+
+def timed(function, device) -> float:
+    """Seconds of a call."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    function()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Make the teacher and its cache, build the trainers, measure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data_bin", type=Path)
+    parser.add_argument("--updates", type=int, default=15)
+    parser.add_argument("--max-tokens", type=int, default=4096)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--fp16", action="store_true")
+    parser.add_argument("--bf16", action="store_true")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        teacher, cache = make_teacher(args, Path(folder))
+        variants = {
+            "stock cross-entropy": ["--criterion", "label_smoothed_cross_entropy"],
+            "kd_word cached": [*KD.split(), "--teacher-cache", str(cache)],
+            "kd_word cached, reference": [
+                *(*KD.split(), "--teacher-cache", str(cache)),
+                *("--kd-implementation", "reference"),
+            ],
+            "kd_word online": [*KD.split(), "--teacher", str(teacher)],
+            "kd_word online, reference": [*KD.split(), "--teacher", str(teacher), "--kd-implementation", "reference"],
+        }
+        trainers = {name: build(words(args, 512, *criterion)) for name, criterion in variants.items()}
+        measure(args, trainers, load_teacher(teacher))
+
+
+def measure(args, trainers, teacher) -> None:
+    """Train in turn and print."""
+    first = trainers["stock cross-entropy"]
+    batches = iter(first.get_train_iterator(1).next_epoch_itr(shuffle=True))
+    for trainer in list(trainers.values())[1:]:
+        trainer.task.datasets = first.task.datasets
+    times = {name: [] for name in [*trainers, "teacher forward"]}
+    positions = tokens = 0
+    with torch.no_grad():
+        network = teacher.model.to(args.device)
+    for sample in (next(batches) for _ in range(args.updates)):
+        positions, tokens = positions + sample["target"].numel(), tokens + sample["ntokens"]
+        for name, trainer in trainers.items():
+            times[name].append(timed(lambda trainer=trainer, sample=sample: trainer.train_step([sample]), args.device))
+        on_device = utils.move_to_cuda(sample) if args.device == "cuda" else sample
+        with torch.no_grad():
+            forward = lambda s=on_device: network.get_normalized_probs(network(**s["net_input"]), log_probs=True)  # noqa: E731
+            times["teacher forward"].append(timed(forward, args.device))
+    medians = {name: statistics.median(values[2:]) for name, values in times.items()}
+    model = first.model
+    where = torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(
+        f"{where}, torch {torch.__version__}, V = {len(first.task.target_dictionary):,}, student "
+        f"{sum(p.numel() for p in model.parameters()):,} parameters, teacher "
+        f"{sum(p.numel() for p in network.parameters()):,}; {tokens // args.updates:,} target tokens a batch in "
+        f"{positions // args.updates:,} positions; median of {args.updates - 2} updates"
+    )
+    for name, value in medians.items():
+        print(f"{name:<28}{1000 * value:>9.1f} ms{value / medians['stock cross-entropy']:>7.2f}")
+
+
+if __name__ == "__main__":
+    main()

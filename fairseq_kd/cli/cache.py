@@ -1,0 +1,94 @@
+"""`fairseq-kd cache`: teacher + data-bin -> the teacher's signal on disk, for training without running the teacher."""
+
+import sys
+
+from fairseq_kd.errors import KDError
+from fairseq_kd.teacher.cache import STORES, format_of
+from fairseq_kd.teacher.caching import CachingOptions, make_cache, parse_shard
+from fairseq_kd.teacher.loading import DTYPES
+
+
+def add_arguments(parser) -> None:
+    """Declare the options."""
+    defaults = CachingOptions()
+    parser.add_argument("data_bin", metavar="DATA_BIN")
+    parser.add_argument("--teacher", required=True, metavar="FILE", help="checkpoint made by fairseq-train")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the cache; the same command continues it")
+    parser.add_argument("--subset", default=defaults.subset, help="train, valid, ... (default %(default)s)")
+    group = parser.add_argument_group("what is stored")
+    group.add_argument("--top-k", type=int, default=defaults.top_k, help="types a token (default %(default)s)")
+    group.add_argument(
+        "--temperature",
+        type=float,
+        nargs="+",
+        default=defaults.temperatures,
+        metavar="T",
+        help="of the teacher, each that trainings will ask for (default 1)",
+    )
+    group.add_argument(
+        "--store", choices=STORES, default=defaults.store, help="compact: 16 bits a value (default %(default)s)"
+    )
+    group = parser.add_argument_group("how the teacher runs")
+    group.add_argument("--teacher-dtype", choices=DTYPES, default=defaults.teacher_dtype, help="(default %(default)s)")
+    group.add_argument("--teacher-data", metavar="DIR", help="the teacher's dictionaries, if they were moved")
+    group.add_argument("--trust-checkpoint", metavar="FILE", help="load --teacher even if it holds code")
+    group.add_argument("--max-tokens", type=int, default=defaults.max_tokens, help="a batch (default %(default)s)")
+    group.add_argument("--cpu", action="store_true", help="do not use CUDA")
+    group.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="do the share I (0 to N - 1) of the work; the last to finish joins all. torchrun: by rank",
+    )
+
+
+def run(args) -> None:
+    """Make the cache, or continue it, and say what is in it."""
+    if args.trust_checkpoint not in (None, args.teacher):
+        raise KDError(f"--trust-checkpoint {args.trust_checkpoint} is not the --teacher {args.teacher}")
+    shard = parse_shard(args.shard)
+    options = CachingOptions(
+        subset=args.subset,
+        top_k=args.top_k,
+        temperatures=tuple(args.temperature),
+        store=args.store,
+        teacher_dtype=args.teacher_dtype,
+        max_tokens=args.max_tokens,
+        cpu=args.cpu,
+    )
+    manifest = make_cache(
+        args.data_bin,
+        args.teacher,
+        args.out,
+        options,
+        shard,
+        teacher_data=args.teacher_data,
+        trust=args.trust_checkpoint is not None,
+    )
+    if manifest is None:
+        print(
+            f"share {shard[0]} of {shard[1]} of {args.out} is finished, others are not: the last to finish joins all "
+            "(the same command without --shard does what is left)"
+        )
+        return
+    print_summary(args, manifest)
+
+
+def print_summary(args, manifest: dict) -> None:
+    """What the cache holds, and the next command."""
+    cache_format = format_of(manifest)
+    size = sum(cache_format.file_sizes(manifest["sentences"], manifest["tokens"]).values())
+    print(
+        f"{args.out} is complete: {manifest['tokens']:,} tokens of {manifest['sentences']:,} sentences, "
+        f"{cache_format.bytes_a_token()} bytes a token, {size / 1e6:,.1f} MB"
+    )
+    for temperature, mass in zip(manifest["temperatures"], manifest["mean_tail_mass"], strict=True):
+        print(f"    temperature {temperature:g}: {100 * mass:.2f} % of the mass outside of the {manifest['k']} types")
+        if mass > 0.5:
+            print(
+                f"warning: at temperature {temperature:g} more than half of the teacher's mass is in the tail, about "
+                "which a student learns nothing but its sum. A label-smoothed teacher does this above temperature 1: "
+                "use a lower temperature or a larger --top-k",
+                file=sys.stderr,
+            )
+    option = "" if manifest["temperatures"][0] == 1 else f" --teacher-temperature {manifest['temperatures'][0]:g}"
+    print(f"next: fairseq-train {args.data_bin} ... --criterion kd_word --teacher-cache {args.out}{option}")

@@ -1,0 +1,38 @@
+"""`fairseq-kd verify-cache`: is a cache on disk still what the teacher says?"""
+
+from fairseq_kd.errors import KDError
+from fairseq_kd.teacher.cache_check import verify_cache
+
+
+def add_arguments(parser) -> None:
+    """Declare the options."""
+    parser.add_argument("cache", metavar="DIR")
+    parser.add_argument("--teacher", metavar="FILE", help="checkpoint (default: where it was when the cache was made)")
+    parser.add_argument("--data-bin", metavar="DIR", help="(default: where it was when the cache was made)")
+    parser.add_argument("--sample", type=int, default=100, help="sentences to compute again (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="of the sample (default %(default)s)")
+    parser.add_argument("--teacher-data", metavar="DIR", help="the teacher's dictionaries, if they were moved")
+    parser.add_argument("--trust-checkpoint", metavar="FILE", help="load --teacher even if it holds code")
+    parser.add_argument("--cpu", action="store_true", help="do not use CUDA")
+
+
+def run(args) -> None:
+    """Verify and print."""
+    if args.trust_checkpoint not in (None, args.teacher):
+        raise KDError(f"--trust-checkpoint {args.trust_checkpoint} is not the --teacher {args.teacher}")
+    found = verify_cache(
+        args.cache,
+        teacher=args.teacher,
+        data_bin=args.data_bin,
+        sample=args.sample,
+        seed=args.seed,
+        cpu=args.cpu,
+        teacher_data=args.teacher_data,
+        trust=args.trust_checkpoint is not None,
+    )
+    print(
+        f"{args.cache}: all files are as they were made; {found.tokens:,} tokens of {found.sentences:,} sentences "
+        f"computed again\n    largest deviation in probability {found.largest:.6f} (sentence {found.sentence}, "
+        f"temperature {found.temperature:g}), mean of the largest of each token {found.mean:.6f}; "
+        f"allowed {found.tolerance:g}"
+    )

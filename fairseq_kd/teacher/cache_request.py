@@ -1,0 +1,85 @@
+"""What a cache is being made from: recorded before the first block, compared at every later start."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from fairseq_kd.corpus.manifest import MANIFEST_NAME, ensure_writable_folder, read_manifest, write_json
+from fairseq_kd.errors import KDError
+from fairseq_kd.teacher.cache import FORMAT, KIND, CacheFormat
+
+PARTS = "parts"  # holds the record and the finished blocks until the cache is complete
+PLACES = ("teacher.path", "data_bin")  # may change between two runs: contents are compared by hash
+WHERE_IT_RAN = ("device", "versions.")  # must be the same within one cache, no reason to refuse a complete one
+OPTIONS = {"k": "--top-k", "types": "a vocabulary of", "teacher.sha256": "a teacher with sha256"}
+
+
+def describe(cache_format: CacheFormat, made_from: dict, sizes: np.ndarray, block_tokens: int) -> dict:
+    """The record: format, counts, and `made_from` (teacher, data, ...)."""
+    return {
+        "kind": KIND,
+        "format": FORMAT,
+        "k": cache_format.k,
+        "temperatures": list(cache_format.temperatures),
+        "types": cache_format.types,
+        "store": cache_format.store,
+        "dtypes": cache_format.dtypes(),
+        "sentences": len(sizes),
+        "tokens": int(sizes.sum()),
+        "sizes_sha256": hashlib.sha256(sizes.astype("<i8").tobytes()).hexdigest(),
+        "block_tokens": block_tokens,
+        **made_from,
+    }
+
+
+def begin(folder: Path, request: dict) -> dict:
+    """Record the request in `folder`, or compare it with that of an earlier run; return the one that holds.
+
+    Raises KDError when `folder` cannot be written, holds something else, or was begun from something else.
+    """
+    if (complete := read_manifest(folder)) is not None:
+        _check_same(folder, complete, request, ignore=PLACES + WHERE_IT_RAN)
+        return complete
+    ensure_writable_folder(folder)
+    if (begun := read_manifest(folder / PARTS)) is not None:
+        _check_same(folder, begun, request, ignore=PLACES)
+        return begun
+    others = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".") and path.name != PARTS)
+    if others:
+        if read_manifest(folder) is not None:  # another process has finished since the first look
+            return begin(folder, request)
+        raise KDError(
+            f"{folder} already holds {others[0]!r}{' and more' if others[1:] else ''} and is no teacher cache: choose "
+            "another --out"
+        )
+    write_json(folder / PARTS / MANIFEST_NAME, request)
+    return request
+
+
+def _check_same(folder: Path, begun: dict, request: dict, ignore: tuple[str, ...]) -> None:
+    if not isinstance(begun, dict) or begun.get("kind") != KIND:
+        raise KDError(f"{folder / MANIFEST_NAME} is not that of a teacher cache: choose another --out")
+    found, wanted = flatten(begun), flatten(request)
+    names = [name for name in wanted if not name.startswith(ignore) and found.get(name) != wanted[name]]
+    names += [name for name in found if name.startswith("data.") and name not in wanted]
+    if names:
+        name = names[0]
+        raise KDError(
+            f"{folder} was made with {OPTIONS.get(name, name)} {_short(found.get(name))}, this command has "
+            f"{_short(wanted.get(name))}{f' ({len(names) - 1} more differ)' if names[1:] else ''}: one cache holds one "
+            "signal. Give what was given before, choose another --out, or remove the folder"
+        )
+
+
+def flatten(value: dict, prefix: str = "") -> dict:
+    """{"teacher": {"path": p}} -> {"teacher.path": p}."""
+    flat = {}
+    for key, item in value.items():
+        flat |= flatten(item, f"{prefix}{key}.") if isinstance(item, dict) else {prefix + key: item}
+    return flat
+
+
+def _short(value) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 40 else text[:16] + "..."

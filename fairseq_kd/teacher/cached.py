@@ -1,0 +1,147 @@
+"""A cache on disk in the place of the teacher: the same signal for a batch, without running the teacher.
+
+Rows are found by sample["id"], the index in the data-bin, which filtering, shuffling, batching and sharding only
+permute. Each sentence is compared with the cache when it is read, so that a signal never belongs to other data.
+"""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fairseq_kd.corpus.manifest import sha256_file
+from fairseq_kd.errors import KDError
+from fairseq_kd.teacher.cache import rebuild, sentence_crcs
+from fairseq_kd.teacher.cache_reader import CacheReader
+from fairseq_kd.teacher.fingerprint import data_hashes, dictionary_hash, task_folder
+from fairseq_kd.teacher.signal import DenseSignal, TopKSignal
+
+logger = logging.getLogger(__name__)
+SIDES = ("source", "target")
+
+
+class CachedSignalSource:
+    """A `SignalSource` that reads a cache made by `fairseq-kd cache`."""
+
+    def __init__(self, folder, task, *, temperature: float, stated_teacher=None, subset: str = "train"):
+        """Open the cache and check it against the task, whose data need not be loaded yet.
+
+        temperature: the one that will be asked for. stated_teacher: checkpoint that the cache must be made from.
+        Raises KDError when the cache is damaged, or is not of this vocabulary, temperature, subset or teacher.
+        """
+        self.reader = CacheReader(folder)
+        self.task, self.subset = task, subset
+        self._data_is_checked = False
+        self.reader.tail_column(temperature)
+        self._check_subset()
+        self._check_dictionaries()
+        if stated_teacher is not None:
+            self._check_teacher(stated_teacher)
+
+    def signal(self, sample, keep: torch.Tensor, temperature: float) -> TopKSignal | DenseSignal:
+        """The teacher's signal at `temperature` for the positions of sample["target"] where `keep` (B, T) is true.
+
+        keep may leave out positions, but not keep padding. Rows are in row-major order of keep, on the device of
+        the target. Raises KDError when the batch is not of the data that the cache was made from.
+        """
+        if not self._data_is_checked:
+            self._check_data()
+            self._data_is_checked = True
+        sentences = sample["id"].cpu().numpy()
+        self._check_sentences(sample, sentences)
+        target = sample["target"]
+        real = target.ne(self.task.target_dictionary.pad())  # (B, T)
+        starts = torch.from_numpy(self.reader.offsets[sentences]).to(target.device)
+        rows = (starts.unsqueeze(1) + real.cumsum(dim=1) - 1)[keep]  # (N,)
+        return self._rebuild(rows.cpu().numpy(), temperature, target.device)
+
+    def _rebuild(self, rows: np.ndarray, temperature: float, device) -> TopKSignal | DenseSignal:
+        column = self.reader.tail_column(temperature)
+        stored = self.reader.rows(rows)
+        ids = torch.from_numpy(stored.ids.astype(np.int32)).to(device).long()  # (N, k)
+        delta = torch.from_numpy(stored.delta).to(device)
+        tail = torch.from_numpy(np.ascontiguousarray(stored.tail[:, column])).to(device)
+        if not self.reader.format.is_dense:
+            return TopKSignal(ids, *rebuild(delta, tail, temperature))
+        lprobs, _ = rebuild(delta, tail, temperature=1.0)
+        return DenseSignal(torch.empty_like(lprobs).scatter_(1, ids, lprobs), None, temperature)
+
+    def _check_subset(self) -> None:
+        made_of = self.reader.manifest["subset"]
+        if made_of != self.subset:
+            raise KDError(
+                f"teacher cache {self.reader.folder} is of subset {made_of!r}, the training reads {self.subset!r}: "
+                f"make one with fairseq-kd cache --subset {self.subset}"
+            )
+
+    def _check_dictionaries(self) -> None:
+        manifest = self.reader.manifest
+        types = len(self.task.target_dictionary)
+        for side, dictionary in zip(SIDES, (self.task.source_dictionary, self.task.target_dictionary), strict=True):
+            if dictionary_hash(dictionary) != manifest["dictionaries"][side]:
+                raise KDError(
+                    f"teacher cache {self.reader.folder} was made with another {side} dictionary (cache: "
+                    f"{manifest['types']} target types; task: {types}): the stored indices would mean other words. "
+                    "Train on the data-bin that the cache was made from, or make a cache of this one"
+                )
+
+    def _check_teacher(self, stated) -> None:
+        made_by = self.reader.manifest["teacher"]
+        if not Path(stated).is_file():
+            raise KDError(f"teacher {stated} is not there; with --teacher-cache alone, --teacher is not needed")
+        if (found := sha256_file(stated)) != made_by["sha256"]:
+            raise KDError(
+                f"teacher cache {self.reader.folder} was made from {made_by['path']} (sha256 "
+                f"{made_by['sha256'][:16]}...), --teacher {stated} is another checkpoint (sha256 {found[:16]}...): "
+                "leave --teacher out, or make a cache from it"
+            )
+
+    def _check_data(self) -> None:
+        """Counts, lengths and files of the subset, as far as the task has them."""
+        self._check_counts()
+        expected = self.reader.manifest["data"]
+        for name, found in data_hashes(task_folder(self.task), names=expected).items():
+            if found != expected[name]:
+                raise KDError(
+                    f"{task_folder(self.task) / name} has sha256 {found[:16]}..., teacher cache {self.reader.folder} "
+                    f"was made from {expected[name][:16]}...: the data are not those that the teacher was run on "
+                    "(another corpus, or a noised one). Make a cache of these data"
+                )
+
+    def _check_counts(self) -> None:
+        dataset = self.task.datasets.get(self.subset)
+        lengths = getattr(dataset, "tgt_sizes", None)
+        if lengths is None or getattr(dataset, "buckets", None) is not None:  # buckets: lengths include padding
+            return
+        if len(lengths) != len(self.reader):
+            raise KDError(
+                f"subset {self.subset!r} has {len(lengths):,} sentences, teacher cache {self.reader.folder} "
+                f"{len(self.reader):,}: it was made from other data. Make a cache of these data"
+            )
+        if len(different := np.flatnonzero(np.diff(self.reader.offsets) != lengths)):
+            first = different[0]
+            raise KDError(
+                f"sentence {first} of subset {self.subset!r} has {lengths[first]} target tokens, in teacher cache "
+                f"{self.reader.folder} {np.diff(self.reader.offsets[first : first + 2])[0]} ({len(different):,} "
+                "sentences differ): it was made from other data. Make a cache of these data"
+            )
+
+    def _check_sentences(self, sample, sentences: np.ndarray) -> None:
+        beyond = sentences[(sentences < 0) | (sentences >= len(self.reader))]
+        if len(beyond):
+            raise KDError(
+                f"the batch holds sentence {beyond[0]}, teacher cache {self.reader.folder} ends at sentence "
+                f"{len(self.reader) - 1}: it was made from other data (concatenated data-bins have other numbers). "
+                "Make a cache of the data-bin that is trained on"
+            )
+        stored = self.reader.crc[sentences]  # (B, 2)
+        padding = self.task.source_dictionary.pad(), self.task.target_dictionary.pad()
+        for column, tokens in enumerate((sample["net_input"]["src_tokens"], sample["target"])):
+            found = sentence_crcs(tokens, padding[column])
+            if len(different := np.flatnonzero(found != stored[:, column])):
+                raise KDError(
+                    f"the {SIDES[column]} of sentence {sentences[different[0]]} of subset {self.subset!r} differs from "
+                    f"that in teacher cache {self.reader.folder}: the data were changed after the teacher was run "
+                    "(another or a noised corpus, or an option such as --truncate-source). Make a cache of these data"
+                )

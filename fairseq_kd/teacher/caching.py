@@ -1,0 +1,175 @@
+"""Run a teacher over a subset of a data-bin and write its cache."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fairseq_kd.corpus.manifest import library_versions, sha256_file
+from fairseq_kd.errors import KDError
+from fairseq_kd.teacher.cache import CacheFormat, Rows, encode, sentence_crcs
+from fairseq_kd.teacher.cache_writer import token_offsets, write_cache
+from fairseq_kd.teacher.fingerprint import data_files, data_hashes, dictionary_hash
+from fairseq_kd.teacher.loading import Teacher
+from fairseq_kd.teacher.opening import load_pair
+
+ROWS_AT_A_TIME = 512  # rows of V log-probabilities that exist at once
+VERSIONS = ("fairseq_kd", "fairseq", "ve-fairseq", "torch", "numpy")
+
+
+@dataclass(frozen=True)
+class CachingOptions:
+    """What is cached, and how it is computed."""
+
+    subset: str = "train"
+    top_k: int = 16
+    temperatures: tuple[float, ...] = (1.0,)
+    store: str = "compact"
+    teacher_dtype: str = "float32"
+    max_tokens: int = 4000
+    cpu: bool = False
+
+    def __post_init__(self):
+        if self.max_tokens < 1:
+            raise KDError(f"--max-tokens {self.max_tokens}: must be at least 1")
+
+    def device(self) -> torch.device:
+        """The CUDA device of this process, or the CPU."""
+        if self.cpu or not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+
+
+def parse_shard(text: str | None) -> tuple[int, int]:
+    """ "1/4" -> (1, 4). None: the rank and number of processes under torchrun, else everything.
+
+    Raises KDError for anything else.
+    """
+    if text is None:
+        return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise KDError(f"--shard {text}: give I/N with I from 0 to N - 1, such as 0/4, 1/4, 2/4 and 3/4")
+    return int(index), int(count)
+
+
+class TeacherRows:
+    """Computes the rows of neighbouring sentences, batched by length among themselves."""
+
+    def __init__(self, teacher: Teacher, task, cache_format: CacheFormat, options: CachingOptions):
+        """Raises KDError when a sentence is too long for the teacher or for a batch."""
+        self.teacher, self.task, self.format, self.options = teacher, task, cache_format, options
+        self.dataset = task.dataset(options.subset)
+        self.sizes = np.asarray(self.dataset.tgt_sizes)
+        self._longest_side = np.maximum(self.dataset.src_sizes, self.sizes)
+        self._check_lengths()
+
+    def __call__(self, start: int, end: int, advance) -> tuple[Rows, np.ndarray]:
+        """What `write_cache` asks for: rows and crcs of the sentences from start to before end."""
+        offsets = token_offsets(self.sizes[start:end])
+        arrays = self.format.token_arrays()
+        rows = Rows(**{name: np.empty((offsets[-1], columns), dtype) for name, (dtype, columns) in arrays.items()})
+        crc = np.empty((end - start, 2), dtype=np.uint32)
+        for sentences in self.batches(np.arange(start, end)):
+            self._fill(sentences, start, offsets, rows, crc)
+            advance(int(self.sizes[sentences].sum()))
+        return rows, crc
+
+    def batches(self, sentences: np.ndarray):
+        """Batches by falling length (ties by number), of at most max_tokens with padding on either side."""
+        longest = self._longest_side[sentences]
+        order = sentences[np.argsort(-longest, kind="stable")]
+        start = 0
+        while start < len(order):
+            count = max(1, self.options.max_tokens // int(self._longest_side[order[start]]))
+            yield order[start : start + count]
+            start += count
+
+    def collate(self, sentences: np.ndarray):
+        """A fairseq batch on the device and the mask (B, T) of its target tokens."""
+        from fairseq import utils
+
+        sample = self.dataset.collater([self.dataset[i] for i in sentences])
+        if (device := self.options.device()).type == "cuda":
+            sample = utils.move_to_cuda(sample, device)
+        return sample, sample["target"].ne(self.task.target_dictionary.pad())
+
+    def _fill(self, sentences: np.ndarray, start: int, offsets, rows: Rows, crc) -> None:
+        """Put the rows and crcs of one batch in their places in the block that begins at sentence `start`."""
+        sample, keep = self.collate(sentences)
+        inside = sample["id"].cpu().numpy() - start  # (B,)
+        crc[inside, 0] = sentence_crcs(sample["net_input"]["src_tokens"], self.task.source_dictionary.pad())
+        crc[inside, 1] = sentence_crcs(sample["target"], self.task.target_dictionary.pad())
+        on_cpu = keep.cpu()
+        places = (torch.from_numpy(offsets[inside]).unsqueeze(1) + on_cpu.cumsum(dim=1) - 1)[on_cpu].numpy()  # (N,)
+        signal = self.teacher.signal(sample, keep)
+        for first in range(0, len(places), ROWS_AT_A_TIME):
+            chunk = encode(signal.rows(first, first + ROWS_AT_A_TIME), self.format)
+            for name in ("ids", "delta", "tail"):
+                getattr(rows, name)[places[first : first + ROWS_AT_A_TIME]] = getattr(chunk, name)
+
+    def _check_lengths(self) -> None:
+        limits = self.teacher.model.max_positions()
+        for side, sizes, limit in zip(("source", "target"), (self.dataset.src_sizes, self.sizes), limits, strict=True):
+            if len(too_long := np.flatnonzero(sizes > limit)):
+                raise KDError(
+                    f"sentence {too_long[0]} has {sizes[too_long[0]]} {side} tokens, the teacher has positions for "
+                    f"{limit} ({len(too_long):,} sentences are too long): leave them out of the data-bin"
+                )
+        longest = int(self._longest_side.max(initial=0))
+        if longest > self.options.max_tokens:
+            raise KDError(
+                f"--max-tokens {self.options.max_tokens}: the longest sentence has {longest} tokens; give at least that"
+            )
+
+
+def make_cache(
+    data_bin,
+    teacher_path,
+    out,
+    options: CachingOptions,
+    shard=(0, 1),
+    teacher_data=None,
+    trust=False,
+    block_tokens=None,
+) -> dict | None:
+    """Write, or continue, the cache `out`; return its manifest, or None when other shards have work left.
+
+    teacher_data: folder with the teacher's dictionaries; None: where the checkpoint says. block_tokens: see
+    `write_cache`. Raises KDError for whatever does not fit together.
+    """
+    teacher, task = load_pair(
+        data_bin, teacher_path, options.subset, data=teacher_data, dtype=options.teacher_dtype, trust=trust
+    )
+    temperatures = tuple(sorted(options.temperatures))
+    cache_format = CacheFormat(options.top_k, temperatures, len(task.target_dictionary), options.store)
+    compute = TeacherRows(teacher, task, cache_format, options)
+    made_from = describe_inputs(data_bin, teacher_path, task, options)
+    return write_cache(out, cache_format, made_from, compute.sizes, compute, shard, block_tokens)
+
+
+def describe_inputs(data_bin, teacher_path, task, options: CachingOptions) -> dict:
+    """What the rows depend on, for the manifest."""
+    pair = (task.cfg.source_lang, task.cfg.target_lang)
+    versions = library_versions()
+    return {
+        "subset": options.subset,
+        "source_lang": pair[0],
+        "target_lang": pair[1],
+        "teacher": {
+            "path": str(Path(teacher_path).absolute()),
+            "sha256": sha256_file(teacher_path),
+            "dtype": options.teacher_dtype,
+        },
+        "dictionaries": {
+            "source": dictionary_hash(task.source_dictionary),
+            "target": dictionary_hash(task.target_dictionary),
+        },
+        "data_bin": str(Path(data_bin).absolute()),
+        "data": data_hashes(data_bin, data_files(data_bin, options.subset, *pair)),
+        "max_tokens": options.max_tokens,
+        "device": options.device().type,
+        "versions": {name: versions[name] for name in VERSIONS if name in versions},
+    }

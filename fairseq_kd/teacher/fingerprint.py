@@ -1,0 +1,40 @@
+"""What identifies data and dictionaries by content, for the manifest of a cache."""
+
+import hashlib
+from pathlib import Path
+
+from fairseq_kd.corpus.manifest import sha256_file
+
+
+def dictionary_hash(dictionary) -> str:
+    """sha256 over the symbols of a fairseq dictionary, joined by newline."""
+    return hashlib.sha256("\n".join(dictionary.symbols).encode()).hexdigest()
+
+
+def data_files(folder, subset: str, source_lang: str, target_lang: str) -> list[str]:
+    """Names of the .bin and .idx files that fairseq reads for a subset, those of train1, train2, ... included."""
+    pairs = (f"{source_lang}-{target_lang}", f"{target_lang}-{source_lang}")
+    names, number = [], 0
+    while True:
+        split = f"{subset}{number or ''}"
+        found = [
+            f"{split}.{pair}.{lang}.{kind}"
+            for pair in pairs
+            for lang in (source_lang, target_lang)
+            for kind in ("bin", "idx")
+        ]
+        found = [name for name in found if (Path(folder) / name).is_file()]
+        if not found or (number and subset != "train"):  # fairseq-train combines train, train1, ...
+            return names
+        names, number = names + found, number + 1
+
+
+def data_hashes(folder, names) -> dict[str, str]:
+    """sha256 of those of the named files that are in `folder`."""
+    paths = [Path(folder) / name for name in names]
+    return {path.name: sha256_file(path) for path in paths if path.is_file()}
+
+
+def task_folder(task) -> Path:
+    """The data-bin of a task, the first where it has several."""
+    return Path(str(task.cfg.data).split(":")[0])

@@ -1,0 +1,62 @@
+"""A teacher together with the data that it is to be run on, outside of a training."""
+
+from pathlib import Path
+
+from fairseq_kd.checkpoint import read_checkpoint
+from fairseq_kd.errors import KDError
+from fairseq_kd.teacher.loading import configure_own_task, load_teacher
+
+
+def load_pair(data_bin, teacher_path, subset: str, *, data=None, dtype: str = "float32", trust: bool = False):
+    """(Teacher, task with `subset` loaded), in the languages that the teacher was trained on.
+
+    data: folder with the teacher's dictionaries; None: where the checkpoint says. dtype, trust: see `load_teacher`.
+    Raises KDError when one of them cannot be used, or when their dictionaries differ.
+    """
+    fallback = _languages_by_file_names(data_bin)
+    state = read_checkpoint(teacher_path, trust=trust)
+    configure_own_task(teacher_path, state, data, fallback)
+    languages = (state["cfg"].task.source_lang, state["cfg"].task.target_lang)
+    del state
+    task = open_data(data_bin, languages, subset)
+    teacher = load_teacher(teacher_path, data=data, languages=languages, dtype=dtype, trust=trust)
+    teacher.check_dictionaries(task.source_dictionary, task.target_dictionary)
+    return teacher, task
+
+
+def open_data(data_bin, languages: tuple[str, str], subset: str):
+    """A translation task on `data_bin` with `subset` loaded as fairseq-train would.
+
+    Raises KDError when dictionaries or subset are missing.
+    """
+    from fairseq.tasks.translation import TranslationConfig, TranslationTask
+
+    source, target = languages
+    for lang in languages:
+        if not (Path(data_bin) / f"dict.{lang}.txt").is_file():
+            raise KDError(f"{data_bin} has no dict.{lang}.txt: it is no data-bin for the teacher's {source}-{target}")
+    cfg = TranslationConfig(
+        data=str(data_bin),
+        source_lang=source,
+        target_lang=target,
+        # these three stand for options of a training, which there is none of here
+        train_subset="train",
+        dataset_impl=None,
+        required_seq_len_multiple=1,
+    )
+    task = TranslationTask.setup_task(cfg)
+    try:
+        task.load_dataset(subset, combine=subset == "train")
+    except FileNotFoundError as error:
+        raise KDError(f"{data_bin} has no subset {subset!r} for {source}-{target} (--subset)") from error
+    if task.dataset(subset).tgt is None:
+        raise KDError(f"subset {subset!r} of {data_bin} has no target side, whose tokens the cache is about")
+    return task
+
+
+def _languages_by_file_names(data_bin) -> tuple:
+    from fairseq.data.data_utils import infer_language_pair
+
+    if not Path(data_bin).is_dir():
+        raise KDError(f"{data_bin} is not a folder: give a data-bin made by fairseq-kd prepare or fairseq-preprocess")
+    return tuple(infer_language_pair(str(data_bin)))

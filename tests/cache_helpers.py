@@ -1,0 +1,31 @@
+"""A cache with a generated signal in the teacher's place, and what two caches must have in common."""
+
+import numpy as np
+
+from fairseq_kd.teacher.cache import CacheFormat, Rows
+from fairseq_kd.teacher.cache_writer import write_cache
+
+FORMAT = CacheFormat(k=3, temperatures=(1.0, 2.0), types=50)
+SIZES = np.random.default_rng(0).integers(1, 12, size=60)
+BLOCK_TOKENS = 40
+
+
+def generated(start: int, end: int, advance):
+    """Rows that say where they belong: sentence and position stand in ids and delta."""
+    tokens = [(sentence, position) for sentence in range(start, end) for position in range(SIZES[sentence])]
+    ids = np.array([[sentence % 50, position, 7] for sentence, position in tokens])
+    delta = np.array([[0, position, sentence] for sentence, position in tokens], dtype=np.float32)
+    tail = np.array([[-1 - position, -2] for _, position in tokens], dtype=np.float32)
+    advance(len(tokens))
+    return Rows(ids, delta, tail), np.array([[sentence, sentence + 1] for sentence in range(start, end)])
+
+
+def write(folder, compute=generated, shard=(0, 1), **made_from):
+    """Write the generated cache, or go on with it."""
+    made_from = {"subset": "train", **made_from}
+    return write_cache(folder, FORMAT, made_from, SIZES, compute, shard, BLOCK_TOKENS)
+
+
+def content(folder) -> dict:
+    """Every file of a folder, hidden ones too, with its bytes."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

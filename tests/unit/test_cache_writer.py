@@ -1,0 +1,181 @@
+import json
+import multiprocessing
+import os
+import random
+import signal
+from functools import partial
+
+import numpy as np
+import pytest
+from cache_helpers import BLOCK_TOKENS, SIZES, content, generated, write
+
+from fairseq_kd.errors import KDError
+from fairseq_kd.teacher.cache_reader import CacheReader
+from fairseq_kd.teacher.cache_writer import cut_blocks
+
+
+def in_a_process_that_may_be_killed(function, kill_after=None) -> int:
+    """Run `function` in a fork; SIGKILL it after so many seconds. Returns the exit code."""
+    process = multiprocessing.get_context("fork").Process(target=function)
+    process.start()
+    process.join(kill_after if kill_after is not None else 30)
+    if process.is_alive():
+        os.kill(process.pid, signal.SIGKILL)
+        process.join(30)
+    return process.exitcode
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "cache"
+    write(folder)
+    return content(folder)
+
+
+def test_blocks_hold_every_sentence_once_and_only_neighbours():
+    blocks = cut_blocks(np.array([3, 3, 3, 30, 1, 1]), block_tokens=6)
+    # offsets 0 3 6 9 39 40: sentences 0 and 1 begin in [0, 6), 2 and 3 in [6, 12), 4 and 5 in [36, 42)
+    assert [(block.start, block.end, block.tokens) for block in blocks] == [(0, 2, 6), (2, 4, 33), (4, 6, 2)]
+
+
+def test_what_is_read_is_what_was_computed(whole, tmp_path):
+    write(tmp_path / "cache")
+    reader = CacheReader(tmp_path / "cache")
+    sentences = np.array([41, 0, 41, 7])
+    rows = reader.rows(reader.sentence_rows(sentences))
+    expected = [(sentence, position) for sentence in sentences for position in range(SIZES[sentence])]
+    assert [tuple(row) for row in rows.delta[:, [2, 1]].astype(int)] == expected
+    assert reader.crc[41].tolist() == [41, 42]
+
+
+def test_the_manifest_holds_counts_and_the_mean_mass_of_the_tails(tmp_path):
+    manifest = write(tmp_path / "cache")
+    assert (manifest["sentences"], manifest["tokens"]) == (60, SIZES.sum())
+    assert manifest["mean_tail_mass"][1] == pytest.approx(0.1353353, abs=1e-6)  # e^-2, everywhere
+    assert not [name for name in manifest if "time" in name or "seconds" in name]
+
+
+def write_and_die(folder, renames: int, after: bool) -> None:
+    """Write, and SIGKILL this process before or after its rename of this number, the first being 1."""
+    replace, done = os.replace, []
+
+    def killing(*arguments):
+        done.append(arguments)
+        if len(done) == renames and not after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(*arguments)
+        if len(done) == renames and after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.replace = killing
+    write(folder)
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_killed_before_or_after_any_rename_it_goes_on_to_the_same_bytes(whole, tmp_path, after):
+    renames = 1 + len(cut_blocks(SIZES, BLOCK_TOKENS)) + 5 + 1  # the record, the blocks, the arrays, the manifest
+    for number in range(1, renames + 2):
+        folder = tmp_path / str(number)
+        code = in_a_process_that_may_be_killed(partial(write_and_die, folder, number, after))
+        assert code == (-signal.SIGKILL if number <= renames else 0)
+        assert write(folder) and content(folder) == whole, number
+
+
+def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(whole, tmp_path):
+    moments, folder = random.Random(1), tmp_path / "cache"
+    codes = [in_a_process_that_may_be_killed(lambda: write(folder), moments.uniform(0, 0.02)) for _ in range(40)]
+    assert -signal.SIGKILL in codes
+    assert write(folder) and content(folder) == whole
+
+
+def test_shards_in_any_order_make_the_same_bytes(whole, tmp_path):
+    folder = tmp_path / "cache"
+    assert write(folder, shard=(2, 3)) is None
+    assert write(folder, shard=(0, 3)) is None
+    assert write(folder, shard=(1, 3))["sentences"] == 60
+    assert content(folder) == whole
+
+
+def test_shards_at_the_same_time_make_the_same_bytes(whole, tmp_path):
+    for attempt in range(5):
+        folder = tmp_path / str(attempt)
+        context = multiprocessing.get_context("fork")
+        processes = [context.Process(target=write, args=(folder, generated, (i, 4))) for i in range(4)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(30)
+        assert [process.exitcode for process in processes] == [0] * 4
+        assert content(folder) == whole
+
+
+def test_without_shard_what_the_shards_left_is_done_and_nothing_twice(whole, tmp_path):
+    folder, computed = tmp_path / "cache", []
+    write(folder, shard=(1, 2))
+
+    def noting(start, end, advance):
+        computed.append(start)
+        return generated(start, end, advance)
+
+    assert write(folder, noting)
+    blocks = cut_blocks(SIZES, BLOCK_TOKENS)
+    assert computed == [block.start for block in blocks[0::2]]
+    assert content(folder) == whole
+    assert write(folder, noting) and len(computed) == len(blocks[0::2])  # complete: nothing is computed
+
+
+def test_work_begun_from_something_else_is_refused(tmp_path):
+    write(tmp_path / "cache", shard=(0, 2), teacher={"sha256": "aaa", "path": "/a"}, versions={"torch": "2.1"})
+    with pytest.raises(KDError, match="was made with a teacher with sha256 aaa, this command has bbb.*remove"):
+        write(tmp_path / "cache", teacher={"sha256": "bbb", "path": "/a"}, versions={"torch": "2.1"})
+    with pytest.raises(KDError, match=r"versions\.torch 2\.1, this command has 2\.2"):
+        write(tmp_path / "cache", teacher={"sha256": "aaa", "path": "/a"}, versions={"torch": "2.2"})
+    same = {"sha256": "aaa", "path": "/moved/since"}
+    assert write(tmp_path / "cache", teacher=same, versions={"torch": "2.1"})["teacher"]["path"] == "/a"
+    assert write(tmp_path / "cache", teacher=same, versions={"torch": "2.2"})  # complete: the version is history
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(KDError, match="already holds 'thesis.tex' and is no teacher cache"):
+        write(tmp_path)
+    assert content(tmp_path) == {"thesis.tex": b"x"}
+    (tmp_path / "thesis.tex").rename(tmp_path / "manifest.json")
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": 1}))
+    with pytest.raises(KDError, match="is not that of a teacher cache"):
+        write(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(KDError, match="cannot write to .*--out"):
+        write(tmp_path / "file" / "cache")
+
+
+def test_a_full_disk_is_one_clear_error_and_keeps_what_is_finished(whole, tmp_path, monkeypatch):
+    calls = []
+
+    def full(handle):
+        calls.append(handle)
+        if len(calls) == 4:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(KDError, match="No space left on device.*run the same command again"):
+        write(tmp_path / "cache")
+    assert len(list((tmp_path / "cache" / "parts").glob("0*.bin"))) == 3
+    assert write(tmp_path / "cache") and content(tmp_path / "cache") == whole
+
+
+def test_a_damaged_part_is_not_joined(tmp_path):
+    write(tmp_path / "cache", shard=(0, 2))
+    part = tmp_path / "cache" / "parts" / "000000.bin"
+    part.write_bytes(part.read_bytes()[:-1])
+    with pytest.raises(KDError, match="000000.bin was damaged"):
+        write(tmp_path / "cache")
+
+
+def test_an_unfinished_cache_is_not_read(tmp_path):
+    write(tmp_path / "cache", shard=(0, 2))
+    with pytest.raises(KDError, match="is not finished: run the same fairseq-kd cache command again"):
+        CacheReader(tmp_path / "cache")

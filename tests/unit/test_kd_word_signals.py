@@ -1,0 +1,150 @@
+"""kd_word with every divergence and every source of the teacher's signal."""
+
+import itertools
+
+import pytest
+import torch
+from helpers import batch, build, losses_of_training
+
+from fairseq_kd.errors import KDError
+from fairseq_kd.loss.objective import DIVERGENCES
+from fairseq_kd.teacher.caching import CachingOptions, make_cache
+
+KD = ("--criterion", "kd_word", "--label-smoothing", "0.1", "--kd-weight", "0.6")
+
+
+@pytest.fixture(scope="module")
+def caches(data_bin, teacher, tmp_path_factory):
+    """Folder by (k, store); k = 0: the whole vocabulary."""
+    folder, types = tmp_path_factory.mktemp("caches"), sum(1 for _ in open(data_bin / "dict.qab.txt")) + 4
+    made = {}
+    for k, store in ((0, "float32"), (0, "compact"), (16, "compact")):
+        made[k, store] = folder / f"{k}-{store}"
+        options = CachingOptions(top_k=k or types, temperatures=(1.0, 2.0), store=store, cpu=True)
+        make_cache(data_bin, teacher, made[k, store], options)
+    return made
+
+
+def gradients(data_bin, *options):
+    """(logging output, gradient of every parameter) of one batch."""
+    _, task, model, criterion = build(data_bin, *KD, "--dropout", "0.0", *options)
+    loss, _, logged = criterion(model, batch(task, range(12)))
+    loss.backward()
+    return logged, torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+
+@pytest.mark.parametrize(("store", "tolerance"), [("float32", 1e-5), ("compact", 1e-3)])
+def test_a_cache_of_all_types_reproduces_the_online_run_over_20_updates(data_bin, teacher, caches, store, tolerance):
+    options = (*KD, "--teacher-temperature", "2", "--student-temperature", "2")
+    online, _ = losses_of_training(data_bin, *options, "--teacher", teacher, updates=20)
+    cached, _ = losses_of_training(data_bin, *options, "--teacher-cache", caches[0, store], updates=20)
+    assert len(cached) == 20
+    assert cached == pytest.approx(online, rel=tolerance)
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("source", ["online", "online top-k", "cached", "cached all"])
+def test_fused_equals_reference(data_bin, teacher, caches, divergence, source):
+    options = {
+        "online": ("--teacher", teacher),
+        "online top-k": ("--teacher", teacher, "--kd-top-k", 16),
+        "cached": ("--teacher-cache", caches[16, "compact"]),
+        "cached all": ("--teacher-cache", caches[0, "compact"]),
+    }[source]
+    results = [
+        gradients(data_bin, *options, "--kd-divergence", divergence, "--kd-implementation", implementation)
+        for implementation in ("fused", "reference")
+    ]
+    for name in ("loss", "nll_loss", "kd_loss", "n_agreed"):
+        assert results[0][0][name].item() == pytest.approx(results[1][0][name].item(), rel=1e-5)
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_a_truncated_teacher_and_its_cache_say_the_same(data_bin, teacher, caches, divergence):
+    options = ("--kd-divergence", divergence)
+    online, online_gradient = gradients(data_bin, *options, "--teacher", teacher, "--kd-top-k", 16)
+    cached, cached_gradient = gradients(data_bin, *options, "--teacher-cache", caches[16, "compact"])
+    assert cached["kd_loss"].item() == pytest.approx(online["kd_loss"].item(), rel=2e-3)  # float16 on disk
+    torch.testing.assert_close(cached_gradient, online_gradient, rtol=1e-2, atol=2e-2)
+
+
+def test_divergences_give_different_gradients(data_bin, teacher):
+    found = [gradients(data_bin, "--teacher", teacher, "--kd-divergence", name)[1] for name in DIVERGENCES]
+    for one, other in itertools.combinations(found, 2):
+        assert (one - other).norm() > 0.01 * one.norm()
+
+
+def test_the_cache_goes_with_the_batch_not_with_its_order(data_bin, caches):
+    _, task, model, criterion = build(
+        data_bin, *KD, "--dropout", "0.0", "--teacher-cache", caches[16, "compact"], "--ignore-prefix-size", "1"
+    )
+    alone = [criterion(model, batch(task, [i]))[0].item() for i in range(6)]
+    for order in (range(6), [3, 0, 5, 1, 4, 2]):
+        assert criterion(model, batch(task, order))[0].item() == pytest.approx(sum(alone), rel=1e-5)
+
+
+def test_a_stated_teacher_is_compared_and_serves_validation(data_bin, teacher, caches, tmp_path):
+    options = (*KD, "--teacher-cache", caches[16, "compact"], "--kd-valid", "--teacher")
+    _, task, model, criterion = build(data_bin, *options, teacher)
+    model.eval()
+    assert criterion(model, batch(task, range(4), "valid"))[2]["kd_loss"] > 0
+    other = tmp_path / "other.pt"
+    other.write_bytes(teacher.read_bytes() + b"0")
+    with pytest.raises(SystemExit):
+        build(data_bin, *options, other)
+
+
+@pytest.mark.parametrize("implementation", ["fused", "reference"])
+def test_batch_selection_teaches_the_tokens_with_the_highest_cross_entropy(data_bin, teacher, implementation):
+    common = ("--teacher", teacher, "--kd-implementation", implementation)
+    _, task, model, criterion = build(
+        data_bin, *KD, "--dropout", "0.0", *common, "--kd-select", "batch", "--kd-select-rate", "0.25"
+    )
+    sample = batch(task, range(8))
+    loss = criterion(model, sample)[0].item()
+    *_, everywhere = build(data_bin, *KD, *common)
+    *_, nowhere = build(data_bin, "--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1")
+    logits = model(**sample["net_input"])[0].transpose(1, 2)
+    nll = torch.nn.functional.cross_entropy(logits, sample["target"], ignore_index=1, reduction="none").view(-1)
+    hard = torch.zeros_like(nll, dtype=torch.bool)
+    hard[nll.argsort(descending=True)[: round(0.25 * sample["ntokens"])]] = True
+    with_teacher, without = (c(model, sample, reduce=False)[0].view(-1) for c in (everywhere, nowhere))
+    assert loss == pytest.approx(torch.where(hard, with_teacher, without).sum().item(), rel=1e-5)
+
+
+def test_recent_tokens_are_saved_and_restored(data_bin, teacher, tmp_path):
+    options = (*KD, "--teacher", teacher, "--kd-select", "global", "--kd-queue-size", "500", "--dropout", "0.0")
+    whole, _ = losses_of_training(data_bin, *options, updates=8)
+    begun, trainer = losses_of_training(data_bin, *options, updates=4)
+    assert begun == whole[:4]
+    trainer.consolidate_optimizer()  # as fairseq-train does before it saves
+    trainer.save_checkpoint(str(tmp_path / "c.pt"), {"train_iterator": {}})
+    _, resumed = losses_of_training(data_bin, *options, updates=0)
+    resumed.load_checkpoint(str(tmp_path / "c.pt"))
+    saved, restored = trainer.get_criterion().recent, resumed.get_criterion().recent
+    assert restored.seen == saved.seen > 0 and torch.equal(restored.values, saved.values)
+    assert restored.anchor.item() == 0
+    plain = torch.load(teacher, weights_only=True)
+    assert plain["criterion"] is None
+    resumed.get_criterion().load_state_dict(plain["criterion"])  # a run without --kd-select: a warning, no error
+
+
+def test_a_student_without_a_projection_of_its_own_uses_the_reference(data_bin, teacher):
+    lstm = ("--arch", "lstm", "--encoder-embed-dim", "16", "--decoder-embed-dim", "16", "--decoder-out-embed-dim", "16")
+    from fairseq import options, tasks
+    from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+
+    def build_lstm(*more):
+        words = [str(data_bin), *lstm, *KD, "--teacher", str(teacher), "--cpu", "--max-tokens", "400", *more]
+        words += ["--optimizer", "adam"]
+        cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), words))
+        task = tasks.setup_task(cfg.task)
+        return task, task.build_model(cfg.model), task.build_criterion(cfg.criterion)
+
+    task, model, criterion = build_lstm()
+    assert criterion.implementation(model) == "reference"
+    criterion(model, batch(task, range(4)))[0].backward()
+    task, model, criterion = build_lstm("--kd-implementation", "fused")
+    with pytest.raises(KDError, match="no output projection"):
+        criterion.implementation(model)
