@@ -4,8 +4,11 @@ Word-level distillation, in the order of the data:
 
     teacher checkpoint -> checkpoint.read_checkpoint   refuses whatever fairseq does not write
                        -> teacher.loading.Teacher      frozen, own dtype, dictionaries compared
-                       -> teacher.signal               what the teacher says about a batch
-                       -> loss.divergence              pure maths on log-probabilities
+                       -> teacher.online               it runs beside the student, or
+                       -> teacher.caching, .cached     it ran once, and its answers come from disk
+                       -> teacher.signal               what it says about a batch
+                       -> loss.divergence, .objective  pure maths on log-probabilities
+                       -> loss.fused                   the same from the student's features, chunk by chunk
                        -> criterions.kd_word           weighs, logs; called by fairseq's own trainer
 
 Around it: `corpus` makes data-bins, `evaluation` scores checkpoints, `quickstart` runs the whole once, `cli` is the

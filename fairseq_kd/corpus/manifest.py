@@ -118,8 +118,11 @@ def exclusive(path):
     with open(lock, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise KDError(f"another process is working on {path}; wait for it, or choose another --out") from error
+            locked = lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat())
+        except BlockingIOError:
+            locked = False
+        if not locked:  # held, or released and removed between open and flock
+            raise KDError(f"another process is working on {path}; wait for it, or choose another --out")
         try:
             yield
         finally:

@@ -11,17 +11,17 @@ from dataclasses import dataclass
 import torch
 
 from fairseq_kd.loss.objective import Objective, reference_losses
-from fairseq_kd.teacher.signal import TopKSignal
+from fairseq_kd.teacher.signal import DenseSignal, TopKSignal
 
 
 @dataclass
 class Chunk:
-    """n rows: z (n, V), the gold types (n,), Σ_j z_j (n,) or None without smoothing, and a way to a second buffer."""
+    """n rows: z (n, V), the gold types (n,), Σ_j z_j (n,) or None without smoothing, and more buffers (n, V)."""
 
     z: torch.Tensor
     gold: torch.Tensor
     z_sum: torch.Tensor | None
-    spare: Callable[[], torch.Tensor]
+    spare: Callable[[int], torch.Tensor]
 
     def pick_gold(self) -> torch.Tensor:
         """z of the gold types, (n,)."""
@@ -61,7 +61,7 @@ def top_k(chunk: Chunk, objective: Objective, signal: TopKSignal):
         gradient, lse, kd = _differentiate(named, rest, signal, objective, gold_weight=1 - weight)
         z.mul_(gradient[:, -1:]).scatter_(1, signal.ids, gradient[:, :-1])
     else:
-        tempered = torch.div(z, tau, out=chunk.spare())
+        tempered = torch.div(z, tau, out=chunk.spare(0))
         rest, _ = softmax_(tempered.scatter_(1, signal.ids, float("-inf")))
         lse, best = softmax_(z)
         gradient, _, kd = _differentiate(named / tau, rest, signal, objective, gold_weight=0)
@@ -70,24 +70,26 @@ def top_k(chunk: Chunk, objective: Objective, signal: TopKSignal):
     return _weigh(chunk, objective, z_gold, lse, kd, named[:, 0] >= best, z_gold >= best)
 
 
-def dense_kl(chunk: Chunk, objective: Objective, teacher_lprobs: torch.Tensor):
-    """Forward KL from a whole distribution (n, V); its gradient is (q - p) / τ."""
+def dense_kl(chunk: Chunk, objective: Objective, signal: DenseSignal, start: int, end: int):
+    """Forward KL from a whole distribution, the rows from start to before end; its gradient is (q - p) / τ."""
     z, weight, tau = chunk.z, objective.kd_weight, objective.student_temperature
     z_gold, factor = chunk.pick_gold(), weight * objective.scale / tau
-    agreed = z.argmax(dim=1) == teacher_lprobs.argmax(dim=1)
-    probs = teacher_lprobs.exp()
-    kd = torch.linalg.vecdot(probs, teacher_lprobs - z / tau if tau != 1 else teacher_lprobs - z)
+    teacher_lprobs = signal.rows(start, end, out=chunk.spare(0))
+    named = z.gather(1, teacher_lprobs.argmax(dim=1, keepdim=True)).squeeze(1)
+    probs = torch.exp(teacher_lprobs, out=chunk.spare(1))
+    difference = torch.sub(teacher_lprobs, z, alpha=1 / tau, out=chunk.spare(0))  # teacher_lprobs is not needed again
+    kd = torch.linalg.vecdot(probs, difference)
     if tau == 1:
         lse, best = softmax_(z)
         kd += lse
         z.mul_(_column(1 - weight + factor))
     else:
-        tempered = torch.div(z, tau, out=chunk.spare())
+        tempered = torch.div(z, tau, out=chunk.spare(0))
         kd += softmax_(tempered)[0]
         lse, best = softmax_(z)
         z.mul_(_column(1 - weight)).add_(tempered.mul_(_column(factor)))
     z.sub_(probs.mul_(_column(factor)))
-    return _weigh(chunk, objective, z_gold, lse, kd, agreed, z_gold >= best)
+    return _weigh(chunk, objective, z_gold, lse, kd, named >= best, z_gold >= best)
 
 
 def by_autograd(chunk: Chunk, objective: Objective, signal):

@@ -109,10 +109,10 @@ class _Walk:
     def _empty(self, *shape):
         return torch.empty(shape, dtype=self.dtype, device=self.x.device)
 
-    def _spare(self, rows):
-        if len(self.buffers) == 1:
+    def _spare(self, number, rows):
+        while len(self.buffers) < number + 2:
             self.buffers.append(torch.empty_like(self.buffers[0]))
-        return self.buffers[1][:rows]
+        return self.buffers[number + 1][:rows]
 
     def chunk(self, start, end, target, signal):
         """Loss and gradient of the rows from start to before end."""
@@ -123,14 +123,14 @@ class _Walk:
         else:
             z.copy_(x @ self.w.t())
         z_sum = x.to(self.dtype) @ self.w_sum if self.each else None
-        chunk = Chunk(z, target[start:end], z_sum, lambda: self._spare(end - start))
+        chunk = Chunk(z, target[start:end], z_sum, lambda number: self._spare(number, end - start))
         smoothing = self.each * (1 if signal is None else 1 - objective.kd_weight)
         if signal is None:
             losses = gold_only(chunk, objective)
         elif isinstance(signal, TopKSignal) and objective.divergence != "tie":
             losses = top_k(chunk, objective, signal.part(start, end))
         elif isinstance(signal, DenseSignal) and objective.divergence == "kl":
-            losses = dense_kl(chunk, objective, signal.rows(start, end))
+            losses = dense_kl(chunk, objective, signal, start, end)
         else:
             losses, smoothing = by_autograd(chunk, objective, signal.part(start, end)), 0.0
         for total, values in zip(self.sums, losses, strict=True):

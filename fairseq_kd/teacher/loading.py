@@ -26,10 +26,12 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 class Teacher:
     """A fairseq model that only answers: eval mode, no gradients, its own dtype, on the device of the batch."""
 
-    def __init__(self, model, source_dictionary, target_dictionary, path, dtype: str = "float32"):
+    def __init__(self, model, task, path, dtype: str = "float32"):
+        """task: the one that the model was built by."""
         self.path = str(path)
-        self.source_dictionary = source_dictionary
-        self.target_dictionary = target_dictionary
+        self.source_dictionary = task.source_dictionary
+        self.target_dictionary = task.target_dictionary
+        self.languages = (task.cfg.source_lang, task.cfg.target_lang)
         self.model = model.to(DTYPES[dtype]).requires_grad_(False).eval()
         self._device = torch.device("cpu")
 
@@ -83,7 +85,7 @@ def load_teacher(path, *, data=None, languages=(None, None), dtype: str = "float
     model, task = build_model(path, state)
     if not (hasattr(model, "encoder") and hasattr(model, "decoder")):
         raise KDError(f"{path} holds a {type(model).__name__}; a teacher must be an encoder-decoder translation model")
-    return Teacher(model, task.source_dictionary, task.target_dictionary, path, dtype)
+    return Teacher(model, task, path, dtype)
 
 
 def configure_own_task(path, state, data=None, languages=(None, None), data_option="--teacher-data") -> None:

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from fairseq_kd.checkpoint import read_checkpoint
 from fairseq_kd.errors import KDError
-from fairseq_kd.teacher.loading import configure_own_task, load_teacher
+from fairseq_kd.teacher.loading import load_teacher
 
 
 def load_pair(data_bin, teacher_path, subset: str, *, data=None, dtype: str = "float32", trust: bool = False):
@@ -13,13 +12,9 @@ def load_pair(data_bin, teacher_path, subset: str, *, data=None, dtype: str = "f
     data: folder with the teacher's dictionaries; None: where the checkpoint says. dtype, trust: see `load_teacher`.
     Raises KDError when one of them cannot be used, or when their dictionaries differ.
     """
-    fallback = _languages_by_file_names(data_bin)
-    state = read_checkpoint(teacher_path, trust=trust)
-    configure_own_task(teacher_path, state, data, fallback)
-    languages = (state["cfg"].task.source_lang, state["cfg"].task.target_lang)
-    del state
-    task = open_data(data_bin, languages, subset)
+    languages = _languages_by_file_names(data_bin)  # for a checkpoint that records none
     teacher = load_teacher(teacher_path, data=data, languages=languages, dtype=dtype, trust=trust)
+    task = open_data(data_bin, teacher.languages, subset)
     teacher.check_dictionaries(task.source_dictionary, task.target_dictionary)
     return teacher, task
 

@@ -29,14 +29,20 @@ class DenseSignal:
     def __len__(self) -> int:
         return self.features.size(0)
 
-    def rows(self, start: int = 0, end: int | None = None) -> torch.Tensor:
-        """Log-probabilities (n, V), float32 or wider, at the temperature, of the rows from start to before end."""
+    def rows(self, start: int = 0, end: int | None = None, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Log-probabilities (n, V), float32 or wider, at the temperature, of the rows from start to before end.
+
+        out: a tensor (n, V) of that type to use, if one is to be made. Not to be changed without it.
+        """
         rows = self.features[start:end]
         if self.projection is None:
             return temper(rows, self.temperature)
         with torch.no_grad(), torch.autocast(rows.device.type, enabled=False):
-            logits = rows @ self.projection.t()
-            logits = logits if logits.dtype == torch.float64 else logits.float()
+            if out is not None and out.dtype == rows.dtype:
+                logits = torch.mm(rows, self.projection.t(), out=out)
+            else:
+                logits = rows @ self.projection.t()
+                logits = logits if logits.dtype == torch.float64 else logits.float()
             logits = logits if self.temperature == 1 else logits.div_(self.temperature)
             return torch.log_softmax(logits, dim=-1, out=logits)
 

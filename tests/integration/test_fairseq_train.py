@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -31,6 +33,19 @@ def plain(tmp_path_factory, corpus):
         user_dir=None,
     )
     assert result.returncode == 0, result.stderr[-2000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain_cache(plain, tmp_path_factory):
+    """A cache of the plain data-bin's teacher, by the command."""
+    folder = tmp_path_factory.mktemp("cache") / "cache"
+    words = ["cache", plain / "data-bin", "--teacher", teacher_of(plain), "--top-k", "8", "--out", folder, "--cpu"]
+    result = subprocess.run(
+        [sys.executable, "-m", "fairseq_kd.cli.main", *map(str, words)], capture_output=True, text=True, cwd=ROOT
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "bytes a token" in result.stdout and f"--teacher-cache {folder}" in result.stdout
     return folder
 
 
@@ -106,6 +121,18 @@ def test_stock_options_resume_with_a_moved_teacher_and_the_other_commands(plain,
     assert len(bleu_of_generate(plain, checkpoint, "test")) == 30
 
 
+def test_training_and_resuming_from_a_cache_without_the_teacher(plain, plain_cache, tmp_path):
+    online = kd(plain, "--teacher", teacher_of(plain), "--kd-top-k", "8", "--no-save", "--max-update", "6")
+    options = ["--teacher-cache", plain_cache, "--save-dir", tmp_path / "student"]
+    first = kd(plain, *options, "--max-update", "4")
+    second = kd(plain, *options, "--max-update", "6")
+    for result in (online, first, second):
+        assert result.returncode == 0, result.stderr[-3000:]
+    curves = [[float(entry["loss"]) for entry in logged(result, "train_inner")] for result in (online, first, second)]
+    assert len(curves[1]) == 4 and len(curves[2]) == 2
+    assert curves[1] + curves[2] == pytest.approx(curves[0], abs=0.003)  # logged with three decimals
+
+
 def test_eval_bleu_scores_the_student_not_the_teacher(data_bin, teacher, tmp_path):
     """A trained student that hardly moves, and a teacher that is not trained: BLEU must be the student's."""
     untrained = tmp_path / "untrained" / "checkpoint_last.pt"
@@ -147,8 +174,6 @@ fairseq_cli.train.cli_main()
 def test_two_processes_equal_one_process_with_update_freq_2(plain, tmp_path):
     import os
     import socket
-    import subprocess
-    import sys
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -258,10 +283,16 @@ def hostile(path, made):
 
 @pytest.mark.parametrize(
     "case",
-    ["missing", "other dictionary", "corrupt", "hostile", "alpha", "temperature", "adaptive softmax", "no teacher"],
+    [
+        *("missing", "other dictionary", "corrupt", "hostile", "alpha", "temperature", "adaptive softmax"),
+        *("no teacher", "cache: missing", "cache: temperature", "cache: flipped bit", "cache: other data"),
+    ],
 )
-def test_bad_input_is_one_error_status_2_and_no_file(case, plain, tmp_path, teacher):
+def test_bad_input_is_one_error_status_2_and_no_file(case, plain, plain_cache, tmp_path, teacher):
     student, options, message = tmp_path / "student", [], ""
+    cache = tmp_path / "cache"
+    if case.startswith("cache") and case != "cache: missing":
+        shutil.copytree(plain_cache, cache)
     path = teacher_of(plain)
     if case == "missing":
         path, message = tmp_path / "nothing.pt", "nothing.pt is not there"
@@ -272,6 +303,17 @@ def test_bad_input_is_one_error_status_2_and_no_file(case, plain, tmp_path, teac
         path.write_bytes(teacher_of(plain).read_bytes()[:4000])
     elif case == "hostile":
         path, message = hostile(tmp_path / "hostile.pt", tmp_path / "made"), "posix.mkdir"
+    elif case == "cache: missing":
+        message = "cache is not there"
+    elif case == "cache: temperature":
+        options, message = ["--teacher-temperature", "2"], "was made for the temperature 1"
+    elif case == "cache: flipped bit":
+        damaged = bytearray((cache / "delta.bin").read_bytes())
+        damaged[7] ^= 1
+        (cache / "delta.bin").write_bytes(damaged)
+        message = "delta.bin has sha256"
+    elif case == "cache: other data":
+        options, message = ["--train-subset", "test"], "of subset 'train', the training reads 'test'"
     elif case == "alpha":
         options, message = ["--kd-weight", "1.5"], "--kd-weight 1.5"
     elif case == "temperature":
@@ -287,6 +329,7 @@ def test_bad_input_is_one_error_status_2_and_no_file(case, plain, tmp_path, teac
         message = "needs a teacher"
     if case != "adaptive softmax":
         given = [] if case == "no teacher" else ["--teacher", path]
+        given = ["--teacher-cache", cache] if case.startswith("cache") else given
         result = kd(plain, *given, *options, "--save-dir", student, "--max-update", "2")
     assert_user_error(result, message)
     assert not list(student.glob("*")) and not (tmp_path / "made").exists()

@@ -16,7 +16,10 @@ KD = ("--criterion", "kd_word", "--label-smoothing", "0.1", "--kd-weight", "0.6"
 @pytest.fixture(scope="module")
 def caches(data_bin, teacher, tmp_path_factory):
     """Folder by (k, store); k = 0: the whole vocabulary."""
-    folder, types = tmp_path_factory.mktemp("caches"), sum(1 for _ in open(data_bin / "dict.qab.txt")) + 4
+    folder, types = (
+        tmp_path_factory.mktemp("caches"),
+        len((data_bin / "dict.qab.txt").read_text(encoding="utf-8").splitlines()) + 4,
+    )
     made = {}
     for k, store in ((0, "float32"), (0, "compact"), (16, "compact")):
         made[k, store] = folder / f"{k}-{store}"
@@ -119,7 +122,7 @@ def test_recent_tokens_are_saved_and_restored(data_bin, teacher, tmp_path):
     begun, trainer = losses_of_training(data_bin, *options, updates=4)
     assert begun == whole[:4]
     trainer.consolidate_optimizer()  # as fairseq-train does before it saves
-    trainer.save_checkpoint(str(tmp_path / "c.pt"), {"train_iterator": {}})
+    trainer.save_checkpoint(str(tmp_path / "c.pt"), {"train_iterator": {"epoch": 1}})
     _, resumed = losses_of_training(data_bin, *options, updates=0)
     resumed.load_checkpoint(str(tmp_path / "c.pt"))
     saved, restored = trainer.get_criterion().recent, resumed.get_criterion().recent
