@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).resolve().parent
 VERSION = re.search(r'^__version__ = "([^"]+)"', (ROOT / "fairseq_kd" / "version.py").read_text(), re.M).group(1)
 
-TEST = ["pytest>=8", "ruff>=0.6", "tensorboardX>=2.6", "setuptools>=69"]
+TEST = ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6", "tensorboardX>=2.6", "setuptools>=69"]
 
 setup(
     name="fairseq_kd",

@@ -86,6 +86,10 @@ def main() -> None:
         variants = {
             "stock cross-entropy": ["--criterion", "label_smoothed_cross_entropy"],
             "kd_word cached": [*KD.split(), "--teacher-cache", str(cache)],
+            "kd_word cached, bfloat16": [
+                *(*KD.split(), "--teacher-cache", str(cache)),
+                *("--kd-matmul-dtype", "bfloat16"),
+            ],
             "kd_word cached, reference": [
                 *(*KD.split(), "--teacher-cache", str(cache)),
                 *("--kd-implementation", "reference"),
