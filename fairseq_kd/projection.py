@@ -17,9 +17,24 @@ def unwrapped(model):
 def output_projection(model) -> torch.Tensor | None:
     """The matrix (V, d) with logits = features @ matrix.T, or None when the model computes them in another way.
 
-    Then `model(..., features_only=True)[0]` are the features (B, T, d).
+    Then `model(..., features_only=True)[0]` are the features (B, T, d). None also where a wrapper for several processes
+    does not let a parameter be used outside of the model's forward pass.
     """
-    model = unwrapped(model)
+    weight = _weight(unwrapped(model))
+    while weight is not None and isinstance(inner := getattr(model, "module", None), torch.nn.Module):
+        if "FullySharded" in type(model).__name__:
+            return None
+        if getattr(model, "find_unused_parameters", False) and not _is_tied(unwrapped(model).decoder, weight):
+            return None  # DDP would call it unused, and then be surprised by its gradient
+        model = inner
+    return weight
+
+
+def _is_tied(decoder, weight) -> bool:
+    return getattr(getattr(decoder, "embed_tokens", None), "weight", None) is weight
+
+
+def _weight(model) -> torch.Tensor | None:
     decoder = getattr(model, "decoder", None)
     if not isinstance(decoder, TransformerDecoderBase) or getattr(decoder, "adaptive_softmax", None) is not None:
         return None

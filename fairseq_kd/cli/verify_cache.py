@@ -18,8 +18,8 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
     """Verify and print."""
-    if args.trust_checkpoint not in (None, args.teacher):
-        raise KDError(f"--trust-checkpoint {args.trust_checkpoint} is not the --teacher {args.teacher}")
+    if args.trust_checkpoint is not None and args.trust_checkpoint != args.teacher:
+        raise KDError(f"--trust-checkpoint {args.trust_checkpoint}: name the same file with --teacher too")
     found = verify_cache(
         args.cache,
         teacher=args.teacher,

@@ -72,7 +72,7 @@ class KDWordConfig(LabelSmoothedCrossEntropyCriterionConfig):
         },
     )
     kd_select_rate: float = field(
-        default=0.5, metadata={"help": "share of the tokens that --kd-select batch and global take, above 0 to 1"}
+        default=0.5, metadata={"help": "share of the tokens that --kd-select batch and global take, between 0 and 1"}
     )
     kd_queue_size: int = field(
         default=30000, metadata={"help": "number of recent tokens that --kd-select global compares with"}

@@ -61,6 +61,13 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
         if state_dict is None:
             logger.warning("the checkpoint holds no recent tokens for --kd-select global: it begins with none")
             return None
+        with exit_on_user_error():
+            saved = len(state_dict.get("recent.values", ()))
+            if self.recent is not None and saved != self.cfg.kd_queue_size:
+                raise KDError(
+                    f"--kd-queue-size {self.cfg.kd_queue_size}: the checkpoint holds {saved} recent tokens; go on with "
+                    f"--kd-queue-size {saved}"
+                )
         return super().load_state_dict(state_dict, strict)
 
     def forward(self, model, sample, reduce=True):
@@ -106,7 +113,8 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
             if needs and not fits:
                 raise KDError(
                     "--kd-implementation fused and --kd-matmul-dtype do not fit: the student has no output projection "
-                    "that can be applied by itself (it is not one of fairseq's transformers); leave them out"
+                    "that can be applied by itself (it is not one of fairseq's transformers, or it is wrapped with "
+                    "--find-unused-parameters or fully sharded); leave them out"
                 )
             self._implementation = "fused" if fits and asked != "reference" else "reference"
             logger.info(f"kd_word computes its loss by the {self._implementation} implementation")

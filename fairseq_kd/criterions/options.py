@@ -45,8 +45,12 @@ def _check_ranges(cfg) -> None:
             raise KDError(f"--kd-scale {cfg.kd_scale}: must be auto, none or a number above 0")
     if not 0 < cfg.js_beta < 1:
         raise KDError(f"--js-beta {cfg.js_beta}: must be between 0 and 1, without them (0 and 1 give 0 for every pair)")
-    if not 0 < cfg.kd_select_rate <= 1:
-        raise KDError(f"--kd-select-rate {cfg.kd_select_rate}: must be above 0, up to 1 (every token)")
+    if cfg.ignore_prefix_size < 0:
+        raise KDError(f"--ignore-prefix-size {cfg.ignore_prefix_size}: must be 0 or a number of tokens")
+    if not 0 < cfg.kd_select_rate < 1:
+        raise KDError(
+            f"--kd-select-rate {cfg.kd_select_rate}: must be above 0 and below 1 (--kd-select all is every token)"
+        )
     if cfg.kd_queue_size < 1:
         raise KDError(f"--kd-queue-size {cfg.kd_queue_size}: must be at least 1 token")
     if cfg.kd_top_k < 0:

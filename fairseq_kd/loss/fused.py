@@ -27,7 +27,7 @@ from fairseq_kd.loss.objective import Objective
 from fairseq_kd.teacher.signal import DenseSignal, TopKSignal
 
 CHUNK_ROWS = 512  # the matrix products are as fast as with more rows, and the buffer stays small (20 MiB at V = 10k)
-HALF_SCALE = 1024.0  # float16 cannot hold the small gradients that the softmax gives to most types; a power of two
+LARGEST_HALF = 2.0**15  # float16 ends at 65,504
 
 
 @dataclass
@@ -48,7 +48,7 @@ def fused_loss(features, projection, target, signal, objective: Objective, matmu
     features may be float16, bfloat16, float32 or float64; softmax, loss and the gradient of the projection are float32
     (float64 if the features are). The matrix products are made in the features' type, or in matmul_dtype.
     """
-    arguments = (features, projection, target, signal, objective, matmul_dtype or features.dtype)
+    arguments = (features, projection, target, signal, objective, matmul_dtype or _natural_dtype(features))
     loss, nll, kd, agreed, correct = _FusedLoss.apply(*arguments)
     if signal is None:
         return LossSums(loss, nll, correct)
@@ -59,12 +59,19 @@ def fused_loss(features, projection, target, signal, objective: Objective, matmu
 def token_nll(features, projection, target) -> torch.Tensor:
     """-log q(gold) of each of the N tokens, in nats, (N,); arguments as in `fused_loss`."""
     parts = []
+    features, projection = (t.to(_natural_dtype(features)) for t in (features, projection))
     for start in range(0, features.size(0), CHUNK_ROWS):
-        z = features[start : start + CHUNK_ROWS] @ projection.to(features.dtype).t()
+        z = features[start : start + CHUNK_ROWS] @ projection.t()
         z = z if z.dtype == torch.float64 else z.float()
         z_gold = z.gather(1, target[start : start + CHUNK_ROWS].unsqueeze(1)).squeeze(1)
         parts.append(softmax_(z)[0] - z_gold)
     return torch.cat(parts) if parts else features.new_zeros(0)
+
+
+def _natural_dtype(features) -> torch.dtype:
+    """The type in which a matrix product with the features would be made where this is called: autocast has a say."""
+    device = features.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else features.dtype
 
 
 class _FusedLoss(torch.autograd.Function):
@@ -96,7 +103,6 @@ class _Walk:
     def __init__(self, features, projection, objective, needs_gradient):
         self.x, self.w, self.objective, self.needs_gradient = features, projection, objective, needs_gradient
         self.dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
-        self.up = HALF_SCALE if features.dtype == torch.float16 else 1.0
         self.buffers = [self._empty(min(CHUNK_ROWS, features.size(0)), projection.size(0))]
         self.sums = [self._empty().zero_() for _ in range(5)]
         self.each = objective.label_smoothing / (projection.size(0) - 1)
@@ -146,13 +152,25 @@ class _Walk:
             torch.mm(z, self.w, out=d_features)
             self.d_projection.addmm_(z.t(), x)
         else:
-            gradient = z.mul_(self.up).to(x.dtype)
-            d_features.copy_(gradient @ self.w).div_(self.up)
-            self.d_projection.add_(gradient.t() @ x, alpha=1 / self.up)
+            up = self._up(z, x)
+            gradient = z.mul_(up).to(x.dtype)
+            d_features.copy_(gradient @ self.w).div_(up)
+            self.d_projection += (gradient.t() @ x).to(self.dtype).div_(up)
         if self.each:
-            smoothing = torch.as_tensor(smoothing, dtype=self.dtype, device=x.device).expand(x.size(0))
+            if not isinstance(smoothing, torch.Tensor):
+                smoothing = d_features.new_full((x.size(0),), smoothing)
             d_features.addr_(smoothing, self.w_sum, alpha=-1)
             self.x_sum += smoothing @ x.to(self.dtype)
+
+    def _up(self, z, x):
+        """Factor for the gradient z in float16: small entries are kept, and no sum over the rows can overflow.
+
+        An entry of zᵀ x is at most rows · max |z| · max |x|. A 0-d tensor, so that CUDA need not be waited for.
+        """
+        if x.dtype != torch.float16:
+            return 1.0
+        bound = x.size(0) * z.abs().amax() * x.abs().amax().to(self.dtype)
+        return (LARGEST_HALF / bound.clamp(min=1e-6)).clamp(max=1024.0)
 
     def finish(self):
         """The part of label smoothing in dW is the same row for every type."""

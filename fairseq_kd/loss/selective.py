@@ -23,7 +23,8 @@ class RecentTokens(torch.nn.Module):
     """The nll of the last `size` training tokens: the global-level threshold is taken over them.
 
     A module, so that fairseq saves it with the criterion and resume finds the same threshold. fairseq saves the state
-    of a criterion only if it has a parameter that can be trained, hence `anchor`, which nothing moves.
+    of a criterion only if it has a parameter that can be trained, hence `anchor`, which nothing moves. Each process of
+    a distributed training has its own recent tokens; the first one's are saved, and all go on from them.
     """
 
     def __init__(self, size: int):
@@ -34,7 +35,8 @@ class RecentTokens(torch.nn.Module):
 
     @torch.no_grad()
     def push(self, nll: torch.Tensor) -> None:
-        """Append the nll (N,) of a batch; the oldest values fall out."""
+        """Append the nll (N,) of a batch, but what is not finite; the oldest values fall out."""
+        nll = nll[nll.isfinite()]
         size, new = self.values.numel(), (nll.detach().float() * UNIT).round().int()[-self.values.numel() :]
         places = (self.seen + torch.arange(len(new), device=nll.device)) % size
         self.values[places] = new
@@ -42,5 +44,7 @@ class RecentTokens(torch.nn.Module):
 
     def hardest(self, nll: torch.Tensor, rate: float) -> torch.Tensor:
         """Which of the N tokens of a batch are as hard as the hardest share `rate` of the recent ones. Bool (N,)."""
+        if len(nll) == 0 or int(self.seen) == 0:
+            return torch.zeros_like(nll, dtype=torch.bool)
         known = self.values[: min(int(self.seen), self.values.numel())]
         return nll.detach() * UNIT >= _threshold(known.float(), rate) - 0.5

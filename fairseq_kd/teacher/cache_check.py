@@ -94,8 +94,9 @@ def _compare(source: CachedSignalSource, compute: TeacherRows, chosen: np.ndarra
         for temperature in compute.format.temperatures:
             deviation = _deviations(source.signal(sample, keep, temperature), dense, temperature)  # (N,)
             total, count = total + deviation.sum().item(), count + len(deviation)
-            at = int(deviation.nan_to_num(nan=float("inf")).argmax())
-            if not deviation[at].item() <= worst[0]:
+            deviation = deviation.nan_to_num(nan=float("inf"))
+            at = int(deviation.argmax())
+            if deviation[at].item() > worst[0]:
                 worst = (deviation[at].item(), int(rows_of[at]), temperature)
         tokens += len(dense)
         progress.advance(len(sentences))

@@ -45,7 +45,8 @@ def begin(folder: Path, request: dict) -> dict:
     if (begun := read_manifest(folder / PARTS)) is not None:
         _check_same(folder, begun, request, ignore=PLACES)
         return begun
-    others = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".") and path.name != PARTS)
+    ours = {PARTS} if not _visible(folder / PARTS) else set()  # begun by another process in this moment
+    others = [name for name in _visible(folder) if name not in ours]
     if others:
         if read_manifest(folder) is not None:  # another process has finished since the first look
             return begin(folder, request)
@@ -55,6 +56,10 @@ def begin(folder: Path, request: dict) -> dict:
         )
     write_json(folder / PARTS / MANIFEST_NAME, request)
     return request
+
+
+def _visible(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name[0] != ".") if folder.is_dir() else []
 
 
 def _check_same(folder: Path, begun: dict, request: dict, ignore: tuple[str, ...]) -> None:

@@ -103,7 +103,11 @@ def _compute_missing(folder: Path, cache_format: CacheFormat, blocks: list[Block
         before = progress.done
         rows, crc = compute(block.start, block.end, progress.advance)
         with _one_clear_error(folder):
-            _write_part(folder, block, cache_format, rows, crc)
+            try:
+                _write_part(folder, block, cache_format, rows, crc)
+            except FileNotFoundError:  # another process has finished all, and removed the parts, in this moment
+                if read_manifest(folder) is None:
+                    raise
         progress.reach(before + block.tokens)
     progress.finish()
 

@@ -99,6 +99,11 @@ class TeacherRows:
     def _fill(self, sentences: np.ndarray, start: int, offsets, rows: Rows, crc) -> None:
         """Put the rows and crcs of one batch in their places in the block that begins at sentence `start`."""
         sample, keep = self.collate(sentences)
+        if int(keep.sum()) != int(self.sizes[sentences].sum()):
+            raise KDError(
+                f"a target among sentences {sentences.min()} to {sentences.max()} holds the padding symbol as a word, "
+                "which no position of a batch can stand for: leave it out of the data-bin"
+            )
         inside = sample["id"].cpu().numpy() - start  # (B,)
         crc[inside, 0] = sentence_crcs(sample["net_input"]["src_tokens"], self.task.source_dictionary.pad())
         crc[inside, 1] = sentence_crcs(sample["target"], self.task.target_dictionary.pad())
@@ -107,6 +112,11 @@ class TeacherRows:
         signal = self.teacher.signal(sample, keep)
         for first in range(0, len(places), ROWS_AT_A_TIME):
             chunk = encode(signal.rows(first, first + ROWS_AT_A_TIME), self.format)
+            if not (np.isfinite(chunk.delta).all() and not np.isnan(chunk.tail).any()):
+                raise KDError(
+                    f"the teacher's answers to some of the sentences {sentences.min()} to {sentences.max()} are not "
+                    "finite: it was trained badly, or --teacher-dtype is too narrow for it"
+                )
             for name in ("ids", "delta", "tail"):
                 getattr(rows, name)[places[first : first + ROWS_AT_A_TIME]] = getattr(chunk, name)
 

@@ -2,6 +2,7 @@
 
 import torch
 
+from fairseq_kd.errors import KDError
 from fairseq_kd.teacher.loading import Teacher, load_teacher
 from fairseq_kd.teacher.signal import DenseSignal, TopKSignal
 
@@ -13,7 +14,15 @@ class OnlineSignalSource:
     """
 
     def __init__(self, path, task, *, data=None, dtype: str = "float32", trust: bool = False, top_k: int = 0):
-        """task: the student's; its dictionaries must equal the teacher's. top_k: types to keep, 0 for all."""
+        """task: the student's; its dictionaries must equal the teacher's. top_k: types to keep, 0 for all.
+
+        Raises KDError when top_k leaves nothing out.
+        """
+        if top_k >= len(task.target_dictionary):
+            raise KDError(
+                f"--kd-top-k {top_k}: the target dictionary has {len(task.target_dictionary)} types, so nothing would "
+                "be left out; give fewer, or 0 for all"
+            )
         self._arguments = {"path": path, "data": data, "dtype": dtype, "trust": trust}
         self._task = task
         self._top_k = top_k
@@ -28,5 +37,4 @@ class OnlineSignalSource:
             teacher.check_dictionaries(self._task.source_dictionary, self._task.target_dictionary)
             self.teacher = teacher
         signal = self.teacher.signal(sample, keep, temperature)
-        # a k that leaves nothing out is the whole distribution
-        return signal.truncate(self._top_k) if 0 < self._top_k < len(self._task.target_dictionary) else signal
+        return signal.truncate(self._top_k) if self._top_k else signal

@@ -202,6 +202,30 @@ def test_a_cache_that_deviates_from_its_teacher_is_found(teacher, data_bin, cach
     assert verify_cache(cache, sample=20).largest < 0.001
 
 
+def test_one_answer_that_is_no_number_fails_the_verification(cache, monkeypatch):
+    from fairseq_kd.teacher import cache_check
+
+    true, calls = cache_check._deviations, []
+
+    def broken(*arguments):
+        calls.append(true(*arguments))
+        return calls[-1].clone().fill_(float("nan")) if len(calls) == 1 else calls[-1]
+
+    monkeypatch.setattr(cache_check, "_deviations", broken)
+    with pytest.raises(KDError, match="deviates from"):
+        verify_cache(cache, sample=20)
+    assert len(calls) > 1
+
+
+def test_a_teacher_whose_answers_are_not_finite_is_not_cached(teacher, data_bin, tmp_path, monkeypatch):
+    from fairseq_kd.teacher.signal import DenseSignal
+
+    monkeypatch.setattr(DenseSignal, "rows", lambda self, *_: torch.full((len(self.features), 120), float("nan")))
+    with pytest.raises(KDError, match="not finite"):
+        make_cache(data_bin, teacher, tmp_path / "c", CachingOptions(cpu=True))
+    assert not list(tmp_path.rglob("*.bin"))
+
+
 def rehash(folder: Path, name: str) -> None:
     from fairseq_kd.corpus.manifest import sha256_file
 

@@ -140,7 +140,11 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
     with pytest.raises(KDError, match="already holds 'thesis.tex' and is no teacher cache"):
         write(tmp_path)
     assert content(tmp_path) == {"thesis.tex": b"x"}
-    (tmp_path / "thesis.tex").rename(tmp_path / "manifest.json")
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "thesis.tex").rename(tmp_path / "parts" / "thesis.tex")
+    with pytest.raises(KDError, match="already holds 'parts' and is no teacher cache"):
+        write(tmp_path)
+    (tmp_path / "parts" / "thesis.tex").rename(tmp_path / "manifest.json")
     (tmp_path / "manifest.json").write_text(json.dumps({"format": 1}))
     with pytest.raises(KDError, match="is not that of a teacher cache"):
         write(tmp_path)

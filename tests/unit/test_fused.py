@@ -210,3 +210,11 @@ def test_matrix_products_of_another_type_leave_the_gradients_theirs():
     for ours, theirs in ((x.grad, dx), (w.grad, dw)):
         assert ours.dtype == torch.float32
         assert (ours - theirs).abs().max() <= 3e-2 * theirs.abs().max()
+
+
+def test_many_tokens_of_one_type_do_not_overflow_float16(monkeypatch):
+    """512 rows push the same row of the projection: 512 · 0.5 · 8 = 2048, which leaves little room for a scale."""
+    monkeypatch.setattr(fused, "CHUNK_ROWS", 512)
+    x, w = torch.full((512, 2), 8.0, dtype=torch.float16), torch.zeros(2, 2, dtype=torch.float16)
+    _, _, dw = by_fused(x, w, torch.zeros(512, dtype=torch.long), None, Objective())
+    torch.testing.assert_close(dw.float(), torch.tensor([[-2048.0, -2048.0], [2048.0, 2048.0]]), rtol=1e-3, atol=0)

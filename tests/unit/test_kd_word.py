@@ -186,6 +186,7 @@ def test_teacher_dtype_changes_only_rounding(data_bin, teacher, dtype, tolerance
         ({"kd_divergence": "js", "js_beta": 1.0}, "--js-beta 1.0"),
         ({"kd_divergence": "mse", "student_temperature": 2.0}, "no effect with --kd-divergence mse"),
         ({"kd_top_k": -1}, "--kd-top-k -1"),
+        ({"ignore_prefix_size": -1}, "--ignore-prefix-size -1"),
         ({"kd_select_rate": 0.2}, "--kd-select-rate 0.2 has no effect without --kd-select"),
         ({"kd_select": "batch", "kd_select_rate": 0.0}, "--kd-select-rate 0.0"),
         ({"kd_select": "batch", "kd_queue_size": 5}, "no effect with --kd-select batch"),

@@ -1,5 +1,6 @@
 """kd_word with every divergence and every source of the teacher's signal."""
 
+import copy
 import itertools
 
 import pytest
@@ -8,6 +9,7 @@ from helpers import batch, build, losses_of_training
 
 from fairseq_kd.errors import KDError
 from fairseq_kd.loss.objective import DIVERGENCES
+from fairseq_kd.projection import output_projection
 from fairseq_kd.teacher.caching import CachingOptions, make_cache
 
 KD = ("--criterion", "kd_word", "--label-smoothing", "0.1", "--kd-weight", "0.6")
@@ -128,9 +130,34 @@ def test_recent_tokens_are_saved_and_restored(data_bin, teacher, tmp_path):
     saved, restored = trainer.get_criterion().recent, resumed.get_criterion().recent
     assert restored.seen == saved.seen > 0 and torch.equal(restored.values, saved.values)
     assert restored.anchor.item() == 0
+    *_, other = build(data_bin, *options, "--kd-queue-size", "400")
+    with pytest.raises(SystemExit):
+        other.load_state_dict(trainer.get_criterion().state_dict())
     plain = torch.load(teacher, weights_only=True)
     assert plain["criterion"] is None
     resumed.get_criterion().load_state_dict(plain["criterion"])  # a run without --kd-select: a warning, no error
+
+
+def test_more_types_than_there_are_leave_nothing_out(data_bin, teacher):
+    with pytest.raises(SystemExit):
+        build(data_bin, *KD, "--teacher", teacher, "--kd-top-k", "100000")
+
+
+class Wrapper(torch.nn.Module):
+    """What a student looks like inside DistributedDataParallel."""
+
+    def __init__(self, module, find_unused_parameters):
+        super().__init__()
+        self.module, self.find_unused_parameters = module, find_unused_parameters
+
+
+def test_a_projection_that_ddp_would_call_unused_is_left_to_the_model(data_bin):
+    tied = build(data_bin, *KD, "--kd-weight", "0")[2]
+    assert output_projection(Wrapper(tied, True)) is tied.decoder.output_projection.weight
+    untied = copy.deepcopy(tied)
+    untied.decoder.output_projection.weight = torch.nn.Parameter(tied.decoder.output_projection.weight.clone())
+    assert output_projection(Wrapper(Wrapper(untied, False), False)) is untied.decoder.output_projection.weight
+    assert output_projection(Wrapper(Wrapper(untied, True), False)) is None
 
 
 def test_a_student_without_a_projection_of_its_own_uses_the_reference(data_bin, teacher):

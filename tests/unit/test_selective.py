@@ -38,3 +38,11 @@ def test_state_survives_a_state_dict_and_half_precision():
     assert other.half().hardest(NLL, 0.5).tolist() == recent.hardest(NLL, 0.5).tolist()
     other.push(NLL + 10)
     assert int(other.seen) == 8 and other.values.max().item() == 13 * 2**16
+
+
+def test_nothing_and_what_is_not_finite_leave_the_recent_tokens_alone():
+    recent = RecentTokens(4)
+    assert recent.hardest(NLL[:0], 0.5).tolist() == []
+    recent.push(NLL[:0])
+    recent.push(torch.tensor([float("nan"), float("inf"), 1.0]))
+    assert int(recent.seen) == 1 and recent.values.tolist() == [2**16, 0, 0, 0]
