@@ -76,25 +76,27 @@ class Layer:
     def run(self, variant, signal):
         """Forward and backward."""
         self.x.grad = self.w.grad = None
-        if variant.startswith("fused"):
-            narrow = torch.bfloat16 if "bfloat16" in variant else None
-            fused_loss(self.x, self.w, self.target, signal, OBJECTIVE, narrow).loss.backward()
-            return
         if variant.startswith("limit"):
             self.multiply()
-            return
+        else:
+            self.loss(variant, signal).backward()
+
+    def loss(self, variant, signal):
+        """Forward. What it does not return is gone before the backward pass, as in a criterion of fairseq."""
+        if variant.startswith("fused"):
+            narrow = torch.bfloat16 if "bfloat16" in variant else None
+            return fused_loss(self.x, self.w, self.target, signal, OBJECTIVE, narrow).loss
         logits = self.x @ self.w.t()
         lprobs = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
         if variant == "reference cached KD":
-            loss = reference_losses(lprobs, self.target, signal, OBJECTIVE).loss.sum()
-        else:
-            loss, _ = label_smoothed_nll_loss(lprobs, self.target, 0.1, ignore_index=1)
+            return reference_losses(lprobs, self.target, signal, OBJECTIVE).loss.sum()
+        loss, _ = label_smoothed_nll_loss(lprobs, self.target, 0.1, ignore_index=1)
         if variant == "usual online KD":
             student = torch.log_softmax(logits / 2, dim=-1, dtype=torch.float32)
             teacher = torch.softmax(signal / 2, dim=-1, dtype=torch.float32)
             kd = torch.nn.functional.kl_div(student, teacher, reduction="none")
             loss = 0.5 * loss + 0.5 * 4 * kd.sum()
-        loss.backward()
+        return loss
 
 
 VARIANTS = ("stock CE", "usual online KD", "reference cached KD", "fused CE", "fused cached KD", "fused online KD")
