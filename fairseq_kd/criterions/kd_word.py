@@ -20,8 +20,8 @@ from fairseq_kd.criterions.options import check_options
 from fairseq_kd.criterions.source import signal_sources
 from fairseq_kd.errors import KDError, exit_on_user_error
 from fairseq_kd.loss.divergence import temperature_scale
-from fairseq_kd.loss.fused import LossSums, fused_loss, token_nll
-from fairseq_kd.loss.objective import Objective, reference_losses
+from fairseq_kd.loss.fused import fused_loss, token_nll
+from fairseq_kd.loss.objective import Losses, Objective, reference_losses
 from fairseq_kd.loss.selective import RecentTokens, hardest
 from fairseq_kd.projection import output_projection
 
@@ -88,7 +88,7 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
             loss = sums.loss
         else:
             losses = self._reference(model, sample, keep, signal)
-            sums = LossSums(**{name: value if value is None else value.sum() for name, value in vars(losses).items()})
+            sums = losses.sum()
             loss = sums.loss if reduce else _scatter(losses.loss, keep)
         if self.recent is not None and model.training:
             loss = loss + 0.0 * self.recent.anchor.sum()  # see RecentTokens
@@ -120,7 +120,7 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
             logger.info(f"kd_word computes its loss by the {self._implementation} implementation")
         return self._implementation
 
-    def _fused(self, model, sample, keep, signal) -> LossSums:
+    def _fused(self, model, sample, keep, signal) -> Losses:
         features = model(**sample["net_input"], features_only=True)[0][keep]  # (N, d)
         projection, target = output_projection(model), sample["target"][keep]
 
@@ -157,7 +157,7 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
             chosen = self.recent.hardest(values, self.cfg.kd_select_rate)
         return replace(self.objective, kd_weight=chosen * self.cfg.kd_weight)
 
-    def _logging_output(self, sample, sample_size, keep, loss, sums: LossSums):
+    def _logging_output(self, sample, sample_size, keep, loss, sums: Losses):
         logging_output = {
             "loss": loss.data,
             "nll_loss": sums.nll.data,

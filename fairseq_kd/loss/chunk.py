@@ -2,7 +2,7 @@
 
 Each function finds the logits in `chunk.z` and leaves dloss/dlogits there, but for the part of label smoothing that is
 the same in every column, which `fused` adds. Each returns five values of the n tokens: loss, nll, kd, agreed, correct,
-as in TokenLosses.
+as in Losses.
 """
 
 from collections.abc import Callable

@@ -18,31 +18,18 @@ by chunk.
 Label smoothing adds -ε_i to every column of dloss/dz: rank one, so it needs Σ x and Σ W and no pass over V.
 """
 
-from dataclasses import dataclass
-
 import torch
 
 from fairseq_kd.loss.chunk import Chunk, by_autograd, dense_kl, gold_only, softmax_, top_k
-from fairseq_kd.loss.objective import Objective
+from fairseq_kd.loss.objective import Losses, Objective
 from fairseq_kd.teacher.signal import DenseSignal, TopKSignal
 
 CHUNK_ROWS = 512  # the matrix products are as fast as with more rows, and the buffer stays small (20 MiB at V = 10k)
 LARGEST_HALF = 2.0**15  # float16 ends at 65,504
 
 
-@dataclass
-class LossSums:
-    """Sums over the N tokens, in nats, as 0-d tensors; loss carries the gradient. See TokenLosses."""
-
-    loss: torch.Tensor
-    nll: torch.Tensor
-    correct: torch.Tensor
-    kd: torch.Tensor | None = None
-    agreed: torch.Tensor | None = None
-
-
-def fused_loss(features, projection, target, signal, objective: Objective, matmul_dtype=None) -> LossSums:
-    """The objective of N tokens from the student's features (N, d) and output projection (V, d).
+def fused_loss(features, projection, target, signal, objective: Objective, matmul_dtype=None) -> Losses:
+    """The objective, summed over N tokens, from the student's features (N, d) and output projection (V, d).
 
     target (N,); signal: the teacher's, of the same N rows, or None. Differentiable once by features and projection.
     features may be float16, bfloat16, float32 or float64; softmax, loss and the gradient of the projection are float32
@@ -51,8 +38,8 @@ def fused_loss(features, projection, target, signal, objective: Objective, matmu
     arguments = (features, projection, target, signal, objective, matmul_dtype or _natural_dtype(features))
     loss, nll, kd, agreed, correct = _FusedLoss.apply(*arguments)
     if signal is None:
-        return LossSums(loss, nll, correct)
-    return LossSums(loss, nll, correct, kd, agreed)
+        return Losses(loss, nll, correct)
+    return Losses(loss, nll, correct, kd, agreed)
 
 
 @torch.no_grad()

@@ -27,13 +27,9 @@ class Objective:
     js_beta: float = 0.5
     ranking_size: int = 5
 
-    def weights(self, start=None, end=None) -> float | torch.Tensor:
-        """α of the rows from start to before end."""
-        return self.kd_weight[start:end] if isinstance(self.kd_weight, torch.Tensor) else self.kd_weight
-
     def part(self, start: int, end: int) -> "Objective":
-        """The objective of those rows alone."""
-        return replace(self, kd_weight=self.weights(start, end))
+        """The objective of the rows from start to before end alone."""
+        return replace(self, kd_weight=self.kd_weight[start:end]) if isinstance(self.kd_weight, torch.Tensor) else self
 
     def between(self, student_buckets: torch.Tensor, teacher_buckets: torch.Tensor, tail: bool) -> torch.Tensor:
         """The part of the divergence that needs no more than the same K outcomes on both sides, (N, K) -> (N,).
@@ -54,10 +50,10 @@ class Objective:
 
 
 @dataclass
-class TokenLosses:
+class Losses:
     """Of each of the N tokens: loss, nll and kd in nats; whether the most probable type is the teacher's, and the gold.
 
-    kd (unweighted, unscaled) and agreed are None without a teacher's signal.
+    (N,), or their sums, 0-d. kd (unweighted, unscaled) and agreed are None without a teacher's signal.
     """
 
     loss: torch.Tensor
@@ -66,8 +62,12 @@ class TokenLosses:
     kd: torch.Tensor | None = None
     agreed: torch.Tensor | None = None
 
+    def sum(self) -> "Losses":
+        """Sums over the tokens."""
+        return Losses(**{name: value if value is None else value.sum() for name, value in vars(self).items()})
 
-def reference_losses(lprobs: torch.Tensor, target: torch.Tensor, signal, objective: Objective) -> TokenLosses:
+
+def reference_losses(lprobs: torch.Tensor, target: torch.Tensor, signal, objective: Objective) -> Losses:
     """The objective of N tokens from the student's log-probabilities (N, V) at temperature 1 and target (N,).
 
     signal: the teacher's, of the same N rows, or None. Differentiable by lprobs.
@@ -75,10 +75,10 @@ def reference_losses(lprobs: torch.Tensor, target: torch.Tensor, signal, objecti
     nll = -lprobs.gather(-1, target.unsqueeze(-1)).squeeze(-1)
     loss = smoothed(nll, lprobs, objective.label_smoothing)
     best = lprobs.argmax(dim=-1)
-    losses = TokenLosses(loss, nll.detach(), best == target)
+    losses = Losses(loss, nll.detach(), best == target)
     if signal is not None:
         kd, teacher_best = divergence(lprobs, signal, objective)
-        weight = objective.weights()
+        weight = objective.kd_weight
         losses.loss = (1 - weight) * loss + weight * objective.scale * kd
         losses.kd, losses.agreed = kd.detach(), best == teacher_best
     return losses

@@ -11,9 +11,9 @@ from fairseq_kd.loss.divergence import bucket, temper
 from fairseq_kd.progress import Progress
 from fairseq_kd.teacher.cache_reader import CacheReader
 from fairseq_kd.teacher.cached import CachedSignalSource
-from fairseq_kd.teacher.caching import ROWS_AT_A_TIME, CachingOptions, TeacherRows
+from fairseq_kd.teacher.caching import CachingOptions, TeacherRows
 from fairseq_kd.teacher.opening import load_pair
-from fairseq_kd.teacher.signal import DenseSignal, TopKSignal
+from fairseq_kd.teacher.signal import ROWS_AT_A_TIME, DenseSignal, TopKSignal
 
 # Rounding of what is stored moves a probability by p·δ·2^-11 at most, and the norm by p·H·2^-11 with H <= ln k:
 # below 0.002. A teacher of float32 answers to 1e-5 the same in another batch. One of half precision moves its logits,

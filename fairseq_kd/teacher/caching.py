@@ -14,8 +14,8 @@ from fairseq_kd.teacher.cache_writer import token_offsets, write_cache
 from fairseq_kd.teacher.fingerprint import data_files, data_hashes, dictionary_hash
 from fairseq_kd.teacher.loading import Teacher
 from fairseq_kd.teacher.opening import load_pair
+from fairseq_kd.teacher.signal import ROWS_AT_A_TIME
 
-ROWS_AT_A_TIME = 512  # rows of V log-probabilities that exist at once
 VERSIONS = ("fairseq_kd", "fairseq", "ve-fairseq", "torch", "numpy")
 
 

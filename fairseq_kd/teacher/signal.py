@@ -10,8 +10,9 @@ from typing import Protocol
 
 import torch
 
-from fairseq_kd.loss.divergence import temper
+from fairseq_kd.loss.divergence import bucket, temper
 
+ROWS_AT_A_TIME = 512  # rows of V log-probabilities that exist at once where a signal is walked through
 SMALLEST_TAIL = -16.0  # nats, about 1e-7: what float32 can tell from nothing beside 1
 
 
@@ -52,9 +53,8 @@ class DenseSignal:
 
     def truncate(self, k: int) -> "TopKSignal":
         """The k most probable types of each row and the mass of the others."""
-        parts = [top_k(self.rows(start, start + 512), k) for start in range(0, len(self), 512)]
-        if not parts:
-            parts = [top_k(self.rows(), k)]
+        starts = range(0, max(len(self), 1), ROWS_AT_A_TIME)
+        parts = [top_k(self.rows(start, start + ROWS_AT_A_TIME), k) for start in starts]
         return TopKSignal(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
@@ -87,9 +87,9 @@ def top_k(lprobs: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor, tor
 
     The tail is summed from the types that are left out, not as 1 minus those that are kept.
     """
-    top, ids = lprobs.topk(k, dim=-1)
-    tail = lprobs.scatter(-1, ids, float("-inf")).logsumexp(dim=-1)
-    return ids, top, tail.clamp(min=SMALLEST_TAIL)
+    ids = lprobs.topk(k, dim=-1).indices
+    outcomes = bucket(lprobs, ids)
+    return ids, outcomes[:, :-1], outcomes[:, -1].clamp(min=SMALLEST_TAIL)
 
 
 class SignalSource(Protocol):

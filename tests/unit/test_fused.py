@@ -35,7 +35,7 @@ def signal_of(kind, teacher_lprobs, temperature=1):
 
 
 def by_fused(x, w, target, signal, objective):
-    """(LossSums, d_features, d_projection)."""
+    """(Losses, d_features, d_projection)."""
     x, w = x.clone().requires_grad_(), w.clone().requires_grad_()
     sums = fused_loss(x, w, target, signal, objective)
     sums.loss.backward()

@@ -178,3 +178,25 @@ def test_a_student_without_a_projection_of_its_own_uses_the_reference(data_bin, 
     task, model, criterion = build_lstm("--kd-implementation", "fused")
     with pytest.raises(KDError, match="no output projection"):
         criterion.implementation(model)
+
+
+@pytest.mark.parametrize("option", [("--kd-matmul-dtype", "bfloat16"), ("--kd-divergence", "js", "--js-beta", "0.1")])
+def test_options_of_the_loss_reach_it(data_bin, caches, option):
+    base = ("--kd-divergence", "js") if "js" in option else ()
+    with_option, without = (gradients(data_bin, "--teacher-cache", caches[16, "compact"], *o) for o in (option, base))
+    assert not torch.equal(with_option[1], without[1])
+    if "bfloat16" in option:
+        assert with_option[0]["loss"].item() == pytest.approx(without[0]["loss"].item(), rel=1e-2)
+        assert (with_option[1] - without[1]).norm() < 0.05 * without[1].norm()
+
+
+def test_global_selection_takes_its_threshold_from_the_recent_tokens(data_bin, teacher):
+    _, task, model, criterion = build(
+        data_bin, *KD, "--dropout", "0.0", "--teacher", teacher, "--kd-select", "global", "--kd-queue-size", "5000"
+    )
+    *_, nowhere = build(data_bin, "--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1")
+    sample = batch(task, range(8))
+    taught = criterion(model, sample)[0].item()
+    assert taught != pytest.approx(nowhere(model, sample)[0].item(), rel=1e-4)
+    criterion.recent.push(torch.full((4000,), 1000.0))  # beside these no token of the batch is hard
+    assert criterion(model, sample)[0].item() == pytest.approx(nowhere(model, sample)[0].item(), rel=1e-5)
