@@ -11,7 +11,7 @@ from fairseq_kd.checkpoint import read_checkpoint
 from fairseq_kd.errors import KDError
 from fairseq_kd.progress import Progress
 from fairseq_kd.teacher.dictionaries import check_same_dictionary, warn_if_newer
-from fairseq_kd.teacher.loading import build_model, configure_own_task
+from fairseq_kd.teacher.loading import build_model, configure_own_task, data_folder
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def translate(checkpoint, data_bin, subset: str, options: DecodingOptions, sente
     """
     state = read_checkpoint(checkpoint, trust=trust)
     updates = state["optimizer_history"][-1]["num_updates"]
-    recorded = str(state["cfg"].task.data).split(":")[0]
+    recorded = data_folder(state["cfg"].task)
     configure_own_task(checkpoint, state, data=data_bin, data_option="DATA_BIN")
     dictionary_check = _check_recorded_dictionaries(checkpoint, recorded, state["cfg"].task)
     model, task = build_model(checkpoint, state)

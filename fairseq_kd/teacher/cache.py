@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from fairseq_kd.errors import KDError
+from fairseq_kd.loss.divergence import bucket, temper
 from fairseq_kd.teacher.signal import SMALLEST_TAIL
 
 FORMAT = 1
@@ -124,9 +125,7 @@ def encode(lprobs: torch.Tensor, cache_format: CacheFormat) -> Rows:
         if cache_format.is_dense:
             tails.append(torch.full_like(top[:, 0], float("-inf")))
             continue
-        tempered = lprobs if temperature == 1 else lprobs / temperature
-        rest = tempered.scatter(-1, ids, float("-inf")).logsumexp(dim=-1)
-        tails.append((rest - tempered.logsumexp(dim=-1)).clamp(min=SMALLEST_TAIL))
+        tails.append(bucket(temper(lprobs, temperature), ids)[:, -1].clamp(min=SMALLEST_TAIL))
     return Rows(ids.cpu().numpy(), delta.cpu().numpy(), torch.stack(tails, dim=-1).cpu().numpy())
 
 

@@ -14,7 +14,8 @@ from fairseq_kd.corpus.manifest import sha256_file
 from fairseq_kd.errors import KDError
 from fairseq_kd.teacher.cache import rebuild, sentence_crcs
 from fairseq_kd.teacher.cache_reader import CacheReader
-from fairseq_kd.teacher.fingerprint import data_hashes, dictionary_hash, task_folder
+from fairseq_kd.teacher.fingerprint import data_hashes, dictionary_hash
+from fairseq_kd.teacher.loading import data_folder
 from fairseq_kd.teacher.signal import DenseSignal, TopKSignal
 
 logger = logging.getLogger(__name__)
@@ -101,10 +102,11 @@ class CachedSignalSource:
         """Counts, lengths and files of the subset, as far as the task has them."""
         self._check_counts()
         expected = self.reader.manifest["data"]
-        for name, found in data_hashes(task_folder(self.task), names=expected).items():
+        folder = Path(data_folder(self.task.cfg))
+        for name, found in data_hashes(folder, names=expected).items():
             if found != expected[name]:
                 raise KDError(
-                    f"{task_folder(self.task) / name} has sha256 {found[:16]}..., teacher cache {self.reader.folder} "
+                    f"{folder / name} has sha256 {found[:16]}..., teacher cache {self.reader.folder} "
                     f"was made from {expected[name][:16]}...: the data are not those that the teacher was run on "
                     "(another corpus, or a noised one). Make a cache of these data"
                 )

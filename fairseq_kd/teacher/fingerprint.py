@@ -33,8 +33,3 @@ def data_hashes(folder, names) -> dict[str, str]:
     """sha256 of those of the named files that are in `folder`."""
     paths = [Path(folder) / name for name in names]
     return {path.name: sha256_file(path) for path in paths if path.is_file()}
-
-
-def task_folder(task) -> Path:
-    """The data-bin of a task, the first where it has several."""
-    return Path(str(task.cfg.data).split(":")[0])

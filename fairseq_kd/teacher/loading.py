@@ -106,6 +106,11 @@ def configure_own_task(path, state, data=None, languages=(None, None), data_opti
     _check_dictionaries_exist(path, cfg.task, given=data is not None, option=data_option)
 
 
+def data_folder(task_cfg) -> str:
+    """The data-bin of a task's configuration, the first where it has several."""
+    return str(task_cfg.data).split(":")[0]
+
+
 def build_model(path, state):
     """Build the model of a checkpoint by a task of its own and load its weights; return (model, task).
 
@@ -127,7 +132,7 @@ def _fill_in_languages(path, task_cfg, languages) -> None:
         raise KDError(f"{path} is not a translation model: its task {task_cfg.get('_name')!r} has no source language")
     if task_cfg.source_lang and task_cfg.target_lang:
         return
-    folder = Path(str(task_cfg.data).split(":")[0])
+    folder = Path(data_folder(task_cfg))
     inferred = infer_language_pair(str(folder)) if folder.is_dir() else (None, None)
     task_cfg.source_lang, task_cfg.target_lang = inferred if all(inferred) else languages
     if not all((task_cfg.source_lang, task_cfg.target_lang)):
@@ -138,7 +143,7 @@ def _fill_in_languages(path, task_cfg, languages) -> None:
 
 
 def _check_dictionaries_exist(path, task_cfg, given: bool, option: str) -> None:
-    folder = str(task_cfg.data).split(":")[0]
+    folder = data_folder(task_cfg)
     for lang in (task_cfg.get("source_lang"), task_cfg.get("target_lang")):
         dictionary = Path(folder) / f"dict.{lang}.txt"
         if lang is not None and not dictionary.is_file():
