@@ -20,9 +20,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fairseq_kd.resumable.blocks import offsets_of
 from fairseq_kd.teacher.cache import CacheFormat, Rows, rebuild
 from fairseq_kd.teacher.cache_reader import CacheReader
-from fairseq_kd.teacher.cache_writer import token_offsets, write_cache
+from fairseq_kd.teacher.cache_writer import write_cache
 
 FORMAT = CacheFormat(k=8, temperatures=(1.0, 2.0, 4.0), types=32000)
 SENTENCES_A_BATCH = 160  # of 25 tokens
@@ -30,7 +31,7 @@ SENTENCES_A_BATCH = 160  # of 25 tokens
 
 def generated(sizes: np.ndarray):
     """What stands in the teacher's place: rows that depend on the block alone."""
-    offsets = token_offsets(sizes)
+    offsets = offsets_of(sizes)
 
     def compute(start: int, end: int, advance) -> tuple[Rows, np.ndarray]:
         tokens = int(offsets[end] - offsets[start])

@@ -52,7 +52,7 @@ def _write(path: Path, pieces: Iterable, progress: Progress) -> str:
 def _pieces(folder: Path, cache_format: CacheFormat, blocks: list, name: str) -> Iterator[bytes]:
     """The bytes of one array in each part. A part holds ids, delta, tail and crc of its block, in this order."""
     for block in blocks:
-        sizes = cache_format.file_sizes(block.end - block.start, block.tokens)
+        sizes = cache_format.file_sizes(block.end - block.start, block.size)
         order = [f"{array}.bin" for array in ("ids", "delta", "tail", "crc")]
         path = block.path(folder)
         with open(path, "rb") as file:

@@ -8,8 +8,8 @@ import numpy as np
 
 from fairseq_kd.corpus.manifest import MANIFEST_NAME, check_files, read_manifest
 from fairseq_kd.errors import KDError
+from fairseq_kd.resumable.request import PARTS
 from fairseq_kd.teacher.cache import FORMAT, KIND, Rows, check_sizes, format_of
-from fairseq_kd.teacher.cache_request import PARTS
 
 logger = logging.getLogger(__name__)
 BYTES_WORTH_A_LINE = 1 << 30

@@ -9,8 +9,9 @@ import torch
 
 from fairseq_kd.corpus.manifest import library_versions, sha256_file
 from fairseq_kd.errors import KDError
+from fairseq_kd.resumable.blocks import offsets_of
 from fairseq_kd.teacher.cache import CacheFormat, Rows, encode, sentence_crcs
-from fairseq_kd.teacher.cache_writer import token_offsets, write_cache
+from fairseq_kd.teacher.cache_writer import write_cache
 from fairseq_kd.teacher.fingerprint import data_files, data_hashes, dictionary_hash
 from fairseq_kd.teacher.loading import Teacher
 from fairseq_kd.teacher.opening import load_pair
@@ -68,7 +69,7 @@ class TeacherRows:
 
     def __call__(self, start: int, end: int, advance) -> tuple[Rows, np.ndarray]:
         """What `write_cache` asks for: rows and crcs of the sentences from start to before end."""
-        offsets = token_offsets(self.sizes[start:end])
+        offsets = offsets_of(self.sizes[start:end])
         arrays = self.format.token_arrays()
         rows = Rows(**{name: np.empty((offsets[-1], columns), dtype) for name, (dtype, columns) in arrays.items()})
         crc = np.empty((end - start, 2), dtype=np.uint32)

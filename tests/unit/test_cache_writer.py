@@ -10,8 +10,8 @@ import pytest
 from cache_helpers import BLOCK_TOKENS, SIZES, content, generated, write
 
 from fairseq_kd.errors import KDError
+from fairseq_kd.resumable.blocks import cut_blocks
 from fairseq_kd.teacher.cache_reader import CacheReader
-from fairseq_kd.teacher.cache_writer import cut_blocks
 
 
 def in_a_process_that_may_be_killed(function, kill_after=None) -> int:
@@ -33,9 +33,9 @@ def whole(tmp_path_factory):
 
 
 def test_blocks_hold_every_sentence_once_and_only_neighbours():
-    blocks = cut_blocks(np.array([3, 3, 3, 30, 1, 1]), block_tokens=6)
+    blocks = cut_blocks(np.array([3, 3, 3, 30, 1, 1]), block_size=6)
     # offsets 0 3 6 9 39 40: sentences 0 and 1 begin in [0, 6), 2 and 3 in [6, 12), 4 and 5 in [36, 42)
-    assert [(block.start, block.end, block.tokens) for block in blocks] == [(0, 2, 6), (2, 4, 33), (4, 6, 2)]
+    assert [(block.start, block.end, block.size) for block in blocks] == [(0, 2, 6), (2, 4, 33), (4, 6, 2)]
 
 
 def test_what_is_read_is_what_was_computed(whole, tmp_path):

@@ -1,36 +1,14 @@
-"""What a cache is being made from: recorded before the first block, compared at every later start."""
+"""What long work is being made from: recorded before the first block, compared at every later start."""
 
-import hashlib
 from pathlib import Path
-
-import numpy as np
 
 from fairseq_kd.corpus.manifest import MANIFEST_NAME, ensure_writable_folder, read_manifest, write_json
 from fairseq_kd.errors import KDError
-from fairseq_kd.teacher.cache import FORMAT, KIND, CacheFormat
 
-PARTS = "parts"  # holds the record and the finished blocks until the cache is complete
+PARTS = "parts"  # holds the record and the finished blocks until all is complete
 PLACES = ("teacher.path", "data_bin")  # may change between two runs: contents are compared by hash
-WHERE_IT_RAN = ("device", "versions.")  # must be the same within one cache, no reason to refuse a complete one
-OPTIONS = {"k": "--top-k", "types": "a vocabulary of", "teacher.sha256": "a teacher with sha256"}
-
-
-def describe(cache_format: CacheFormat, made_from: dict, sizes: np.ndarray, block_tokens: int) -> dict:
-    """The record: format, counts, and `made_from` (teacher, data, ...)."""
-    return {
-        "kind": KIND,
-        "format": FORMAT,
-        "k": cache_format.k,
-        "temperatures": list(cache_format.temperatures),
-        "types": cache_format.types,
-        "store": cache_format.store,
-        "dtypes": cache_format.dtypes(),
-        "sentences": len(sizes),
-        "tokens": int(sizes.sum()),
-        "sizes_sha256": hashlib.sha256(sizes.astype("<i8").tobytes()).hexdigest(),
-        "block_tokens": block_tokens,
-        **made_from,
-    }
+WHERE_IT_RAN = ("device", "versions.")  # must be the same within one piece of work, no reason to refuse a complete one
+NAMES = {"k": "--top-k", "types": "a vocabulary of", "teacher.sha256": "a teacher with sha256"}
 
 
 def begin(folder: Path, request: dict) -> dict:
@@ -51,11 +29,15 @@ def begin(folder: Path, request: dict) -> dict:
         if read_manifest(folder) is not None:  # another process has finished since the first look
             return begin(folder, request)
         raise KDError(
-            f"{folder} already holds {others[0]!r}{' and more' if others[1:] else ''} and is no teacher cache: choose "
-            "another --out"
+            f"{folder} already holds {others[0]!r}{' and more' if others[1:] else ''} and is no {_kind(request)}: "
+            "choose another --out"
         )
     write_json(folder / PARTS / MANIFEST_NAME, request)
     return request
+
+
+def _kind(request: dict) -> str:
+    return request["kind"].removeprefix("fairseq_kd ")
 
 
 def _visible(folder: Path) -> list[str]:
@@ -63,17 +45,18 @@ def _visible(folder: Path) -> list[str]:
 
 
 def _check_same(folder: Path, begun: dict, request: dict, ignore: tuple[str, ...]) -> None:
-    if not isinstance(begun, dict) or begun.get("kind") != KIND:
-        raise KDError(f"{folder / MANIFEST_NAME} is not that of a teacher cache: choose another --out")
+    if not isinstance(begun, dict) or begun.get("kind") != request["kind"]:
+        raise KDError(f"{folder / MANIFEST_NAME} is not that of a {_kind(request)}: choose another --out")
     found, wanted = flatten(begun), flatten(request)
     names = [name for name in wanted if not name.startswith(ignore) and found.get(name) != wanted[name]]
     names += [name for name in found if name.startswith("data.") and name not in wanted]
     if names:
         name = names[0]
         raise KDError(
-            f"{folder} was made with {OPTIONS.get(name, name)} {_short(found.get(name))}, this command has "
-            f"{_short(wanted.get(name))}{f' ({len(names) - 1} more differ)' if names[1:] else ''}: one cache holds one "
-            "signal. Give what was given before, choose another --out, or remove the folder"
+            f"{folder} was made with {NAMES.get(name, name)} {_short(found.get(name))}, this command has "
+            f"{_short(wanted.get(name))}{f' ({len(names) - 1} more differ)' if names[1:] else ''}: one "
+            f"{_kind(request)} is made from one request. Give what was given before, choose another --out, or remove "
+            "the folder"
         )
 
 
