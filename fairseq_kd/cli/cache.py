@@ -2,9 +2,10 @@
 
 import sys
 
+from fairseq_kd.device import parse_shard
 from fairseq_kd.errors import KDError
 from fairseq_kd.teacher.cache import STORES, format_of
-from fairseq_kd.teacher.caching import CachingOptions, make_cache, parse_shard
+from fairseq_kd.teacher.caching import CachingOptions, make_cache
 from fairseq_kd.teacher.loading import DTYPES
 
 

@@ -13,6 +13,7 @@ COMMANDS = {
     "quickstart": "train a teacher, a plain student and a distilled student, and print their BLEU",
     "prepare": "make a data-bin from raw text",
     "cache": "store what a teacher says about every target token, for training without the teacher",
+    "decode": "make training data from the teacher: beam, greedy, teacher forcing or sampling",
     "verify-cache": "verify a teacher cache: its files, and a sample of it against the teacher",
     "evaluate": "translate a subset and score it with sacreBLEU",
     "doctor": "print versions, devices and optional parts, and what to do about what is missing",

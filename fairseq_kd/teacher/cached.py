@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fairseq_kd.corpus.fingerprint import data_hashes, dictionary_hash
 from fairseq_kd.corpus.manifest import sha256_file
 from fairseq_kd.errors import KDError
 from fairseq_kd.teacher.cache import rebuild, sentence_crcs
 from fairseq_kd.teacher.cache_reader import CacheReader
-from fairseq_kd.teacher.fingerprint import data_hashes, dictionary_hash
 from fairseq_kd.teacher.loading import data_folder
 from fairseq_kd.teacher.signal import DenseSignal, TopKSignal
 

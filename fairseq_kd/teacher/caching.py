@@ -1,18 +1,19 @@
 """Run a teacher over a subset of a data-bin and write its cache."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from fairseq_kd.corpus.fingerprint import data_files, data_hashes, dictionary_hash
 from fairseq_kd.corpus.manifest import library_versions, sha256_file
+from fairseq_kd.device import choose_device
 from fairseq_kd.errors import KDError
 from fairseq_kd.resumable.blocks import offsets_of
+from fairseq_kd.teacher.batches import check_longest, collate, length_sorted
 from fairseq_kd.teacher.cache import CacheFormat, Rows, encode, sentence_crcs
 from fairseq_kd.teacher.cache_writer import write_cache
-from fairseq_kd.teacher.fingerprint import data_files, data_hashes, dictionary_hash
 from fairseq_kd.teacher.loading import Teacher
 from fairseq_kd.teacher.opening import load_pair
 from fairseq_kd.teacher.signal import ROWS_AT_A_TIME
@@ -37,23 +38,8 @@ class CachingOptions:
             raise KDError(f"--max-tokens {self.max_tokens}: must be at least 1")
 
     def device(self) -> torch.device:
-        """The CUDA device of this process, or the CPU."""
-        if self.cpu or not torch.cuda.is_available():
-            return torch.device("cpu")
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-
-
-def parse_shard(text: str | None) -> tuple[int, int]:
-    """ "1/4" -> (1, 4). None: the rank and number of processes under torchrun, else everything.
-
-    Raises KDError for anything else.
-    """
-    if text is None:
-        return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    index, _, count = text.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        raise KDError(f"--shard {text}: give I/N with I from 0 to N - 1, such as 0/4, 1/4, 2/4 and 3/4")
-    return int(index), int(count)
+        """See `choose_device`."""
+        return choose_device(self.cpu)
 
 
 class TeacherRows:
@@ -79,22 +65,12 @@ class TeacherRows:
         return rows, crc
 
     def batches(self, sentences: np.ndarray):
-        """Batches by falling length (ties by number), of at most max_tokens with padding on either side."""
-        longest = self._longest_side[sentences]
-        order = sentences[np.argsort(-longest, kind="stable")]
-        start = 0
-        while start < len(order):
-            count = max(1, self.options.max_tokens // int(self._longest_side[order[start]]))
-            yield order[start : start + count]
-            start += count
+        """Batches by falling length, of at most max_tokens with padding on either side."""
+        return length_sorted(sentences, self._longest_side, self.options.max_tokens)
 
     def collate(self, sentences: np.ndarray):
         """A fairseq batch on the device and the mask (B, T) of its target tokens."""
-        from fairseq import utils
-
-        sample = self.dataset.collater([self.dataset[i] for i in sentences])
-        if (device := self.options.device()).type == "cuda":
-            sample = utils.move_to_cuda(sample, device)
+        sample = collate(self.dataset, sentences, self.options.device())
         return sample, sample["target"].ne(self.task.target_dictionary.pad())
 
     def _fill(self, sentences: np.ndarray, start: int, offsets, rows: Rows, crc) -> None:
@@ -129,11 +105,7 @@ class TeacherRows:
                     f"sentence {too_long[0]} has {sizes[too_long[0]]} {side} tokens, the teacher has positions for "
                     f"{limit} ({len(too_long):,} sentences are too long): leave them out of the data-bin"
                 )
-        longest = int(self._longest_side.max(initial=0))
-        if longest > self.options.max_tokens:
-            raise KDError(
-                f"--max-tokens {self.options.max_tokens}: the longest sentence has {longest} tokens; give at least that"
-            )
+        check_longest(self._longest_side, self.options.max_tokens)
 
 
 def make_cache(

@@ -45,7 +45,7 @@ def open_data(data_bin, languages: tuple[str, str], subset: str):
     except FileNotFoundError as error:
         raise KDError(f"{data_bin} has no subset {subset!r} for {source}-{target} (--subset)") from error
     if task.dataset(subset).tgt is None:
-        raise KDError(f"subset {subset!r} of {data_bin} has no target side, whose tokens the cache is about")
+        raise KDError(f"subset {subset!r} of {data_bin} has no target side, which is needed beside the source")
     return task
 
 

@@ -10,11 +10,12 @@ import torch
 from helpers import batch, build
 
 from fairseq_kd.cli.main import main
+from fairseq_kd.device import parse_shard
 from fairseq_kd.errors import KDError
 from fairseq_kd.teacher.cache import CacheFormat, encode, rebuild, sentence_crcs
 from fairseq_kd.teacher.cache_check import verify_cache
 from fairseq_kd.teacher.cached import CachedSignalSource
-from fairseq_kd.teacher.caching import CachingOptions, make_cache, parse_shard
+from fairseq_kd.teacher.caching import CachingOptions, make_cache
 from fairseq_kd.teacher.loading import load_teacher
 from fairseq_kd.teacher.signal import SMALLEST_TAIL, DenseSignal
 

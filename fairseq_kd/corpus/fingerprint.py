@@ -1,4 +1,4 @@
-"""What identifies data and dictionaries by content, for the manifest of a cache."""
+"""What identifies data and dictionaries by content, for manifests."""
 
 import hashlib
 from pathlib import Path

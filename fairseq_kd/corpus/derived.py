@@ -1,0 +1,92 @@
+"""A data-bin like another one, with another training set.
+
+Dictionaries, evaluation sets, plain-text references and the subword model are linked (copied where links are not
+possible), so that fairseq-train, fairseq-generate and `fairseq-kd evaluate` use them as they use the original's.
+"""
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fairseq_kd.corpus.fingerprint import data_files
+from fairseq_kd.corpus.manifest import read_manifest, sha256_file
+
+INHERITED = ("source_lang", "target_lang", "subsets", "subword", "joint_dictionary")
+
+
+def link(source, destination) -> None:
+    """Make `destination` the same file as `source`, or a copy where the file system does not link."""
+    destination = Path(destination)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    destination.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        os.link(os.path.realpath(source), destination)
+        return
+    temporary = destination.with_name(f".{destination.name}.part")
+    shutil.copyfile(source, temporary)
+    os.replace(temporary, destination)
+
+
+def link_the_rest(original, out, subset: str, languages: tuple[str, str]) -> list[str]:
+    """Link all files of a data-bin but those of `subset`; return their names, relative to `out`."""
+    original, out = Path(original), Path(out)
+    left_out = set(data_files(original, subset, *languages))
+    found = sorted(path for path in original.iterdir() if path.suffix in (".bin", ".idx") or _is_dictionary(path))
+    found += sorted(path for folder in ("subword", "raw") for path in (original / folder).glob("*"))
+    names = [str(path.relative_to(original)) for path in found]
+    names = [name for name in names if name not in left_out and not name.startswith(f"raw/{subset}.")]
+    for name in names:
+        link(original / name, out / name)
+    return names
+
+
+def _is_dictionary(path: Path) -> bool:
+    return path.name.startswith("dict.") and path.suffix == ".txt"
+
+
+def inherited(original, subset: str) -> dict:
+    """What the manifest of a derived data-bin takes over from that of the original, if it has one."""
+    manifest = read_manifest(original) or {}
+    kept = {name: manifest[name] for name in INHERITED if name in manifest}
+    if "subsets" in kept:
+        kept["subsets"] = {name: value for name, value in kept["subsets"].items() if name != subset}
+    return kept
+
+
+def hashes(out, names) -> dict[str, str]:
+    """sha256 of the named files of `out`, by name in sorted order."""
+    return {name: sha256_file(Path(out) / name) for name in sorted(names)}
+
+
+class SideWriter:
+    """Writes one side of a subset in fairseq's mmap format, in order, under a temporary name until it is closed."""
+
+    def __init__(self, folder, name: str, dictionary):
+        """name: "train.de-en.en", for example, without the ending."""
+        from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder, best_fitting_int_dtype
+
+        self.final = Path(folder) / name
+        self.dtype = best_fitting_int_dtype(len(dictionary))
+        self._builder = MMapIndexedDatasetBuilder(self._temporary("bin"), dtype=self.dtype)
+
+    def add(self, tokens) -> None:
+        """Append a sentence: its token ids with EOS at the end, a tensor or an array."""
+        self._builder.add_item(torch.as_tensor(np.asarray(tokens)))
+
+    def add_all(self, prefix) -> None:
+        """Append all sentences of the files `prefix`.bin and .idx, which must be of the same dtype."""
+        self._builder.merge_file_(str(prefix))
+
+    def close(self) -> list[str]:
+        """Write the index and give both files their names; return these."""
+        self._builder.finalize(self._temporary("idx"))
+        for ending in ("idx", "bin"):
+            os.replace(self._temporary(ending), f"{self.final}.{ending}")
+        return [f"{self.final.name}.{ending}" for ending in ("bin", "idx")]
+
+    def _temporary(self, ending: str) -> str:
+        return str(self.final.parent / f".{self.final.name}.{ending}.part")

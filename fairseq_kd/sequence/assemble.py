@@ -1,0 +1,156 @@
+"""Finished blocks -> a data-bin: targets, sources, hypotheses as text, everything else linked from the original."""
+
+import itertools
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from fairseq_kd.corpus.derived import SideWriter, hashes, inherited, link, link_the_rest
+from fairseq_kd.corpus.fingerprint import data_files
+from fairseq_kd.corpus.manifest import write_json
+from fairseq_kd.errors import KDError
+from fairseq_kd.progress import Progress
+from fairseq_kd.sequence.hypothesis import Hypothesis
+from fairseq_kd.sequence.options import DecodeOptions
+from fairseq_kd.sequence.select import reason_to_drop
+from fairseq_kd.sequence.teachers import Teachers
+
+
+def assemble(
+    folder: Path, request: dict, teachers: Teachers, options: DecodeOptions, data_bin: Path, blocks: list
+) -> dict:
+    """Write the data-bin from the parts of all blocks, in order, then its manifest; return it.
+
+    Streamed: memory does not grow with the corpus but by the list of sentence lengths.
+    Raises KDError when a part has been damaged.
+    """
+    task, subset = teachers.task, options.subset
+    source_lang, target_lang = pair = (task.cfg.source_lang, task.cfg.target_lang)
+    prefix = f"{subset}.{source_lang}-{target_lang}"
+    names = link_the_rest(data_bin, folder, subset, pair)
+    target = SideWriter(folder, f"{prefix}.{target_lang}", task.target_dictionary)
+    kept, dropped, fallbacks, total = [], Counter(), Counter(), Counter()
+    same_symbols = _same_symbols(task)
+    progress = Progress("assembling", len(teachers.dataset), "sentences")
+    with _text_file(folder / f"{subset}.hypotheses.{target_lang}.tsv") as text:
+        for number, (hypotheses, closeness, chosen, fallback) in enumerate(_sentences(folder, blocks)):
+            _write_hypotheses(text, number, hypotheses, closeness, chosen, task.target_dictionary.symbols)
+            fallbacks.update([fallback] if fallback else [])
+            source = teachers.dataset.src[number].numpy()[:-1] if options.filters else ()
+            reason = reason_to_drop(source, hypotheses[chosen], options.filters, same_symbols)
+            if reason is None:
+                target.add(np.append(hypotheses[chosen].tokens, task.target_dictionary.eos()))
+                total["tokens"] += len(hypotheses[chosen].tokens)
+                kept.append(number)
+            else:
+                dropped[reason] += 1
+            progress.advance(1)
+    progress.finish()
+    if not kept:
+        raise KDError("the filters leave out every sentence: loosen them")
+    names += target.close()
+    names += _sources(folder, prefix, teachers, data_bin, kept)
+    names.append(f"{subset}.hypotheses.{target_lang}.tsv")
+    if options.filters:
+        names.append(_write_kept(folder, subset, kept))
+    manifest = request | {
+        "pairs": len(kept),
+        "target_tokens": total["tokens"],
+        "fallbacks": dict(sorted(fallbacks.items())),
+        "dropped": dict(sorted(dropped.items())),
+        **inherited(data_bin, subset),
+        "source_lang": source_lang,
+        "target_lang": target_lang,
+        "files": hashes(folder, names),
+    }
+    write_json(folder / "manifest.json", manifest)
+    return manifest
+
+
+def _sentences(folder: Path, blocks: list) -> Iterator[tuple]:
+    """(hypotheses, closeness of each or None, number of the chosen one, reason of a fallback or None), in order."""
+    for block in blocks:
+        path = block.path(folder)
+        count = 0
+        try:
+            with open(path, encoding="utf-8") as lines:
+                for line in lines:
+                    listed, chosen, fallback = json.loads(line)
+                    hypotheses = [
+                        Hypothesis(np.array(ids, dtype=np.int64), float("nan") if score is None else score)
+                        for score, _, ids in listed
+                    ]
+                    count += 1
+                    yield hypotheses, [near for _, near, _ in listed], chosen, fallback
+        except (ValueError, UnicodeDecodeError) as error:
+            raise KDError(f"{path} was damaged ({error}): remove it, and run the same command again") from error
+        if count != block.end - block.start:
+            raise KDError(
+                f"{path} has {count} sentences of {block.end - block.start}, it was damaged: remove it, and run the "
+                "same command again"
+            )
+
+
+def _text_file(path: Path):
+    return _Renamed(path)
+
+
+class _Renamed:
+    """A text file that gets its name when the block ends well."""
+
+    def __init__(self, path: Path):
+        self.path, self.temporary = path, path.with_name(f".{path.name}.part")
+
+    def __enter__(self):
+        self.file = open(self.temporary, "w", encoding="utf-8")
+        return self.file
+
+    def __exit__(self, kind, *rest):
+        self.file.close()
+        if kind is None:
+            os.replace(self.temporary, self.path)
+
+
+def _write_hypotheses(file, number: int, hypotheses, closeness, chosen: int, symbols: list[str]) -> None:
+    """A line a hypothesis: sentence, rank, "*" for the chosen one, score, closeness, tokens."""
+    for rank, (hypothesis, near) in enumerate(zip(hypotheses, closeness, strict=True)):
+        tokens = " ".join(symbols[token] for token in hypothesis.tokens)
+        mark = "*" if rank == chosen else ""
+        score = "" if np.isnan(hypothesis.score) else f"{hypothesis.score:.6g}"
+        file.write(f"{number}\t{rank}\t{mark}\t{score}\t{'' if near is None else f'{near:.4g}'}\t{tokens}\n")
+
+
+def _sources(folder: Path, prefix: str, teachers: Teachers, data_bin: Path, kept: list[int]) -> list[str]:
+    """Link the source side where it is one file of which nothing is left out, else write it."""
+    source_lang, target_lang = teachers.task.cfg.source_lang, teachers.task.cfg.target_lang
+    found = data_files(data_bin, teachers.subset, source_lang, target_lang)
+    sides = sorted(name for name in found if name.split(".")[-2] == source_lang)
+    if len(sides) == 2 and len(kept) == len(teachers.dataset):
+        for name in sides:
+            link(data_bin / name, folder / f"{prefix}.{source_lang}{Path(name).suffix}")
+        return [f"{prefix}.{source_lang}{Path(name).suffix}" for name in sides]
+    writer = SideWriter(folder, f"{prefix}.{source_lang}", teachers.task.source_dictionary)
+    for number in kept:
+        writer.add(teachers.dataset.src[number])
+    return writer.close()
+
+
+def _write_kept(folder: Path, subset: str, kept: list[int]) -> str:
+    name = f"{subset}.kept.txt"
+    with _text_file(folder / name) as file:
+        file.writelines(f"{number}\n" for number in kept)
+    return name
+
+
+def _same_symbols(task):
+    """Compare token ids of the two sides by their symbols."""
+    source, target = task.source_dictionary.symbols, task.target_dictionary.symbols
+
+    def same(ids, other) -> bool:
+        return len(ids) == len(other) and all(source[i] == target[j] for i, j in itertools.zip_longest(ids, other))
+
+    return same
