@@ -14,6 +14,7 @@ COMMANDS = {
     "prepare": "make a data-bin from raw text",
     "cache": "store what a teacher says about every target token, for training without the teacher",
     "decode": "make training data from the teacher: beam, greedy, teacher forcing or sampling",
+    "mix": "make one data-bin of several, such as original and distilled training data",
     "verify-cache": "verify a teacher cache: its files, and a sample of it against the teacher",
     "evaluate": "translate a subset and score it with sacreBLEU",
     "doctor": "print versions, devices and optional parts, and what to do about what is missing",

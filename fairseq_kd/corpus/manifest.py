@@ -66,6 +66,15 @@ def read_manifest(folder) -> dict | None:
         raise KDError(f"{path} is not a readable manifest ({error}); make the folder again") from error
 
 
+def read_prepared(folder) -> dict | None:
+    """The manifest of a data-bin that brings plain-text references and its subword model, else None.
+
+    So does one made by `fairseq-kd prepare`, and what `decode` and `mix` made from it.
+    """
+    manifest = read_manifest(folder)
+    return manifest if manifest is not None and "subword" in manifest else None
+
+
 def check_files(folder, files: dict) -> None:
     """Compare the sha256 of each file of a manifest (relative name -> hash) with the disk.
 

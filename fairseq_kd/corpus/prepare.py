@@ -20,6 +20,7 @@ from fairseq_kd.corpus.manifest import (
     hash_files,
     library_versions,
     read_manifest,
+    read_prepared,
     sha256_file,
     write_json,
 )
@@ -142,7 +143,7 @@ def _subword_models(options, train, source_lang, target_lang, folder) -> dict:
 
 def load_subword_models(data_bin, source_lang, target_lang) -> dict:
     """Language -> subword model of a data-bin made by `prepare`. Raises KDError when it is not one."""
-    manifest = read_manifest(data_bin)
+    manifest = read_prepared(data_bin)
     if manifest is None:
         raise KDError(f"{data_bin} has no {MANIFEST_NAME}: it was not made by `fairseq-kd prepare`")
     check_files(data_bin, {n: h for n, h in manifest["files"].items() if n.startswith(("dict.", "subword/"))})

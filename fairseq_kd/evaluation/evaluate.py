@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from fairseq_kd.corpus.manifest import MANIFEST_NAME, check_files, library_versions, read_manifest, sha256_file
+from fairseq_kd.corpus.manifest import MANIFEST_NAME, check_files, library_versions, read_prepared, sha256_file
 from fairseq_kd.corpus.subword import load_subword_model
 from fairseq_kd.corpus.text import normalise_spaces, read_raw_lines
 from fairseq_kd.errors import KDError
@@ -27,7 +27,7 @@ def evaluate(
     options = options or DecodingOptions()
     if not Path(data_bin).is_dir():
         raise KDError(f"DATA_BIN {data_bin} is not a folder")
-    manifest = read_manifest(data_bin)
+    manifest = read_prepared(data_bin)
     _check_reference_options(data_bin, manifest, reference, post_process)
     if manifest is not None:
         if subset not in manifest["subsets"]:

@@ -27,9 +27,11 @@ def open_data(data_bin, languages: tuple[str, str], subset: str):
     from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
     source, target = languages
+    if not Path(data_bin).is_dir():
+        raise KDError(f"{data_bin} is not a folder: give a data-bin made by fairseq-kd prepare or fairseq-preprocess")
     for lang in languages:
         if not (Path(data_bin) / f"dict.{lang}.txt").is_file():
-            raise KDError(f"{data_bin} has no dict.{lang}.txt: it is no data-bin for the teacher's {source}-{target}")
+            raise KDError(f"{data_bin} has no dict.{lang}.txt: it is no data-bin for {source}-{target}")
     cfg = TranslationConfig(
         data=str(data_bin),
         source_lang=source,
@@ -47,6 +49,14 @@ def open_data(data_bin, languages: tuple[str, str], subset: str):
     if task.dataset(subset).tgt is None:
         raise KDError(f"subset {subset!r} of {data_bin} has no target side, which is needed beside the source")
     return task
+
+
+def infer_languages(data_bin) -> tuple[str, str]:
+    """(source, target) by the file names of a data-bin. Raises KDError when they do not say."""
+    languages = _languages_by_file_names(data_bin)
+    if not all(languages):
+        raise KDError(f"the file names in {data_bin} do not say its languages: give --source-lang and --target-lang")
+    return languages
 
 
 def _languages_by_file_names(data_bin) -> tuple:

@@ -1,0 +1,35 @@
+"""`fairseq-kd mix`: several data-bins -> one, to train on original and distilled targets together."""
+
+from fairseq_kd.errors import KDError
+
+
+def add_arguments(parser) -> None:
+    """Declare the options."""
+    parser.add_argument("data_bins", nargs="+", metavar="DATA_BIN", help="the first gives the evaluation sets")
+    parser.add_argument("--out", required=True, metavar="DIR")
+    parser.add_argument(
+        "--times",
+        type=float,
+        nargs="+",
+        metavar="N",
+        help="how often each training set is taken; 0.5: a random half (default: once each)",
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of random shares (default %(default)s)")
+    parser.add_argument("--source-lang", metavar="LANG", help="(default: by the file names)")
+    parser.add_argument("--target-lang", metavar="LANG")
+
+
+def run(args) -> None:
+    """Mix, and say what is in it."""
+    from fairseq_kd.sequence.mix import mix
+
+    if len(args.data_bins) < 2 and args.times is None:
+        raise KDError("give two data-bins or more to mix, or --times")
+    if (args.source_lang is None) != (args.target_lang is None):
+        raise KDError("give --source-lang and --target-lang, or neither")
+    times = args.times or [1.0] * len(args.data_bins)
+    languages = (args.source_lang, args.target_lang)
+    manifest = mix(args.data_bins, times, args.out, languages=languages, seed=args.seed)
+    shares = " + ".join(f"{count:,}" for count in manifest["pairs_of_each"])
+    print(f"{args.out} is complete: {shares} = {manifest['pairs']:,} pairs")
+    print(f"next: fairseq-train {args.out} ...")

@@ -1,0 +1,119 @@
+"""Several data-bins -> one, whose training set is theirs one after the other, each as often as asked.
+
+So original and distilled targets are learnt from together, and word-level distillation (`kd_word`, with its teacher
+online or from a cache of the mixed data) combines with sequence-level distillation.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from fairseq_kd.corpus.derived import SideWriter, hashes, inherited, link_the_rest
+from fairseq_kd.corpus.fingerprint import data_files, data_hashes
+from fairseq_kd.corpus.manifest import (
+    MANIFEST_NAME,
+    check_files,
+    folder_in_progress,
+    library_versions,
+    read_manifest,
+    write_json,
+)
+from fairseq_kd.errors import KDError
+from fairseq_kd.progress import Progress
+from fairseq_kd.teacher.dictionaries import check_same_dictionary
+from fairseq_kd.teacher.opening import infer_languages, open_data
+
+KIND = "fairseq_kd mixed data-bin"
+FORMAT = 1
+
+
+def mix(data_bins, times, out, *, languages=(None, None), seed: int = 1) -> dict:
+    """Write the data-bin `out` and return its manifest; a finished `out` of the same inputs is checked and kept.
+
+    times: how often each training set is taken, above 0; 2.5 is two copies and a random half (of `seed`, in order).
+    languages: (source, target); (None, None): by the file names of the first. Everything but the training set is
+    linked from the first. Raises KDError when they do not fit together.
+    """
+    if len(times) != len(data_bins):
+        raise KDError(f"--times: {len(times)} numbers for {len(data_bins)} data-bins; give one for each")
+    if wrong := [value for value in times if not 0 < value < float("inf")]:
+        raise KDError(f"--times {wrong[0]:g}: must be above 0")
+    languages = languages if all(languages) else infer_languages(data_bins[0])
+    tasks = [open_data(path, languages, "train") for path in data_bins]
+    for path, task in zip(data_bins[1:], tasks[1:], strict=True):
+        _check_dictionaries(data_bins[0], tasks[0], path, task)
+    request = _describe(data_bins, times, languages, seed)
+    out = Path(out)
+    if (finished := _finished(out, request)) is not None:
+        return finished
+    with folder_in_progress(out) as folder:
+        names = link_the_rest(data_bins[0], folder, "train", languages)
+        counts, written = _write(folder, tasks, times, seed)
+        manifest = request | {
+            "pairs": sum(counts),
+            "pairs_of_each": counts,
+            **inherited(data_bins[0], "train"),
+            "source_lang": languages[0],
+            "target_lang": languages[1],
+            "versions": library_versions(),
+            "files": hashes(folder, names + written),
+        }
+        write_json(folder / MANIFEST_NAME, manifest)
+    return manifest
+
+
+def chosen(count: int, times: float, rng: np.random.Generator) -> Iterator[int]:
+    """Numbers below `count`, in order: whole copies, then a random share without repetition."""
+    for _ in range(int(times)):
+        yield from range(count)
+    rest = round((times - int(times)) * count)
+    yield from sorted(rng.choice(count, size=rest, replace=False).tolist())
+
+
+def _write(folder: Path, tasks: list, times, seed: int) -> tuple[list[int], list[str]]:
+    first = tasks[0]
+    source_lang, target_lang = first.cfg.source_lang, first.cfg.target_lang
+    prefix = f"train.{source_lang}-{target_lang}"
+    source = SideWriter(folder, f"{prefix}.{source_lang}", first.source_dictionary)
+    target = SideWriter(folder, f"{prefix}.{target_lang}", first.target_dictionary)
+    sizes = [len(task.dataset("train")) for task in tasks]
+    progress = Progress("mixing", round(sum(np.multiply(times, sizes))), "pairs")
+    counts = Counter()
+    for index, (task, often) in enumerate(zip(tasks, times, strict=True)):
+        dataset = task.dataset("train")
+        for number in chosen(len(dataset), often, np.random.default_rng([seed, index])):
+            source.add(dataset.src[number])
+            target.add(dataset.tgt[number])
+            counts[index] += 1
+            progress.advance(1)
+    progress.finish()
+    return [counts[index] for index in range(len(tasks))], source.close() + target.close()
+
+
+def _check_dictionaries(first_path, first, path, task) -> None:
+    pairs = (first.source_dictionary, task.source_dictionary), (first.target_dictionary, task.target_dictionary)
+    for side, (ours, theirs) in zip(("source", "target"), pairs, strict=True):
+        try:
+            check_same_dictionary(ours, theirs, side)
+        except KDError as error:
+            raise KDError(f"{first_path} and {path} have different {side} dictionaries: {error}") from error
+
+
+def _describe(data_bins, times, languages, seed) -> dict:
+    inputs = {
+        str(index): {"times": often, "data": data_hashes(path, data_files(path, "train", *languages))}
+        for index, (path, often) in enumerate(zip(data_bins, times, strict=True))
+    }
+    return {"kind": KIND, "format": FORMAT, "inputs": inputs, "seed": seed, "languages": list(languages)}
+
+
+def _finished(out: Path, request: dict) -> dict | None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    manifest = read_manifest(out)
+    if manifest is None or any(manifest.get(name) != value for name, value in request.items()):
+        raise KDError(f"{out} exists and holds something else, or was mixed from something else; choose another --out")
+    check_files(out, manifest["files"])
+    return manifest

@@ -1,0 +1,241 @@
+"""`fairseq-kd decode`: nothing is lost or misplaced, whatever happens; the decoders agree with references."""
+
+import multiprocessing
+import os
+import random
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cache_helpers import content
+from conftest import run_fairseq
+from fairseq.data import Dictionary
+
+from fairseq_kd.corpus.derived import SideWriter
+from fairseq_kd.errors import KDError
+from fairseq_kd.sequence import decode as decode_module
+from fairseq_kd.sequence.decode import decode
+from fairseq_kd.sequence.hypothesis import Hypothesis
+from fairseq_kd.sequence.options import DecodeOptions
+from fairseq_kd.teacher.opening import open_data
+
+LANGUAGES = ("qaa", "qab")
+
+
+class NumberingBackend:
+    """Answers with the sentence's own number, written in three digits of base 50."""
+
+    name, max_tokens = "numbering", 1
+
+    def translate(self, sentences, advance):
+        shuffled = np.random.default_rng(0).permutation(sentences)
+        advance(len(sentences))
+        return {int(n): [Hypothesis(10 + np.array([n // 2500, n // 50 % 50, n % 50]), -0.5)] for n in shuffled}
+
+
+@pytest.fixture
+def numbering(monkeypatch):
+    monkeypatch.setattr(decode_module, "choose_backend", lambda *arguments: NumberingBackend())
+
+
+@pytest.fixture(scope="module")
+def awkward(data_bin, tmp_path_factory):
+    """A data-bin of 157 sentences: duplicates, empty ones, and some longer than the teacher's 1,024 positions."""
+    folder = tmp_path_factory.mktemp("awkward") / "data"
+    folder.mkdir()
+    rng, lengths = np.random.default_rng(1), [0, 1, 3, 3, 3, 40, 1500] * 22 + [2000, 0, 1]
+    for lang in LANGUAGES:
+        (folder / f"dict.{lang}.txt").write_bytes((data_bin / f"dict.{lang}.txt").read_bytes())
+        dictionary = Dictionary.load(str(folder / f"dict.{lang}.txt"))
+        writer = SideWriter(folder, f"train.qaa-qab.{lang}", dictionary)
+        for length in lengths:
+            writer.add(np.append(np.full(length, rng.integers(4, 60)), dictionary.eos()))
+        writer.close()
+    return folder
+
+
+def targets(folder, subset="train") -> list[list[int]]:
+    """Target token ids of a data-bin, without EOS."""
+    return [row[:-1].tolist() for row in open_data(folder, LANGUAGES, subset).dataset(subset).tgt]
+
+
+def quiet(data_bin, teacher, out, options=None, **more):
+    return decode(data_bin, str(teacher), out, options or DecodeOptions(cpu=True), say=lambda line: None, **more)
+
+
+@pytest.mark.parametrize("block_sentences", [1, 7, 64, 157, 1000])
+@pytest.mark.parametrize("shards", [1, 3])
+def test_every_sentence_has_its_own_answer_in_its_own_place(
+    numbering, awkward, teacher, tmp_path, block_sentences, shards
+):
+    for shard in range(shards):
+        manifest = quiet(awkward, teacher, tmp_path / "out", shard=(shard, shards), block_sentences=block_sentences)
+    found, gold = targets(tmp_path / "out"), targets(awkward)
+    sources = [row.numel() for row in open_data(awkward, LANGUAGES, "train").dataset("train").src]
+    assert len(found) == 157
+    for number, tokens in enumerate(found):
+        expected = gold[number] if sources[number] > 1024 else [10, 10 + number // 50, 10 + number % 50]
+        assert tokens == expected, number
+    assert manifest["fallbacks"] == {"too_long": 23}
+    assert (tmp_path / "out" / "train.qaa-qab.qaa.bin").read_bytes() == (awkward / "train.qaa-qab.qaa.bin").read_bytes()
+
+
+def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(numbering, awkward, teacher, tmp_path):
+    quiet(awkward, teacher, tmp_path / "whole", block_sentences=5)
+    rng, codes = random.Random(1), []
+    for _ in range(12):
+        process = multiprocessing.get_context("fork").Process(
+            target=quiet, args=(awkward, teacher, tmp_path / "out"), kwargs={"block_sentences": 5}
+        )
+        process.start()
+        process.join(rng.uniform(0.05, 0.6))
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+        codes.append(process.exitcode)
+    assert -signal.SIGKILL in codes
+    quiet(awkward, teacher, tmp_path / "out", block_sentences=5)
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+def test_it_can_be_killed_before_every_rename_of_its_last_step(numbering, awkward, teacher, tmp_path, monkeypatch):
+    quiet(awkward, teacher, tmp_path / "whole", block_sentences=100)
+    replace = os.replace
+
+    def stop_at(number):
+        done = []
+
+        def stopping(*arguments):
+            done.append(arguments)
+            if len(done) == number:
+                raise KeyboardInterrupt
+            replace(*arguments)
+
+        return stopping
+
+    for number in range(1, 8):  # record, two parts, text, idx, bin, manifest
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(os, "replace", stop_at(number))
+            quiet(awkward, teacher, tmp_path / str(number), block_sentences=100)
+        quiet(awkward, teacher, tmp_path / str(number), block_sentences=100)
+        assert content(tmp_path / str(number)) == content(tmp_path / "whole"), number
+
+
+def test_a_sentence_without_an_answer_is_an_error_on_request(numbering, awkward, teacher, tmp_path):
+    with pytest.raises(KDError, match="sentence 6 is longer than the teacher's positions, 23 are"):
+        quiet(awkward, teacher, tmp_path / "out", DecodeOptions(cpu=True, fallback="error"))
+
+
+def test_an_empty_answer_is_replaced_by_gold_and_counted(awkward, teacher, tmp_path, monkeypatch):
+    class Silent(NumberingBackend):
+        def translate(self, sentences, advance):
+            return {int(n): [Hypothesis(np.array([], dtype=int), -1.0)] for n in sentences}
+
+    monkeypatch.setattr(decode_module, "choose_backend", lambda *arguments: Silent())
+    manifest = quiet(awkward, teacher, tmp_path / "out")
+    assert targets(tmp_path / "out") == targets(awkward)
+    assert manifest["fallbacks"] == {"empty": 134, "too_long": 23}
+
+
+def test_filters_leave_out_both_sides_and_say_which(numbering, awkward, teacher, tmp_path):
+    options = DecodeOptions(cpu=True, max_length_ratio=3.0, drop_empty=True)
+    manifest = quiet(awkward, teacher, tmp_path / "out", options)
+    dataset = open_data(tmp_path / "out", LANGUAGES, "train").dataset("train")
+    # kept: sources of 1 and 3 tokens (hypotheses have 3) and those too long, whose gold has their length
+    assert manifest["dropped"] == {"empty": 23, "length_ratio": 22}
+    assert len(dataset) == manifest["pairs"] == 157 - 45
+    kept = [int(line) for line in (tmp_path / "out" / "train.kept.txt").read_text().split()]
+    assert len(kept) == 112 and 0 not in kept and 5 not in kept
+    sources = open_data(awkward, LANGUAGES, "train").dataset("train").src
+    assert all(torch.equal(dataset.src[i], sources[number]) for i, number in enumerate(kept))
+
+
+def hypotheses(folder) -> list[list[str]]:
+    """Lines of the text file: sentence, rank, mark, score, closeness, tokens."""
+    path = next(Path(folder).glob("*.hypotheses.*.tsv"))
+    return [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def generated(data_bin, teacher):
+    """Sentence number -> (score in nats, tokens) of the five best by stock fairseq-generate."""
+    result = run_fairseq(
+        "generate", data_bin, "--path", teacher, "--gen-subset", "test", "--beam", 5, "--nbest", 5, "--cpu",
+        "--max-len-b", 30, "--required-batch-size-multiple", 1,
+    )  # fmt: skip
+    found = {}
+    for line in result.stdout.splitlines():
+        if line.startswith("H-"):
+            name, score, tokens = line.split("\t")
+            found.setdefault(int(name[2:]), []).append((float(score) * np.log(2), tokens))
+    return found
+
+
+def five_best(data_bin, teacher, out, backend) -> dict[int, list[tuple[float, str]]]:
+    """Sentence number -> (score, tokens), as `generated`."""
+    options = DecodeOptions(cpu=True, subset="test", nbest=5, max_len_b=30, backend=backend)
+    assert quiet(data_bin, teacher, out, options)["backend"] == backend
+    found = {}
+    for number, _, _, score, _, tokens in hypotheses(out):
+        found.setdefault(int(number), []).append((float(score), tokens))
+    return found
+
+
+def test_backend_fairseq_gives_what_fairseq_generate_gives(data_bin, teacher, generated, tmp_path):
+    found = five_best(data_bin, teacher, tmp_path / "out", "fairseq")
+    assert len(found) == len(generated) == 30
+    for number, expected in generated.items():
+        assert [tokens for _, tokens in found[number]] == [tokens for _, tokens in expected]
+        assert [score for score, _ in found[number]] == pytest.approx([score for score, _ in expected], abs=1e-4)
+
+
+def test_backend_ctranslate2_gives_what_fairseq_generate_gives_but_for_the_mass_of_an_empty_sentence(
+    data_bin, teacher, generated, tmp_path
+):
+    """Neither may begin with EOS: CTranslate2 takes it out before it normalises, fairseq afterwards.
+
+    So all log-probabilities of a sentence are larger by the same -log(1 - p(EOS)), 0.02 to 0.06 for this teacher.
+    """
+    pytest.importorskip("ctranslate2")
+    found = five_best(data_bin, teacher, tmp_path / "out", "ctranslate2")
+    assert len(found) == 30
+    for number, expected in generated.items():
+        theirs = {tokens: (score, len(tokens.split()) + 1) for score, tokens in expected}
+        common = [(score, *theirs[tokens], tokens) for score, tokens in found[number] if tokens in theirs]
+        offsets = [(score - other) * length for score, other, length, _ in common]
+        assert min(offsets) >= 0 and max(offsets) - min(offsets) < 1e-3 and max(offsets) < 0.1
+        best = max(common, key=lambda item: item[1] + offsets[0] / item[2])
+        assert len(common) >= 2 and found[number][0][1] == best[3]
+
+
+def test_the_closest_of_the_five_best_is_chosen(data_bin, teacher, tmp_path):
+    options = DecodeOptions(cpu=True, subset="test", nbest=5, max_len_b=30, select="closest", metric="chrf")
+    quiet(data_bin, teacher, tmp_path / "out", options)
+    lines = hypotheses(tmp_path / "out")
+    for number in range(30):
+        group = [line for line in lines if line[0] == str(number)]
+        scores = [float(line[4]) for line in group]
+        assert [line[2] for line in group].index("*") == int(np.argmax(scores))
+    chosen = [line[5].split() for line in lines if line[2] == "*"]
+    symbols = open_data(data_bin, LANGUAGES, "test").target_dictionary.symbols
+    assert [[symbols[token] for token in row] for row in targets(tmp_path / "out", "test")] == chosen
+
+
+def test_samples_depend_on_the_seed_and_on_nothing_else(data_bin, teacher, tmp_path):
+    def sampled(name, seed, shards):
+        options = DecodeOptions(cpu=True, subset="test", strategy="sample", seed=seed, max_len_b=20)
+        for shard in range(shards):
+            torch.rand(shard + 1)  # whatever ran before
+            quiet(data_bin, teacher, tmp_path / name, options, shard=(shard, shards), block_sentences=10)
+        return targets(tmp_path / name, "test")
+
+    assert sampled("a", 1, 1) == sampled("b", 1, 3) != sampled("c", 2, 1)
+
+
+def test_an_ensemble_of_one_teacher_twice_is_that_teacher(data_bin, teacher, tmp_path):
+    for name, path in (("one", teacher), ("two", f"{teacher}:{teacher}")):
+        options = DecodeOptions(cpu=True, subset="test", backend="fairseq", max_len_b=20)
+        quiet(data_bin, path, tmp_path / name, options)
+    assert targets(tmp_path / "one", "test") == targets(tmp_path / "two", "test")

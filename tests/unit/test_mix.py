@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+
+from fairseq_kd.errors import KDError
+from fairseq_kd.sequence.mix import chosen, mix
+from fairseq_kd.teacher.opening import open_data
+
+LANGUAGES = ("qaa", "qab")
+
+
+def pairs(folder) -> list[tuple]:
+    dataset = open_data(folder, LANGUAGES, "train").dataset("train")
+    return [(tuple(s.tolist()), tuple(t.tolist())) for s, t in zip(dataset.src, dataset.tgt, strict=True)]
+
+
+def test_whole_copies_come_first_and_a_share_holds_nothing_twice_and_is_in_order():
+    numbers = list(chosen(10, 2.5, np.random.default_rng(1)))
+    assert numbers[:20] == [*range(10), *range(10)]
+    assert len(numbers) == 25 and numbers[20:] == sorted(set(numbers[20:]))
+
+
+def test_training_sets_follow_one_another_and_the_rest_is_the_first_ones(data_bin, tmp_path):
+    half = mix([data_bin], [0.5], tmp_path / "half", seed=3)
+    manifest = mix([data_bin, tmp_path / "half"], [1, 2], tmp_path / "mixed")
+    assert half["pairs"] == 200 and manifest["pairs_of_each"] == [400, 400]
+    gold, share = pairs(data_bin), pairs(tmp_path / "half")
+    assert pairs(tmp_path / "mixed") == gold + share + share
+    assert set(share) <= set(gold)
+    name = "valid.qaa-qab.qab.bin"
+    assert (tmp_path / "mixed" / name).read_bytes() == (data_bin / name).read_bytes()
+    assert mix([data_bin, tmp_path / "half"], [1, 2], tmp_path / "mixed") == manifest
+
+
+def test_the_share_depends_on_the_seed(data_bin, tmp_path):
+    for seed in (1, 2):
+        mix([data_bin], [0.3], tmp_path / str(seed), seed=seed)
+    assert pairs(tmp_path / "1") != pairs(tmp_path / "2")
+
+
+def test_bad_input_is_one_clear_error(data_bin, tmp_path):
+    with pytest.raises(KDError, match="--times: 1 numbers for 2 data-bins"):
+        mix([data_bin, data_bin], [1], tmp_path / "out")
+    with pytest.raises(KDError, match="--times 0: must be above 0"):
+        mix([data_bin], [0], tmp_path / "out")
+    with pytest.raises(KDError, match="nowhere is not a folder"):
+        mix([data_bin, tmp_path / "nowhere"], [1, 1], tmp_path / "out", languages=LANGUAGES)
+    other = tmp_path / "other"
+    mix([data_bin], [0.1], other)
+    lines = (other / "dict.qaa.txt").read_text().splitlines()
+    (other / "dict.qaa.txt").unlink()
+    (other / "dict.qaa.txt").write_text("\n".join([lines[1], lines[0], *lines[2:]]) + "\n")
+    with pytest.raises(KDError, match="have different source dictionaries.*index 4"):
+        mix([data_bin, other], [1, 1], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(KDError, match="holds something else"):
+        mix([data_bin], [0.2], other)
