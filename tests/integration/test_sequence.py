@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import TINY_MODEL, run_fairseq
+from conftest import PACKAGE, TINY_MODEL, run_fairseq
 
 
 def run_kd(*arguments) -> subprocess.CompletedProcess:
@@ -30,10 +30,9 @@ def test_fairseq_train_reads_what_each_strategy_makes(data_bin, teacher, tmp_pat
     result = run_kd("decode", data_bin, "--teacher", teacher, "--strategy", strategy, "--out", out, "--cpu", *limits)
     assert "400 pairs of 400 sentences" in result.stdout
     train(out, tmp_path / "student", "--criterion", "label_smoothed_cross_entropy")
-    run_kd(
-        "evaluate", out, "--checkpoint", tmp_path / "student" / "checkpoint_last.pt", "--cpu", "--out", tmp_path / "r"
-    )
-    assert json.loads((tmp_path / "r").read_text())["sentences"] == 30
+    student, result = tmp_path / "student" / "checkpoint_last.pt", tmp_path / "result.json"
+    run_kd("evaluate", out, "--checkpoint", student, "--cpu", "--out", result)
+    assert json.loads(result.read_text())["sentences"] == 30
 
 
 def test_original_and_distilled_data_mix_and_word_level_distillation_runs_on_them(data_bin, teacher, tmp_path):
@@ -42,7 +41,5 @@ def test_original_and_distilled_data_mix_and_word_level_distillation_runs_on_the
     assert "400 + 200 = 600 pairs" in result.stdout
     run_kd("cache", tmp_path / "mixed", "--teacher", teacher, "--top-k", 4, "--out", tmp_path / "cache", "--cpu")
     options = ("--criterion", "kd_word", "--teacher-cache", tmp_path / "cache")
-    from conftest import PACKAGE
-
     log = train(tmp_path / "mixed", tmp_path / "student", *options, user_dir=PACKAGE)
     assert "kd_loss" in log.stdout + log.stderr
