@@ -5,11 +5,14 @@ from argparse import Namespace
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from fairseq_kd.checkpoint import read_checkpoint
 from fairseq_kd.errors import KDError
 from fairseq_kd.progress import Progress
+from fairseq_kd.sequence.backend import FairseqBackend
+from fairseq_kd.teacher.batches import check_longest
 from fairseq_kd.teacher.dictionaries import check_same_dictionary, warn_if_newer
 from fairseq_kd.teacher.loading import build_model, configure_own_task, data_folder
 
@@ -117,46 +120,29 @@ def _check_recorded_dictionaries(checkpoint, recorded: str, task_cfg) -> str:
 
 
 def _decode(model, task, dataset, options: DecodingOptions, device) -> list[str]:
-    from fairseq import utils
-
-    generator = task.build_generator(
-        [model],
-        Namespace(beam=options.beam, lenpen=options.lenpen, max_len_a=options.max_len_a, max_len_b=options.max_len_b),
+    _check_lengths(task, dataset, model, options)
+    search = Namespace(
+        beam=options.beam,
+        lenpen=options.lenpen,
+        max_len_a=options.max_len_a,
+        max_len_b=options.max_len_b,
+        sampling=False,
     )
-    hypotheses: list[str | None] = [None] * len(dataset)
+    backend = FairseqBackend([model], task, dataset, search, options.max_tokens, device)
     progress = Progress("decoding", len(dataset), "sentences")
-    for sample in _batches(task, dataset, model, options):
-        if device.type == "cuda":
-            sample = utils.move_to_cuda(sample)
-        outputs = task.inference_step(generator, [model], sample)
-        for index, output in zip(sample["id"].tolist(), outputs, strict=True):
-            hypotheses[index] = task.target_dictionary.string(output[0]["tokens"].int().cpu())
-        progress.advance(len(outputs))
+    found = backend.translate(np.arange(len(dataset)), progress.advance)
     progress.finish()
-    missing = [index for index, hypothesis in enumerate(hypotheses) if hypothesis is None]
-    assert not missing, f"no hypothesis for sentences {missing[:5]}"
-    return hypotheses
+    return [task.target_dictionary.string(torch.as_tensor(found[n][0].tokens)) for n in range(len(dataset))]
 
 
-def _batches(task, dataset, model, options: DecodingOptions):
+def _check_lengths(task, dataset, model, options: DecodingOptions) -> None:
     from fairseq import utils
 
-    limits = utils.resolve_max_positions(task.max_positions(), model.max_positions())
-    too_long = [i for i in range(len(dataset)) if dataset.src_sizes[i] > limits[0]]
-    if too_long:
+    limit = utils.resolve_max_positions(task.max_positions(), model.max_positions())[0]
+    too_long = np.flatnonzero(np.asarray(dataset.src_sizes) > limit)
+    if len(too_long):
         raise KDError(
             f"sentence {too_long[0]} has {dataset.src_sizes[too_long[0]]} source tokens, the model has positions for "
-            f"{limits[0]}; {len(too_long)} sentences are too long, and leaving them out would change the score"
+            f"{limit}; {len(too_long)} sentences are too long, and leaving them out would change the score"
         )
-    longest = int(dataset.sizes.max())
-    if longest > options.max_tokens:
-        raise KDError(f"--max-tokens {options.max_tokens}: the longest sentence has {longest}; give at least that")
-    return task.get_batch_iterator(
-        dataset=dataset,
-        max_tokens=options.max_tokens,
-        max_positions=(
-            limits[0],
-            max(longest, *limits),
-        ),  # the reference is not read by the model
-        required_batch_size_multiple=1,  # fairseq's default of 8 silently drops up to 7 of the longest sentences
-    ).next_epoch_itr(shuffle=False)
+    check_longest(np.asarray(dataset.src_sizes), options.max_tokens)

@@ -9,8 +9,9 @@ import torch
 
 from fairseq_kd.sequence.hypothesis import Hypothesis
 from fairseq_kd.sequence.options import DecodeOptions
-from fairseq_kd.sequence.teachers import Teachers
 from fairseq_kd.teacher.batches import collate, length_sorted
+
+MAX_TOKENS = 12000  # source tokens of a batch, with padding
 
 
 class Backend(Protocol):
@@ -30,24 +31,23 @@ class FairseqBackend:
     """
 
     name = "fairseq"
-    MAX_TOKENS = 12000
 
-    def __init__(self, teachers: Teachers, options: DecodeOptions, device: torch.device):
-        self.teachers, self.options, self.device = teachers, options, device
-        self.max_tokens = options.max_tokens or self.MAX_TOKENS
-        self.models = teachers.models(device)
-        self.generator = teachers.task.build_generator(self.models, search_arguments(options))
-        self._lengths = np.asarray(teachers.dataset.src_sizes)
+    def __init__(self, models: list, task, dataset, search: Namespace, max_tokens: int, device: torch.device):
+        """models: on `device`, in eval mode, as many as the ensemble has. search: see `search_arguments`."""
+        self.models, self.task, self.dataset = models, task, dataset
+        self.max_tokens, self.device, self.search = max_tokens, device, search
+        self.generator = task.build_generator(models, search)
+        self._lengths = np.asarray(dataset.src_sizes)
 
     def translate(self, sentences: np.ndarray, advance) -> dict[int, list[Hypothesis]]:
         """See `Backend`."""
         found = {}
         for numbers in length_sorted(sentences, self._lengths, self.max_tokens):
-            if self.options.strategy == "sample":
-                seed = self.options.settings()["seed"]
-                torch.manual_seed(int(np.random.SeedSequence([seed, int(numbers[0])]).generate_state(1)[0]))
-            sample = collate(self.teachers.dataset, numbers, self.device)
-            answers = self.teachers.task.inference_step(self.generator, self.models, sample)
+            if self.search.sampling:
+                seeds = np.random.SeedSequence([self.search.seed, int(numbers[0])])
+                torch.manual_seed(int(seeds.generate_state(1)[0]))
+            sample = collate(self.dataset, numbers, self.device)
+            answers = self.task.inference_step(self.generator, self.models, sample)
             for number, answer in zip(sample["id"].tolist(), answers, strict=True):
                 found[number] = [self._hypothesis(item) for item in answer]
             advance(len(numbers))
@@ -55,12 +55,12 @@ class FairseqBackend:
 
     def _hypothesis(self, item: dict) -> Hypothesis:
         tokens = item["tokens"].int().cpu().numpy()
-        assert tokens[-1] == self.teachers.task.target_dictionary.eos(), "a hypothesis ends with EOS"
+        assert tokens[-1] == self.task.target_dictionary.eos(), "a hypothesis ends with EOS"
         return Hypothesis(tokens[:-1], float(item["score"]))
 
 
 def search_arguments(options: DecodeOptions) -> Namespace:
-    """What fairseq's `build_generator` reads."""
+    """What fairseq's `build_generator` reads, and the seed."""
     settings = options.settings()
     sampling = options.strategy == "sample"
     beam = settings["nbest"] if sampling else settings.get("beam", 1)
@@ -73,4 +73,5 @@ def search_arguments(options: DecodeOptions) -> Namespace:
         sampling_topk=settings.get("sampling_topk") or -1,
         sampling_topp=settings.get("sampling_topp") or -1.0,
         temperature=settings.get("sampling_temperature", 1.0),
+        seed=settings.get("seed"),
     )

@@ -18,7 +18,7 @@ from fairseq_kd.errors import KDError
 from fairseq_kd.evaluation.evaluate import load_decoder
 from fairseq_kd.resumable.blocks import Block, cut_blocks, work_through
 from fairseq_kd.sequence.assemble import assemble
-from fairseq_kd.sequence.backend import FairseqBackend
+from fairseq_kd.sequence.backend import MAX_TOKENS, FairseqBackend, search_arguments
 from fairseq_kd.sequence.ctranslate2_backend import CTranslate2Backend, convert, reason_against
 from fairseq_kd.sequence.forcing import TeacherForcing
 from fairseq_kd.sequence.hypothesis import Hypothesis
@@ -91,7 +91,9 @@ def choose_backend(teachers: Teachers, options: DecodeOptions, workers=None, say
         return TeacherForcing(teachers, options, device)
     if options.backend == "auto":
         say(f"decoding with fairseq: {why_not}")
-    return FairseqBackend(teachers, options, device)
+    max_tokens = options.max_tokens or MAX_TOKENS
+    models, search = teachers.models(device), search_arguments(options)
+    return FairseqBackend(models, teachers.task, teachers.dataset, search, max_tokens, device)
 
 
 def _post_process(data_bin, options: DecodeOptions, post_process: str | None) -> str | None:
