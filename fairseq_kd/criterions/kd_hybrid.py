@@ -3,7 +3,8 @@
     loss = Σ_sentences [ g · L_token(gold) + (1 - g) · L_sentence(distilled) ]
 
 L_token is the objective of kd_word, L_sentence the label-smoothed cross-entropy, each summed over the tokens of its own
-target, in nats. The weight g of a sentence is a constant, a schedule over the updates or a learned gate.
+target, in nats; an ignored prefix is ignored in both. The weight g of a sentence is a constant, a schedule over the
+updates or a learned gate.
 
 fairseq's trainer divides by the sample size, the number of gold tokens (or of sentences) as in kd_word: with g = 1 the
 two are the same. The sum over the distilled tokens is not brought to the length of the gold ones, so that a sentence
@@ -52,8 +53,8 @@ class KDHybridCriterion(KDWordCriterion):
         if str(cfg.hybrid_gate) == "learned":
             if task.encoder_width is None:
                 raise KDError(
-                    "--hybrid-gate learned reads the encoder of one of fairseq's transformers, and the student that "
-                    "the task has built is none; use --hybrid-gate constant or schedule"
+                    "--hybrid-gate learned reads the encoder of one of fairseq's transformers, and the task has "
+                    "built no such student; use --hybrid-gate constant or schedule"
                 )
             self.gate = LearnedGate(task.encoder_width, cfg.hybrid_weight)
 
@@ -100,7 +101,10 @@ class KDHybridCriterion(KDWordCriterion):
     def load_state_dict(self, state_dict, strict=True):
         """Restore gate and recent tokens. A gate that the checkpoint does not hold begins with --hybrid-weight."""
         if self.gate is not None and "gate.weight" not in (state_dict or {}):
-            logger.warning("the checkpoint holds no learned gate: it begins with --hybrid-weight")
+            logger.warning(
+                "the checkpoint holds no learned gate: it begins with --hybrid-weight. The saved state of the optimizer "
+                "does not fit either: start with --finetune-from-model, or go on with --reset-optimizer"
+            )
             state_dict = {f"gate.{name}": value for name, value in self.gate.state_dict().items()} | (state_dict or {})
         return super().load_state_dict(state_dict, strict)
 

@@ -212,6 +212,16 @@ def test_a_learned_gate_is_trained_saved_and_restored(data_bin, hybrid, tmp_path
     assert all(moment.abs().sum() > 0 for moment in moments)
 
 
+def test_in_bfloat16_only_rounding_changes_and_the_gate_stays_exact(data_bin, hybrid):
+    options = ("--hybrid-gate", "learned", "--hybrid-weight", "0.3")
+    exact = computed(build(data_bin, *hybrid, *options))
+    cfg, task, model, criterion = build(data_bin, *hybrid, *options)
+    rounded = computed((cfg, task, model.bfloat16(), criterion.bfloat16()))
+    assert rounded[0] == pytest.approx(exact[0], rel=0.02)
+    assert float(rounded[1]["gate"]) == pytest.approx(6 * 0.3, rel=5e-3)  # the bias has 8 bits
+    assert all(parameter.grad.isfinite().all() for parameter in criterion.parameters())
+
+
 def test_a_checkpoint_without_a_gate_lets_it_begin(data_bin, hybrid, caplog):
     *_, criterion = build(data_bin, *hybrid, "--hybrid-gate", "learned", "--hybrid-weight", "0.2")
     criterion.load_state_dict(None)
