@@ -102,10 +102,10 @@ class KDHybridCriterion(KDWordCriterion):
         """Restore gate and recent tokens. A gate that the checkpoint does not hold begins with --hybrid-weight."""
         if self.gate is not None and "gate.weight" not in (state_dict or {}):
             logger.warning(
-                "the checkpoint holds no learned gate: it begins with --hybrid-weight. The saved state of the optimizer "
-                "does not fit either: start with --finetune-from-model, or go on with --reset-optimizer"
+                "the checkpoint holds no learned gate: it begins with --hybrid-weight. The saved state of the "
+                "optimizer does not fit either: start with --finetune-from-model, or go on with --reset-optimizer"
             )
-            state_dict = {f"gate.{name}": value for name, value in self.gate.state_dict().items()} | (state_dict or {})
+            state_dict = self.state_dict() | (state_dict or {})
         return super().load_state_dict(state_dict, strict)
 
     @classmethod

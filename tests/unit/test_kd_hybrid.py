@@ -222,8 +222,9 @@ def test_in_bfloat16_only_rounding_changes_and_the_gate_stays_exact(data_bin, hy
     assert all(parameter.grad.isfinite().all() for parameter in criterion.parameters())
 
 
-def test_a_checkpoint_without_a_gate_lets_it_begin(data_bin, hybrid, caplog):
-    *_, criterion = build(data_bin, *hybrid, "--hybrid-gate", "learned", "--hybrid-weight", "0.2")
+@pytest.mark.parametrize("select", [(), ("--kd-select", "global")])
+def test_a_checkpoint_without_a_gate_lets_it_begin(data_bin, hybrid, caplog, select):
+    *_, criterion = build(data_bin, *hybrid, *select, "--hybrid-gate", "learned", "--hybrid-weight", "0.2")
     criterion.load_state_dict(None)
     assert "holds no learned gate" in caplog.text
     assert criterion.gate.bias.item() == pytest.approx(math.log(0.25))
