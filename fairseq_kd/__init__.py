@@ -11,6 +11,12 @@ Word-level distillation, in the order of the data:
                        -> loss.fused                   the same from the student's features, chunk by chunk
                        -> criterions.kd_word           weighs, logs; called by fairseq's own trainer
 
+Hybrid distillation adds a second, distilled target to each training sentence:
+
+    two data-bins -> tasks.kd_translation    a batch holds both targets, row by row
+                  -> criterions.kd_hybrid    token level on the gold, sentence level on the distilled target
+                  -> criterions.gate         how much of each, for each sentence
+
 Around it: `corpus` makes data-bins, `evaluation` scores checkpoints, `quickstart` runs the whole once, `cli` is the
 command `fairseq-kd`.
 
@@ -28,9 +34,11 @@ __all__ = ["__version__", "register"]
 
 
 def register() -> None:
-    """Register criterions with fairseq and allow-list the types of its checkpoints. Can be called again."""
+    """Register criterions and tasks with fairseq and allow-list the types of its checkpoints. Can be called again."""
     import fairseq_kd.checkpoint
-    import fairseq_kd.criterions.kd_word  # noqa: F401
+    import fairseq_kd.criterions.kd_hybrid
+    import fairseq_kd.criterions.kd_word
+    import fairseq_kd.tasks.kd_translation  # noqa: F401
     from fairseq_kd.process import install_exit_handling
 
     install_exit_handling()

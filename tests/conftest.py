@@ -80,3 +80,11 @@ def teacher(data_bin, tmp_path_factory):
     )
     assert result.returncode == 0, result.stderr[-3000:]
     return folder / "checkpoint_last.pt"
+
+
+@pytest.fixture(scope="session")
+def distilled(data_bin, tmp_path_factory):
+    """A data-bin with the sources of `data_bin` and other targets, for --distilled."""
+    from distilled_helpers import make_distilled
+
+    return make_distilled(data_bin, tmp_path_factory.mktemp("distilled") / "data-bin")

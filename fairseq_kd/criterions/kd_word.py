@@ -16,6 +16,7 @@ from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEn
 from fairseq.logging import metrics
 
 from fairseq_kd.criterions.config import KDWordConfig
+from fairseq_kd.criterions.implementation import choose_implementation
 from fairseq_kd.criterions.options import check_options
 from fairseq_kd.criterions.source import signal_sources
 from fairseq_kd.errors import KDError, exit_on_user_error
@@ -32,10 +33,12 @@ logger = logging.getLogger(__name__)
 class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
     """Word-level knowledge distillation (Hinton et al. 2015; for translation: Kim & Rush 2016, section 3.1)."""
 
+    check_options = staticmethod(check_options)
+
     def __init__(self, cfg: KDWordConfig, task):
         """Raises KDError for an option out of range and for one that would have no effect."""
         super().__init__(task, cfg.sentence_avg, cfg.label_smoothing, cfg.ignore_prefix_size, cfg.report_accuracy)
-        check_options(cfg)
+        self.check_options(cfg)
         self.cfg = cfg
         self.objective = Objective(
             kd_weight=cfg.kd_weight,
@@ -79,21 +82,25 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
             return self._forward(model, sample, reduce)
 
     def _forward(self, model, sample, reduce):
-        implementation = self.implementation(model)
+        fused = self.implementation(model) == "fused" and reduce
         keep = self.kept(sample)  # (B, T)
-        source = self.source if model.training else self.valid_source
-        signal = None if source is None else source.signal(sample, keep, self.cfg.teacher_temperature)
-        if reduce and implementation == "fused":
-            sums = self._fused(model, sample, keep, signal)
-            loss = sums.loss
-        else:
-            losses = self._reference(model, sample, keep, signal)
-            sums = losses.sum()
-            loss = sums.loss if reduce else _scatter(losses.loss, keep)
+        signal = self.teacher_signal(model, sample, keep)
+        net_output = model(**sample["net_input"], **({"features_only": True} if fused else {}))
+        losses = self.losses(model, net_output, sample["target"], keep, signal, fused)
+        sums = losses.sum()
+        return self.result(model, sample, keep, sums.loss if reduce else scatter(losses.loss, keep), sums)
+
+    def result(self, model, sample, keep, loss, sums: Losses):
+        """What `forward` returns, for a loss that is reduced or not."""
         if self.recent is not None and model.training:
             loss = loss + 0.0 * self.recent.anchor.sum()  # see RecentTokens
         sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
         return loss, sample_size, self._logging_output(sample, sample_size, keep, loss, sums)
+
+    def teacher_signal(self, model, sample, keep):
+        """The teacher's signal of the gold target where `keep` (B, T) is true; None where none is asked for."""
+        source = self.source if model.training else self.valid_source
+        return None if source is None else source.signal(sample, keep, self.cfg.teacher_temperature)
 
     def kept(self, sample) -> torch.Tensor:
         """The target positions (B, T) that count: no padding, no ignored prefix."""
@@ -107,38 +114,32 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
         Raises KDError for a student with an adaptive softmax.
         """
         if self._implementation is None:
-            _refuse_adaptive_softmax(model)
-            fits, asked = output_projection(model) is not None, str(self.cfg.kd_implementation)
-            needs = asked == "fused" or str(self.cfg.kd_matmul_dtype) != "same"
-            if needs and not fits:
-                raise KDError(
-                    "--kd-implementation fused and --kd-matmul-dtype do not fit: the student has no output projection "
-                    "that can be applied by itself (it is not one of fairseq's transformers, or it is wrapped with "
-                    "--find-unused-parameters or fully sharded); leave them out"
-                )
-            self._implementation = "fused" if fits and asked != "reference" else "reference"
-            logger.info(f"kd_word computes its loss by the {self._implementation} implementation")
+            self._implementation = choose_implementation(model, self.cfg)
+            logger.info(f"{self.cfg._name} computes its loss by the {self._implementation} implementation")
         return self._implementation
 
-    def _fused(self, model, sample, keep, signal) -> Losses:
-        features = model(**sample["net_input"], features_only=True)[0][keep]  # (N, d)
-        projection, target = output_projection(model), sample["target"][keep]
+    def losses(self, model, net_output, target, keep, signal, fused: bool, weight=None) -> Losses:
+        """Losses of the N positions of target (B, T) where `keep` is true; of the fused implementation only their sums.
+
+        net_output: the student's, features only if fused. weight (N,) multiplies each token's loss.
+        """
+        target = target[keep]
+        if not fused:
+            lprobs = model.get_normalized_probs(net_output, log_probs=True)[keep]  # (N, V)
+
+            def nll():
+                return -lprobs.detach().gather(-1, target.unsqueeze(-1)).squeeze(-1)
+
+            losses = reference_losses(lprobs, target, signal, self._weighted(model, signal, nll))
+            return losses if weight is None else replace(losses, loss=weight * losses.loss)
+        features, projection = net_output[0][keep], output_projection(model)  # (N, d), (V, d)
 
         def nll():
             return token_nll(features, projection, target)
 
         objective = self._weighted(model, signal, nll)
         matmul_dtype = torch.bfloat16 if str(self.cfg.kd_matmul_dtype) == "bfloat16" else None
-        return fused_loss(features, projection, target, signal, objective, matmul_dtype)
-
-    def _reference(self, model, sample, keep, signal):
-        lprobs = model.get_normalized_probs(model(**sample["net_input"]), log_probs=True)[keep]  # (N, V)
-        target = sample["target"][keep]
-
-        def nll():
-            return -lprobs.detach().gather(-1, target.unsqueeze(-1)).squeeze(-1)
-
-        return reference_losses(lprobs, target, signal, self._weighted(model, signal, nll))
+        return fused_loss(features, projection, target, signal, objective, matmul_dtype, weight)
 
     def _weighted(self, model, signal, nll) -> Objective:
         """The objective, with α = 0 in validation and for the tokens that --kd-select leaves to the gold.
@@ -183,15 +184,7 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
             metrics.log_scalar("agreement", 100 * agreed / tokens, tokens, round=2)
 
 
-def _scatter(values: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+def scatter(values: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
     """`values` (N,) at the N places where `keep` is true, 0 elsewhere; (B * T, 1)."""
     zeros = torch.zeros(keep.shape, dtype=values.dtype, device=values.device)
     return zeros.masked_scatter(keep, values).view(-1, 1)
-
-
-def _refuse_adaptive_softmax(model) -> None:
-    if getattr(getattr(model, "decoder", None), "adaptive_softmax", None) is not None:
-        raise KDError(
-            "the student has an adaptive softmax (--adaptive-softmax-cutoff), which gives no distribution over the "
-            "whole vocabulary to compare with the teacher's; train it without"
-        )

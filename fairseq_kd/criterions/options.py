@@ -8,23 +8,26 @@ from fairseq_kd.errors import KDError
 DEFAULTS = {field.name: field.default for field in fields(KDWordConfig)}
 
 
-def check_options(cfg) -> None:
-    """Raises KDError for the first option that is out of range or would do nothing."""
+def check_options(cfg, gold_only: bool = True) -> None:
+    """Raises KDError for the first option that is out of range or would do nothing.
+
+    gold_only: the gold tokens are the only ones that --label-smoothing is about.
+    """
     _check_ranges(cfg)
     _check_teacher(cfg)
     _check_divergence(cfg)
     if str(cfg.kd_select) == "all":
-        _refuse(cfg, ("kd_select_rate", "kd_queue_size"), "without --kd-select")
+        refuse(cfg, ("kd_select_rate", "kd_queue_size"), "without --kd-select")
     elif str(cfg.kd_select) == "batch":
-        _refuse(cfg, ("kd_queue_size",), "with --kd-select batch")
-    if cfg.kd_weight == 1 and cfg.label_smoothing > 0 and str(cfg.kd_select) == "all":
+        refuse(cfg, ("kd_queue_size",), "with --kd-select batch")
+    if gold_only and cfg.kd_weight == 1 and cfg.label_smoothing > 0 and str(cfg.kd_select) == "all":
         raise KDError(
             f"--label-smoothing {cfg.label_smoothing} has no effect with --kd-weight 1: the gold tokens weigh nothing"
         )
     if str(cfg.kd_implementation) == "reference":
-        _refuse(cfg, ("kd_matmul_dtype",), "with --kd-implementation reference")
+        refuse(cfg, ("kd_matmul_dtype",), "with --kd-implementation reference")
     if cfg.kd_weight == 0:
-        _refuse(cfg, ("kd_scale", "kd_select"), "with --kd-weight 0")
+        refuse(cfg, ("kd_scale", "kd_select"), "with --kd-weight 0")
 
 
 def _check_ranges(cfg) -> None:
@@ -65,35 +68,35 @@ def _check_teacher(cfg) -> None:
                 "(or --kd-weight 0 for plain label-smoothed cross-entropy)"
             )
         of_the_teacher = ("teacher_temperature", "student_temperature", "kd_divergence", "js_beta", "kd_valid")
-        _refuse(cfg, of_the_teacher, "without --teacher or --teacher-cache")
+        refuse(cfg, of_the_teacher, "without --teacher or --teacher-cache")
     if cfg.teacher is None:
         if cfg.teacher_cache is not None and cfg.kd_valid:
             raise KDError(
                 "--kd-valid needs the teacher on the validation sets, and the cache holds the training set: give "
                 "--teacher CHECKPOINT too"
             )
-        _refuse(cfg, ("teacher_data", "trust_checkpoint", "teacher_dtype", "kd_top_k"), "without --teacher")
+        refuse(cfg, ("teacher_data", "trust_checkpoint", "teacher_dtype", "kd_top_k"), "without --teacher")
     elif cfg.trust_checkpoint is not None and cfg.trust_checkpoint != cfg.teacher:
         raise KDError(
             f"--trust-checkpoint {cfg.trust_checkpoint} is not the teacher {cfg.teacher}; name the file that you trust"
         )
     if cfg.teacher_cache is not None:
-        _refuse(cfg, ("kd_top_k",), "with --teacher-cache (k was chosen when the cache was made)")
+        refuse(cfg, ("kd_top_k",), "with --teacher-cache (k was chosen when the cache was made)")
         if not cfg.kd_valid:
             unused = ("teacher_data", "trust_checkpoint", "teacher_dtype")
-            _refuse(cfg, unused, "with --teacher-cache: the teacher does not run")
+            refuse(cfg, unused, "with --teacher-cache: the teacher does not run")
 
 
 def _check_divergence(cfg) -> None:
     if str(cfg.kd_divergence) != "js":
-        _refuse(cfg, ("js_beta",), f"with --kd-divergence {cfg.kd_divergence}")
+        refuse(cfg, ("js_beta",), f"with --kd-divergence {cfg.kd_divergence}")
     if str(cfg.kd_divergence) == "mse":
-        _refuse(cfg, ("teacher_temperature", "student_temperature"), "with --kd-divergence mse, which compares logits")
+        refuse(cfg, ("teacher_temperature", "student_temperature"), "with --kd-divergence mse, which compares logits")
 
 
-def _refuse(cfg, names, why: str) -> None:
+def refuse(cfg, names, why: str, defaults=DEFAULTS) -> None:
     """Raise KDError for the first of these options that is not at its default."""
     for name in names:
-        value, default = getattr(cfg, name), DEFAULTS[name]
+        value, default = getattr(cfg, name), defaults[name]
         if value != default and str(value) != str(default):
             raise KDError(f"--{name.replace('_', '-')} {value} has no effect {why}")

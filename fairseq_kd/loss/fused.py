@@ -28,15 +28,16 @@ CHUNK_ROWS = 512  # the matrix products are as fast as with more rows, and the b
 LARGEST_HALF = 2.0**15  # float16 ends at 65,504
 
 
-def fused_loss(features, projection, target, signal, objective: Objective, matmul_dtype=None) -> Losses:
+def fused_loss(features, projection, target, signal, objective: Objective, matmul_dtype=None, weight=None) -> Losses:
     """The objective, summed over N tokens, from the student's features (N, d) and output projection (V, d).
 
-    target (N,); signal: the teacher's, of the same N rows, or None. Differentiable once by features and projection.
+    target (N,); signal: the teacher's, of the same N rows, or None. weight (N,) multiplies each token's loss (not nll
+    and kd); None: 1. Differentiable once by features, projection and weight.
     features may be float16, bfloat16, float32 or float64; softmax, loss and the gradient of the projection are float32
     (float64 if the features are). The matrix products are made in the features' type, or in matmul_dtype.
     """
     arguments = (features, projection, target, signal, objective, matmul_dtype or _natural_dtype(features))
-    loss, nll, kd, agreed, correct = _FusedLoss.apply(*arguments)
+    loss, nll, kd, agreed, correct = _FusedLoss.apply(*arguments, weight)
     if signal is None:
         return Losses(loss, nll, correct)
     return Losses(loss, nll, correct, kd, agreed)
@@ -63,16 +64,16 @@ def _natural_dtype(features) -> torch.dtype:
 
 class _FusedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, features, projection, target, signal, objective, matmul_dtype):
+    def forward(ctx, features, projection, target, signal, objective, matmul_dtype, weight):
         needed = any(ctx.needs_input_grad)
         with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
-            walk = _Walk(features.to(matmul_dtype), projection.to(matmul_dtype), objective, needed)
+            walk = _Walk(features.to(matmul_dtype), projection.to(matmul_dtype), objective, weight, needed)
             for start in range(0, features.size(0), CHUNK_ROWS):
                 walk.chunk(start, min(start + CHUNK_ROWS, features.size(0)), target, signal)
             if needed:
                 walk.finish()
-                ctx.save_for_backward(walk.d_features, walk.d_projection)
-        ctx.dtypes = (features.dtype, projection.dtype)
+                ctx.save_for_backward(*walk.gradients())
+        ctx.dtypes = (features.dtype, projection.dtype) + (() if weight is None else (weight.dtype,))
         ctx.mark_non_differentiable(*walk.sums[1:])
         return tuple(walk.sums)
 
@@ -81,14 +82,16 @@ class _FusedLoss(torch.autograd.Function):
     def backward(ctx, grad_loss, *_):
         # in place: a second copy of dW would be the largest tensor here. A second backward pass raises, as it must.
         gradients = [saved.mul_(grad_loss) for saved in ctx.saved_tensors]
-        return *(gradient.to(dtype) for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)), *[None] * 4
+        d_features, d_projection, *d_weight = (g.to(dtype) for g, dtype in zip(gradients, ctx.dtypes, strict=True))
+        return d_features, d_projection, *[None] * 4, *(d_weight or [None])
 
 
 class _Walk:
     """One walk over the rows: the buffers, the sums and the gradients."""
 
-    def __init__(self, features, projection, objective, needs_gradient):
+    def __init__(self, features, projection, objective, weight, needs_gradient):
         self.x, self.w, self.objective, self.needs_gradient = features, projection, objective, needs_gradient
+        self.weight = weight
         self.dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
         self.buffers = [self._empty(min(CHUNK_ROWS, features.size(0)), projection.size(0))]
         self.sums = [self._empty().zero_() for _ in range(5)]
@@ -98,6 +101,7 @@ class _Walk:
             self.d_features = self._empty(*features.shape)
             self.d_projection = self._empty(*projection.shape).zero_()
             self.x_sum = self._empty(projection.size(1)).zero_()
+            self.d_weight = None if weight is None else self._empty(features.size(0))
 
     def _empty(self, *shape):
         return torch.empty(shape, dtype=self.dtype, device=self.x.device)
@@ -126,11 +130,22 @@ class _Walk:
             losses = dense_kl(chunk, objective, signal, start, end)
         else:
             losses, smoothing = by_autograd(chunk, objective, signal.part(start, end)), 0.0
+        if self.weight is not None:
+            losses, smoothing = self._weigh(start, losses, z, smoothing)
         for total, values in zip(self.sums, losses, strict=True):
             if values is not None:
                 total += values.sum()
         if self.needs_gradient:
             self._multiply(z, x, start, smoothing)
+
+    def _weigh(self, start, losses, z, smoothing):
+        """Multiply loss and gradient of each row; the gradient of the weight is the loss that it multiplies."""
+        weight = self.weight[start : start + z.size(0)].to(self.dtype)
+        loss, *others = losses
+        if self.needs_gradient:
+            self.d_weight[start : start + z.size(0)] = loss
+            z.mul_(weight.unsqueeze(1))
+        return (weight * loss, *others), smoothing * weight
 
     def _multiply(self, z, x, start, smoothing):
         """dX = G W, dW += Gᵀ x for the gradient G of the logits: what z holds, less `smoothing` in every column."""
@@ -163,3 +178,7 @@ class _Walk:
         """The part of label smoothing in dW is the same row for every type."""
         if self.each:
             self.d_projection -= self.x_sum
+
+    def gradients(self) -> list:
+        """By features, projection and, if there is one, weight."""
+        return [self.d_features, self.d_projection] + ([] if self.d_weight is None else [self.d_weight])

@@ -8,6 +8,16 @@ from fairseq_kd.errors import KDError
 logger = logging.getLogger(__name__)
 
 
+def first_difference(one, other) -> tuple | None:
+    """(index, symbol there in `one`, in `other`) of the first symbol that differs, "nothing" where a dictionary has
+    ended; None when two fairseq dictionaries have the same symbols."""
+    if one.symbols == other.symbols:
+        return None
+    pairs = zip(one.symbols, other.symbols, strict=False)
+    index = next((i for i, (ours, theirs) in enumerate(pairs) if ours != theirs), min(len(one), len(other)))
+    return index, *(d.symbols[index] if index < len(d) else "nothing" for d in (one, other))
+
+
 def check_same_dictionary(teacher, student, side: str) -> None:
     """Compare two fairseq dictionaries symbol by symbol.
 
@@ -15,13 +25,10 @@ def check_same_dictionary(teacher, student, side: str) -> None:
     """
     if teacher is None or student is None:
         raise KDError(f"the task has no {side} dictionary: kd_word needs a translation task")
-    if teacher.symbols == student.symbols:
+    difference = first_difference(teacher, student)
+    if difference is None:
         return
-    pairs = zip(teacher.symbols, student.symbols, strict=False)
-    index = next((i for i, (ours, theirs) in enumerate(pairs) if ours != theirs), None)
-    if index is None:
-        index = min(len(teacher), len(student))
-    found = [d.symbols[index] if index < len(d) else "nothing" for d in (teacher, student)]
+    index, *found = difference
     remedy = "--srcdict" if side == "source" else "--tgtdict"
     raise KDError(
         f"teacher has {len(teacher)} {side} types, student {len(student)}; the first difference is at index {index}: "

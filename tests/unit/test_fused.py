@@ -218,3 +218,31 @@ def test_many_tokens_of_one_type_do_not_overflow_float16(monkeypatch):
     x, w = torch.full((512, 2), 8.0, dtype=torch.float16), torch.zeros(2, 2, dtype=torch.float16)
     _, _, dw = by_fused(x, w, torch.zeros(512, dtype=torch.long), None, Objective())
     torch.testing.assert_close(dw.float(), torch.tensor([[-2048.0, -2048.0], [2048.0, 2048.0]]), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["dense", "top_k", None])
+@pytest.mark.parametrize("divergence", ["kl", "js", "tie"])
+def test_a_weight_of_each_token_multiplies_its_loss_and_gradient_and_gets_a_gradient(kind, divergence):
+    x, w, target, teacher = inputs()
+    signal, objective = signal_of(kind, teacher, 2), objective_of(divergence, 2, 0.1, 0.3)
+    weight = torch.rand(N, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    ours, theirs = ([t.clone().requires_grad_() for t in (x, w, weight)] for _ in range(2))
+    sums = fused_loss(*ours[:2], target, signal, objective, weight=ours[2])
+    losses = reference_losses((theirs[0] @ theirs[1].t()).log_softmax(-1), target, signal, objective)
+    sums.loss.backward()
+    (theirs[2] * losses.loss).sum().backward()
+    torch.testing.assert_close(sums.nll, losses.nll.sum(), rtol=1e-10, atol=0)  # what is logged has no weight
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(ours[2].grad, losses.loss, rtol=1e-9, atol=0)
+
+
+def test_weights_of_one_change_nothing_at_all():
+    x, w, target, teacher = inputs(torch.float32)
+    results = []
+    for weight in (None, torch.ones(N)):
+        leaves = [x.clone().requires_grad_(), w.clone().requires_grad_()]
+        loss = fused_loss(*leaves, target, signal_of("dense", teacher), objective_of("kl", 1, 0.1, 0.3), weight=weight)
+        loss.loss.backward()
+        results.append([loss.loss.detach(), *(leaf.grad for leaf in leaves)])
+    assert all(torch.equal(*pair) for pair in zip(*results, strict=True))

@@ -1,0 +1,73 @@
+"""The options of kd_hybrid, and their checks."""
+
+from dataclasses import dataclass, field, fields
+from typing import Optional
+
+from fairseq.dataclass import ChoiceEnum
+
+from fairseq_kd.criterions.config import KDWordConfig
+from fairseq_kd.criterions.options import check_options, refuse
+from fairseq_kd.errors import KDError
+
+
+@dataclass
+class KDHybridConfig(KDWordConfig):
+    """Options of kd_hybrid, beside those of kd_word, which are about the gold target."""
+
+    hybrid_gate: ChoiceEnum(("constant", "schedule", "learned")) = field(
+        default="constant",
+        metadata={
+            "help": "weight g of the token level: --hybrid-weight for every sentence; a straight line over the "
+            "updates; or learned, from the student's encoder output, one for each sentence"
+        },
+    )
+    hybrid_weight: float = field(
+        default=0.5,
+        metadata={
+            "help": "weight g of the token level (gold target and teacher), 0 to 1; the sentence level (distilled "
+            "target) weighs 1 - g. A schedule and a learned gate begin with it"
+        },
+    )
+    hybrid_weight_end: Optional[float] = field(
+        default=None, metadata={"help": "with --hybrid-gate schedule: g at the end of it and ever after, 0 to 1"}
+    )
+    hybrid_schedule_updates: Optional[int] = field(
+        default=None, metadata={"help": "with --hybrid-gate schedule: number of updates from the first g to the last"}
+    )
+
+
+DEFAULTS = {field.name: field.default for field in fields(KDHybridConfig)}
+
+
+def check_hybrid_options(cfg) -> None:
+    """Raises KDError for the first option that is out of range or would do nothing."""
+    check_options(cfg, gold_only=False)
+    for name in ("hybrid_weight", "hybrid_weight_end"):
+        value = getattr(cfg, name)
+        if value is not None and not 0 <= value <= 1:
+            raise KDError(
+                f"--{name.replace('_', '-')} {value}: must be from 0 (sentence level only) to 1 (token level only)"
+            )
+    if str(cfg.hybrid_gate) == "schedule":
+        _check_schedule(cfg)
+    else:
+        refuse(cfg, ("hybrid_weight_end", "hybrid_schedule_updates"), "without --hybrid-gate schedule", DEFAULTS)
+    if str(cfg.hybrid_gate) == "learned" and cfg.hybrid_weight in (0, 1):
+        raise KDError(
+            f"--hybrid-weight {cfg.hybrid_weight} with --hybrid-gate learned: a gate that begins there could never be "
+            "moved; give a weight between 0 and 1"
+        )
+
+
+def _check_schedule(cfg) -> None:
+    if cfg.hybrid_weight_end is None or cfg.hybrid_schedule_updates is None:
+        raise KDError(
+            "--hybrid-gate schedule needs --hybrid-weight-end (0 to 1) and --hybrid-schedule-updates (a number)"
+        )
+    if cfg.hybrid_schedule_updates < 1:
+        raise KDError(f"--hybrid-schedule-updates {cfg.hybrid_schedule_updates}: must be at least 1 update")
+    if cfg.hybrid_weight_end == cfg.hybrid_weight:
+        raise KDError(
+            f"--hybrid-gate schedule has no effect from --hybrid-weight {cfg.hybrid_weight} to the same "
+            "--hybrid-weight-end: use --hybrid-gate constant"
+        )

@@ -1,0 +1,29 @@
+"""Which of the two computations of the loss a student allows."""
+
+from fairseq_kd.errors import KDError
+from fairseq_kd.projection import output_projection
+
+
+def choose_implementation(model, cfg) -> str:
+    """ "fused" or "reference": what the student's architecture allows and --kd-implementation asks for.
+
+    Raises KDError for a student with an adaptive softmax, and when what is asked for is not possible.
+    """
+    _refuse_adaptive_softmax(model)
+    fits, asked = output_projection(model) is not None, str(cfg.kd_implementation)
+    needs = asked == "fused" or str(cfg.kd_matmul_dtype) != "same"
+    if needs and not fits:
+        raise KDError(
+            "--kd-implementation fused and --kd-matmul-dtype do not fit: the student has no output projection "
+            "that can be applied by itself (it is not one of fairseq's transformers, or it is wrapped with "
+            "--find-unused-parameters or fully sharded); leave them out"
+        )
+    return "fused" if fits and asked != "reference" else "reference"
+
+
+def _refuse_adaptive_softmax(model) -> None:
+    if getattr(getattr(model, "decoder", None), "adaptive_softmax", None) is not None:
+        raise KDError(
+            "the student has an adaptive softmax (--adaptive-softmax-cutoff), which gives no distribution over the "
+            "whole vocabulary to compare with the teacher's; train it without"
+        )

@@ -1,0 +1,131 @@
+"""`--criterion kd_hybrid`: token level on the gold target and sentence level on the distilled one (arXiv 2404.14827).
+
+    loss = Σ_sentences [ g · L_token(gold) + (1 - g) · L_sentence(distilled) ]
+
+L_token is the objective of kd_word, L_sentence the label-smoothed cross-entropy, each summed over the tokens of its own
+target, in nats; an ignored prefix is ignored in both. The weight g of a sentence is a constant, a schedule over the
+updates or a learned gate.
+
+fairseq's trainer divides by the sample size, the number of gold tokens (or of sentences) as in kd_word: with g = 1 the
+two are the same. The sum over the distilled tokens is not brought to the length of the gold ones, so that a sentence
+weighs the same in every batch; with g = 0 the loss is the sum that label_smoothed_cross_entropy has on the distilled
+data-bin, divided by another number of tokens.
+
+Validation is kd_word's: the student's own cross-entropy with the gold target.
+"""
+
+import logging
+import math
+
+import torch
+from fairseq.criterions import register_criterion
+from fairseq.logging import metrics
+
+from fairseq_kd.criterions.gate import LearnedGate, scheduled
+from fairseq_kd.criterions.hybrid_config import KDHybridConfig, check_hybrid_options
+from fairseq_kd.criterions.kd_word import KDWordCriterion, scatter
+from fairseq_kd.errors import KDError
+from fairseq_kd.two_targets import two_passes
+
+logger = logging.getLogger(__name__)
+NEEDS_DISTILLED = (
+    "kd_hybrid needs a distilled target beside the gold one: give --task kd_translation --distilled DATA_BIN"
+)
+
+
+@register_criterion("kd_hybrid", dataclass=KDHybridConfig)
+class KDHybridCriterion(KDWordCriterion):
+    """Token-level and sentence-level distillation in one loss, weighed sentence by sentence (Wei et al. 2024)."""
+
+    check_options = staticmethod(check_hybrid_options)
+    reads_distilled = True
+
+    def __init__(self, cfg: KDHybridConfig, task):
+        """Raises KDError for an option out of range or without effect, and for a task without distilled targets.
+
+        The parameters of a learned gate are made here: fairseq's trainer hands those that a criterion has after its
+        construction to the optimizer, and no later ones. The task knows the width, because it has built the student.
+        """
+        if getattr(task.cfg, "distilled", None) is None:
+            raise KDError(NEEDS_DISTILLED)
+        super().__init__(cfg, task)
+        self.gate = None
+        if str(cfg.hybrid_gate) == "learned":
+            if task.encoder_width is None:
+                raise KDError(
+                    "--hybrid-gate learned reads the encoder of one of fairseq's transformers, and the task has "
+                    "built no such student; use --hybrid-gate constant or schedule"
+                )
+            self.gate = LearnedGate(task.encoder_width, cfg.hybrid_weight)
+
+    def _forward(self, model, sample, reduce):
+        """In training not reduced, the loss has first the gold positions, then the distilled, (B * T + B * T2, 1)."""
+        if not model.training:
+            return super()._forward(model, sample, reduce)
+        distilled = sample.get("distilled")
+        if distilled is None:
+            raise KDError(NEEDS_DISTILLED)
+        fused = self.implementation(model) == "fused" and reduce
+        keep, keep_distilled = self.kept(sample), self.kept(distilled)  # (B, T), (B, T2)
+        signal = self.teacher_signal(model, sample, keep)
+        options = {"features_only": True} if fused else {}
+        outputs = two_passes(model, sample["net_input"], distilled["prev_output_tokens"], **options)
+        g = self.sentence_weights(sample, outputs[2])  # (B,)
+        token = self.losses(model, outputs[0], sample["target"], keep, signal, fused, _of_tokens(g, keep))
+        weight = _of_tokens(1 - g, keep_distilled)
+        sentence = self.losses(model, outputs[1], distilled["target"], keep_distilled, None, fused, weight)
+        sums, distilled_sums = token.sum(), sentence.sum()
+        if reduce:
+            loss = sums.loss + distilled_sums.loss
+        else:
+            loss = torch.cat([scatter(token.loss, keep), scatter(sentence.loss, keep_distilled)])
+        loss, sample_size, logging_output = self.result(model, sample, keep, loss, sums)
+        logging_output |= {
+            "gate": g.detach().sum(),
+            "gated_sentences": len(g),
+            "sentence_loss": distilled_sums.nll.data,
+            "distilled_tokens": keep_distilled.sum().data,
+        }
+        return loss, sample_size, logging_output
+
+    def sentence_weights(self, sample, encoder_out) -> torch.Tensor:
+        """The weight g (B,) of the token level for each sentence of the batch."""
+        if self.gate is not None:
+            padding = encoder_out["encoder_padding_mask"]
+            return self.gate(encoder_out["encoder_out"][0], padding[0] if padding else None)
+        cfg, g = self.cfg, self.cfg.hybrid_weight
+        if str(cfg.hybrid_gate) == "schedule":
+            g = scheduled(g, cfg.hybrid_weight_end, cfg.hybrid_schedule_updates, self.task.update_num)
+        return torch.full((sample["target"].size(0),), g, device=sample["target"].device)
+
+    def load_state_dict(self, state_dict, strict=True):
+        """Restore gate and recent tokens. A gate that the checkpoint does not hold begins with --hybrid-weight."""
+        if self.gate is not None and "gate.weight" not in (state_dict or {}):
+            logger.warning(
+                "the checkpoint holds no learned gate: it begins with --hybrid-weight. The saved state of the "
+                "optimizer does not fit either: start with --finetune-from-model, or go on with --reset-optimizer"
+            )
+            state_dict = self.state_dict() | (state_dict or {})
+        return super().load_state_dict(state_dict, strict)
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs) -> None:
+        """Log beside what kd_word logs: gate (mean g of the sentences) and sentence_loss (bits a distilled token).
+
+        sentence_loss is without label smoothing, as nll_loss is.
+        """
+        super().reduce_metrics(logging_outputs)
+        sentences = sum(log.get("gated_sentences", 0) for log in logging_outputs)
+        tokens = sum(log.get("distilled_tokens", 0) for log in logging_outputs)
+        if sentences > 0:
+            metrics.log_scalar(
+                "gate", sum(log.get("gate", 0) for log in logging_outputs) / sentences, sentences, round=3
+            )
+        if tokens > 0:
+            loss = sum(log.get("sentence_loss", 0) for log in logging_outputs)
+            metrics.log_scalar("sentence_loss", loss / tokens / math.log(2), tokens, round=3)
+
+
+def _of_tokens(values: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    """The value (B,) of its sentence for each of the N positions where `keep` (B, T) is true, (N,)."""
+    return values.unsqueeze(1).expand(keep.shape)[keep]

@@ -1,0 +1,1 @@
+"""fairseq tasks: what a batch holds beyond source and gold target."""
