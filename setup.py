@@ -34,8 +34,9 @@ setup(
         # the distribution of fairseq that installs on Python 3.11 and 3.12; leave it out to keep your own
         "fairseq": ["ve-fairseq==0.12.3"],
         "test": TEST,
-        # for what is being built next: decoding, studies
+        # fairseq-kd decode --backend ctranslate2
         "fast": ["ctranslate2>=4.5"],
+        # for what is being built next: studies
         "study": ["snakemake>=8", "optuna>=4"],
         "report": ["matplotlib>=3.8", "jinja2>=3.1", "tensorboardX>=2.6", "sacremoses>=0.1"],
     },

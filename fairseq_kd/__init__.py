@@ -11,6 +11,13 @@ Word-level distillation, in the order of the data:
                        -> loss.fused                   the same from the student's features, chunk by chunk
                        -> criterions.kd_word           weighs, logs; called by fairseq's own trainer
 
+Sequence-level distillation:
+
+    teacher + data-bin -> sequence.backend, .ctranslate2_backend, .forcing    hypotheses, in `resumable.blocks`
+                       -> sequence.select                                     one of them a sentence
+                       -> sequence.assemble                                   a data-bin for fairseq-train
+                       -> sequence.mix                                        together with the original, if asked
+
 Hybrid distillation adds a second, distilled target to each training sentence:
 
     two data-bins -> tasks.kd_translation    a batch holds both targets, row by row

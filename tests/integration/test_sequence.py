@@ -35,6 +35,22 @@ def test_fairseq_train_reads_what_each_strategy_makes(data_bin, teacher, tmp_pat
     assert json.loads(result.read_text())["sentences"] == 30
 
 
+def test_hybrid_distillation_reads_what_the_teacher_made(data_bin, teacher, tmp_path):
+    run_kd("decode", data_bin, "--teacher", teacher, "--strategy", "greedy", "--max-len-b", 20, "--out", tmp_path / "d")
+    options = (
+        "--task",
+        "kd_translation",
+        "--distilled",
+        tmp_path / "d",
+        "--criterion",
+        "kd_hybrid",
+        "--teacher",
+        teacher,
+    )
+    log = train(data_bin, tmp_path / "student", *options, user_dir=PACKAGE)
+    assert "sentence_loss" in log.stdout + log.stderr
+
+
 def test_original_and_distilled_data_mix_and_word_level_distillation_runs_on_them(data_bin, teacher, tmp_path):
     run_kd("decode", data_bin, "--teacher", teacher, "--strategy", "greedy", "--max-len-b", 20, "--out", tmp_path / "d")
     result = run_kd("mix", data_bin, tmp_path / "d", "--times", 1, 0.5, "--out", tmp_path / "mixed")
