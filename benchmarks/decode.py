@@ -2,8 +2,8 @@
 
 Usage: python benchmarks/decode.py DATA_BIN --teacher T [--subset train] [--beam 5] [--max-tokens 2000 4000 12000]
 
-Each is a whole command in a process of its own, one after the other: loading, decoding, writing. fairseq-generate is first
-run with each --max-tokens on the subset `test`, and then with the fastest. Printed for each: seconds, sentences/s, the
+Each is a whole command in a process of its own, one after the other: loading, decoding, writing. fairseq-generate is
+first run with each --max-tokens on the subset `test`, and then with the fastest. Printed for each: seconds, sentences/s, the
 ratio to fairseq-generate, hypotheses that are the same as its own (tokens), and BLEU against the gold targets. DATA_BIN
 must be one of `fairseq-kd prepare`, which says how subwords are joined. The conversion for CTranslate2 is done before.
 """
@@ -47,14 +47,14 @@ def generate(args, subset: str, max_tokens: int, log: Path) -> float:
 
 def generated(log: Path) -> list[str]:
     """Hypotheses of fairseq-generate in the order of the corpus."""
-    lines = [line.rstrip("\n").split("\t") for line in open(log, encoding="utf-8") if line.startswith("H-")]
+    lines = [line.split("\t") for line in log.read_text().splitlines() if line.startswith("H-")]
     found = {int(name[2:]): tokens for name, _, tokens in lines}
     return [found[number] for number in range(len(found))]
 
 
 def decoded(folder: Path) -> list[str]:
     """Chosen hypotheses of `fairseq-kd decode`."""
-    lines = [line.rstrip("\n").split("\t") for line in open(next(folder.glob("*.tsv")), encoding="utf-8")]
+    lines = [line.split("\t") for line in next(folder.glob("*.tsv")).read_text().splitlines()]
     return [line[5] for line in lines if line[2] == "*"]
 
 
