@@ -3,9 +3,10 @@
 Usage: python benchmarks/decode.py DATA_BIN --teacher T [--subset train] [--beam 5] [--max-tokens 2000 4000 12000]
 
 Each is a whole command in a process of its own, one after the other: loading, decoding, writing. fairseq-generate is
-first run with each --max-tokens on the subset `test`, and then with the fastest. Printed for each: seconds, sentences/s,
-the ratio to fairseq-generate, hypotheses that are the same as its own (tokens), and BLEU against the gold targets.
-DATA_BIN must be one of `fairseq-kd prepare`, which says how subwords are joined. The conversion for CTranslate2 is done before.
+first run with each --max-tokens on the subset `test`, and then with the fastest. Printed for each: seconds,
+sentences/s, the ratio to fairseq-generate, hypotheses that are the same as its own (tokens), and BLEU against the gold
+targets. DATA_BIN must be one of `fairseq-kd prepare`, which says how subwords are joined. The conversion for
+CTranslate2 is done before.
 """
 
 import argparse
