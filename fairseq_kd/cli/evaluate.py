@@ -6,12 +6,12 @@ from pathlib import Path
 from fairseq_kd.corpus.manifest import ensure_writable_folder, write_json
 from fairseq_kd.errors import KDError
 from fairseq_kd.evaluation.evaluate import POST_PROCESS, evaluate
-from fairseq_kd.evaluation.translate import DecodingOptions
+from fairseq_kd.evaluation.translate import TranslateOptions
 
 
 def add_arguments(parser) -> None:
     """Declare the options."""
-    defaults = DecodingOptions()
+    defaults = TranslateOptions()
     parser.add_argument("data_bin", metavar="DATA_BIN")
     parser.add_argument("--checkpoint", required=True, help="made by fairseq-train")
     parser.add_argument("--subset", default="test", help="valid, test, test1, ... (default %(default)s)")
@@ -41,7 +41,7 @@ def run(args) -> None:
         args.data_bin,
         args.checkpoint,
         args.subset,
-        DecodingOptions(**{name: getattr(args, name) for name in names}),
+        TranslateOptions(**{name: getattr(args, name) for name in names}),
         reference=args.reference,
         post_process=args.post_process,
         trust=args.trust_checkpoint is not None,

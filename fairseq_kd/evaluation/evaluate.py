@@ -9,7 +9,7 @@ from fairseq_kd.corpus.subword import load_subword_model
 from fairseq_kd.corpus.text import normalise_spaces, read_raw_lines
 from fairseq_kd.errors import KDError
 from fairseq_kd.evaluation.score import score
-from fairseq_kd.evaluation.translate import DecodingOptions, translate
+from fairseq_kd.evaluation.translate import TranslateOptions, translate
 
 FORMAT = 1
 POST_PROCESS = ("sentencepiece", "subword-nmt", "none")
@@ -24,7 +24,7 @@ def evaluate(
     fairseq-preprocess, reference (a text file) and post_process (how subwords are joined) must be given.
     Raises KDError for input that cannot be used.
     """
-    options = options or DecodingOptions()
+    options = options or TranslateOptions()
     if not Path(data_bin).is_dir():
         raise KDError(f"DATA_BIN {data_bin} is not a folder")
     manifest = read_prepared(data_bin)

@@ -18,7 +18,7 @@ from fairseq_kd.teacher.loading import build_model, configure_own_task, data_fol
 
 
 @dataclass(frozen=True)
-class DecodingOptions:
+class TranslateOptions:
     """Beam search, as in fairseq-generate; the batch is bounded by max_tokens source or target tokens."""
 
     beam: int = 5
@@ -58,7 +58,9 @@ class Translations:
     dictionary_check: str
 
 
-def translate(checkpoint, data_bin, subset: str, options: DecodingOptions, sentences: int, trust=False) -> Translations:
+def translate(
+    checkpoint, data_bin, subset: str, options: TranslateOptions, sentences: int, trust=False
+) -> Translations:
     """Decode `subset` of `data_bin` with the model of `checkpoint`, every sentence, in order.
 
     sentences: how many references there are.
@@ -119,7 +121,7 @@ def _check_recorded_dictionaries(checkpoint, recorded: str, task_cfg) -> str:
     return "content"
 
 
-def _decode(model, task, dataset, options: DecodingOptions, device) -> list[str]:
+def _decode(model, task, dataset, options: TranslateOptions, device) -> list[str]:
     _check_lengths(task, dataset, model, options)
     search = Namespace(
         beam=options.beam,
@@ -135,7 +137,7 @@ def _decode(model, task, dataset, options: DecodingOptions, device) -> list[str]
     return [task.target_dictionary.string(torch.as_tensor(found[n][0].tokens)) for n in range(len(dataset))]
 
 
-def _check_lengths(task, dataset, model, options: DecodingOptions) -> None:
+def _check_lengths(task, dataset, model, options: TranslateOptions) -> None:
     from fairseq import utils
 
     limit = utils.resolve_max_positions(task.max_positions(), model.max_positions())[0]

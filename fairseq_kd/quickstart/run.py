@@ -10,7 +10,7 @@ from fairseq_kd.corpus.manifest import MANIFEST_NAME, sha256_file, write_json
 from fairseq_kd.corpus.options import PrepareOptions
 from fairseq_kd.corpus.prepare import prepare
 from fairseq_kd.evaluation.evaluate import evaluate
-from fairseq_kd.evaluation.translate import DecodingOptions
+from fairseq_kd.evaluation.translate import TranslateOptions
 from fairseq_kd.quickstart.recipe import Recipe, to_arguments
 from fairseq_kd.quickstart.train import train
 from fairseq_kd.resources import PACKAGE
@@ -100,7 +100,7 @@ def _training_options(recipe: Recipe, model, data_bin, teacher, seed, cpu) -> tu
 
 
 def _score(path: Path, data_bin: Path, checkpoint, decoding: dict, cpu: bool) -> dict:
-    options = DecodingOptions(**decoding, cpu=cpu)
+    options = TranslateOptions(**decoding, cpu=cpu)
     if path.is_file():
         result = json.loads(path.read_text(encoding="utf-8"))
         made_from = (result["checkpoint_sha256"], result["manifest_sha256"], result["decoding"])

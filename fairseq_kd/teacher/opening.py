@@ -36,6 +36,7 @@ def open_data(data_bin, languages: tuple[str, str], subset: str):
         data=str(data_bin),
         source_lang=source,
         target_lang=target,
+        upsample_primary=1,  # fairseq's own default of -1 fails where there are train1, train2, ...
         # these three stand for options of a training, which there is none of here
         train_subset="train",
         dataset_impl=None,

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 from pathlib import Path
 
@@ -80,6 +81,19 @@ def test_every_sentence_has_its_own_answer_in_its_own_place(
         assert tokens == expected, number
     assert manifest["fallbacks"] == {"too_long": 23}
     assert (tmp_path / "out" / "train.qaa-qab.qaa.bin").read_bytes() == (awkward / "train.qaa-qab.qaa.bin").read_bytes()
+
+
+def test_train_and_train1_are_decoded_as_fairseq_train_reads_them(numbering, awkward, teacher, tmp_path):
+    shutil.copytree(awkward, tmp_path / "data")
+    for path in awkward.glob("train.*"):
+        shutil.copy(path, tmp_path / "data" / path.name.replace("train", "train1"))
+    quiet(tmp_path / "data", teacher, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("train1*"))
+    found = open_data(tmp_path / "out", LANGUAGES, "train").dataset("train")
+    given = open_data(tmp_path / "data", LANGUAGES, "train").dataset("train")
+    assert len(found) == len(given) == 314
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found.src, given.src, strict=True))
+    assert found.tgt[313].tolist() == [10, 10 + 313 // 50, 10 + 313 % 50, 2]
 
 
 def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(numbering, awkward, teacher, tmp_path):
