@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from fairseq_kd.corpus.manifest import read_prepared
-from fairseq_kd.evaluation.evaluate import load_decoder
+from fairseq_kd.corpus.subword import load_decoder
 from fairseq_kd.evaluation.score import score
 from fairseq_kd.sequence.ctranslate2_backend import convert
 from fairseq_kd.sequence.teachers import open_teachers

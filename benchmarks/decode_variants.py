@@ -4,8 +4,8 @@ Usage: python benchmarks/decode_variants.py DATA_BIN --teacher T [--sentences 15
 
 The variants, each against float32 with beam 5 over the same last sentences of the training set: 8-bit weights, batches
 by length or as they come, a shortlist of target types for each source (the most probable by IBM model 1 of all other
-training pairs, and the most frequent), smaller beams. Printed: ratio of CPU time, share of same hypotheses, BLEU against
-the gold targets.
+training pairs, and the most frequent), smaller beams. Printed: ratio of CPU time, share of same hypotheses, BLEU
+against the gold targets.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import ctranslate2
 import numpy as np
 
 from fairseq_kd.corpus.manifest import read_prepared
-from fairseq_kd.evaluation.evaluate import load_decoder
+from fairseq_kd.corpus.subword import load_decoder
 from fairseq_kd.evaluation.score import score
 from fairseq_kd.sequence.ctranslate2_backend import MAX_TOKENS, convert
 from fairseq_kd.sequence.teachers import open_teachers

@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 
 from fairseq_kd.corpus.manifest import ensure_writable_folder, write_json
+from fairseq_kd.corpus.subword import KINDS
 from fairseq_kd.errors import KDError
-from fairseq_kd.evaluation.evaluate import POST_PROCESS, evaluate
+from fairseq_kd.evaluation.evaluate import evaluate
 from fairseq_kd.evaluation.translate import TranslateOptions
 
 
@@ -27,7 +28,7 @@ def add_arguments(parser) -> None:
     group.add_argument("--cpu", action="store_true", help="do not use CUDA")
     group = parser.add_argument_group("for a data-bin made by fairseq-preprocess")
     group.add_argument("--reference", metavar="FILE", help="plain-text references, one sentence a line")
-    group.add_argument("--post-process", choices=POST_PROCESS, help="how subwords are joined")
+    group.add_argument("--post-process", choices=KINDS, help="how subwords are joined")
 
 
 def run(args) -> None:

@@ -145,3 +145,13 @@ def obtain_subword_models(kind, train_text: dict, vocab_size, joint: bool, reuse
         for lang in languages:
             MODELS[kind].train(train_text[lang], vocab_size, folder / names[lang])
     return {lang: load_subword_model(kind, folder / names[lang]) for lang in languages}, names
+
+
+def load_decoder(post_process: str):
+    """The function that joins the subwords of one line. Needs no model: both kinds mark their joints in the text.
+
+    Raises KDError for an unknown kind.
+    """
+    if post_process not in KINDS:
+        raise KDError(f"--post-process {post_process}: must be one of {', '.join(KINDS)}")
+    return load_subword_model("none").decode if post_process == "none" else MODELS[post_process].decode

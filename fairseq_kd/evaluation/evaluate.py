@@ -5,14 +5,13 @@ from pathlib import Path
 import torch
 
 from fairseq_kd.corpus.manifest import MANIFEST_NAME, check_files, library_versions, read_prepared, sha256_file
-from fairseq_kd.corpus.subword import load_subword_model
+from fairseq_kd.corpus.subword import load_decoder
 from fairseq_kd.corpus.text import normalise_spaces, read_raw_lines
 from fairseq_kd.errors import KDError
 from fairseq_kd.evaluation.score import score
 from fairseq_kd.evaluation.translate import TranslateOptions, translate
 
 FORMAT = 1
-POST_PROCESS = ("sentencepiece", "subword-nmt", "none")
 
 
 def evaluate(
@@ -62,15 +61,6 @@ def evaluate(
         "versions": library_versions(),
         "hypotheses": hypotheses,
     }
-
-
-def load_decoder(post_process: str):
-    """The function that joins the subwords of one line. Needs no model: both kinds mark their joints in the text."""
-    from fairseq_kd.corpus.subword import MODELS
-
-    if post_process not in POST_PROCESS:
-        raise KDError(f"--post-process {post_process}: must be one of {', '.join(POST_PROCESS)}")
-    return load_subword_model("none").decode if post_process == "none" else MODELS[post_process].decode
 
 
 def _check_reference_options(data_bin, manifest, reference, post_process) -> None:

@@ -1,0 +1,106 @@
+"""Decoding in blocks: every sentence has its answer, in its place.
+
+A part file holds one JSON line a sentence: [[score, closeness or null, token ids], ...], best first, the number of the
+chosen one, and null or the reason why the gold target stands in.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from fairseq_kd.corpus.manifest import check_files
+from fairseq_kd.corpus.subword import load_decoder
+from fairseq_kd.errors import KDError
+from fairseq_kd.resumable.blocks import Block, cut_blocks
+from fairseq_kd.sequence.assemble import assemble
+from fairseq_kd.sequence.hypothesis import Hypothesis
+from fairseq_kd.sequence.options import DecodeOptions
+from fairseq_kd.sequence.select import closest, sentence_metric
+from fairseq_kd.sequence.teachers import Teachers
+
+
+@dataclass
+class DecodeWork:
+    """A `Work`: decodes blocks, and makes a data-bin of them."""
+
+    teachers: Teachers
+    options: DecodeOptions
+    backend: object
+    post_process: str | None
+    data_bin: Path
+    block_sentences: int
+    label: str = "decoding"
+    unit: str = "sentences"
+
+    @cached_property
+    def blocks(self) -> list[Block]:
+        """Runs of neighbouring sentences."""
+        return cut_blocks(np.ones(len(self.teachers.dataset), dtype=np.int64), self.block_sentences)
+
+    @cached_property
+    def too_long(self) -> np.ndarray:
+        """Mask (sentences,): those that the teacher has no positions for. Raises KDError with --fallback error."""
+        dataset, (sources, targets) = self.teachers.dataset, self.teachers.max_positions
+        found = np.asarray(dataset.src_sizes) > sources
+        if self.options.strategy == "teacher-forcing":
+            found |= np.asarray(dataset.tgt_sizes) > targets
+        if self.options.fallback == "error" and found.any():
+            raise KDError(
+                f"sentence {np.flatnonzero(found)[0]} is longer than the teacher's positions, {int(found.sum()):,} are "
+                "(--fallback reference keeps their gold targets)"
+            )
+        return found
+
+    def part(self, block: Block, advance):
+        """One JSON line a sentence, see the module's text."""
+        numbers = np.arange(block.start, block.end)
+        left_out = numbers[self.too_long[numbers]]
+        advance(len(left_out))
+        found = self.backend.translate(numbers[~self.too_long[numbers]], advance)
+        for number in numbers.tolist():
+            yield self._line(number, found.get(number)).encode()
+
+    def _line(self, number: int, hypotheses: list[Hypothesis] | None) -> str:
+        fallback = None
+        if hypotheses is None:
+            assert self.too_long[number], f"no answer for sentence {number}"
+            fallback = "too_long"
+        elif not hypotheses or len(hypotheses[0].tokens) == 0:
+            fallback = "empty"
+        if fallback is not None:
+            if self.options.fallback == "error":
+                raise KDError(f"the teacher gives nothing for sentence {number} (--fallback reference keeps its gold)")
+            hypotheses = [Hypothesis(self.teachers.dataset.tgt[number].numpy()[:-1], float("nan"))]
+        chosen, closeness = 0, [None] * len(hypotheses)
+        if fallback is None and self.options.select == "closest":
+            texts = [self._text(hypothesis.tokens) for hypothesis in hypotheses]
+            gold = self._text(self.teachers.dataset.tgt[number].numpy()[:-1])
+            chosen, closeness = closest(texts, gold, self._metric)
+        listed = [
+            [None if np.isnan(h.score) else h.score, near, h.tokens.tolist()]
+            for h, near in zip(hypotheses, closeness, strict=True)
+        ]
+        return json.dumps([listed, chosen, fallback], separators=(",", ":")) + "\n"
+
+    @cached_property
+    def _metric(self):
+        return sentence_metric(self.options.metric)
+
+    @cached_property
+    def _join_subwords(self):
+        return load_decoder(self.post_process)
+
+    def _text(self, tokens: np.ndarray) -> str:
+        symbols = self.teachers.task.target_dictionary.symbols
+        return self._join_subwords(" ".join(symbols[token] for token in tokens))
+
+    def join(self, folder: Path, request: dict) -> dict:
+        """See `assemble`."""
+        return assemble(folder, request, self.teachers, self.options, self.data_bin, self.blocks)
+
+    def check(self, folder: Path, manifest: dict) -> None:
+        """Raises KDError when a file of the finished data-bin is missing or was changed."""
+        check_files(folder, manifest["files"])
