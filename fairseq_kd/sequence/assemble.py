@@ -1,6 +1,6 @@
 """Finished blocks -> a data-bin: targets, sources, hypotheses as text, everything else linked from the original."""
 
-import itertools
+import contextlib
 import json
 import os
 from collections import Counter
@@ -33,7 +33,7 @@ def assemble(
     prefix = f"{subset}.{source_lang}-{target_lang}"
     names = link_the_rest(data_bin, folder, subset, pair)
     target = SideWriter(folder, f"{prefix}.{target_lang}", task.target_dictionary)
-    kept, dropped, fallbacks, total = [], Counter(), Counter(), Counter()
+    kept, dropped, fallbacks, tokens = [], Counter(), Counter(), 0
     same_symbols = _same_symbols(task)
     progress = Progress("assembling", len(teachers.dataset), "sentences")
     with _text_file(folder / f"{subset}.hypotheses.{target_lang}.tsv") as text:
@@ -44,7 +44,7 @@ def assemble(
             reason = reason_to_drop(source, hypotheses[chosen], options.filters, same_symbols)
             if reason is None:
                 target.add(np.append(hypotheses[chosen].tokens, task.target_dictionary.eos()))
-                total["tokens"] += len(hypotheses[chosen].tokens)
+                tokens += len(hypotheses[chosen].tokens)
                 kept.append(number)
             else:
                 dropped[reason] += 1
@@ -59,7 +59,7 @@ def assemble(
         names.append(_write_kept(folder, subset, kept))
     manifest = request | {
         "pairs": len(kept),
-        "target_tokens": total["tokens"],
+        "target_tokens": tokens,
         "fallbacks": dict(sorted(fallbacks.items())),
         "dropped": dict(sorted(dropped.items())),
         **inherited(data_bin, subset),
@@ -95,24 +95,13 @@ def _sentences(folder: Path, blocks: list) -> Iterator[tuple]:
             )
 
 
+@contextlib.contextmanager
 def _text_file(path: Path):
-    return _Renamed(path)
-
-
-class _Renamed:
     """A text file that gets its name when the block ends well."""
-
-    def __init__(self, path: Path):
-        self.path, self.temporary = path, path.with_name(f".{path.name}.part")
-
-    def __enter__(self):
-        self.file = open(self.temporary, "w", encoding="utf-8")
-        return self.file
-
-    def __exit__(self, kind, *rest):
-        self.file.close()
-        if kind is None:
-            os.replace(self.temporary, self.path)
+    temporary = path.with_name(f".{path.name}.part")
+    with open(temporary, "w", encoding="utf-8") as file:
+        yield file
+    os.replace(temporary, path)
 
 
 def _write_hypotheses(file, number: int, hypotheses, closeness, chosen: int, symbols: list[str]) -> None:
@@ -151,6 +140,6 @@ def _same_symbols(task):
     source, target = task.source_dictionary.symbols, task.target_dictionary.symbols
 
     def same(ids, other) -> bool:
-        return len(ids) == len(other) and all(source[i] == target[j] for i, j in itertools.zip_longest(ids, other))
+        return [source[i] for i in ids] == [target[j] for j in other]
 
     return same

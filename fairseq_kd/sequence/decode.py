@@ -48,10 +48,7 @@ def decode(
     backend = choose_backend(teachers, options, workers, say)
     kind = _post_process(data_bin, options, post_process)
     work = DecodeWork(teachers, options, backend, kind, Path(data_bin), block_sentences)
-    request = {
-        **describe(data_bin, teachers, options, backend, kind),
-        "block_sentences": block_sentences,
-    }
+    request = describe(data_bin, teachers, options, backend, kind) | {"block_sentences": block_sentences}
     return work_through(out, request, work, shard)
 
 
@@ -60,6 +57,8 @@ def choose_backend(teachers: Teachers, options: DecodeOptions, workers=None, say
 
     Raises KDError when the one that is asked for cannot do this.
     """
+    if workers is not None and workers < 1:
+        raise KDError(f"--workers {workers}: must be at least 1")
     device = choose_device(options.cpu)
     why_not = reason_against(teachers, options)
     if options.backend == "ctranslate2" and why_not:
@@ -105,9 +104,8 @@ def describe(data_bin, teachers: Teachers, options: DecodeOptions, backend, post
         "subset": options.subset,
         "strategy": options.strategy,
         "settings": options.settings(),
-        "select": {"by": options.select, "metric": options.metric, "post_process": post_process}
-        if options.select == "closest"
-        else {"by": options.select},
+        "select": options.select,
+        "closest": {"metric": options.metric, "post_process": post_process} if options.select == "closest" else None,
         "filters": options.filters,
         "fallback": options.fallback,
         "backend": backend.name,

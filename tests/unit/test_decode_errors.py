@@ -82,6 +82,9 @@ def test_ctranslate2_for_what_it_cannot_do(data_bin, teacher, tmp_path, monkeypa
         refused(data_bin, teacher, tmp_path / "out", f"cannot do this: .*{reason}.*--backend fairseq", options)
     options = DecodeOptions(cpu=True, backend="ctranslate2")
     refused(data_bin, f"{teacher}:{teacher}", tmp_path / "out", "it has no ensembles", options)
+    automatic = DecodeOptions(cpu=True, strategy="teacher-forcing")
+    refused(data_bin, teacher, tmp_path / "out", "--workers 0: must be at least 1", automatic, workers=0)
+    refused(data_bin, teacher, tmp_path / "out", "--workers is for --backend ctranslate2", automatic, workers=2)
     monkeypatch.setitem(sys.modules, "ctranslate2", None)
     refused(data_bin, teacher, tmp_path / "out", "ctranslate2 is not installed .*pip install", options)
 
