@@ -10,13 +10,18 @@ def choose_implementation(model, cfg) -> str:
     Raises KDError for a student with an adaptive softmax, and when what is asked for is not possible.
     """
     _refuse_adaptive_softmax(model)
-    fits, asked = output_projection(model) is not None, str(cfg.kd_implementation)
+    projection, asked = output_projection(model), str(cfg.kd_implementation)
+    fits = projection is not None
     needs = asked == "fused" or str(cfg.kd_matmul_dtype) != "same"
     if needs and not fits:
         raise KDError(
             "--kd-implementation fused and --kd-matmul-dtype do not fit: the student has no output projection "
             "that can be applied by itself (it is not one of fairseq's transformers, or it is wrapped with "
             "--find-unused-parameters or fully sharded); leave them out"
+        )
+    if fits and str(cfg.kd_matmul_dtype) == str(projection.dtype).removeprefix("torch."):
+        raise KDError(
+            f"--kd-matmul-dtype {cfg.kd_matmul_dtype} has no effect: the student itself has that type (--bf16)"
         )
     return "fused" if fits and asked != "reference" else "reference"
 

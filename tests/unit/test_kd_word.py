@@ -159,6 +159,15 @@ def test_teacher_dtype_changes_only_rounding(data_bin, teacher, dtype, tolerance
     torch.testing.assert_close(rounded_lprobs, exact_lprobs, rtol=0, atol=tolerance * 4)
 
 
+def test_bfloat16_products_of_a_bfloat16_student_are_refused(data_bin, teacher, capsys):
+    _, task, model, criterion = build(data_bin, *KD, "--teacher", teacher, "--kd-matmul-dtype", "bfloat16")
+    criterion(model, batch(task, range(4)))
+    _, task, model, criterion = build(data_bin, *KD, "--teacher", teacher, "--kd-matmul-dtype", "bfloat16")
+    with pytest.raises(SystemExit):
+        criterion(model.bfloat16(), batch(task, range(4)))
+    assert "--kd-matmul-dtype bfloat16 has no effect: the student itself has that type" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
