@@ -38,6 +38,12 @@ def assert_user_error(result, *fragments: str) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def cache_folder_of_its_own(tmp_path_factory):
+    """Converted teachers of tests stay out of the user's cache folder."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
 def allow_checkpoint_types():
     """For tests that call torch.load themselves. Not at import: spawned processes import this file before fairseq."""
     import fairseq_kd.checkpoint  # noqa: F401

@@ -11,7 +11,7 @@ from fairseq_kd.sequence.hypothesis import Hypothesis
 from fairseq_kd.sequence.options import DecodeOptions
 from fairseq_kd.teacher.batches import collate, length_sorted
 
-MAX_TOKENS = 12000  # source tokens of a batch, with padding
+MAX_TOKENS = {"cpu": 4000, "cuda": 12000}  # source tokens of a batch, with padding
 
 
 class Backend(Protocol):

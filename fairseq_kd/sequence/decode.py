@@ -78,7 +78,7 @@ def choose_backend(teachers: Teachers, options: DecodeOptions, workers=None, say
         return TeacherForcing(teachers, options, device)
     if options.backend == "auto":
         say(f"decoding with fairseq: {why_not}")
-    max_tokens = options.max_tokens or MAX_TOKENS
+    max_tokens = options.max_tokens or MAX_TOKENS[device.type]
     models, search = teachers.models(device), search_arguments(options)
     return FairseqBackend(models, teachers.task, teachers.dataset, search, max_tokens, device)
 
