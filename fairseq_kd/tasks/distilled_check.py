@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from fairseq.data import Dictionary
 
+from fairseq_kd.corpus.fingerprint import data_files
 from fairseq_kd.errors import KDError
 from fairseq_kd.teacher.dictionaries import first_difference
-from fairseq_kd.teacher.fingerprint import data_files
 
 REMEDY = (
     "Make it from the data-bin's own training sources, every line in order and none dropped, binarised with the "
