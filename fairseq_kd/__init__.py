@@ -38,7 +38,7 @@ def register() -> None:
     import fairseq_kd.checkpoint
     import fairseq_kd.criterions.kd_hybrid
     import fairseq_kd.criterions.kd_word
-    import fairseq_kd.models.student
+    import fairseq_kd.models.adaptive  # and with it fairseq_kd.models.student
     import fairseq_kd.tasks.kd_translation  # noqa: F401
     from fairseq_kd.process import install_exit_handling
 

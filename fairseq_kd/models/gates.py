@@ -38,12 +38,21 @@ class HardConcreteGate(nn.Module):
         """(n,) probability that a drawn gate is not closed."""
         return torch.sigmoid(self.log_alpha() - BETA * math.log(-GAMMA / ZETA))
 
+    def fixed_values(self) -> torch.Tensor:
+        """The values of the gates when they are not drawn, (n,) in [0, 1]."""
+        return stretched(self.log_alpha())
+
     def forward(self) -> torch.Tensor:
         """The values of the gates, (n,) in [0, 1]."""
+        if not self.training or self.noise is None:
+            return self.fixed_values()
         log_alpha = self.log_alpha()
-        if self.training and self.noise is not None:
-            log_alpha = (self.noise.to(log_alpha.device) + log_alpha) / BETA
-        return (torch.sigmoid(log_alpha) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+        return stretched((self.noise.to(log_alpha.device) + log_alpha) / BETA)
+
+
+def stretched(x: torch.Tensor) -> torch.Tensor:
+    """A sigmoid from γ to ζ, cut off at 0 and 1."""
+    return (torch.sigmoid(x) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
 
 class GatedLinear(nn.Linear):
