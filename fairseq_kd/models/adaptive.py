@@ -7,8 +7,10 @@ added during the backward pass nor a module at the end of the decoder can have t
 
     loss -> loss + sample_size · penalty        (sum over batches and ranks / summed sample size = mean loss + penalty)
 
-Each forward pass in training sets a hook of torch that waits for the criterion's result, changes the first of (loss,
-sample size, logging output) and goes. The logged loss stays the criterion's own; criterions and trainer are stock.
+`set_num_updates`, which fairseq's tasks call before each call of the criterion in training, sets a hook of torch that
+waits for the criterion's result, changes the first of (loss, sample size, logging output) and goes. (The forward pass
+would be too late to set it: torch has decided by then that the call of the criterion has no hooks.) The logged loss
+stays the criterion's own; criterions, tasks and trainer are stock.
 """
 
 import logging
@@ -73,12 +75,12 @@ class KDAdaptiveModel(KDStudentModel):
         total = sum(parameter.numel() for parameter in self.parameters() if id(parameter) not in scores)
         self.capacity = Capacity(gates, total, options)
         self._waiting = None  # the handle of the hook
-        self.register_forward_pre_hook(_await_criterion)
 
     def set_num_updates(self, num_updates):
         """fairseq tells it before each forward pass in training."""
         super().set_num_updates(num_updates)
         self.capacity.begin(num_updates)
+        await_criterion(self)
         for name, value in self.capacity.report().items():
             metrics.log_scalar(name, value, weight=0, priority=900, round=1 if name.startswith("open") else 4)
 
@@ -118,26 +120,28 @@ def parameters_of_a_channel(layer) -> int:
     return sum(linear.in_features + 1 for linear in linears_of(layer.fc1)) + layer.fc2.out_features
 
 
-def _await_criterion(model, inputs) -> None:
-    """Forward pre-hook of the model: in training, change the loss of the criterion that calls it."""
-    if model._waiting is not None:
-        model._waiting.remove()  # of a forward pass that no criterion has used
-        model._waiting = None
-    if not (model.training and torch.is_grad_enabled()):
-        return
+def await_criterion(model: KDAdaptiveModel) -> None:
+    """Add the penalty to the loss of the next criterion that is called with the model in training."""
+    stop_waiting(model)  # of a call that never came
 
     def add_penalty(module, inputs, output):
         if not isinstance(module, FairseqCriterion) or not inputs or unwrapped(inputs[0]) is not model:
             return None
-        model._waiting.remove()
-        model._waiting = None
         loss, sample_size, logging_output = output
-        penalty = model.capacity.penalty()
-        if penalty is None or loss.dim() > 0:  # not reduced: values of each token, which nobody trains on
+        if not model.training or not loss.requires_grad or loss.dim() > 0:  # of each token: nobody trains on that
             return None
-        return loss + sample_size * penalty, sample_size, logging_output
+        stop_waiting(model)
+        penalty = model.capacity.penalty()
+        return None if penalty is None else (loss + sample_size * penalty, sample_size, logging_output)
 
     model._waiting = register_module_forward_hook(add_penalty)
+
+
+def stop_waiting(model: KDAdaptiveModel) -> None:
+    """Take the hook away."""
+    if model._waiting is not None:
+        model._waiting.remove()
+        model._waiting = None
 
 
 register_ladder("kd_adaptive")

@@ -90,11 +90,11 @@ def test_the_penalty_reaches_the_gates_and_not_the_reported_loss(data_bin, teach
     _, task, model, criterion = build(data_bin, *ADAPTIVE, *options, "--dropout", "0.0")
     sample = batch(task, range(5))
     model.train()
-    model.set_num_updates(0)
     results = []
     for multipliers in ((0.0, 0.0), (1.7, 2.5)):
-        model.capacity.multipliers = torch.tensor(multipliers, dtype=torch.float64)
         model.zero_grad()
+        model.set_num_updates(0)
+        model.capacity.multipliers = torch.tensor(multipliers, dtype=torch.float64)
         loss, sample_size, logged = criterion(model, sample)
         loss.backward()
         gradients = {name: value.grad.clone() for name, value in model.named_parameters()}
@@ -117,33 +117,38 @@ def test_the_penalty_reaches_the_gates_and_not_the_reported_loss(data_bin, teach
             assert torch.equal(value, after[key]), key
 
 
-def test_no_hook_is_left_behind_and_validation_has_no_penalty(data_bin):
+def test_every_update_has_the_penalty_once_and_no_hook_is_left_behind(data_bin):
     from torch.nn.modules.module import _global_forward_hooks
 
     _, task, model, criterion = build(data_bin, *ADAPTIVE, *CROSS_ENTROPY)
     sample, before = batch(task, range(3)), len(_global_forward_hooks)
     model.train()
-    model.set_num_updates(0)
-    for _ in range(3):
-        model(**sample["net_input"])  # no criterion follows
-    assert len(_global_forward_hooks) == before + 1
-    criterion(model, sample)
-    assert len(_global_forward_hooks) == before
+    for update in (0, 0, 1, 2, 3):  # --update-freq 2 in the first
+        model.set_num_updates(update)
+        loss, sample_size, logged = criterion(model, sample)
+        added = loss.item() - logged["loss"].item()
+        assert added == pytest.approx(sample_size * model.capacity.penalty().item(), rel=1e-3)
+        assert len(_global_forward_hooks) == before
+    model.set_num_updates(4)
+    model.set_num_updates(5)  # the criterion of update 4 was never called
     model.eval()
     loss, _, logged = criterion(model, sample)
-    assert loss.item() == logged["loss"].item() and len(_global_forward_hooks) == before
+    assert loss.item() == logged["loss"].item()
+    model.train()
+    assert criterion(model, sample)[0].item() > criterion(model, sample)[0].item()
+    assert len(_global_forward_hooks) == before
 
 
-def test_another_models_criterion_gets_no_penalty(data_bin):
+def test_the_criterion_of_another_model_gets_no_penalty(data_bin):
     _, task, model, criterion = build(data_bin, *ADAPTIVE, *CROSS_ENTROPY)
     *_, other, other_criterion = build(data_bin, *CROSS_ENTROPY)
     sample = batch(task, range(3))
     model.train()
     model.set_num_updates(0)
-    model(**sample["net_input"])
     loss, _, logged = other_criterion(other.train(), sample)
     assert loss.item() == logged["loss"].item()
-    criterion(model, sample)
+    loss, _, logged = criterion(model, sample)
+    assert loss.item() > logged["loss"].item()
 
 
 def test_gates_depend_on_the_update_alone_and_leave_torchs_random_numbers_alone():
