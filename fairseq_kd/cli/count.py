@@ -27,7 +27,7 @@ def run(args) -> None:
     if not Path(args.data).is_dir():
         raise KDError(f"--data {args.data} is not a folder")
     register()
-    model = build(args.arch, args.data, args.fairseq_options)
+    model, _ = build(args.arch, args.data, args.fairseq_options)
     counts = parameters_by_part(model)
     for part, number in counts.items():
         note = "  (the embeddings, tied)" if part == "output projection" and number == 0 else ""
@@ -41,8 +41,8 @@ def run(args) -> None:
     print(f"forward pass, {args.length} source and {args.length} target tokens, a multiply-add counted as 2")
 
 
-def build(arch: str, data: str, options: list[str]):
-    """The model of fairseq-train's options, on torch's meta device: shapes without memory.
+def build(arch: str, data: str, options: list[str], device: str = "meta"):
+    """(model, its options) of fairseq-train's command line; on torch's meta device: shapes without memory.
 
     Raises KDError when fairseq cannot build it.
     """
@@ -55,7 +55,7 @@ def build(arch: str, data: str, options: list[str]):
     words = [data, "--arch", arch, "--task", "translation", *options]
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said), torch.device("meta"):
+        with contextlib.redirect_stderr(said), torch.device(device):
             cfg = parse(words)
             model = tasks.setup_task(cfg.task).build_model(cfg.model)
     except SystemExit as error:
@@ -67,7 +67,7 @@ def build(arch: str, data: str, options: list[str]):
         raise KDError(f"fairseq cannot build --arch {arch} with {' '.join(words)}: {error}") from error
     if not (hasattr(model, "encoder") and hasattr(model, "decoder")):
         raise KDError(f"--arch {arch} is a {type(model).__name__}; only encoder-decoder models are counted")
-    return model
+    return model, cfg.model
 
 
 def parse(words: list[str]):

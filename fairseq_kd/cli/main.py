@@ -17,6 +17,7 @@ COMMANDS = {
     "mix": "make one data-bin of several, such as original and distilled training data",
     "verify-cache": "verify a teacher cache: its files, and a sample of it against the teacher",
     "count": "print the parameters of an architecture by part, and its operations a target token",
+    "init-student": "begin a student with layers, embeddings and channels of its teacher",
     "compact": "cut the closed gates out of an adaptive student",
     "evaluate": "translate a subset and score it with sacreBLEU",
     "doctor": "print versions, devices and optional parts, and what to do about what is missing",
