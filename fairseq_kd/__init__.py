@@ -24,6 +24,12 @@ Hybrid distillation adds a second, distilled target to each training sentence:
                   -> criterions.kd_hybrid    token level on the gold, sentence level on the distilled target
                   -> criterions.gate         how much of each, for each sentence
 
+The student is any model of fairseq, or one of ours:
+
+    configs/students -> models.student     sizes by name, gated linear units, layers of different shapes
+                     -> models.adaptive    gates on channels and heads; the penalty enters any criterion's loss
+                     -> models.compact     closed gates cut out: a smaller models.student
+
 Around it: `corpus` makes data-bins, `evaluation` scores checkpoints, `quickstart` runs the whole once, `cli` is the
 command `fairseq-kd`.
 
@@ -41,10 +47,11 @@ __all__ = ["__version__", "register"]
 
 
 def register() -> None:
-    """Register criterions and tasks with fairseq and allow-list the types of its checkpoints. Can be called again."""
+    """Register criterions, models and tasks, and allow-list the types of fairseq's checkpoints. Can be called again."""
     import fairseq_kd.checkpoint
     import fairseq_kd.criterions.kd_hybrid
     import fairseq_kd.criterions.kd_word
+    import fairseq_kd.models.adaptive  # and with it fairseq_kd.models.student
     import fairseq_kd.tasks.kd_translation  # noqa: F401
     from fairseq_kd.process import install_exit_handling
 

@@ -16,6 +16,9 @@ COMMANDS = {
     "decode": "make training data from the teacher: beam, greedy, teacher forcing or sampling",
     "mix": "make one data-bin of several, such as original and distilled training data",
     "verify-cache": "verify a teacher cache: its files, and a sample of it against the teacher",
+    "count": "print the parameters of an architecture by part, and its operations a target token",
+    "init-student": "begin a student with layers, embeddings and channels of its teacher",
+    "compact": "cut the closed gates out of an adaptive student",
     "evaluate": "translate a subset and score it with sacreBLEU",
     "doctor": "print versions, devices and optional parts, and what to do about what is missing",
 }
@@ -33,7 +36,11 @@ def main(argv=None) -> int:
         if name == chosen:  # the others are not imported
             command = importlib.import_module(f"fairseq_kd.cli.{name.replace('-', '_')}")
             command.add_arguments(subparser)
-    args = parser.parse_args(argv)
+    args, others = parser.parse_known_args(argv)
+    if hasattr(args, "fairseq_options"):  # set by commands that pass options on to fairseq
+        args.fairseq_options = others
+    elif others:
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
     quieten_libraries()
     try:
         return command.run(args) or 0

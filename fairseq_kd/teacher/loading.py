@@ -119,6 +119,9 @@ def build_model(path, state):
     """
     from fairseq import checkpoint_utils
 
+    from fairseq_kd import register
+
+    register()  # the architectures of fairseq_kd.models; the command fairseq-kd has not done it yet
     with torch.random.fork_rng(devices=[]), _one_clear_error(path, state["cfg"]):
         models, _, task = checkpoint_utils.load_model_ensemble_and_task([str(path)], state=state)
     return models[0], task
@@ -160,7 +163,16 @@ def _check_dictionaries_exist(path, task_cfg, given: bool, option: str) -> None:
 def _one_clear_error(path, cfg):
     try:
         yield
-    except (AssertionError, AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except (
+        AssertionError,
+        AttributeError,
+        IndexError,
+        KeyError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         architecture = getattr(cfg.model, "arch", None) or getattr(cfg.model, "_name", "unknown")
         raise KDError(

@@ -1,0 +1,58 @@
+"""`fairseq-kd init-student`: a student that begins with weights of its teacher."""
+
+import os
+from pathlib import Path
+
+from fairseq_kd.errors import KDError
+
+CHOICES = ("skip", "first", "last")
+
+
+def add_arguments(parser) -> None:
+    """Declare the options."""
+    parser.usage = (
+        "fairseq-kd init-student --teacher T --arch A --out C [--layers skip|first|last] [--data DATA_BIN] "
+        "[options of the model, as for fairseq-train]"
+    )
+    parser.add_argument("--teacher", required=True, metavar="FILE", help="checkpoint of the teacher")
+    parser.add_argument("--arch", required=True, help="of the student, such as kd_student or transformer")
+    parser.add_argument("--layers", choices=CHOICES, default="skip", help="skip: evenly (default), the first, the last")
+    parser.add_argument("--out", required=True, metavar="FILE", help="a checkpoint for --finetune-from-model")
+    parser.add_argument("--data", metavar="DATA_BIN", help="(default: the one recorded in the checkpoint)")
+    parser.add_argument("--trust-checkpoint", metavar="FILE", help="load --teacher even if it holds code")
+    parser.set_defaults(fairseq_options=[])
+
+
+def run(args) -> None:
+    """Write the student's checkpoint."""
+    import torch
+    from omegaconf import OmegaConf
+
+    from fairseq_kd import register
+    from fairseq_kd.checkpoint import read_checkpoint
+    from fairseq_kd.cli.count import build
+    from fairseq_kd.models.initialise import check_fit, initial_weights
+    from fairseq_kd.teacher.loading import build_model, configure_own_task
+
+    register()
+    if args.trust_checkpoint not in (None, args.teacher):
+        raise KDError(f"--trust-checkpoint {args.trust_checkpoint} is not the --teacher {args.teacher}")
+    if Path(args.out).exists() and Path(args.out).samefile(args.teacher):
+        raise KDError(f"--out {args.out} is the teacher itself: give another file")
+    state = read_checkpoint(args.teacher, trust=args.trust_checkpoint is not None)
+    configure_own_task(args.teacher, state, data=args.data, data_option="--data")
+    teacher, _ = build_model(args.teacher, state)
+    student, model_args = build(args.arch, str(state["cfg"].task.data), args.fairseq_options, device="cpu")
+    check_fit(state["cfg"].model, model_args)
+    weights = initial_weights(teacher, student, args.layers)
+    state |= {"model": weights, "last_optimizer_state": None}
+    state["cfg"] = OmegaConf.to_container(state["cfg"], resolve=True, enum_to_str=True) | {"model": model_args}
+    out = Path(args.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(out.name + ".partial")
+    torch.save(state, partial)
+    os.replace(partial, out)
+    size = sum(parameter.numel() for parameter in student.parameters())
+    print(f"{out}: {size:,} parameters, {args.layers} layers of {args.teacher}")
+    options = " ".join(["--arch", args.arch, *args.fairseq_options])
+    print(f"to train it: fairseq-train ... {options} --finetune-from-model {out}")

@@ -1,0 +1,126 @@
+"""How many parameters a student may keep, and the penalty that holds it there.
+
+    penalty = λ1 · (s - t) + λ2 · (s - t)²
+
+s is the expected share of the parameters behind gates that are not closed (what stands behind no gate always counts),
+t the target. The student minimises it with its loss, while λ1 and λ2 climb along its gradient: by (s - t) and (s - t)²
+times a rate at each update. On request t goes in a straight line from 1 to the target. All of that is from Wang et al.
+2020, "Structured Pruning of Large Language Models" (arXiv 1910.04732), section 3; ours is that λ2 does not begin at 0,
+because with λ1 alone the size swings around the target.
+
+λ1 and λ2 are numbers that this class moves, not parameters: fairseq's optimizers only descend, at the student's
+learning rate, and fp16 would round them. They depend on gates and updates alone, so all ranks have the same ones.
+"""
+
+import math
+
+import torch
+
+from fairseq_kd.errors import KDError
+from fairseq_kd.models.gates import HardConcreteGate
+
+INITIAL_LAMBDA2 = 5.0  # nats a token
+
+
+class Capacity:
+    """Draws the gates of each update, knows the expected size, and climbs with λ1 and λ2. Not a module."""
+
+    def __init__(self, gates: dict[str, tuple[HardConcreteGate, int]], total: int, options: "CapacityOptions"):
+        """gates: layer part -> (its gates, parameters behind each of them). total: parameters with all gates open."""
+        self.gates = {name: gate for name, (gate, _) in gates.items()}
+        self.total, self.options = total, options
+        columns = [torch.full((len(gate.score),), float(cost), device="cpu") for gate, cost in gates.values()]
+        self.costs = torch.cat(columns)
+        fixed = total - int(self.costs.sum().item())
+        self.target = target_share(options.target, total, fixed)
+        self.multipliers = torch.tensor([0.0, INITIAL_LAMBDA2], dtype=torch.float64, device="cpu")
+        self.update = -1  # the last one that λ1 and λ2 have climbed for
+
+    def begin(self, update: int) -> None:
+        """Draw the gates of an update and climb, once for each update.
+
+        The generator is seeded by the update alone: gates are the same on all ranks, in all batches of --update-freq
+        and in a resumed training, and dropout draws what it would draw without gates.
+        """
+        if update < self.options.warmup:
+            return
+        generator = torch.Generator().manual_seed((self.options.seed << 32) + update)
+        uniform = torch.rand(len(self.costs), generator=generator).clamp(1e-6, 1 - 1e-6)
+        noise = torch.logit(uniform).split([len(gate.score) for gate in self.gates.values()])
+        for gate, drawn in zip(self.gates.values(), noise, strict=True):
+            gate.noise = drawn
+        if update > self.update:
+            excess = self.expected_share().item() - self.target_at(update)
+            self.multipliers += self.options.rate * torch.tensor([excess, excess**2], dtype=torch.float64)
+            self.update = update
+
+    def target_at(self, update: int) -> float:
+        """The target share at an update after the warm-up."""
+        progress = min(1.0, (update - self.options.warmup) / self.options.ramp) if self.options.ramp else 1.0
+        return 1.0 + progress * (self.target - 1.0)
+
+    def expected_share(self) -> torch.Tensor:
+        """s, a scalar with gradient."""
+        closed = 1 - torch.cat([gate.open_probability() for gate in self.gates.values()])
+        return 1 - (closed * self.costs.to(closed.device)).sum() / self.total
+
+    def penalty(self) -> torch.Tensor | None:
+        """A scalar with gradient, in nats a token (what the mean loss is in); None during the warm-up."""
+        if self.update < self.options.warmup:
+            return None
+        excess = self.expected_share() - self.target_at(self.update)
+        first, second = self.multipliers.tolist()
+        return first * excess + second * excess**2
+
+    @torch.no_grad()
+    def report(self) -> dict[str, float]:
+        """What is logged.
+
+        capacity: s; capacity_parameters: their number; capacity_kept: the share that `fairseq-kd compact` would keep
+        now; λ1 and λ2; open_...: expected number of open gates of a part of a layer.
+        """
+        share, opened = self.expected_share(), [gate.open_probability() for gate in self.gates.values()]
+        closed = torch.cat([gate.fixed_values() for gate in self.gates.values()]) == 0
+        kept = 1 - (closed * self.costs.to(closed.device)).sum() / self.total
+        values = torch.stack([share, share * self.total, kept, *(each.sum() for each in opened)]).tolist()
+        found = dict(zip(("capacity", "capacity_parameters", "capacity_kept"), values, strict=False))
+        found |= dict(zip(("capacity_lambda1", "capacity_lambda2"), self.multipliers.tolist(), strict=True))
+        return found | {f"open_{name}": value for name, value in zip(self.gates, values[3:], strict=True)}
+
+
+class CapacityOptions:
+    """--capacity-target, -warmup, -ramp, -lr, and the seed; see `adaptive.add_args`. Raises KDError out of range."""
+
+    def __init__(self, target: float | None, warmup: int = 0, ramp: int = 0, rate: float = 0.1, seed: int = 1):
+        self.target, self.warmup, self.ramp, self.rate, self.seed = target, warmup, ramp, rate, seed
+        if target is None:
+            raise KDError(
+                "a kd_adaptive student needs --capacity-target: the share of its parameters to keep, such as 0.5, or "
+                "their number; for a student of fixed size take kd_student"
+            )
+        if not target > 0 or math.isinf(target):
+            raise KDError(f"--capacity-target {target}: must be a share in (0, 1] or a number of parameters above 1")
+        for option, value in (("--capacity-warmup", warmup), ("--capacity-ramp", ramp)):
+            if value < 0:
+                raise KDError(f"{option} {value}: must be a number of updates, at least 0")
+        if not 0 < rate < math.inf:
+            raise KDError(f"--capacity-lr {rate}: must be a number above 0")
+
+
+def target_share(target: float, total: int, fixed: int) -> float:
+    """The target as share of `total` parameters, of which `fixed` stand behind no gate.
+
+    Raises KDError for a number of parameters above the model's, and for a target that gates cannot reach.
+    """
+    share = target if target <= 1 else target / total
+    if share > 1:
+        raise KDError(
+            f"--capacity-target {target:,.0f} is more than the {total:,} parameters of the model with all gates open: "
+            "take a larger --arch, or a smaller target"
+        )
+    if share * total < fixed:
+        raise KDError(
+            f"--capacity-target {target:g} is {share * total:,.0f} parameters, but {fixed:,} of {total:,} (embeddings, "
+            f"norms, biases) stand behind no gate: take more than {fixed / total:.3f}"
+        )
+    return share

@@ -1,0 +1,132 @@
+"""From a student with gates to a smaller one without: closed gates are cut out, open ones multiplied into the weights.
+
+The result is a kd_student whose layers have widths of their own, with the outputs of the gated student in eval mode.
+"""
+
+import os
+from argparse import Namespace
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf, open_dict
+
+from fairseq_kd.checkpoint import read_checkpoint
+from fairseq_kd.errors import KDError
+from fairseq_kd.models.gates import HardConcreteGate
+
+SCORE = ".gates.score"
+# part of a gate's name -> name of the option that records how many are left
+OPTIONS = {
+    ("encoder", "fc2"): "encoder_ffn_widths",
+    ("encoder", "self_attn"): "encoder_self_heads",
+    ("decoder", "fc2"): "decoder_ffn_widths",
+    ("decoder", "self_attn"): "decoder_self_heads",
+    ("decoder", "encoder_attn"): "decoder_cross_heads",
+}
+
+
+def compact_checkpoint(source, out, trust: bool = False) -> dict:
+    """Write the compact student of checkpoint `source` to `out`; return its report.
+
+    The optimizer's state is left out: it fits the large student. {"before", "after": parameters; option: "3,0,..."}
+    Raises KDError when `source` cannot be read or is no kd_adaptive student.
+    """
+    out = Path(out)
+    if out.exists() and out.samefile(source):
+        raise KDError(f"--out {out} is the checkpoint itself: give another file")
+    state = read_checkpoint(source, trust=trust)
+    args = state["cfg"].model
+    arch = str(getattr(args, "arch", "model"))
+    if not arch.startswith("kd_adaptive"):
+        raise KDError(f"{source} is a {arch} and has no gates: give a checkpoint of a kd_adaptive student")
+    weights = {name: value for name, value in state["model"].items() if name != "_extra_state"}
+    before = _size(weights)
+    weights, widths = compact_weights(weights, args)
+    with open_dict(state["cfg"]):
+        state["cfg"].model = _recorded(args, widths)
+    state |= {"model": weights, "last_optimizer_state": None}
+    state["cfg"] = OmegaConf.to_container(state["cfg"], resolve=True, enum_to_str=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(out.name + ".partial")
+    torch.save(state, partial)
+    os.replace(partial, out)
+    return {"before": before, "after": _size(weights), **widths}
+
+
+def compact_weights(weights: dict[str, torch.Tensor], args) -> tuple[dict, dict[str, str]]:
+    """The weights without gates, and option -> numbers of what is left in each layer, such as "12,0,40"."""
+    weights = dict(weights)
+    widths = {}
+    for (side, part), option in OPTIONS.items():
+        left = []
+        for number in range(getattr(args, f"{side}_layers")):
+            layer = f"{side}.layers.{number}"
+            left.append((_cut_channels if part == "fc2" else _cut_heads)(weights, layer, part))
+        widths[option] = ",".join(map(str, left))
+    return weights, widths
+
+
+def _cut_channels(weights, layer: str, part: str) -> int:
+    keep, values = _open_gates(weights, f"{layer}.{part}")
+    for half in ("fc1", "fc1.value", "fc1.gate"):
+        _take_rows(weights, f"{layer}.{half}", keep)
+    _take_columns(weights, f"{layer}.{part}", keep, values)
+    return len(keep)
+
+
+def _cut_heads(weights, layer: str, part: str) -> int:
+    name = f"{layer}.{part}"
+    if f"{name}.out_proj{SCORE}" not in weights:
+        return 0  # it had no heads before
+    heads = len(weights[f"{name}.out_proj{SCORE}"])
+    head_dim = weights[f"{name}.out_proj.weight"].size(1) // heads
+    keep, values = _open_gates(weights, f"{name}.out_proj")
+    rows = (keep.unsqueeze(1) * head_dim + torch.arange(head_dim)).flatten()
+    for projection in ("q_proj", "k_proj", "v_proj"):
+        _take_rows(weights, f"{name}.{projection}", rows)
+        if len(keep) == 0:  # as `HeadAttention` without heads
+            del weights[f"{name}.{projection}.weight"], weights[f"{name}.{projection}.bias"]
+    _take_columns(weights, f"{name}.out_proj", rows, values.repeat_interleave(head_dim))
+    return len(keep)
+
+
+def _open_gates(weights, linear: str):
+    """(numbers of the gates that are not closed, their values); the gates are taken out of `weights`."""
+    score = weights.pop(linear + SCORE)
+    gate = HardConcreteGate(len(score))
+    gate.score.data = score
+    values = gate.fixed_values().detach()
+    keep = values.nonzero().squeeze(1)
+    return keep, values[keep]
+
+
+def _take_rows(weights, linear: str, rows) -> None:
+    for name in (f"{linear}.weight", f"{linear}.bias"):
+        if name in weights:
+            weights[name] = weights[name][rows].clone()
+
+
+def _take_columns(weights, linear: str, columns, values) -> None:
+    matrix = weights[f"{linear}.weight"]
+    weights[f"{linear}.weight"] = (matrix[:, columns].float() * values).to(matrix.dtype)
+
+
+def _recorded(args: Namespace, widths: dict[str, str]) -> Namespace:
+    """The options of the compact student."""
+    kept = {name: value for name, value in vars(args).items() if not name.startswith("capacity_")}
+    return Namespace(**kept | widths | {"arch": "kd_student", "_name": "kd_student"})
+
+
+def _size(weights) -> int:
+    """Parameters, tied ones once, gates left out."""
+    tied = {"decoder.embed_tokens.weight", "decoder.output_projection.weight"}
+    return sum(
+        value.numel()
+        for name, value in weights.items()
+        if not name.endswith((SCORE, "version")) and not (name in tied and _is_tied(weights, value))
+    )
+
+
+def _is_tied(weights, value) -> bool:
+    source = weights["encoder.embed_tokens.weight"]
+    return value.shape == source.shape and torch.equal(value, source)

@@ -1,0 +1,72 @@
+"""Hard-concrete gates on groups of inputs of a linear layer (Louizos et al. 2018, arXiv 1712.01312).
+
+A gate is open (1), closed (0) or between. In training it is drawn:
+
+    z = clamp(sigmoid((log u - log(1 - u) + log α) / β) · (ζ - γ) + γ, 0, 1),   u uniform in (0, 1)
+
+and otherwise z = clamp(sigmoid(log α) · (ζ - γ) + γ, 0, 1) (their equations 10 to 13). A drawn gate is not closed with
+probability sigmoid(log α - β log(-γ / ζ)).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1  # as in the paper, section 4
+INITIAL = 2.5  # log α at the start: just above what is needed for an open gate (log 11 = 2.398)
+# log α = SPEED · score. Adam moves every parameter by about the learning rate, whatever the size of its gradient; a
+# gate has to move by about 5 to close, a weight by hundredths. The factor is a learning rate of its own for gates,
+# without parameter groups, which fairseq's optimizers do not have.
+SPEED = 10.0
+
+
+class HardConcreteGate(nn.Module):
+    """n gates. `noise` (n,) holds the log u - log(1 - u) of the update; None: not drawn but fixed, as in eval mode."""
+
+    def __init__(self, n: int):
+        super().__init__()
+        self.score = nn.Parameter(torch.full((n,), INITIAL / SPEED))
+        self.noise: torch.Tensor | None = None
+
+    def log_alpha(self) -> torch.Tensor:
+        """(n,), in float32 also where the model trains in half precision."""
+        return SPEED * self.score.float()
+
+    def open_probability(self) -> torch.Tensor:
+        """(n,) probability that a drawn gate is not closed."""
+        return torch.sigmoid(self.log_alpha() - BETA * math.log(-GAMMA / ZETA))
+
+    def fixed_values(self) -> torch.Tensor:
+        """The values of the gates when they are not drawn, (n,) in [0, 1]."""
+        return stretched(self.log_alpha())
+
+    def forward(self) -> torch.Tensor:
+        """The values of the gates, (n,) in [0, 1]."""
+        if not self.training or self.noise is None:
+            return self.fixed_values()
+        log_alpha = self.log_alpha()
+        return stretched((self.noise.to(log_alpha.device) + log_alpha) / BETA)
+
+
+def stretched(x: torch.Tensor) -> torch.Tensor:
+    """A sigmoid from γ to ζ, cut off at 0 and 1."""
+    return (torch.sigmoid(x) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+
+
+class GatedLinear(nn.Linear):
+    """A linear layer on inputs in `groups` of `size`; each group is multiplied by its gate. No gate on the bias."""
+
+    def __init__(self, groups: int, size: int, out_features: int):
+        super().__init__(groups * size, out_features)
+        self.gates = HardConcreteGate(groups)
+        self.size = size
+
+    def gate_of_each_input(self) -> torch.Tensor:
+        """(in_features,)."""
+        return self.gates().repeat_interleave(self.size)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., in_features) -> (..., out_features)."""
+        return F.linear(x * self.gate_of_each_input().to(x.dtype), self.weight, self.bias)

@@ -1,0 +1,87 @@
+"""fairseq-kd init-student: which layers and channels are taken, what the student then says, and what is refused."""
+
+import pytest
+import torch
+from helpers import batch
+from student_helpers import SMALL, build_student, some_input
+
+from fairseq_kd.checkpoint import read_checkpoint
+from fairseq_kd.cli.main import main
+from fairseq_kd.errors import KDError
+from fairseq_kd.models.initialise import chosen_layers, important_channels, initial_weights
+from fairseq_kd.teacher.loading import build_model, configure_own_task
+
+TEACHER_SHAPE = [
+    *("--encoder-embed-dim", "16", "--encoder-attention-heads", "2", "--decoder-attention-heads", "2"),
+    *("--decoder-embed-dim", "16", "--share-all-embeddings", "--encoder-layers", "1", "--decoder-layers", "1"),
+]
+
+
+def test_the_chosen_layers_by_hand():
+    assert chosen_layers(6, 3, "skip") == [0, 2, 5]
+    assert chosen_layers(6, 2, "skip") == [0, 5]
+    assert chosen_layers(6, 1, "skip") == [0]
+    assert chosen_layers(6, 6, "skip") == [0, 1, 2, 3, 4, 5]
+    assert chosen_layers(6, 2, "first") == [0, 1]
+    assert chosen_layers(6, 2, "last") == [4, 5]
+    with pytest.raises(KDError, match="the student has 7 layers, its teacher 6"):
+        chosen_layers(6, 7, "skip")
+
+
+def test_the_most_important_channels_by_hand():
+    layer = build_student("--arch", "kd_student", *SMALL).encoder.layers[0]
+    with torch.no_grad():
+        layer.fc1.weight.zero_()
+        layer.fc1.bias.copy_(torch.arange(24.0))
+        layer.fc2.weight.fill_(1.0)
+        layer.fc2.weight[:, 23] = 0.0  # a channel that nothing hears
+    assert important_channels(layer, 3).tolist() == [20, 21, 22]
+
+
+def test_a_student_of_the_same_shape_is_the_teacher_and_an_adaptive_one_too():
+    teacher = build_student("--arch", "kd_student", *SMALL, seed=7).eval()
+    for options in (("--arch", "kd_student"), ("--arch", "kd_adaptive", "--capacity-target", "0.7")):
+        student = build_student(*options, *SMALL).eval()
+        student.load_state_dict(initial_weights(teacher, student, "skip"))
+        torch.testing.assert_close(student(**some_input())[0], teacher(**some_input())[0], rtol=1e-4, atol=1e-5)
+
+
+def test_channels_that_do_nothing_are_the_ones_left_out():
+    teacher = build_student("--arch", "kd_student", *SMALL, seed=7).eval()
+    for side in (teacher.encoder, teacher.decoder):
+        for layer in side.layers:
+            layer.fc2.weight.data[:, ::3] = 0.0
+    student = build_student("--arch", "kd_student", *SMALL, "--encoder-ffn-embed-dim", "16").eval()
+    student.load_state_dict(initial_weights(teacher, student, "skip"))
+    torch.testing.assert_close(student(**some_input())[0], teacher(**some_input())[0], rtol=1e-4, atol=1e-5)
+
+
+def test_the_command_writes_a_checkpoint_that_says_what_the_teacher_says(data_bin, teacher, tmp_path, capsys):
+    out = tmp_path / "student.pt"
+    words = ["--teacher", str(teacher), "--arch", "transformer", "--out", str(out), *TEACHER_SHAPE]
+    assert main(["init-student", *words, "--encoder-ffn-embed-dim", "32"]) == 0
+    assert f"--finetune-from-model {out}" in capsys.readouterr().out
+    outputs = []
+    for path in (teacher, out):
+        state = read_checkpoint(path)
+        configure_own_task(path, state)
+        model, task = build_model(path, state)
+        outputs.append(model.eval()(**batch(task, range(3), "valid")["net_input"])[0])
+    assert torch.equal(*outputs)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--arch", "kd_student"], "encoder_normalize_before is False in the teacher and True in the student"),
+        (["--arch", "transformer", "--encoder-attention-heads", "4"], "encoder_attention_heads is 2"),
+        (["--arch", "transformer", "--encoder-layers", "2"], "the student has 2 layers, its teacher 1"),
+        (["--arch", "transformer", "--encoder-ffn-embed-dim", "40"], "have 40 channels, the teacher's 32"),
+        (["--arch", "transformer", "--encoder-embed-dim", "32", "--decoder-embed-dim", "32"], "embed_dim is 16"),
+    ],
+)
+def test_what_does_not_fit_is_refused(teacher, tmp_path, capsys, options, message):
+    words = ["--teacher", str(teacher), "--out", str(tmp_path / "x.pt"), *TEACHER_SHAPE]
+    assert main(["init-student", *words, *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
