@@ -4,6 +4,7 @@ from conftest import ROOT
 
 from fairseq_kd.cli.main import main
 from fairseq_kd.errors import KDError
+from fairseq_kd.models.ladder import RUNGS, dimensions
 from fairseq_kd.progress import Progress, format_seconds
 from fairseq_kd.quickstart.recipe import available_recipes, load_recipe, to_arguments
 from fairseq_kd.quickstart.run import DISTILLED, PLAIN, TEACHER
@@ -16,6 +17,8 @@ def test_every_yaml_of_configs_is_read_by_what_uses_it(path):
     if path.parent.name == "quickstart":
         recipe = load_recipe(path)
         assert recipe.teacher["encoder-embed-dim"] > recipe.student["encoder-embed-dim"]
+    elif path.parent.name == "students":
+        assert path.stem in RUNGS and dimensions(path.stem)["embed_dim"] % dimensions(path.stem)["attention_heads"] == 0
     else:
         assert path.parent.name == "hydra", "say here who reads this file"
         assert yaml.safe_load(path.read_text())["criterion"]["_name"] == "kd_word"
