@@ -6,8 +6,8 @@ types) and w = tail / (1 - Σ_K M), so that the tail keeps its mass. With ln q =
     KL = Σ_K p (ln p - z + lse)  +  w Σ_{v not in K} M_v (ln w + ln M_v - z_v + lse)
 
 Each sum over the types that are not in K is that over all V less that over K, which is short. Over all V, Σ M and
-Σ M ln M are constants of the shape, and Σ M z = x · (M W) for logits z = x Wᵀ: G rows of M W, once a batch. So the KL is
-a function of the named logits, of lse and of `shape_z` = Σ M z; by this last its gradient is -w, and the chain rule
+Σ M ln M are constants of the shape, and Σ M z = x · (M W) for logits z = x Wᵀ: G rows of M W, once a batch. So the KL
+is a function of the named logits, of lse and of `shape_z` = Σ M z; by this last its gradient is -w, and the chain rule
 gives -w (M W) for the features and -Mᵀ (Σ w x, summed for each shape) for the projection.
 """
 

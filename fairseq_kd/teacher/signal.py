@@ -15,8 +15,8 @@ from fairseq_kd.loss.divergence import bucket, temper
 
 ROWS_AT_A_TIME = 512  # rows of V log-probabilities that exist at once where a signal is walked through
 SMALLEST_TAIL = -16.0  # nats, about 1e-7: what float32 can tell from nothing beside 1
-# A tail shape's own mass outside of the k types is at least 1e-3 (V - k) / V (`teacher.tail_shapes`), so that this bounds
-# it only where k > 0.9 V: there float32 could not tell it from nothing, and the tail gets less than its mass.
+# A tail shape's own mass outside of the k types is at least 1e-3 (V - k) / V (`teacher.tail_shapes`), so this bounds it
+# only where k > 0.9 V: there float32 could not tell it from nothing, and the tail gets less than its mass.
 SMALLEST_OUTSIDE = 1e-4
 
 
