@@ -33,7 +33,7 @@ def generated(sizes: np.ndarray):
     """What stands in the teacher's place: rows that depend on the block alone."""
     offsets = offsets_of(sizes)
 
-    def compute(start: int, end: int, advance) -> tuple[Rows, np.ndarray]:
+    def compute(start: int, end: int, advance, shapes) -> tuple[Rows, np.ndarray]:
         tokens = int(offsets[end] - offsets[start])
         rng = np.random.default_rng(start)
         ids = rng.integers(FORMAT.types, size=(tokens, FORMAT.k), dtype=np.uint16)

@@ -2,9 +2,10 @@
 
 Usage: python benchmarks/truncation.py DATA_BIN --teacher T --student S [--subset valid] [--sentences 500]
 
-Printed for each k: KL(teacher || student) in bits a token over k + 1 outcomes, its ratio to that over the whole
-vocabulary, the same without the bucket for the others (the k types renormalised), and the bytes a token of a cache
-with one and with three temperatures.
+Printed for each k: KL(teacher || student) in bits a token over k + 1 outcomes; its ratio to that over the whole
+vocabulary; the ratio with 64 tail shapes, fitted to the sentences of the subset that are not measured; that without
+anything for the others (the k types renormalised); and the bytes a token of a cache with tail shapes, with one and with
+three temperatures.
 """
 
 import argparse
@@ -14,11 +15,29 @@ import torch
 
 from fairseq_kd.loss.divergence import bucket, forward_kl
 from fairseq_kd.teacher.cache import CacheFormat
+from fairseq_kd.teacher.caching import TAIL_SHAPES
 from fairseq_kd.teacher.loading import load_teacher
 from fairseq_kd.teacher.opening import load_pair
+from fairseq_kd.teacher.signal import TopKSignal
+from fairseq_kd.teacher.tail_shapes import affinity, fit
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 BITS = np.log(2)
+
+
+def batches(task, subset: str, start: int, end: int):
+    """Batches of the sentences from start to before end, by length, and the mask of their target tokens."""
+    dataset = task.dataset(subset)
+    order = start + np.argsort(dataset.tgt_sizes[start:end], kind="stable")
+    for first in range(0, len(order), 50):
+        sample = dataset.collater([dataset[int(i)] for i in order[first : first + 50]])
+        yield sample, sample["target"].ne(task.target_dictionary.pad())
+
+
+def shaped(kept: TopKSignal, lprobs: torch.Tensor, shapes: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities (N, V): the k types, and a tail of the shape that is nearest to the teacher's lprobs (N, V)."""
+    shape_ids = affinity(lprobs, kept.ids, shapes.mul(0.5).exp()).argmax(dim=-1)
+    return TopKSignal(kept.ids, kept.lprobs, kept.tail, shapes, shape_ids).rows()
 
 
 @torch.no_grad()
@@ -33,28 +52,29 @@ def main() -> None:
     args = parser.parse_args()
     teacher, task = load_pair(args.data_bin, args.teacher, args.subset, data=args.data_bin)
     languages = (task.cfg.source_lang, task.cfg.target_lang)
-    student, dataset = load_teacher(args.student, data=args.data_bin, languages=languages), task.dataset(args.subset)
+    student = load_teacher(args.student, data=args.data_bin, languages=languages)
+    others = batches(task, args.subset, args.sentences, len(task.dataset(args.subset)))
+    sample = [teacher.signal(*batch).rows() for batch in others]
+    shapes = {k: fit(sample, k, (1.0,), TAIL_SHAPES)[0] for k in SIZES}
     whole, tokens = 0.0, 0
-    truncated, renormalised = (dict.fromkeys(SIZES, 0.0) for _ in range(2))
-    order = np.argsort(dataset.tgt_sizes[: args.sentences], kind="stable")
-    for start in range(0, len(order), 50):
-        sample = dataset.collater([dataset[int(i)] for i in order[start : start + 50]])
-        keep = sample["target"].ne(task.target_dictionary.pad())
+    truncated, modelled, renormalised = (dict.fromkeys(SIZES, 0.0) for _ in range(3))
+    for sample, keep in batches(task, args.subset, 0, args.sentences):
         signal, lprobs = teacher.signal(sample, keep), student.signal(sample, keep).rows()
         whole, tokens = whole + forward_kl(lprobs, signal.rows()).sum().item(), tokens + len(lprobs)
         for k in SIZES:
             kept = signal.truncate(k)
             truncated[k] += forward_kl(bucket(lprobs, kept.ids), kept.buckets()).sum().item()
+            modelled[k] += forward_kl(lprobs, shaped(kept, signal.rows(), shapes[k])).sum().item()
             alone = kept.lprobs.log_softmax(dim=-1)
             renormalised[k] += forward_kl(lprobs.gather(-1, kept.ids), alone).sum().item()
     types = len(task.target_dictionary)
     print(f"{tokens:,} tokens, V = {types:,}; whole distribution {whole / tokens / BITS:.4f} bits")
-    print(f"{'k':>3}{'bits':>9}{'ratio':>8}{'renormalised':>14}{'bytes, T = 1':>14}{'three T':>9}")
+    print(f"{'k':>3}{'bits':>9}{'ratio':>8}{'shapes':>8}{'renormalised':>14}{'bytes, T = 1':>14}{'three T':>9}")
     for k in SIZES:
-        sizes = [CacheFormat(k, temperatures, types) for temperatures in ((1.0,), (1.0, 2.0, 4.0))]
+        sizes = [CacheFormat(k, ts, types, tail_shapes=TAIL_SHAPES) for ts in ((1.0,), (1.0, 2.0, 4.0))]
         one, three = (size.bytes_a_token() for size in sizes)
-        bits, alone = truncated[k] / tokens / BITS, renormalised[k] / whole
-        print(f"{k:>3}{bits:>9.4f}{truncated[k] / whole:>8.3f}{alone:>14.3f}{one:>14}{three:>9}")
+        bits, ratios = truncated[k] / tokens / BITS, [sums[k] / whole for sums in (truncated, modelled, renormalised)]
+        print(f"{k:>3}{bits:>9.4f}{ratios[0]:>8.3f}{ratios[1]:>8.3f}{ratios[2]:>14.3f}{one:>14}{three:>9}")
 
 
 if __name__ == "__main__":

@@ -5,25 +5,31 @@ import numpy as np
 from fairseq_kd.teacher.cache import CacheFormat, Rows
 from fairseq_kd.teacher.cache_writer import write_cache
 
-FORMAT = CacheFormat(k=3, temperatures=(1.0, 2.0), types=50)
+FORMAT = CacheFormat(k=3, temperatures=(1.0, 2.0), types=50, tail_shapes=4)
 SIZES = np.random.default_rng(0).integers(1, 12, size=60)
 BLOCK_TOKENS = 40
 
 
-def generated(start: int, end: int, advance):
-    """Rows that say where they belong: sentence and position stand in ids and delta."""
+def fitted() -> np.ndarray:
+    """Tail shapes; the one that stands first is -4."""
+    return np.arange(-4, 396, dtype=np.float32).reshape(FORMAT.shapes_size())
+
+
+def generated(start: int, end: int, advance, shapes):
+    """Rows that say where they belong: sentence and position stand in ids and delta, the first shape in the tail."""
     tokens = [(sentence, position) for sentence in range(start, end) for position in range(SIZES[sentence])]
     ids = np.array([[sentence % 50, position, 7] for sentence, position in tokens])
     delta = np.array([[0, position, sentence] for sentence, position in tokens], dtype=np.float32)
-    tail = np.array([[-1 - position, -2] for _, position in tokens], dtype=np.float32)
+    tail = np.array([[shapes[0, 0, 0], -2] for _ in tokens], dtype=np.float32)
+    shape_ids = np.array([[position % 4] for _, position in tokens])
     advance(len(tokens))
-    return Rows(ids, delta, tail), np.array([[sentence, sentence + 1] for sentence in range(start, end)])
+    return Rows(ids, delta, tail, shape_ids), np.array([[sentence, sentence + 1] for sentence in range(start, end)])
 
 
-def write(folder, compute=generated, shard=(0, 1), **made_from):
+def write(folder, compute=generated, shard=(0, 1), fit=fitted, **made_from):
     """Write the generated cache, or go on with it."""
     made_from = {"subset": "train", **made_from}
-    return write_cache(folder, FORMAT, made_from, SIZES, compute, shard, BLOCK_TOKENS)
+    return write_cache(folder, FORMAT, made_from, SIZES, compute, shard, BLOCK_TOKENS, fit)
 
 
 def content(folder) -> dict:

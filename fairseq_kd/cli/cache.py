@@ -5,7 +5,7 @@ import sys
 from fairseq_kd.device import parse_shard
 from fairseq_kd.errors import KDError
 from fairseq_kd.teacher.cache import STORES, format_of
-from fairseq_kd.teacher.caching import CachingOptions, make_cache
+from fairseq_kd.teacher.caching import TAIL_SHAPES, CachingOptions, make_cache
 from fairseq_kd.teacher.loading import DTYPES
 
 
@@ -28,6 +28,14 @@ def add_arguments(parser) -> None:
     )
     group.add_argument(
         "--store", choices=STORES, default=defaults.store, help="compact: 16 bits a value (default %(default)s)"
+    )
+    group.add_argument(
+        "--tail-shapes",
+        type=int,
+        metavar="G",
+        help="distributions, shared by all tokens, that say how the mass outside of the k types is distributed: one "
+        "byte a token, for --kd-divergence kl and tie (the others see one bucket). 0 to 256; 0: none. "
+        f"(default {TAIL_SHAPES}, or 0 where --top-k is all types)",
     )
     group = parser.add_argument_group("how the teacher runs")
     group.add_argument("--teacher-dtype", choices=DTYPES, default=defaults.teacher_dtype, help="(default %(default)s)")
@@ -55,6 +63,7 @@ def run(args) -> None:
         teacher_dtype=args.teacher_dtype,
         max_tokens=args.max_tokens,
         cpu=args.cpu,
+        tail_shapes=args.tail_shapes,
     )
     manifest = make_cache(
         args.data_bin,
@@ -85,9 +94,11 @@ def print_summary(args, manifest: dict) -> None:
     for temperature, mass in zip(manifest["temperatures"], manifest["mean_tail_mass"], strict=True):
         print(f"    temperature {temperature:g}: {100 * mass:.2f} % of the mass outside of the {manifest['k']} types")
         if mass > 0.5:
+            shapes = cache_format.tail_shapes
+            learnt = f"its sum and one of {shapes} shapes" if shapes else "its sum"
             print(
                 f"warning: at temperature {temperature:g} more than half of the teacher's mass is in the tail, about "
-                "which a student learns nothing but its sum. A label-smoothed teacher does this above temperature 1: "
+                f"which a student learns nothing but {learnt}. A label-smoothed teacher does this above temperature 1: "
                 "use a lower temperature or a larger --top-k",
                 file=sys.stderr,
             )

@@ -17,6 +17,7 @@ from fairseq_kd.errors import KDError
 from fairseq_kd.version import __version__
 
 MANIFEST_NAME = "manifest.json"
+PROBE = ".writable-"  # a file that is there for a moment
 
 
 def sha256_file(path) -> str:
@@ -107,9 +108,9 @@ def ensure_writable_folder(folder) -> None:
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle, probe = tempfile.mkstemp(dir=folder, prefix=".writable-")
+        handle, probe = tempfile.mkstemp(dir=folder, prefix=PROBE)
         os.close(handle)
-        os.unlink(probe)
+        Path(probe).unlink(missing_ok=True)
     except OSError as error:
         raise KDError(
             f"cannot write to {folder} ({error.strerror or error}); choose another folder with --out"

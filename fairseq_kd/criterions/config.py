@@ -42,7 +42,8 @@ class KDWordConfig(LabelSmoothedCrossEntropyCriterionConfig):
         default="kl",
         metadata={
             "help": "between teacher p and student q: kl = KL(p||q), reverse_kl = KL(q||p), js, mse (of the logits), "
-            "tie (kl and a ranking of the first five, Zhang et al. 2023)"
+            "tie (kl and a ranking of the first five, Zhang et al. 2023). kl and tie use the tail shapes of a cache, "
+            "for the others all types outside of the stored ones are one outcome"
         },
     )
     js_beta: float = field(

@@ -11,17 +11,24 @@ from dataclasses import dataclass
 import torch
 
 from fairseq_kd.loss.objective import Objective, reference_losses
+from fairseq_kd.loss.shaped import ShapedTails
 from fairseq_kd.teacher.signal import DenseSignal, TopKSignal
 
 
 @dataclass
 class Chunk:
-    """n rows: z (n, V), the gold types (n,), Σ_j z_j (n,) or None without smoothing, and more buffers (n, V)."""
+    """n rows: z (n, V), the gold types (n,), Σ_j z_j (n,) or None without smoothing, and more buffers (n, V).
+
+    With tail shapes: shape_z (n,) as in `shaped`, and d_shape_z (n,), the gradient by it, left there like that by z.
+    """
 
     z: torch.Tensor
     gold: torch.Tensor
     z_sum: torch.Tensor | None
     spare: Callable[[int], torch.Tensor]
+    tails: ShapedTails | None = None
+    shape_z: torch.Tensor | None = None
+    d_shape_z: torch.Tensor | None = None
 
     def pick_gold(self) -> torch.Tensor:
         """z of the gold types, (n,)."""
@@ -51,20 +58,23 @@ def gold_only(chunk: Chunk, objective: Objective):
 
 
 def top_k(chunk: Chunk, objective: Objective, signal: TopKSignal):
-    """A truncated teacher: the divergence depends on the k named logits and on the log-sum-exp of the others."""
+    """A truncated teacher: the divergence depends on the k named logits and on the log-sum-exp of the others.
+
+    With tail shapes, on shape_z too.
+    """
     z, weight, tau = chunk.z, objective.kd_weight, objective.student_temperature
     z_gold, named = chunk.pick_gold(), z.gather(1, signal.ids)
     if tau == 1:
         z.scatter_(1, signal.ids, float("-inf"))
         rest, best = softmax_(z)  # z: softmax over the others, 0 at the named
         best = torch.maximum(best, named.amax(dim=1))
-        gradient, lse, kd = _differentiate(named, rest, signal, objective, gold_weight=1 - weight)
+        gradient, lse, kd = _differentiate(chunk, named, rest, signal, objective, gold_weight=1 - weight)
         z.mul_(gradient[:, -1:]).scatter_(1, signal.ids, gradient[:, :-1])
     else:
         tempered = torch.div(z, tau, out=chunk.spare(0))
         rest, _ = softmax_(tempered.scatter_(1, signal.ids, float("-inf")))
         lse, best = softmax_(z)
-        gradient, _, kd = _differentiate(named / tau, rest, signal, objective, gold_weight=0)
+        gradient, _, kd = _differentiate(chunk, named / tau, rest, signal, objective, gold_weight=0)
         z.mul_(_column(1 - weight)).addcmul_(tempered, gradient[:, -1:] / tau)
         z.scatter_add_(1, signal.ids, gradient[:, :-1] / tau)
     return _weigh(chunk, objective, z_gold, lse, kd, named[:, 0] >= best, z_gold >= best)
@@ -119,14 +129,24 @@ def _weigh(chunk, objective, z_gold, lse, kd, agreed, correct):
     return (1 - weight) * gold_loss + weight * objective.scale * kd, lse - z_gold, kd, agreed, correct
 
 
-def _differentiate(named, rest, signal, objective, gold_weight):
-    """Gradient (n, k + 1) of gold_weight · lse + α · λ · divergence by the named logits and `rest`; lse; divergence."""
+def _differentiate(chunk, named, rest, signal, objective, gold_weight):
+    """Gradient (n, k + 1) of gold_weight · lse + α · λ · divergence by the named logits and `rest`; lse; divergence.
+
+    named and rest are divided by the student's temperature. That by chunk.shape_z is left in chunk.d_shape_z.
+    """
     with torch.enable_grad():
         outcomes = torch.cat([named, rest.unsqueeze(1)], dim=1).requires_grad_()
         lse = outcomes.logsumexp(dim=1)
-        kd = objective.between(outcomes - lse.unsqueeze(1), signal.buckets(), tail=True)
+        leaves = [outcomes]
+        if chunk.tails is None:
+            kd = objective.between(outcomes - lse.unsqueeze(1), signal.buckets(), tail=True)
+        else:
+            leaves.append(chunk.shape_z.requires_grad_())
+            shape_z = chunk.shape_z / objective.student_temperature
+            kd = chunk.tails.forward_kl(outcomes[:, :-1], lse, shape_z, signal)
         value = gold_weight * lse + objective.kd_weight * objective.scale * kd
-        (gradient,) = torch.autograd.grad(value.sum(), outcomes)
+        gradient, *others = torch.autograd.grad(value.sum(), leaves)
+    chunk.d_shape_z = others[0] if others else None
     return gradient, lse.detach(), kd.detach()
 
 

@@ -11,7 +11,8 @@ chain rule does the rest, because dr/dz_j is the softmax over the others, which 
 
     dloss/dz_j = g_j for a named type,  g_r · exp(z_j - r) for any other.
 
-The log-sum-exp of all z, on which the cross-entropy depends, is the same kind of function. A whole distribution (of an
+The log-sum-exp of all z, on which the cross-entropy depends, is the same kind of function. Where the tail has a known
+shape, the forward KL depends on one number more (`shaped`). A whole distribution (of an
 online teacher) has its own short form for the forward KL; every other combination is differentiated by autograd, chunk
 by chunk.
 
@@ -22,6 +23,7 @@ import torch
 
 from fairseq_kd.loss.chunk import Chunk, by_autograd, dense_kl, gold_only, softmax_, top_k
 from fairseq_kd.loss.objective import Losses, Objective
+from fairseq_kd.loss.shaped import ShapedTails
 from fairseq_kd.teacher.signal import DenseSignal, TopKSignal
 
 CHUNK_ROWS = 512  # the matrix products are as fast as with more rows, and the buffer stays small (20 MiB at V = 10k)
@@ -67,9 +69,9 @@ class _FusedLoss(torch.autograd.Function):
     def forward(ctx, features, projection, target, signal, objective, matmul_dtype, weight):
         needed = any(ctx.needs_input_grad)
         with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
-            walk = _Walk(features.to(matmul_dtype), projection.to(matmul_dtype), objective, weight, needed)
+            walk = _Walk(features.to(matmul_dtype), projection.to(matmul_dtype), signal, objective, weight, needed)
             for start in range(0, features.size(0), CHUNK_ROWS):
-                walk.chunk(start, min(start + CHUNK_ROWS, features.size(0)), target, signal)
+                walk.chunk(start, min(start + CHUNK_ROWS, features.size(0)), target)
             if needed:
                 walk.finish()
                 ctx.save_for_backward(*walk.gradients())
@@ -89,14 +91,16 @@ class _FusedLoss(torch.autograd.Function):
 class _Walk:
     """One walk over the rows: the buffers, the sums and the gradients."""
 
-    def __init__(self, features, projection, objective, weight, needs_gradient):
-        self.x, self.w, self.objective, self.needs_gradient = features, projection, objective, needs_gradient
-        self.weight = weight
+    def __init__(self, features, projection, signal, objective, weight, needs_gradient):
+        self.x, self.w, self.signal, self.objective = features, projection, signal, objective
+        self.weight, self.needs_gradient = weight, needs_gradient
         self.dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
         self.buffers = [self._empty(min(CHUNK_ROWS, features.size(0)), projection.size(0))]
         self.sums = [self._empty().zero_() for _ in range(5)]
         self.each = objective.label_smoothing / (projection.size(0) - 1)
         self.w_sum = projection.sum(dim=0, dtype=self.dtype) if self.each else None
+        shapes = getattr(signal, "shapes", None) if objective.divergence == "kl" else None
+        self.tails = None if shapes is None else ShapedTails(shapes, projection, self.dtype)
         if needs_gradient:
             self.d_features = self._empty(*features.shape)
             self.d_projection = self._empty(*projection.shape).zero_()
@@ -111,16 +115,17 @@ class _Walk:
             self.buffers.append(torch.empty_like(self.buffers[0]))
         return self.buffers[number + 1][:rows]
 
-    def chunk(self, start, end, target, signal):
+    def chunk(self, start, end, target):
         """Loss and gradient of the rows from start to before end."""
-        x, objective = self.x[start:end], self.objective.part(start, end)
+        x, objective, signal = self.x[start:end], self.objective.part(start, end), self.signal
         z = self.buffers[0][: end - start]
         if x.dtype == self.dtype:
             torch.mm(x, self.w.t(), out=z)
         else:
             z.copy_(x @ self.w.t())
         z_sum = x.to(self.dtype) @ self.w_sum if self.each else None
-        chunk = Chunk(z, target[start:end], z_sum, lambda number: self._spare(number, end - start))
+        shape_z = None if self.tails is None else self.tails.shape_z(x, signal.shape_ids[start:end])
+        chunk = Chunk(z, target[start:end], z_sum, lambda n: self._spare(n, end - start), self.tails, shape_z)
         smoothing = self.each * (1 if signal is None else 1 - objective.kd_weight)
         if signal is None:
             losses = gold_only(chunk, objective)
@@ -131,20 +136,25 @@ class _Walk:
         else:
             losses, smoothing = by_autograd(chunk, objective, signal.part(start, end)), 0.0
         if self.weight is not None:
-            losses, smoothing = self._weigh(start, losses, z, smoothing)
+            losses, smoothing = self._weigh(start, losses, chunk, smoothing)
         for total, values in zip(self.sums, losses, strict=True):
             if values is not None:
                 total += values.sum()
         if self.needs_gradient:
             self._multiply(z, x, start, smoothing)
+            if self.tails is not None:
+                self.tails.add_gradient(self.d_features[start:end], x, signal.shape_ids[start:end], chunk.d_shape_z)
 
-    def _weigh(self, start, losses, z, smoothing):
+    def _weigh(self, start, losses, chunk, smoothing):
         """Multiply loss and gradient of each row; the gradient of the weight is the loss that it multiplies."""
-        weight = self.weight[start : start + z.size(0)].to(self.dtype)
+        end = start + chunk.z.size(0)
+        weight = self.weight[start:end].to(self.dtype)
         loss, *others = losses
         if self.needs_gradient:
-            self.d_weight[start : start + z.size(0)] = loss
-            z.mul_(weight.unsqueeze(1))
+            self.d_weight[start:end] = loss
+            chunk.z.mul_(weight.unsqueeze(1))
+            if chunk.d_shape_z is not None:
+                chunk.d_shape_z *= weight
         return (weight * loss, *others), smoothing * weight
 
     def _multiply(self, z, x, start, smoothing):
@@ -175,9 +185,11 @@ class _Walk:
         return (LARGEST_HALF / bound.clamp(min=1e-6)).clamp(max=1024.0)
 
     def finish(self):
-        """The part of label smoothing in dW is the same row for every type."""
+        """The part of label smoothing in dW is the same row for every type; that of tail shapes is one a shape."""
         if self.each:
             self.d_projection -= self.x_sum
+        if self.tails is not None:
+            self.tails.finish(self.d_projection)
 
     def gradients(self) -> list:
         """By features, projection and, if there is one, weight."""

@@ -31,6 +31,15 @@ class Objective:
         """The objective of the rows from start to before end alone."""
         return replace(self, kd_weight=self.kd_weight[start:end]) if isinstance(self.kd_weight, torch.Tensor) else self
 
+    @property
+    def sees_tail_shapes(self) -> bool:
+        """Whether the types outside of a truncated teacher's k count one by one, if the signal has tail shapes.
+
+        For the others they are one outcome: these are not linear in the student's log-probabilities, so that nothing
+        short of a pass over the vocabulary would compute them.
+        """
+        return self.divergence in ("kl", "tie")
+
     def between(self, student_buckets: torch.Tensor, teacher_buckets: torch.Tensor, tail: bool) -> torch.Tensor:
         """The part of the divergence that needs no more than the same K outcomes on both sides, (N, K) -> (N,).
 
@@ -96,7 +105,10 @@ def divergence(lprobs: torch.Tensor, signal: DenseSignal | TopKSignal, objective
     """(divergence (N,) in nats, the teacher's most probable type (N,)) for student log-probabilities (N, V)."""
     student = temper(lprobs, objective.student_temperature)
     if isinstance(signal, TopKSignal):
-        value = objective.between(bucket(student, signal.ids), signal.buckets(), tail=True)
+        if signal.shapes is not None and objective.sees_tail_shapes:
+            value = forward_kl(student, signal.rows())
+        else:
+            value = objective.between(bucket(student, signal.ids), signal.buckets(), tail=True)
         teacher, ids, best = None, signal.ids, signal.ids[:, 0]
     else:
         teacher = signal.rows()

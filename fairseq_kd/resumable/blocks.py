@@ -5,6 +5,7 @@ name until it is on disk. When all parts are there, whoever notices joins them, 
 
     parts/manifest.json         what the work is made from; anything else is refused (`request`)
     parts/000000.bin ...        one finished block each
+    parts/NAME                  what all blocks depend on, if the work has such a thing (`shared_part`)
     ... manifest.json           the finished work; parts/ is then removed
 
 If the work gives the same part for the same block, the finished files are the same, byte for byte, however often and
@@ -21,7 +22,7 @@ from typing import Protocol
 
 import numpy as np
 
-from fairseq_kd.corpus.manifest import MANIFEST_NAME, exclusive, read_manifest
+from fairseq_kd.corpus.manifest import MANIFEST_NAME, PROBE, exclusive, read_manifest
 from fairseq_kd.errors import KDError
 from fairseq_kd.progress import Progress
 from fairseq_kd.resumable.request import PARTS, begin
@@ -109,6 +110,10 @@ def _compute_missing(folder: Path, work: Work, blocks: list[Block]) -> None:
 
 
 def _write_part(part: Path, buffers: Iterable) -> None:
+    os.replace(_write_temporary(part, buffers), part)
+
+
+def _write_temporary(part: Path, buffers: Iterable) -> Path:
     part.parent.mkdir(exist_ok=True)  # gone if another process has just finished everything
     temporary = part.with_name(f".{part.name}.{os.getpid()}")
     with open(temporary, "wb") as file:
@@ -116,7 +121,34 @@ def _write_part(part: Path, buffers: Iterable) -> None:
             file.write(buffer)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, part)
+    return temporary
+
+
+def shared_part(folder: Path, name: str, make: Callable[[], bytes]) -> bytes:
+    """What all blocks depend on: the content of parts/`name`, from the first process that has made it.
+
+    Raises KDError when it cannot be written.
+    """
+    path = folder / PARTS / name
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        content = make()
+    with _one_clear_error(folder):
+        try:
+            temporary = _write_temporary(path, [content])
+            try:
+                os.link(temporary, path)
+            except FileExistsError:  # another was first: what it made holds
+                pass
+            except OSError:  # a file system without hard links
+                os.replace(temporary, path)
+            temporary.unlink(missing_ok=True)
+            return path.read_bytes()
+        except FileNotFoundError:  # another process has finished all, and removed the parts
+            if read_manifest(folder) is None:
+                raise
+            return content
 
 
 def _finish(folder: Path, request: dict, work: Work) -> dict | None:
@@ -135,8 +167,9 @@ def _finish(folder: Path, request: dict, work: Work) -> dict | None:
                 manifest = read_manifest(folder) or work.join(folder, request)
     work.check(folder, manifest)
     shutil.rmtree(folder / PARTS, ignore_errors=True)
-    for leftover in folder.glob(f".{MANIFEST_NAME}.*"):  # of a process that was killed while it wrote the manifest
-        leftover.unlink(missing_ok=True)
+    for pattern in (f".{MANIFEST_NAME}.*", f"{PROBE}*"):  # left by a process that was killed while it wrote them
+        for leftover in folder.glob(pattern):
+            leftover.unlink(missing_ok=True)
     return manifest
 
 

@@ -8,7 +8,12 @@ from fairseq_kd.errors import KDError
 PARTS = "parts"  # holds the record and the finished blocks until all is complete
 PLACES = ("teacher.path", "data_bin")  # may change between two runs: contents are compared by hash
 WHERE_IT_RAN = ("device", "versions.")  # must be the same within one piece of work, no reason to refuse a complete one
-NAMES = {"k": "--top-k", "types": "a vocabulary of", "teacher.sha256": "a teacher with sha256"}
+NAMES = {
+    "k": "--top-k",
+    "tail_shapes": "--tail-shapes",
+    "types": "a vocabulary of",
+    "teacher.sha256": "a teacher with sha256",
+}
 
 
 def begin(folder: Path, request: dict) -> dict:

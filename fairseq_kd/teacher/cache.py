@@ -7,12 +7,16 @@ A folder of raw little-endian arrays, row-major, one row a target token (eos cou
     tail.bin       (tokens, temperatures)  ln of the mass of the V - k other types at each temperature, nats
     offsets.bin    (sentences + 1)         int64: the first row of each sentence
     crc.bin        (sentences, 2)          uint32: zlib.crc32 of the source ids and of the target ids
+    shape_ids.bin  (tokens, 1)             uint8: which of the shapes the tail has } unless the cache was made
+    shapes.bin     (temperatures, G, V)    float32: their log-probabilities        } with --tail-shapes 0
     manifest.json  what it was made from, with hashes; written last
 
 delta and tail are float16 (`compact`) or float32. The rebuilt probabilities of the k types at temperature T are
 (1 - tail_T) · softmax(-delta / T): their mass is exact, and the tail is never negative. The mass of the tail at T does
 not follow from that at another T, so the temperatures are chosen when the cache is made.
 With k = V nothing is left out: the tail is -inf, and the whole distribution is rebuilt.
+The temperatures of shapes.bin, rising, are those of the tails and 1, at which the shape of a token is chosen. Format 1
+had no shapes.
 """
 
 import math
@@ -26,22 +30,29 @@ import torch
 from fairseq_kd.errors import KDError
 from fairseq_kd.loss.divergence import bucket, temper
 from fairseq_kd.teacher.signal import SMALLEST_TAIL
+from fairseq_kd.teacher.tail_shapes import affinity
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)
 KIND = "fairseq_kd teacher cache"
 STORES = {"compact": "<f2", "float32": "<f4"}
 LARGEST_DELTA = 60000.0  # nats; float16 ends at 65504. Its probability is 0 in float32 all the same
 SENTENCE_ARRAYS = {"offsets": "<i8", "crc": "<u4"}
+MOST_SHAPES = 256  # what a byte can tell apart
 
 
 @dataclass(frozen=True)
 class CacheFormat:
-    """What the arrays hold. k types a token out of `types` (V), and one tail for each of the temperatures."""
+    """What the arrays hold. k types a token out of `types` (V), and one tail for each of the temperatures.
+
+    tail_shapes: G, 0 for none.
+    """
 
     k: int
     temperatures: tuple[float, ...]
     types: int
     store: str = "compact"
+    tail_shapes: int = 0
 
     def __post_init__(self):
         if not 1 <= self.k <= self.types:
@@ -57,6 +68,16 @@ class CacheFormat:
                 raise KDError(f"--temperature {temperature:g} is given twice: leave one out")
         if self.store not in STORES:
             raise KDError(f"--store {self.store}: must be one of {', '.join(STORES)}")
+        if not 0 <= self.tail_shapes <= MOST_SHAPES:
+            raise KDError(
+                f"--tail-shapes {self.tail_shapes}: must be from 0 (none) to {MOST_SHAPES}, what one byte a token can "
+                "tell apart"
+            )
+        if self.tail_shapes and self.is_dense:
+            raise KDError(
+                f"--tail-shapes {self.tail_shapes} has no effect with --top-k {self.k}: all types are stored, so there "
+                "is no tail. Leave it out"
+            )
 
     @property
     def is_dense(self) -> bool:
@@ -67,7 +88,16 @@ class CacheFormat:
         """(dtype, columns) of each array with a row a token."""
         real = np.dtype(STORES[self.store])
         ids = np.dtype("<u2" if self.types <= 1 << 16 else "<i4")
-        return {"ids": (ids, self.k), "delta": (real, self.k), "tail": (real, len(self.temperatures))}
+        arrays = {"ids": (ids, self.k), "delta": (real, self.k), "tail": (real, len(self.temperatures))}
+        return arrays | ({"shape_ids": (np.dtype("u1"), 1)} if self.tail_shapes else {})
+
+    def shape_temperatures(self) -> tuple[float, ...]:
+        """The temperatures of the tail shapes, rising."""
+        return tuple(sorted({1.0, *self.temperatures}))
+
+    def shapes_size(self) -> tuple[int, int, int]:
+        """Size of the array of the tail shapes: temperatures, shapes, types."""
+        return len(self.shape_temperatures()), self.tail_shapes, self.types
 
     def bytes_a_token(self) -> int:
         """Size on disk of one target token, without the 16 bytes of each sentence."""
@@ -78,17 +108,19 @@ class CacheFormat:
         sizes = {
             f"{name}.bin": dtype.itemsize * columns * tokens for name, (dtype, columns) in self.token_arrays().items()
         }
-        return sizes | {"offsets.bin": 8 * (sentences + 1), "crc.bin": 8 * sentences}
+        sizes |= {"offsets.bin": 8 * (sentences + 1), "crc.bin": 8 * sentences}
+        return sizes | ({"shapes.bin": 4 * math.prod(self.shapes_size())} if self.tail_shapes else {})
 
     def dtypes(self) -> dict[str, str]:
         """Name of each array's dtype, for the manifest."""
         found = {name: dtype.str for name, (dtype, _) in self.token_arrays().items()}
-        return found | SENTENCE_ARRAYS
+        return found | SENTENCE_ARRAYS | ({"shapes": "<f4"} if self.tail_shapes else {})
 
 
 def format_of(manifest: dict) -> CacheFormat:
     """The format that a manifest, or the header of a cache in progress, records."""
-    return CacheFormat(manifest["k"], tuple(manifest["temperatures"]), manifest["types"], manifest["store"])
+    shapes = manifest.get("tail_shapes", 0)  # none in format 1
+    return CacheFormat(manifest["k"], tuple(manifest["temperatures"]), manifest["types"], manifest["store"], shapes)
 
 
 def check_sizes(folder, manifest: dict) -> None:
@@ -106,16 +138,18 @@ def check_sizes(folder, manifest: dict) -> None:
 
 @dataclass(frozen=True)
 class Rows:
-    """What is stored of n tokens: ids (n, k), delta (n, k), tail (n, temperatures)."""
+    """What is stored of n tokens: ids (n, k), delta (n, k), tail (n, temperatures); shape_ids (n, 1) if there are."""
 
     ids: np.ndarray
     delta: np.ndarray
     tail: np.ndarray
+    shape_ids: np.ndarray | None = None
 
 
-def encode(lprobs: torch.Tensor, cache_format: CacheFormat) -> Rows:
+def encode(lprobs: torch.Tensor, cache_format: CacheFormat, root_shapes: torch.Tensor | None = None) -> Rows:
     """What is stored of teacher log-probabilities (n, V) at temperature 1, not yet rounded to the stored dtypes.
 
+    root_shapes (G, V): square roots of the tail shapes at temperature 1, where the format has them.
     The tail at T is summed over the types that are left out, so that a small one keeps its precision.
     """
     top, ids = lprobs.topk(cache_format.k, dim=-1)  # (n, k)
@@ -126,7 +160,10 @@ def encode(lprobs: torch.Tensor, cache_format: CacheFormat) -> Rows:
             tails.append(torch.full_like(top[:, 0], float("-inf")))
             continue
         tails.append(bucket(temper(lprobs, temperature), ids)[:, -1].clamp(min=SMALLEST_TAIL))
-    return Rows(ids.cpu().numpy(), delta.cpu().numpy(), torch.stack(tails, dim=-1).cpu().numpy())
+    rows = [ids, delta, torch.stack(tails, dim=-1)]
+    if cache_format.tail_shapes:
+        rows.append(affinity(lprobs, ids, root_shapes).argmax(dim=-1, keepdim=True))  # (n, 1)
+    return Rows(*(tensor.cpu().numpy() for tensor in rows))
 
 
 def rebuild(delta: torch.Tensor, tail: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:

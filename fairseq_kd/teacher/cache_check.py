@@ -14,6 +14,7 @@ from fairseq_kd.teacher.cached import CachedSignalSource
 from fairseq_kd.teacher.caching import CachingOptions, TeacherRows
 from fairseq_kd.teacher.opening import load_pair
 from fairseq_kd.teacher.signal import ROWS_AT_A_TIME, DenseSignal, TopKSignal
+from fairseq_kd.teacher.tail_shapes import affinity
 
 # Rounding of what is stored moves a probability by p·δ·2^-11 at most, and the norm by p·H·2^-11 with H <= ln k:
 # below 0.002. A teacher of float32 answers to 1e-5 the same in another batch. One of half precision moves its logits,
@@ -24,7 +25,10 @@ TOLERANCE_OF_HALF = {"float32": 0.0, "float16": 0.03, "bfloat16": 0.15}
 
 @dataclass(frozen=True)
 class Deviation:
-    """Of the sampled tokens: the largest and the mean deviation in probability, and where the largest is."""
+    """Of the sampled tokens: the largest and the mean deviation in probability, and where the largest is.
+
+    A tail shape that is not the best one deviates by what its affinity (`tail_shapes`) lacks.
+    """
 
     sentences: int
     tokens: int
@@ -86,13 +90,17 @@ def _tolerance(manifest: dict) -> float:
 
 def _compare(source: CachedSignalSource, compute: TeacherRows, chosen: np.ndarray, tolerance: float) -> Deviation:
     total, count, tokens, worst = 0.0, 0, 0, (-1.0, -1, 0.0)
+    root_shapes = None if source.reader.shapes is None else compute.root_shapes(source.reader.shapes)
     progress = Progress("verifying", len(chosen), "sentences")
     for sentences in compute.batches(chosen):
         sample, keep = compute.collate(sentences)
         rows_of = sample["id"].unsqueeze(1).expand_as(keep)[keep]  # (N,) sentence of each row
         dense = compute.teacher.signal(sample, keep)
         for temperature in compute.format.temperatures:
-            deviation = _deviations(source.signal(sample, keep, temperature), dense, temperature)  # (N,)
+            cached = source.signal(sample, keep, temperature)
+            deviation = _deviations(cached, dense, temperature)  # (N,)
+            if root_shapes is not None:
+                deviation = torch.maximum(deviation, _shortfalls(cached, dense, root_shapes))
             total, count = total + deviation.sum().item(), count + len(deviation)
             deviation = deviation.nan_to_num(nan=float("inf"))
             at = int(deviation.argmax())
@@ -115,4 +123,16 @@ def _deviations(cached: TopKSignal | DenseSignal, teacher: DenseSignal, temperat
         else:
             stored, lprobs = cached.part(start, end).buckets(), bucket(lprobs, cached.ids[start:end])  # (n, k + 1)
         found.append((stored.exp() - lprobs.exp()).abs().amax(dim=-1))
+    return torch.cat(found)
+
+
+def _shortfalls(cached: TopKSignal, teacher: DenseSignal, root_shapes: torch.Tensor) -> torch.Tensor:
+    """By how much the affinity of each token's stored tail shape is below the best (N,); 1 if there is none."""
+    found = []
+    for start in range(0, len(teacher), ROWS_AT_A_TIME):
+        part = cached.part(start, start + ROWS_AT_A_TIME)
+        affinities = affinity(teacher.rows(start, start + ROWS_AT_A_TIME), part.ids, root_shapes)  # (n, G)
+        stored = affinities.gather(1, part.shape_ids.clamp(max=len(root_shapes) - 1).unsqueeze(1)).squeeze(1)
+        is_there = part.shape_ids < len(root_shapes)
+        found.append(torch.where(is_there, affinities.amax(dim=1) - stored, 1.0))
     return torch.cat(found)

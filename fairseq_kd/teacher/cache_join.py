@@ -13,9 +13,10 @@ from fairseq_kd.progress import Progress
 from fairseq_kd.teacher.cache import CacheFormat
 
 
-def join(folder: Path, request: dict, cache_format: CacheFormat, offsets: np.ndarray, blocks: list) -> dict:
+def join(folder: Path, request: dict, cache_format: CacheFormat, offsets, blocks: list, shapes=None) -> dict:
     """Write the arrays from the parts of all blocks, then the manifest; return it.
 
+    offsets: of the first row of each sentence. shapes: the tail shapes, if the format has them.
     Each file is written under a temporary name, and what an interrupted attempt left is overwritten.
     Raises KDError when a part has not the size that it must have.
     """
@@ -23,7 +24,9 @@ def join(folder: Path, request: dict, cache_format: CacheFormat, offsets: np.nda
     progress = Progress("joining", sum(sizes.values()), "bytes")
     tail_mass = np.zeros(len(cache_format.temperatures))
     files = {"offsets.bin": _write(folder / "offsets.bin", [offsets.data], progress)}
-    for name in ("ids", "delta", "tail", "crc"):
+    if shapes is not None:
+        files["shapes.bin"] = _write(folder / "shapes.bin", [shapes.data], progress)
+    for name in (*cache_format.token_arrays(), "crc"):
         pieces = _pieces(folder, cache_format, blocks, name)
         if name == "tail":
             pieces = _summing(pieces, cache_format, tail_mass)
@@ -50,10 +53,10 @@ def _write(path: Path, pieces: Iterable, progress: Progress) -> str:
 
 
 def _pieces(folder: Path, cache_format: CacheFormat, blocks: list, name: str) -> Iterator[bytes]:
-    """The bytes of one array in each part. A part holds ids, delta, tail and crc of its block, in this order."""
+    """The bytes of one array in each part. A part holds the arrays with a row a token and then crc, of its block."""
     for block in blocks:
         sizes = cache_format.file_sizes(block.end - block.start, block.size)
-        order = [f"{array}.bin" for array in ("ids", "delta", "tail", "crc")]
+        order = [f"{array}.bin" for array in (*cache_format.token_arrays(), "crc")]
         path = block.path(folder)
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size != sum(sizes[array] for array in order):

@@ -5,11 +5,12 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from fairseq_kd.corpus.manifest import MANIFEST_NAME, check_files, read_manifest
 from fairseq_kd.errors import KDError
 from fairseq_kd.resumable.request import PARTS
-from fairseq_kd.teacher.cache import FORMAT, KIND, Rows, check_sizes, format_of
+from fairseq_kd.teacher.cache import KIND, READABLE, Rows, check_sizes, format_of
 
 logger = logging.getLogger(__name__)
 BYTES_WORTH_A_LINE = 1 << 30
@@ -30,6 +31,8 @@ class CacheReader:
         self.offsets = self._map("offsets", "<i8", (-1,))
         self.crc = self._map("crc", "<u4", (-1, 2))
         arrays = self.format.token_arrays().items()
+        shapes = self.format.shapes_size()
+        self.shapes = self._map("shapes", "<f4", shapes) if self.format.tail_shapes else None
         self._arrays = {name: self._map(name, dtype, (-1, columns)) for name, (dtype, columns) in arrays}
 
     def __len__(self) -> int:
@@ -60,6 +63,12 @@ class CacheReader:
             )
         return stored.index(temperature)
 
+    def tail_shapes(self, temperature: float) -> torch.Tensor | None:
+        """Log-probabilities (G, V) of the tail shapes at `temperature`, float32; None if the cache has none."""
+        if self.shapes is None:
+            return None
+        return torch.tensor(self.shapes[self.format.shape_temperatures().index(temperature)])
+
     def _map(self, name: str, dtype, shape) -> np.ndarray:
         return np.asarray(np.memmap(self.folder / f"{name}.bin", dtype=dtype, mode="r")).reshape(shape)
 
@@ -83,11 +92,12 @@ def _read(folder: Path) -> dict:
         raise KDError(f"{folder} holds no {MANIFEST_NAME}, so it is no teacher cache (fairseq-kd cache makes one)")
     if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
         raise KDError(f"{folder / MANIFEST_NAME} is not that of a teacher cache (fairseq-kd cache makes one)")
-    if manifest.get("format") != FORMAT:
+    if manifest.get("format") not in READABLE:
         raise KDError(
             f"teacher cache {folder} has format {json.dumps(manifest.get('format'))}, this version of fairseq_kd "
-            f"reads format {FORMAT}: make the cache again with this version"
+            f"reads formats {', '.join(map(str, READABLE))}: make the cache again with this version"
         )
-    if missing := [name for name in REQUIRED if name not in manifest]:
+    required = REQUIRED if manifest["format"] == 1 else (*REQUIRED, "tail_shapes")
+    if missing := [name for name in required if name not in manifest]:
         raise KDError(f"{folder / MANIFEST_NAME} was changed after it was made: it has no {missing[0]!r} any more")
     return manifest

@@ -1,26 +1,29 @@
 """Writing a cache block by block, from anything that gives rows: nothing here knows of a teacher.
 
-A part file holds ids, delta, tail and crc of its block. `resumable.blocks` says when a part is computed, and
-`cache_join` makes the finished arrays of all parts.
+A part file holds ids, delta, tail, shape_ids (where there are tail shapes) and crc of its block. `resumable.blocks`
+says when a part is computed, and `cache_join` makes the finished arrays of all parts. The tail shapes are fitted before
+the first part and kept beside the parts.
 """
 
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from fairseq_kd.errors import KDError
-from fairseq_kd.resumable.blocks import Block, cut_blocks, offsets_of, work_through
+from fairseq_kd.resumable.blocks import Block, cut_blocks, offsets_of, shared_part, work_through
+from fairseq_kd.resumable.request import PARTS
 from fairseq_kd.teacher.cache import FORMAT, KIND, CacheFormat, Rows, check_sizes
 from fairseq_kd.teacher.cache_join import join
 
 LARGEST_BLOCK = 1 << 17  # target tokens: what a kill can cost, and what is sorted by length together
 LARGEST_ARRAY = 1 << 25  # stored values of a block, so that memory is bounded for a large k too
 
-# (start, end, advance) -> the rows and the crcs (end - start, 2) of these sentences, in order
-Compute = Callable[[int, int, Callable[[int], None]], tuple[Rows, np.ndarray]]
+# (start, end, advance, tail shapes or None) -> the rows and the crcs (end - start, 2) of these sentences, in order
+Compute = Callable[[int, int, Callable[[int], None], np.ndarray | None], tuple[Rows, np.ndarray]]
 
 
 def write_cache(
@@ -31,18 +34,20 @@ def write_cache(
     compute: Compute,
     shard: tuple[int, int] = (0, 1),
     block_tokens: int | None = None,
+    fit: Callable[[], np.ndarray] | None = None,
 ) -> dict | None:
     """Compute what is missing of this shard, and finish the cache if no block is missing any more.
 
     made_from: what the rows depend on, for the manifest. sizes: target tokens of each sentence.
     compute: see `Compute`; it may call advance(tokens) for the progress. shard: see `work_through`.
+    fit() -> the tail shapes (temperatures, G, V), if the format has them.
     Returns the manifest, or None when other processes have work left.
     Raises KDError when `folder` holds something else, or was begun from something else.
     """
     if len(sizes) == 0:
         raise KDError(f"subset {made_from.get('subset')!r} has no sentences: there is nothing to cache")
     block_tokens = block_tokens or min(LARGEST_BLOCK, max(1, LARGEST_ARRAY // cache_format.k))
-    work = CacheWork(cache_format, compute, offsets_of(sizes), cut_blocks(sizes, block_tokens))
+    work = CacheWork(Path(folder), cache_format, compute, fit, offsets_of(sizes), cut_blocks(sizes, block_tokens))
     return work_through(folder, describe(cache_format, made_from, sizes, block_tokens), work, shard)
 
 
@@ -55,6 +60,7 @@ def describe(cache_format: CacheFormat, made_from: dict, sizes: np.ndarray, bloc
         "temperatures": list(cache_format.temperatures),
         "types": cache_format.types,
         "store": cache_format.store,
+        "tail_shapes": cache_format.tail_shapes,
         "dtypes": cache_format.dtypes(),
         "sentences": len(sizes),
         "tokens": int(sizes.sum()),
@@ -68,16 +74,32 @@ def describe(cache_format: CacheFormat, made_from: dict, sizes: np.ndarray, bloc
 class CacheWork:
     """A `Work`. offsets: of the first row of each sentence."""
 
+    folder: Path
     cache_format: CacheFormat
     compute: Compute
+    fit: Callable[[], np.ndarray] | None
     offsets: np.ndarray
     blocks: list[Block]
     label: str = "caching"
     unit: str = "tokens"
 
+    @cached_property
+    def shapes(self) -> np.ndarray | None:
+        """The tail shapes (temperatures, G, V) that the first process has fitted; None if the format has none."""
+        if not self.cache_format.tail_shapes:
+            return None
+        size = self.cache_format.shapes_size()
+        content = shared_part(self.folder, "shapes.bin", lambda: self.fit().astype("<f4").tobytes())
+        if len(content) != 4 * np.prod(size):
+            raise KDError(
+                f"{self.folder / PARTS / 'shapes.bin'} was damaged after it was written: remove the folder "
+                f"{self.folder / PARTS}, and run the same command again"
+            )
+        return np.frombuffer(content, "<f4").reshape(size)
+
     def part(self, block: Block, advance):
         """The arrays of a block, in the order in which `cache_join` reads them."""
-        rows, crc = self.compute(block.start, block.end, advance)
+        rows, crc = self.compute(block.start, block.end, advance, self.shapes)
         for name, (dtype, columns) in self.cache_format.token_arrays().items():
             array = np.ascontiguousarray(getattr(rows, name), dtype=dtype)
             assert array.shape == (block.size, columns), f"{name} {array.shape} of {block}"
@@ -87,7 +109,7 @@ class CacheWork:
 
     def join(self, folder: Path, request: dict) -> dict:
         """See `cache_join.join`."""
-        return join(folder, request, self.cache_format, self.offsets, self.blocks)
+        return join(folder, request, self.cache_format, self.offsets, self.blocks, self.shapes)
 
     def check(self, folder: Path, manifest: dict) -> None:
         """See `check_sizes`."""

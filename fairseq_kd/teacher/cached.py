@@ -13,7 +13,7 @@ import torch
 from fairseq_kd.corpus.fingerprint import data_hashes, dictionary_hash
 from fairseq_kd.corpus.manifest import sha256_file
 from fairseq_kd.errors import KDError
-from fairseq_kd.teacher.cache import rebuild, sentence_crcs
+from fairseq_kd.teacher.cache import Rows, rebuild, sentence_crcs
 from fairseq_kd.teacher.cache_reader import CacheReader
 from fairseq_kd.teacher.loading import data_folder
 from fairseq_kd.teacher.signal import DenseSignal, TopKSignal
@@ -34,6 +34,7 @@ class CachedSignalSource:
         self.reader = CacheReader(folder)
         self.task, self.subset = task, subset
         self._data_is_checked = False
+        self._shapes = {}  # by temperature and device
         self.reader.tail_column(temperature)
         self._check_subset()
         self._check_dictionaries()
@@ -64,9 +65,18 @@ class CachedSignalSource:
         delta = torch.from_numpy(stored.delta).to(device)
         tail = torch.from_numpy(np.ascontiguousarray(stored.tail[:, column])).to(device)
         if not self.reader.format.is_dense:
-            return TopKSignal(ids, *rebuild(delta, tail, temperature))
+            return TopKSignal(ids, *rebuild(delta, tail, temperature), *self._tail_shapes(stored, temperature, device))
         lprobs, _ = rebuild(delta, tail, temperature=1.0)
         return DenseSignal(torch.empty_like(lprobs).scatter_(1, ids, lprobs), None, temperature)
+
+    def _tail_shapes(self, stored: Rows, temperature: float, device):
+        """(shapes, shape_ids) as in TopKSignal."""
+        if stored.shape_ids is None:
+            return None, None
+        if (temperature, device) not in self._shapes:
+            self._shapes[temperature, device] = self.reader.tail_shapes(temperature).to(device)
+        shape_ids = torch.from_numpy(stored.shape_ids[:, 0]).to(device).long()  # (N,)
+        return self._shapes[temperature, device], shape_ids
 
     def _check_subset(self) -> None:
         made_of = self.reader.manifest["subset"]

@@ -10,6 +10,7 @@ from fairseq_kd.corpus.fingerprint import data_files, data_hashes, dictionary_ha
 from fairseq_kd.corpus.manifest import library_versions, sha256_file
 from fairseq_kd.device import choose_device
 from fairseq_kd.errors import KDError
+from fairseq_kd.progress import Progress
 from fairseq_kd.resumable.blocks import offsets_of
 from fairseq_kd.teacher.batches import check_longest, collate, length_sorted
 from fairseq_kd.teacher.cache import CacheFormat, Rows, encode, sentence_crcs
@@ -17,7 +18,9 @@ from fairseq_kd.teacher.cache_writer import write_cache
 from fairseq_kd.teacher.loading import Teacher
 from fairseq_kd.teacher.opening import load_pair
 from fairseq_kd.teacher.signal import ROWS_AT_A_TIME
+from fairseq_kd.teacher.tail_shapes import fit, sample_sentences
 
+TAIL_SHAPES = 64
 VERSIONS = ("fairseq_kd", "fairseq", "ve-fairseq", "torch", "numpy")
 
 
@@ -32,6 +35,7 @@ class CachingOptions:
     teacher_dtype: str = "float32"
     max_tokens: int = 4000
     cpu: bool = False
+    tail_shapes: int | None = None  # None: TAIL_SHAPES, or none where all types are kept
 
     def __post_init__(self):
         if self.max_tokens < 1:
@@ -53,16 +57,28 @@ class TeacherRows:
         self._longest_side = np.maximum(self.dataset.src_sizes, self.sizes)
         self._check_lengths()
 
-    def __call__(self, start: int, end: int, advance) -> tuple[Rows, np.ndarray]:
+    def __call__(self, start: int, end: int, advance, shapes: np.ndarray | None) -> tuple[Rows, np.ndarray]:
         """What `write_cache` asks for: rows and crcs of the sentences from start to before end."""
         offsets = offsets_of(self.sizes[start:end])
         arrays = self.format.token_arrays()
         rows = Rows(**{name: np.empty((offsets[-1], columns), dtype) for name, (dtype, columns) in arrays.items()})
         crc = np.empty((end - start, 2), dtype=np.uint32)
+        roots = None if shapes is None else self.root_shapes(shapes)
         for sentences in self.batches(np.arange(start, end)):
-            self._fill(sentences, start, offsets, rows, crc)
+            self._fill(sentences, start, offsets, rows, crc, roots)
             advance(int(self.sizes[sentences].sum()))
         return rows, crc
+
+    def fit(self) -> np.ndarray:
+        """Tail shapes (temperatures, G, V), log-probabilities, fitted to a sample of the sentences."""
+        cache_format = self.format
+        shapes = fit(self._sample(), cache_format.k, cache_format.shape_temperatures(), cache_format.tail_shapes)
+        return shapes.cpu().numpy()
+
+    def root_shapes(self, shapes: np.ndarray) -> torch.Tensor:
+        """Square roots (G, V) of the tail shapes at temperature 1, on the device."""
+        at_one = torch.tensor(shapes[self.format.shape_temperatures().index(1.0)])
+        return at_one.mul_(0.5).exp_().to(self.options.device())
 
     def batches(self, sentences: np.ndarray):
         """Batches by falling length, of at most max_tokens with padding on either side."""
@@ -73,7 +89,21 @@ class TeacherRows:
         sample = collate(self.dataset, sentences, self.options.device())
         return sample, sample["target"].ne(self.task.target_dictionary.pad())
 
-    def _fill(self, sentences: np.ndarray, start: int, offsets, rows: Rows, crc) -> None:
+    def _sample(self):
+        """The teacher's log-probabilities (n, V) at temperature 1 of evenly spaced sentences, a few rows at a time."""
+        chosen = sample_sentences(self.sizes, self.format.types)
+        progress = Progress("fitting tail shapes", len(chosen), "sentences")
+        for sentences in self.batches(chosen):
+            sample, keep = self.collate(sentences)
+            signal = self.teacher.signal(sample, keep)
+            for first in range(0, len(signal), ROWS_AT_A_TIME):
+                lprobs = signal.rows(first, first + ROWS_AT_A_TIME)
+                self._check_finite(not lprobs.isnan().any(), sentences)
+                yield lprobs
+            progress.advance(len(sentences))
+        progress.finish()
+
+    def _fill(self, sentences: np.ndarray, start: int, offsets, rows: Rows, crc, root_shapes) -> None:
         """Put the rows and crcs of one batch in their places in the block that begins at sentence `start`."""
         sample, keep = self.collate(sentences)
         if int(keep.sum()) != int(self.sizes[sentences].sum()):
@@ -88,14 +118,18 @@ class TeacherRows:
         places = (torch.from_numpy(offsets[inside]).unsqueeze(1) + on_cpu.cumsum(dim=1) - 1)[on_cpu].numpy()  # (N,)
         signal = self.teacher.signal(sample, keep)
         for first in range(0, len(places), ROWS_AT_A_TIME):
-            chunk = encode(signal.rows(first, first + ROWS_AT_A_TIME), self.format)
-            if not (np.isfinite(chunk.delta).all() and not np.isnan(chunk.tail).any()):
-                raise KDError(
-                    f"the teacher's answers to some of the sentences {sentences.min()} to {sentences.max()} are not "
-                    "finite: it was trained badly, or --teacher-dtype is too narrow for it"
-                )
-            for name in ("ids", "delta", "tail"):
+            chunk = encode(signal.rows(first, first + ROWS_AT_A_TIME), self.format, root_shapes)
+            self._check_finite(np.isfinite(chunk.delta).all() and not np.isnan(chunk.tail).any(), sentences)
+            for name in self.format.token_arrays():
                 getattr(rows, name)[places[first : first + ROWS_AT_A_TIME]] = getattr(chunk, name)
+
+    @staticmethod
+    def _check_finite(finite: bool, sentences: np.ndarray) -> None:
+        if not finite:
+            raise KDError(
+                f"the teacher's answers to some of the sentences {sentences.min()} to {sentences.max()} are not "
+                "finite: it was trained badly, or --teacher-dtype is too narrow for it"
+            )
 
     def _check_lengths(self) -> None:
         limits = self.teacher.model.max_positions()
@@ -127,10 +161,13 @@ def make_cache(
         data_bin, teacher_path, options.subset, data=teacher_data, dtype=options.teacher_dtype, trust=trust
     )
     temperatures = tuple(sorted(options.temperatures))
-    cache_format = CacheFormat(options.top_k, temperatures, len(task.target_dictionary), options.store)
+    types, shapes = len(task.target_dictionary), options.tail_shapes
+    if shapes is None:
+        shapes = 0 if options.top_k == types else TAIL_SHAPES
+    cache_format = CacheFormat(options.top_k, temperatures, types, options.store, shapes)
     compute = TeacherRows(teacher, task, cache_format, options)
     made_from = describe_inputs(data_bin, teacher_path, task, options)
-    return write_cache(out, cache_format, made_from, compute.sizes, compute, shard, block_tokens)
+    return write_cache(out, cache_format, made_from, compute.sizes, compute, shard, block_tokens, compute.fit)
 
 
 def describe_inputs(data_bin, teacher_path, task, options: CachingOptions) -> dict:

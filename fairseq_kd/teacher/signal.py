@@ -5,6 +5,7 @@ not know which of them answers. A signal has one row for each of the N target to
 `keep` (B, T) is true, in row-major order.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +15,9 @@ from fairseq_kd.loss.divergence import bucket, temper
 
 ROWS_AT_A_TIME = 512  # rows of V log-probabilities that exist at once where a signal is walked through
 SMALLEST_TAIL = -16.0  # nats, about 1e-7: what float32 can tell from nothing beside 1
+# A tail shape's own mass outside of the k types is at least 1e-3 (V - k) / V (`teacher.tail_shapes`), so this bounds it
+# only where k > 0.9 V: there float32 could not tell it from nothing, and the tail gets less than its mass.
+SMALLEST_OUTSIDE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -64,22 +68,34 @@ class TopKSignal:
 
     ids (N, k) int64, by falling probability; lprobs (N, k) at the temperature asked for; tail (N,), the log of the
     remaining probability, at least SMALLEST_TAIL.
+    shapes (G, V) and shape_ids (N,) int64, or None: log-probabilities of G distributions that all tokens share, and
+    which of them says how the tail of each token is distributed over the types that are not named.
     """
 
     ids: torch.Tensor
     lprobs: torch.Tensor
     tail: torch.Tensor
+    shapes: torch.Tensor | None = None
+    shape_ids: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return self.ids.size(0)
 
     def part(self, start: int, end: int) -> "TopKSignal":
         """The rows from start to before end."""
-        return TopKSignal(self.ids[start:end], self.lprobs[start:end], self.tail[start:end])
+        shape_ids = None if self.shape_ids is None else self.shape_ids[start:end]
+        return TopKSignal(self.ids[start:end], self.lprobs[start:end], self.tail[start:end], self.shapes, shape_ids)
 
     def buckets(self) -> torch.Tensor:
         """Log-probabilities (N, k + 1) of the k types and of the tail, which is the last column."""
         return torch.cat([self.lprobs, self.tail.unsqueeze(-1)], dim=-1)
+
+    def rows(self) -> torch.Tensor:
+        """Log-probabilities (N, V): the named types as they are, the tail distributed over all others by its shape."""
+        shape = self.shapes[self.shape_ids].to(self.lprobs.dtype)  # (N, V)
+        outside = shape.scatter(-1, self.ids, float("-inf")).logsumexp(dim=-1)  # the shape's mass on the others, log
+        scale = self.tail - outside.clamp(min=math.log(SMALLEST_OUTSIDE))
+        return (shape + scale.unsqueeze(-1)).scatter(-1, self.ids, self.lprobs)
 
 
 def top_k(lprobs: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

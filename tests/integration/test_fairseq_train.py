@@ -38,9 +38,10 @@ def plain(tmp_path_factory, corpus):
 
 @pytest.fixture(scope="module")
 def plain_cache(plain, tmp_path_factory):
-    """A cache of the plain data-bin's teacher, by the command."""
+    """A cache of the plain data-bin's teacher, by the command; without tail shapes it says what --kd-top-k says."""
     folder = tmp_path_factory.mktemp("cache") / "cache"
-    words = ["cache", plain / "data-bin", "--teacher", teacher_of(plain), "--top-k", "8", "--out", folder, "--cpu"]
+    words = ["cache", plain / "data-bin", "--teacher", teacher_of(plain), "--top-k", "8", "--tail-shapes", "0"]
+    words += ["--out", folder, "--cpu"]
     result = subprocess.run(
         [sys.executable, "-m", "fairseq_kd.cli.main", *map(str, words)], capture_output=True, text=True, cwd=ROOT
     )

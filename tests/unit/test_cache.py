@@ -87,6 +87,7 @@ def test_an_impossible_type_is_stored_as_a_number():
         ((16, (1.0, 2.0, 4.0), 65536, "compact"), 70),
         ((8, (1.0,), 65537, "compact"), 50),  # 8 · (4 + 2) + 2
         ((8, (1.0,), 32000, "float32"), 52),  # 8 · (2 + 4) + 4
+        ((8, (1.0, 2.0, 4.0), 32000, "compact", 64), 39),
     ],
 )
 def test_bytes_a_token(fields, size):
@@ -111,6 +112,19 @@ def test_the_cache_says_what_the_teacher_says_up_to_rounding(cache, task, logits
     assert (found.tail.exp() - (1 - top.sum(-1))).abs().max() < 1e-3
     assert (found.buckets().exp().sum(-1) - 1).abs().max() < 1e-6
     assert len(found) == sample["ntokens"]
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_tail_shapes_bring_the_distribution_nearer_to_the_teachers(cache, task, logits, temperature):
+    sample = batch(task, range(40))
+    found = CachedSignalSource(cache, task, temperature=temperature).signal(sample, real(sample), temperature)
+    probs = torch.softmax(logits(sample) / temperature, dim=-1)[real(sample)]  # (N, V)
+    rows = found.rows().exp()
+    assert (rows.sum(-1) - 1).abs().max() < 1e-5
+    assert torch.allclose(rows.gather(-1, found.ids), found.lprobs.exp())
+    even = found.tail.exp().unsqueeze(-1) / (probs.size(-1) - 5) * torch.ones_like(rows)
+    even.scatter_(-1, found.ids, found.lprobs.exp())
+    assert (rows - probs).abs().sum() < 0.5 * (even - probs).abs().sum()
 
 
 def test_a_float32_store_is_exact_to_a_millionth(teacher, data_bin, task, logits, tmp_path):
@@ -162,11 +176,11 @@ def test_blocks_and_interruptions_by_the_real_teacher_leave_no_trace(teacher, da
 
     blocks, compute = [], TeacherRows.__call__
 
-    def stop_in_the_third(self, start, end, advance):
+    def stop_in_the_third(self, start, end, advance, shapes):
         blocks.append(start)
         if len(blocks) == 3:
             raise KeyboardInterrupt
-        return compute(self, start, end, advance)
+        return compute(self, start, end, advance, shapes)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TeacherRows, "__call__", stop_in_the_third)
@@ -185,7 +199,7 @@ def test_the_command_makes_a_cache_and_verifies_it(teacher, data_bin, tmp_path, 
     words = ["cache", str(data_bin), "--teacher", str(teacher), "--subset", "valid", "--out", out, "--cpu"]
     assert main([*words, "--top-k", "3", "--shard", "0/1"]) == 0
     said = capsys.readouterr()
-    assert "30 sentences, 14 bytes a token" in said.out and f"--criterion kd_word --teacher-cache {out}" in said.out
+    assert "30 sentences, 15 bytes a token" in said.out and f"--criterion kd_word --teacher-cache {out}" in said.out
     assert "more than half of the teacher's mass is in the tail" in said.err  # the tiny teacher is nearly flat
     assert main([*words, "--top-k", "3"]) == 0
     assert "is complete" in capsys.readouterr().out
@@ -201,6 +215,31 @@ def test_a_cache_that_deviates_from_its_teacher_is_found(teacher, data_bin, cach
     with pytest.raises(KDError, match=r"deviates from .* in probability \(sentence \d+.*explains at most 0.01"):
         verify_cache(copy, sample=20)
     assert verify_cache(cache, sample=20).largest < 0.001
+
+
+@pytest.mark.parametrize("change", [lambda ids: (ids + 1) % 64, lambda ids: ids + 64])
+def test_tail_shapes_that_are_not_those_of_the_tokens_are_found(cache, tmp_path, change):
+    copy = shutil.copytree(cache, tmp_path / "c")
+    shape_ids = np.fromfile(copy / "shape_ids.bin", dtype=np.uint8)
+    change(shape_ids).astype(np.uint8).tofile(copy / "shape_ids.bin")
+    rehash(copy, "shape_ids.bin")
+    with pytest.raises(KDError, match=r"deviates from .* by [01]\."):
+        verify_cache(copy, sample=20)
+
+
+def test_a_cache_of_the_first_format_is_read_and_has_one_bucket(teacher, data_bin, task, tmp_path):
+    options = CachingOptions(top_k=5, tail_shapes=0)
+    make_cache(data_bin, teacher, tmp_path / "c", options)
+    assert not (tmp_path / "c" / "shapes.bin").exists()
+    manifest = json.loads((tmp_path / "c" / "manifest.json").read_text()) | {"format": 1}
+    del manifest["tail_shapes"]
+    (tmp_path / "c" / "manifest.json").write_text(json.dumps(manifest))
+    sample = batch(task, [3, 17])
+    found = CachedSignalSource(tmp_path / "c", task, temperature=1.0).signal(sample, real(sample), 1.0)
+    assert found.shapes is None and found.shape_ids is None and len(found) == sample["ntokens"]
+    assert verify_cache(tmp_path / "c", sample=5).largest < 0.001
+    with pytest.raises(KDError, match="was made with format 1, this command has 2"):
+        make_cache(data_bin, teacher, tmp_path / "c", options)
 
 
 def test_one_answer_that_is_no_number_fails_the_verification(cache, monkeypatch):

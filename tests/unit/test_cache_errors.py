@@ -53,6 +53,9 @@ def read(folder, task, sample=None, **options):
         ((2, (1.0, 1.0), 10), "--temperature 1 is given twice"),
         ((2, (), 10), "--temperature: give at least one"),
         ((2, (1.0,), 10, "zip"), "--store zip: must be one of compact, float32"),
+        ((2, (1.0,), 10, "compact", -1), "--tail-shapes -1: must be from 0"),
+        ((2, (1.0,), 10, "compact", 257), "--tail-shapes 257: must be from 0"),
+        ((10, (1.0,), 10, "compact", 4), "--tail-shapes 4 has no effect with --top-k 10: all types are stored"),
     ],
 )
 def test_options_out_of_range(fields, message):
@@ -91,9 +94,15 @@ def test_a_folder_that_is_no_cache(task, data_bin, tmp_path):
         read(data_bin, task)
 
 
-def test_a_truncated_file(copy, task):
-    (copy / "tail.bin").write_bytes((copy / "tail.bin").read_bytes()[:-2])
-    with pytest.raises(KDError, match=r"tail\.bin has [\d,]+ bytes, its manifest promises"):
+def test_other_tail_shapes_are_another_cache(cache, teacher, data_bin):
+    with pytest.raises(KDError, match="was made with --tail-shapes 64, this command has 8"):
+        make_cache(data_bin, teacher, cache, CachingOptions(top_k=4, temperatures=(1.0, 2.0), tail_shapes=8))
+
+
+@pytest.mark.parametrize("name", ["tail.bin", "shapes.bin", "shape_ids.bin"])
+def test_a_truncated_file(copy, task, name):
+    (copy / name).write_bytes((copy / name).read_bytes()[:-2])
+    with pytest.raises(KDError, match=rf"{name} has [\d,]+ bytes, its manifest promises"):
         read(copy, task)
 
 
@@ -103,8 +112,9 @@ def test_a_missing_file(copy, task):
         read(copy, task)
 
 
-@pytest.mark.parametrize("name", ["ids.bin", "delta.bin", "tail.bin", "offsets.bin", "crc.bin"])
-def test_a_flipped_bit(copy, task, name):
+@pytest.mark.parametrize("array", ["ids", "delta", "tail", "offsets", "crc", "shape_ids", "shapes"])
+def test_a_flipped_bit(copy, task, array):
+    name = f"{array}.bin"
     content = bytearray((copy / name).read_bytes())
     content[len(content) // 2] ^= 1
     (copy / name).write_bytes(content)
@@ -114,7 +124,11 @@ def test_a_flipped_bit(copy, task, name):
 
 @pytest.mark.parametrize(
     "change, message",
-    [({"format": 2}, "has format 2, this version of fairseq_kd reads format 1"), ({"files": None}, "has no 'files'")],
+    [
+        ({"format": 3}, "has format 3, this version of fairseq_kd reads formats 1, 2"),
+        ({"files": None}, "has no 'files'"),
+        ({"tail_shapes": None}, "has no 'tail_shapes'"),
+    ],
 )
 def test_a_manifest_of_another_version_or_changed(copy, task, change, message):
     manifest = json.loads((copy / "manifest.json").read_text()) | change

@@ -7,7 +7,8 @@ from functools import partial
 
 import numpy as np
 import pytest
-from cache_helpers import BLOCK_TOKENS, SIZES, content, generated, write
+import torch
+from cache_helpers import BLOCK_TOKENS, FORMAT, SIZES, content, fitted, generated, write
 
 from fairseq_kd.errors import KDError
 from fairseq_kd.resumable.blocks import cut_blocks
@@ -45,6 +46,8 @@ def test_what_is_read_is_what_was_computed(whole, tmp_path):
     rows = reader.rows(reader.sentence_rows(sentences))
     expected = [(sentence, position) for sentence in sentences for position in range(SIZES[sentence])]
     assert [tuple(row) for row in rows.delta[:, [2, 1]].astype(int)] == expected
+    assert rows.shape_ids[:, 0].tolist() == [position % 4 for _, position in expected]
+    assert torch.equal(reader.tail_shapes(2.0), torch.from_numpy(fitted()[1]))
     assert reader.crc[41].tolist() == [41, 42]
 
 
@@ -56,24 +59,28 @@ def test_the_manifest_holds_counts_and_the_mean_mass_of_the_tails(tmp_path):
 
 
 def write_and_die(folder, renames: int, after: bool) -> None:
-    """Write, and SIGKILL this process before or after its rename of this number, the first being 1."""
-    replace, done = os.replace, []
+    """Write, and SIGKILL this process before or after its rename (or link) of this number, the first being 1."""
+    done = []
 
-    def killing(*arguments):
-        done.append(arguments)
-        if len(done) == renames and not after:
-            os.kill(os.getpid(), signal.SIGKILL)
-        replace(*arguments)
-        if len(done) == renames and after:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def killing(function):
+        def killed(*arguments):
+            done.append(arguments)
+            if len(done) == renames and not after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            function(*arguments)
+            if len(done) == renames and after:
+                os.kill(os.getpid(), signal.SIGKILL)
 
-    os.replace = killing
+        return killed
+
+    os.replace, os.link = killing(os.replace), killing(os.link)
     write(folder)
 
 
 @pytest.mark.parametrize("after", [False, True])
 def test_killed_before_or_after_any_rename_it_goes_on_to_the_same_bytes(whole, tmp_path, after):
-    renames = 1 + len(cut_blocks(SIZES, BLOCK_TOKENS)) + 5 + 1  # the record, the blocks, the arrays, the manifest
+    # the record, the tail shapes, the blocks, the arrays, the manifest
+    renames = 1 + 1 + len(cut_blocks(SIZES, BLOCK_TOKENS)) + 7 + 1
     for number in range(1, renames + 2):
         folder = tmp_path / str(number)
         code = in_a_process_that_may_be_killed(partial(write_and_die, folder, number, after))
@@ -109,13 +116,50 @@ def test_shards_at_the_same_time_make_the_same_bytes(whole, tmp_path):
         assert content(folder) == whole
 
 
+def shapes_of_this_process():
+    return np.full(FORMAT.shapes_size(), -1 - os.getpid() % 999, dtype=np.float32)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_first_tail_shapes_hold_for_all_processes(tmp_path, links, monkeypatch):
+    def refuse(*arguments):
+        raise PermissionError(1, "no hard links here")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    write(tmp_path / "cache", shard=(0, 2))
+    write(tmp_path / "cache", shard=(1, 2), fit=shapes_of_this_process)
+    assert np.array_equal(CacheReader(tmp_path / "cache").shapes, fitted())
+    context = multiprocessing.get_context("fork")
+    for attempt in range(5 if links else 0):
+        folder = tmp_path / str(attempt)
+        shards = [(folder, generated, (i, 4), shapes_of_this_process) for i in range(4)]
+        processes = [context.Process(target=write, args=shard) for shard in shards]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(30)
+        reader = CacheReader(folder)
+        first = reader.shapes[0, 0, 0]
+        assert (reader.shapes == first).all()
+        assert (reader.rows(np.arange(SIZES.sum())).tail[:, 0] == np.float16(first)).all()
+
+
+def test_damaged_tail_shapes_are_not_used(tmp_path):
+    write(tmp_path / "cache", shard=(0, 2))
+    part = tmp_path / "cache" / "parts" / "shapes.bin"
+    part.write_bytes(part.read_bytes()[:-1])
+    with pytest.raises(KDError, match="shapes.bin was damaged after it was written"):
+        write(tmp_path / "cache")
+
+
 def test_without_shard_what_the_shards_left_is_done_and_nothing_twice(whole, tmp_path):
     folder, computed = tmp_path / "cache", []
     write(folder, shard=(1, 2))
 
-    def noting(start, end, advance):
+    def noting(start, end, advance, shapes):
         computed.append(start)
-        return generated(start, end, advance)
+        return generated(start, end, advance, shapes)
 
     assert write(folder, noting)
     blocks = cut_blocks(SIZES, BLOCK_TOKENS)
@@ -167,7 +211,7 @@ def test_a_full_disk_is_one_clear_error_and_keeps_what_is_finished(whole, tmp_pa
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(KDError, match="No space left on device.*run the same command again"):
         write(tmp_path / "cache")
-    assert len(list((tmp_path / "cache" / "parts").glob("0*.bin"))) == 3
+    assert len(list((tmp_path / "cache" / "parts").glob("[0s]*.bin"))) == 3  # the tail shapes and two blocks
     assert write(tmp_path / "cache") and content(tmp_path / "cache") == whole
 
 

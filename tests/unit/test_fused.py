@@ -1,6 +1,7 @@
 """The fused loss against the readable one, finite differences, and gradients worked out by hand."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,10 +9,12 @@ import torch
 from fairseq_kd.loss import fused
 from fairseq_kd.loss.fused import fused_loss, token_nll
 from fairseq_kd.loss.objective import DIVERGENCES, Objective, reference_losses
-from fairseq_kd.teacher.signal import DenseSignal
+from fairseq_kd.teacher.signal import SMALLEST_TAIL, DenseSignal, TopKSignal
 
 N, V, D, K = 11, 23, 6, 7
-GRID = list(itertools.product(DIVERGENCES, ("dense", "top_k"), (1, 2, 4), (0, 0.1), (0, 0.3, 1.0)))
+OPTIONS = ((1, 2, 4), (0, 0.1), (0, 0.3, 1.0))
+GRID = list(itertools.product(DIVERGENCES, ("dense", "top_k"), *OPTIONS))
+GRID += list(itertools.product(("kl", "tie"), ("shaped",), *OPTIONS))
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +34,20 @@ def inputs(dtype=torch.float64, seed=0):
 
 def signal_of(kind, teacher_lprobs, temperature=1):
     dense = DenseSignal(teacher_lprobs, None, temperature)
+    if kind == "shaped":
+        return with_shapes(dense.truncate(K), teacher_lprobs)
     return dense.truncate(K) if kind == "top_k" else dense if kind == "dense" else None
+
+
+def with_shapes(signal, teacher_lprobs):
+    """The signal with three tail shapes, of which one is the teacher's own tail of the first token."""
+    generator = torch.Generator().manual_seed(7)
+    shapes = torch.randn(3, V, generator=generator, dtype=torch.float64)
+    if len(signal):
+        shapes[0] = teacher_lprobs[0].double().scatter(0, signal.ids[0], -30.0)
+    shape_ids = torch.randint(0, 3, (len(signal),), generator=generator)
+    shape_ids[:1] = 0
+    return replace(signal, shapes=shapes.log_softmax(-1).float(), shape_ids=shape_ids)
 
 
 def by_fused(x, w, target, signal, objective):
@@ -81,7 +97,7 @@ def test_fused_equals_reference_equals_finite_differences(divergence, kind, temp
 def test_weights_that_differ_between_tokens():
     x, w, target, teacher = inputs()
     weights = torch.rand(N, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    for divergence, kind in itertools.product(DIVERGENCES, ("dense", "top_k")):
+    for divergence, kind in itertools.product(DIVERGENCES, ("dense", "top_k", "shaped")):
         objective, signal = objective_of(divergence, 2, 0.1, weights), signal_of(kind, teacher, 2)
         results = [f(x, w, target, signal, objective) for f in (by_fused, by_reference)]
         for ours, theirs in zip(results[0][1:], results[1][1:], strict=True):
@@ -123,12 +139,54 @@ def test_gradient_of_the_logits_is_the_one_worked_out_by_hand(divergence, tau, w
         torch.testing.assert_close(gradient[i], (1 - weight) * gold + weight * 1.7 * d, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("temperature", [1, 2])
+def test_with_each_tokens_own_tail_for_a_shape_the_whole_distribution_is_taught(temperature):
+    x, w, target, teacher = inputs()
+    dense = signal_of("dense", teacher, temperature)
+    kept = dense.truncate(K)
+    tails = dense.rows().scatter(-1, kept.ids, -40.0).log_softmax(-1)  # what stands at the named types is left out
+    signal = replace(kept, shapes=tails, shape_ids=torch.arange(N))
+    objective = objective_of("kl", temperature, 0.1, 0.3)
+    ours, theirs = (by_fused(x, w, target, each, objective) for each in (signal, dense))
+    torch.testing.assert_close(ours[0].kd, theirs[0].kd, rtol=1e-9, atol=0)
+    for one, other in zip(ours[1:], theirs[1:], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_gradient_of_the_logits_with_a_tail_shape_worked_out_by_hand():
+    """Of four types two are named; the shape gives the others 3/10 and 1/10 of its mass, so 3/4 and 1/4 of the tail."""
+    shapes = torch.tensor([[0.5, 0.1, 0.3, 0.1], [0.25] * 4], dtype=torch.float64).log()
+    ids, lprobs = torch.tensor([[1, 0]]), torch.tensor([[0.6, 0.2]], dtype=torch.float64).log()
+    signal = TopKSignal(ids, lprobs, torch.tensor([0.2], dtype=torch.float64).log(), shapes, torch.tensor([0]))
+    assert signal.rows().exp()[0].tolist() == pytest.approx([0.2, 0.6, 0.15, 0.05])
+    eye = torch.eye(4, dtype=torch.float64)
+    sums, gradient, _ = by_fused(torch.zeros_like(eye[:1]), eye, torch.tensor([3]), signal, Objective(kd_weight=1.0))
+    assert gradient[0].tolist() == pytest.approx([0.05, -0.35, 0.1, 0.2])  # q - p, q = 1/4
+    assert sums.kd.item() == pytest.approx(0.32356, abs=1e-5)  # ln 4 less the entropy 1.06274 of p
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("named", [1, V - 1])
+def test_a_tail_of_nothing_gives_finite_losses_and_gradients(dtype, named):
+    """All of the shape's mass lies on the named types, but for what float32 cannot tell from nothing."""
+    x, w, target, teacher = inputs(dtype)
+    kept = DenseSignal(teacher.float(), None).truncate(named)
+    shapes = torch.full((1, V), 1e-12)
+    shapes[0, kept.ids[0]] = 1.0
+    signal = replace(kept, shapes=(shapes / shapes.sum()).log(), shape_ids=torch.zeros(N, dtype=torch.long))
+    signal.tail[0] = SMALLEST_TAIL
+    sums, dx, dw = by_fused(x, w, target, signal, Objective())
+    assert all(bool(tensor.isfinite().all()) for tensor in (sums.loss, dx, dw))
+    losses, *_ = by_reference(x.float(), w.float(), target, signal, Objective())
+    assert sums.kd.item() == pytest.approx(losses.kd.sum().item(), rel=2e-2)
+
+
 # float32: rounding. bfloat16 has 8 significant bits, float16 11; logits of about 10 are off by 0.02 and 0.003
 @pytest.mark.parametrize(
     ("dtype", "loss_tolerance", "gradient_tolerance"),
     [(torch.float32, 1e-5, 1e-5), (torch.bfloat16, 1e-2, 3e-2), (torch.float16, 1e-3, 3e-3)],
 )
-@pytest.mark.parametrize("kind", ["dense", "top_k", None])
+@pytest.mark.parametrize("kind", ["dense", "top_k", "shaped", None])
 def test_narrow_types_differ_by_their_rounding(dtype, loss_tolerance, gradient_tolerance, kind):
     x, w, target, teacher = inputs(dtype)
     signal = signal_of(kind, teacher.float())
@@ -171,15 +229,16 @@ def test_a_second_backward_pass_raises():
 def test_extreme_logits_give_finite_losses_and_gradients():
     _, w, target, teacher = inputs(torch.float32)
     x = torch.full((N, D), 300.0)  # the student is sure, and as a rule wrong
-    for divergence, kind in itertools.product(DIVERGENCES, ("dense", "top_k")):
+    for divergence, kind in itertools.product(DIVERGENCES, ("dense", "top_k", "shaped")):
         sums, dx, dw = by_fused(x, w, target, signal_of(kind, teacher.float()), objective_of(divergence, 1, 0.1, 0.5))
         assert all(bool(tensor.isfinite().all()) for tensor in (sums.loss, dx, dw)), (divergence, kind)
 
 
 def test_no_tokens_give_no_loss_and_no_gradient():
     x, w, target, teacher = inputs()
-    sums, dx, dw = by_fused(x[:0], w, target[:0], signal_of("top_k", teacher[:0]), Objective())
-    assert sums.loss.item() == 0 and dx.shape == (0, D) and not dw.any()
+    for kind in ("top_k", "shaped"):
+        sums, dx, dw = by_fused(x[:0], w, target[:0], signal_of(kind, teacher[:0]), Objective())
+        assert sums.loss.item() == 0 and dx.shape == (0, D) and not dw.any()
 
 
 def test_order_of_the_tokens_changes_nothing_but_rounding():
@@ -220,7 +279,7 @@ def test_many_tokens_of_one_type_do_not_overflow_float16(monkeypatch):
     torch.testing.assert_close(dw.float(), torch.tensor([[-2048.0, -2048.0], [2048.0, 2048.0]]), rtol=1e-3, atol=0)
 
 
-@pytest.mark.parametrize("kind", ["dense", "top_k", None])
+@pytest.mark.parametrize("kind", ["dense", "top_k", "shaped", None])
 @pytest.mark.parametrize("divergence", ["kl", "js", "tie"])
 def test_a_weight_of_each_token_multiplies_its_loss_and_gradient_and_gets_a_gradient(kind, divergence):
     x, w, target, teacher = inputs()

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,15 +18,17 @@ KD = ("--criterion", "kd_word", "--label-smoothing", "0.1", "--kd-weight", "0.6"
 
 @pytest.fixture(scope="module")
 def caches(data_bin, teacher, tmp_path_factory):
-    """Folder by (k, store); k = 0: the whole vocabulary."""
+    """Folder by (k, store); k = 0: the whole vocabulary. "bucket": compact, without tail shapes."""
     folder, types = (
         tmp_path_factory.mktemp("caches"),
         len((data_bin / "dict.qab.txt").read_text(encoding="utf-8").splitlines()) + 4,
     )
     made = {}
-    for k, store in ((0, "float32"), (0, "compact"), (16, "compact")):
+    for k, store in ((0, "float32"), (0, "compact"), (16, "compact"), (16, "bucket")):
         made[k, store] = folder / f"{k}-{store}"
         options = CachingOptions(top_k=k or types, temperatures=(1.0, 2.0), store=store, cpu=True)
+        if store == "bucket":
+            options = replace(options, store="compact", tail_shapes=0)
         make_cache(data_bin, teacher, made[k, store], options)
     return made
 
@@ -48,12 +51,13 @@ def test_a_cache_of_all_types_reproduces_the_online_run_over_20_updates(data_bin
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
-@pytest.mark.parametrize("source", ["online", "online top-k", "cached", "cached all"])
+@pytest.mark.parametrize("source", ["online", "online top-k", "cached", "cached bucket", "cached all"])
 def test_fused_equals_reference(data_bin, teacher, caches, divergence, source):
     options = {
         "online": ("--teacher", teacher),
         "online top-k": ("--teacher", teacher, "--kd-top-k", 16),
         "cached": ("--teacher-cache", caches[16, "compact"]),
+        "cached bucket": ("--teacher-cache", caches[16, "bucket"]),
         "cached all": ("--teacher-cache", caches[0, "compact"]),
     }[source]
     results = [
@@ -69,9 +73,30 @@ def test_fused_equals_reference(data_bin, teacher, caches, divergence, source):
 def test_a_truncated_teacher_and_its_cache_say_the_same(data_bin, teacher, caches, divergence):
     options = ("--kd-divergence", divergence)
     online, online_gradient = gradients(data_bin, *options, "--teacher", teacher, "--kd-top-k", 16)
-    cached, cached_gradient = gradients(data_bin, *options, "--teacher-cache", caches[16, "compact"])
+    cached, cached_gradient = gradients(data_bin, *options, "--teacher-cache", caches[16, "bucket"])
     assert cached["kd_loss"].item() == pytest.approx(online["kd_loss"].item(), rel=2e-3)  # float16 on disk
     torch.testing.assert_close(cached_gradient, online_gradient, rtol=1e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_tail_shapes_bring_kl_and_tie_nearer_to_the_whole_teacher_and_change_no_other(
+    data_bin, teacher, caches, divergence
+):
+    options = ("--kd-divergence", divergence)
+    whole, bucket, shaped = (
+        gradients(data_bin, *options, *source)
+        for source in (
+            ("--teacher", teacher),
+            ("--teacher-cache", caches[16, "bucket"]),
+            ("--teacher-cache", caches[16, "compact"]),
+        )
+    )
+    if divergence not in ("kl", "tie"):
+        assert shaped[0]["kd_loss"].item() == bucket[0]["kd_loss"].item() and torch.equal(shaped[1], bucket[1])
+        return
+    kd = [found[0]["kd_loss"].item() for found in (whole, bucket, shaped)]
+    assert abs(kd[2] - kd[0]) < 0.2 * abs(kd[1] - kd[0])
+    assert (shaped[1] - whole[1]).norm() < 0.5 * (bucket[1] - whole[1]).norm()
 
 
 def test_divergences_give_different_gradients(data_bin, teacher):
