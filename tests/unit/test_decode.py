@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -97,21 +98,28 @@ def test_train_and_train1_are_decoded_as_fairseq_train_reads_them(numbering, awk
 
 
 def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(numbering, awkward, teacher, tmp_path):
-    quiet(awkward, teacher, tmp_path / "whole", block_sentences=5)
-    rng, codes = random.Random(1), []
-    for _ in range(12):
+    def in_a_process(out, seconds=None):
+        """Decode in a fork, which is killed after so many seconds; return its exit code and how long it took."""
         process = multiprocessing.get_context("fork").Process(
-            target=quiet, args=(awkward, teacher, tmp_path / "out"), kwargs={"block_sentences": 5}
+            target=quiet, args=(awkward, teacher, out), kwargs={"block_sentences": 5}
         )
+        started = time.monotonic()
         process.start()
-        process.join(rng.uniform(0.05, 0.6))
+        process.join(seconds)
         if process.is_alive():
             os.kill(process.pid, signal.SIGKILL)
             process.join()
-        codes.append(process.exitcode)
-    assert -signal.SIGKILL in codes
-    quiet(awkward, teacher, tmp_path / "out", block_sentences=5)
-    assert content(tmp_path / "out") == content(tmp_path / "whole")
+        return process.exitcode, time.monotonic() - started
+
+    code, duration = in_a_process(tmp_path / "whole")
+    assert code == 0
+    rng, codes = random.Random(1), []
+    for attempt in range(8):
+        out = tmp_path / str(attempt)
+        codes += [in_a_process(out, rng.uniform(0, duration))[0] for _ in range(2)]
+        quiet(awkward, teacher, out, block_sentences=5)
+        assert content(out) == content(tmp_path / "whole")
+    assert codes.count(-signal.SIGKILL) >= 8
 
 
 def test_it_can_be_killed_before_every_rename_of_its_last_step(numbering, awkward, teacher, tmp_path, monkeypatch):
