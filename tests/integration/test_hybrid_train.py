@@ -21,7 +21,7 @@ def logged(result, name):
 def test_a_learned_gate_is_trained_resumed_validated_and_decoded(data_bin, distilled, teacher, tmp_path):
     """With the command of README.md. The distilled data-bin is needed for training alone."""
     folder, student = shutil.copytree(distilled, tmp_path / "distilled"), tmp_path / "student"
-    (line,) = [line for line in (ROOT / "README.md").read_text().splitlines() if " --criterion kd_hybrid" in line]
+    (line,) = [line for line in (ROOT / "README.md").read_text().splitlines() if " --hybrid-gate learned" in line]
     places = {"data-bin/distilled": folder, "teacher/checkpoint_best.pt": teacher}
     options = [places.get(word, word) for word in shlex.split(line.split(" ... ")[1])]
     options += ["--label-smoothing", "0.1", "--save-dir", student]
