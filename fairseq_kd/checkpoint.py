@@ -120,3 +120,18 @@ def _trusting(trust: bool):
         os.environ.pop(name, None)
         if before is not None:
             os.environ[name] = before
+
+
+def write_initial_checkpoint(path, state: dict, weights: dict) -> None:
+    """Write `weights` for --finetune-from-model, with the rest of `state` (from `read_checkpoint`) but its optimizer's.
+
+    Under a temporary name until it is whole. The configuration is written as plain containers.
+    """
+    from omegaconf import OmegaConf
+
+    plain = OmegaConf.to_container(state["cfg"], resolve=True, enum_to_str=True)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    torch.save(state | {"model": weights, "last_optimizer_state": None, "cfg": plain}, partial)
+    os.replace(partial, path)

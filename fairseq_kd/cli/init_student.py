@@ -1,6 +1,5 @@
 """`fairseq-kd init-student`: a student that begins with weights of its teacher."""
 
-import os
 from pathlib import Path
 
 from fairseq_kd.errors import KDError
@@ -25,11 +24,10 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
     """Write the student's checkpoint."""
-    import torch
-    from omegaconf import OmegaConf
+    from omegaconf import open_dict
 
     from fairseq_kd import register
-    from fairseq_kd.checkpoint import read_checkpoint
+    from fairseq_kd.checkpoint import read_checkpoint, write_initial_checkpoint
     from fairseq_kd.cli.count import build
     from fairseq_kd.models.initialise import check_fit, initial_weights
     from fairseq_kd.teacher.loading import build_model, configure_own_task
@@ -45,14 +43,10 @@ def run(args) -> None:
     student, model_args = build(args.arch, str(state["cfg"].task.data), args.fairseq_options, device="cpu")
     check_fit(state["cfg"].model, model_args)
     weights = initial_weights(teacher, student, args.layers)
-    state |= {"model": weights, "last_optimizer_state": None}
-    state["cfg"] = OmegaConf.to_container(state["cfg"], resolve=True, enum_to_str=True) | {"model": model_args}
-    out = Path(args.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    torch.save(state, partial)
-    os.replace(partial, out)
+    with open_dict(state["cfg"]):
+        state["cfg"].model = model_args
+    write_initial_checkpoint(args.out, state, weights)
     size = sum(parameter.numel() for parameter in student.parameters())
-    print(f"{out}: {size:,} parameters, {args.layers} layers of {args.teacher}")
+    print(f"{args.out}: {size:,} parameters, {args.layers} layers of {args.teacher}")
     options = " ".join(["--arch", args.arch, *args.fairseq_options])
-    print(f"to train it: fairseq-train ... {options} --finetune-from-model {out}")
+    print(f"to train it: fairseq-train ... {options} --finetune-from-model {args.out}")

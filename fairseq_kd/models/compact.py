@@ -3,14 +3,13 @@
 The result is a kd_student whose layers have widths of their own, with the outputs of the gated student in eval mode.
 """
 
-import os
 from argparse import Namespace
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf, open_dict
+from omegaconf import open_dict
 
-from fairseq_kd.checkpoint import read_checkpoint
+from fairseq_kd.checkpoint import read_checkpoint, write_initial_checkpoint
 from fairseq_kd.errors import KDError
 from fairseq_kd.models.gates import HardConcreteGate
 
@@ -44,12 +43,7 @@ def compact_checkpoint(source, out, trust: bool = False) -> dict:
     weights, widths = compact_weights(weights, args)
     with open_dict(state["cfg"]):
         state["cfg"].model = _recorded(args, widths)
-    state |= {"model": weights, "last_optimizer_state": None}
-    state["cfg"] = OmegaConf.to_container(state["cfg"], resolve=True, enum_to_str=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    torch.save(state, partial)
-    os.replace(partial, out)
+    write_initial_checkpoint(out, state, weights)
     return {"before": before, "after": _size(weights), **widths}
 
 
