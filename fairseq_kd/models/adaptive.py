@@ -26,6 +26,7 @@ from fairseq_kd.models.attention import HeadAttention
 from fairseq_kd.models.capacity import Capacity, CapacityOptions
 from fairseq_kd.models.feed_forward import linears_of
 from fairseq_kd.models.gates import GatedLinear
+from fairseq_kd.models.shape import GATED
 from fairseq_kd.models.student import KDStudentModel, register_ladder
 from fairseq_kd.projection import unwrapped
 
@@ -48,14 +49,19 @@ PARTS = {"self_attn": "self_heads", "encoder_attn": "cross_heads", "fc2": "chann
 class KDAdaptiveModel(KDStudentModel):
     """A student with a gate on each channel of its feed-forward networks and on each attention head."""
 
-    gated = True
-
     @classmethod
     def add_args(cls, parser):
         """Those of a student, and those of the capacity."""
         super().add_args(parser)
         for name, kind, text in CAPACITY_OPTIONS:
             parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text)
+        parser.add_argument("--capacity-gates", choices=("both", *GATED), help="what carries gates (default both)")
+
+    @classmethod
+    def gated(cls, cfg) -> frozenset[str]:
+        """What --capacity-gates says."""
+        chosen = getattr(cfg, "capacity_gates", None) or "both"
+        return frozenset(GATED if chosen == "both" else [chosen])
 
     @classmethod
     def build_model(cls, args, task):
@@ -109,7 +115,7 @@ def gated_parts(model):
             for attribute, part in PARTS.items():
                 module = getattr(layer, attribute, None)
                 name = f"{side}.{number}.{part}"
-                if isinstance(module, HeadAttention) and module.num_heads:
+                if isinstance(module, HeadAttention) and isinstance(module.out_proj, GatedLinear) and module.num_heads:
                     yield name, (module.out_proj.gates, module.parameters_of_a_head)
                 elif isinstance(module, GatedLinear):
                     yield name, (module.gates, parameters_of_a_channel(layer))

@@ -55,25 +55,28 @@ def compact_weights(weights: dict[str, torch.Tensor], args) -> tuple[dict, dict[
         left = []
         for number in range(getattr(args, f"{side}_layers")):
             layer = f"{side}.layers.{number}"
-            left.append((_cut_channels if part == "fc2" else _cut_heads)(weights, layer, part))
+            if part == "fc2":
+                left.append(_cut_channels(weights, layer))
+            else:
+                head_dim = getattr(args, f"{side}_embed_dim") // getattr(args, f"{side}_attention_heads")
+                left.append(_cut_heads(weights, f"{layer}.{part}", head_dim))
         widths[option] = ",".join(map(str, left))
     return weights, widths
 
 
-def _cut_channels(weights, layer: str, part: str) -> int:
-    keep, values = _open_gates(weights, f"{layer}.{part}")
+def _cut_channels(weights, layer: str) -> int:
+    if f"{layer}.fc2{SCORE}" not in weights:
+        return weights[f"{layer}.fc2.weight"].size(1)  # --capacity-gates heads
+    keep, values = _open_gates(weights, f"{layer}.fc2")
     for half in ("fc1", "fc1.value", "fc1.gate"):
         _take_rows(weights, f"{layer}.{half}", keep)
-    _take_columns(weights, f"{layer}.{part}", keep, values)
+    _take_columns(weights, f"{layer}.fc2", keep, values)
     return len(keep)
 
 
-def _cut_heads(weights, layer: str, part: str) -> int:
-    name = f"{layer}.{part}"
-    if f"{name}.out_proj{SCORE}" not in weights:
-        return 0  # it had no heads before
-    heads = len(weights[f"{name}.out_proj{SCORE}"])
-    head_dim = weights[f"{name}.out_proj.weight"].size(1) // heads
+def _cut_heads(weights, name: str, head_dim: int) -> int:
+    if f"{name}.out_proj{SCORE}" not in weights:  # --capacity-gates channels, or no heads at all
+        return weights[f"{name}.out_proj.weight"].size(1) // head_dim
     keep, values = _open_gates(weights, f"{name}.out_proj")
     rows = (keep.unsqueeze(1) * head_dim + torch.arange(head_dim)).flatten()
     for projection in ("q_proj", "k_proj", "v_proj"):

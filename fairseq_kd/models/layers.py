@@ -36,13 +36,13 @@ class _StudentLayer:
 
     def build_fc2(self, input_dim, output_dim, q_noise, qn_block_size):
         """As `build_fc1`."""
-        if self.shape.gated:
+        if "channels" in self.shape.gated:
             return GatedLinear(self.shape.ffn_width, 1, output_dim)
         return super().build_fc2(self.shape.ffn_width, output_dim, q_noise, qn_block_size)
 
     def _head_attention(self, embed_dim, heads, cfg, **options):
-        shape = self.shape
-        return HeadAttention(embed_dim, shape.head_dim, heads, shape.gated, dropout=cfg.attention_dropout, **options)
+        options |= {"gated": "heads" in self.shape.gated, "dropout": cfg.attention_dropout}
+        return HeadAttention(embed_dim, self.shape.head_dim, heads, **options)
 
 
 class StudentEncoderLayer(_StudentLayer, TransformerEncoderLayerBase):
@@ -84,7 +84,7 @@ class StudentDecoderLayer(_StudentLayer, TransformerDecoderLayerBase):
 class StudentEncoder(TransformerEncoderBase):
     """fairseq's encoder with StudentEncoderLayers."""
 
-    def __init__(self, cfg, dictionary, embed_tokens, return_fc=False, gated=False):
+    def __init__(self, cfg, dictionary, embed_tokens, return_fc=False, gated=frozenset()):
         self.shapes = iter(layer_shapes(cfg, "encoder", gated))  # taken one by one while fairseq builds the layers
         super().__init__(cfg, dictionary, embed_tokens, return_fc)
 
@@ -96,7 +96,7 @@ class StudentEncoder(TransformerEncoderBase):
 class StudentDecoder(TransformerDecoderBase):
     """fairseq's decoder with StudentDecoderLayers."""
 
-    def __init__(self, cfg, dictionary, embed_tokens, no_encoder_attn=False, gated=False):
+    def __init__(self, cfg, dictionary, embed_tokens, no_encoder_attn=False, gated=frozenset()):
         self.shapes = iter(layer_shapes(cfg, "decoder", gated))
         super().__init__(cfg, dictionary, embed_tokens, no_encoder_attn)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from fairseq_kd.errors import KDError
 from fairseq_kd.models.feed_forward import inner_width
 
+GATED = ("heads", "channels")
 # option -> (side, the default of each layer)
 LAYER_OPTIONS = {
     "encoder_ffn_widths": "inner width of each encoder layer's feed-forward network",
@@ -17,21 +18,21 @@ LAYER_OPTIONS = {
 
 @dataclass(frozen=True)
 class LayerShape:
-    """One layer. head_dim is that of the full model; `ffn_type` plain or glu; `gated`: with gates."""
+    """One layer. head_dim is that of the full model; `ffn_type` plain or glu; `gated`: of GATED, what has gates."""
 
     ffn_width: int
     self_heads: int
     cross_heads: int
     head_dim: int
     ffn_type: str
-    gated: bool
+    gated: frozenset[str]
 
     def is_stock_attention(self, heads: int, embed_dim: int) -> bool:
         """Whether fairseq's own attention does it."""
-        return not self.gated and heads * self.head_dim == embed_dim
+        return "heads" not in self.gated and heads * self.head_dim == embed_dim
 
 
-def layer_shapes(cfg, side: str, gated: bool) -> list[LayerShape]:
+def layer_shapes(cfg, side: str, gated: frozenset[str]) -> list[LayerShape]:
     """The shape of each layer of side "encoder" or "decoder".
 
     cfg: a TransformerConfig with what `student.add_student_options` adds.

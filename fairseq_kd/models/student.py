@@ -23,8 +23,6 @@ from fairseq_kd.models.shape import LAYER_OPTIONS
 class KDStudentModel(TransformerModel):
     """fairseq's TransformerModel whose layers may differ in shape and have gated linear units."""
 
-    gated = False
-
     @classmethod
     def add_args(cls, parser):
         """fairseq's options of the transformer, and those of students."""
@@ -60,15 +58,21 @@ class KDStudentModel(TransformerModel):
             return super().build_model(args, task)
 
     @classmethod
+    def gated(cls, cfg) -> frozenset[str]:
+        """Which of shape.GATED carry gates."""
+        return frozenset()
+
+    @classmethod
     def build_encoder(cls, cfg, src_dict, embed_tokens):
         """With gates in a subclass that has them."""
-        return StudentEncoder(TransformerConfig.from_namespace(cfg), src_dict, embed_tokens, gated=cls.gated)
+        cfg = TransformerConfig.from_namespace(cfg)
+        return StudentEncoder(cfg, src_dict, embed_tokens, gated=cls.gated(cfg))
 
     @classmethod
     def build_decoder(cls, cfg, tgt_dict, embed_tokens):
         """With gates in a subclass that has them."""
         cfg = TransformerConfig.from_namespace(cfg)
-        return StudentDecoder(cfg, tgt_dict, embed_tokens, no_encoder_attn=cfg.no_cross_attention, gated=cls.gated)
+        return StudentDecoder(cfg, tgt_dict, embed_tokens, no_encoder_attn=cfg.no_cross_attention, gated=cls.gated(cfg))
 
 
 def check_student_options(args, task) -> None:

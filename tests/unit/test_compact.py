@@ -13,6 +13,7 @@ from fairseq_kd.models.compact import compact_weights
 from fairseq_kd.teacher.loading import build_model, configure_own_task
 
 KINDS = [("plain", ()), ("glu", ("--ffn-type", "glu", "--activation-fn", "swish")), ("nothing left", ())]
+KINDS += [(f"only {part}", ("--capacity-gates", part, "--capacity-target", "0.95")) for part in ("heads", "channels")]
 TWO_LAYERS = ("--encoder-layers", "2", "--decoder-layers", "2", "--encoder-attention-heads", "4")
 
 
@@ -33,11 +34,17 @@ def compacted(model, options):
     """The compact student, built by its recorded widths."""
     from argparse import Namespace
 
-    arguments = Namespace(encoder_layers=len(model.encoder.layers), decoder_layers=len(model.decoder.layers))
+    arguments = Namespace()
+    for side in ("encoder", "decoder"):
+        part, layers = getattr(model, side), getattr(model, side).layers
+        sizes = {"layers": len(layers), "embed_dim": layers[0].embed_dim}
+        sizes["attention_heads"] = getattr(part.cfg, side).attention_heads
+        vars(arguments).update({f"{side}_{name}": value for name, value in sizes.items()})
     weights = {name: value for name, value in model.state_dict().items() if name != "_extra_state"}
     weights, widths = compact_weights(weights, arguments)
     words = [word for name, value in widths.items() for word in (f"--{name.replace('_', '-')}", value)]
-    small = build_student("--arch", "kd_student", *SMALL, *options, *words)
+    kept = () if "--capacity-gates" in options else options
+    small = build_student("--arch", "kd_student", *SMALL, *kept, *words)
     small.load_state_dict(weights)
     return small, widths
 
@@ -50,7 +57,11 @@ def test_a_compact_student_says_what_the_gated_one_says(kind, options):
     expected, found = (each.eval()(**some_input())[0] for each in (model, small))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     assert size(small) == round(model.capacity.report()["capacity_kept"] * model.capacity.total)
-    assert size(small) < 0.9 * model.capacity.total
+    assert size(small) < (0.95 if "only" in kind else 0.9) * model.capacity.total
+    for option, numbers in widths.items():
+        part, uncut = ("heads", "4,4") if option.endswith("heads") else ("channels", "24,24")
+        if kind.startswith("only"):
+            assert (numbers == uncut) == (kind != f"only {part}")
     if kind == "nothing left":
         assert all(numbers.startswith("0,") for numbers in widths.values())
 
