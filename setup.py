@@ -36,6 +36,8 @@ setup(
         "test": TEST,
         # fairseq-kd decode --backend ctranslate2
         "fast": ["ctranslate2>=4.5"],
+        # fairseq_kd.study.optuna_search
+        "search": ["optuna>=4"],
         # for what is being built next: studies
         "study": ["snakemake>=8", "optuna>=4"],
         "report": ["matplotlib>=3.8", "jinja2>=3.1", "tensorboardX>=2.6", "sacremoses>=0.1"],

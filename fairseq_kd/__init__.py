@@ -2,6 +2,7 @@
 
 Word-level distillation, in the order of the data:
 
+    checkpoints of a training -> teacher.measure, .select, .average    which one is the teacher
     teacher checkpoint -> checkpoint.read_checkpoint   refuses whatever fairseq does not write
                        -> teacher.loading.Teacher      frozen, own dtype, dictionaries compared
                        -> teacher.online               it runs beside the student, or

@@ -1,5 +1,6 @@
 """fairseq objects in this process, for tests that look at single losses and gradients."""
 
+import torch
 from conftest import PACKAGE, TINY_MODEL
 from fairseq import options, tasks, utils
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
@@ -42,3 +43,17 @@ def losses_of_training(data_bin, *arguments, updates: int) -> tuple[list[float],
             if trainer.get_num_updates() >= updates:
                 break
     return losses, trainer
+
+
+def write_variant(source, path, noise: float, updates: int):
+    """A checkpoint like `source` with noise on its weights."""
+    state = torch.load(source)
+    generator = torch.Generator().manual_seed(updates)
+    for name, value in state["model"].items():
+        if value.is_floating_point() and value.numel() > 1:
+            drawn = torch.randn(value.shape, generator=generator)
+            state["model"][name] = value + noise * drawn
+    for copy in ("decoder.embed_tokens.weight", "decoder.output_projection.weight"):
+        state["model"][copy] = state["model"]["encoder.embed_tokens.weight"]
+    state["optimizer_history"][-1]["num_updates"] = updates
+    torch.save(state, path)

@@ -12,7 +12,7 @@ from fairseq_kd.device import choose_device
 from fairseq_kd.errors import KDError
 from fairseq_kd.progress import Progress
 from fairseq_kd.resumable.blocks import offsets_of
-from fairseq_kd.teacher.batches import check_longest, collate, length_sorted
+from fairseq_kd.teacher.batches import check_longest, check_positions, collate, length_sorted
 from fairseq_kd.teacher.cache import CacheFormat, Rows, encode, sentence_crcs
 from fairseq_kd.teacher.cache_writer import write_cache
 from fairseq_kd.teacher.loading import Teacher
@@ -55,7 +55,8 @@ class TeacherRows:
         self.dataset = task.dataset(options.subset)
         self.sizes = np.asarray(self.dataset.tgt_sizes)
         self._longest_side = np.maximum(self.dataset.src_sizes, self.sizes)
-        self._check_lengths()
+        check_positions(self.dataset.src_sizes, self.sizes, teacher.model.max_positions())
+        check_longest(self._longest_side, options.max_tokens)
 
     def __call__(self, start: int, end: int, advance, shapes: np.ndarray | None) -> tuple[Rows, np.ndarray]:
         """What `write_cache` asks for: rows and crcs of the sentences from start to before end."""
@@ -130,16 +131,6 @@ class TeacherRows:
                 f"the teacher's answers to some of the sentences {sentences.min()} to {sentences.max()} are not "
                 "finite: it was trained badly, or --teacher-dtype is too narrow for it"
             )
-
-    def _check_lengths(self) -> None:
-        limits = self.teacher.model.max_positions()
-        for side, sizes, limit in zip(("source", "target"), (self.dataset.src_sizes, self.sizes), limits, strict=True):
-            if len(too_long := np.flatnonzero(sizes > limit)):
-                raise KDError(
-                    f"sentence {too_long[0]} has {sizes[too_long[0]]} {side} tokens, the teacher has positions for "
-                    f"{limit} ({len(too_long):,} sentences are too long): leave them out of the data-bin"
-                )
-        check_longest(self._longest_side, self.options.max_tokens)
 
 
 def make_cache(

@@ -19,6 +19,8 @@ def test_every_yaml_of_configs_is_read_by_what_uses_it(path):
         assert recipe.teacher["encoder-embed-dim"] > recipe.student["encoder-embed-dim"]
     elif path.parent.name == "students":
         assert path.stem in RUNGS and dimensions(path.stem)["embed_dim"] % dimensions(path.stem)["attention_heads"] == 0
+    elif path.parent.name == "kd":
+        assert yaml.safe_load(path.read_text()).keys() == {"select-teacher", "kd"}  # more in test_robust.py
     else:
         assert path.parent.name == "hydra", "say here who reads this file"
         assert yaml.safe_load(path.read_text())["criterion"]["_name"] == "kd_word"

@@ -1,0 +1,110 @@
+"""`fairseq-kd select-teacher`: the checkpoints of a training -> the one that is to be the teacher."""
+
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+from fairseq_kd.corpus.subword import KINDS
+from fairseq_kd.errors import KDError
+from fairseq_kd.evaluation.translate import TranslateOptions
+from fairseq_kd.teacher.measure import Measurements
+from fairseq_kd.teacher.select import CHOICES, MEASURED, RESULT, AverageOptions, select
+
+DECODING = {
+    "beam": "(default %(default)s)",
+    "lenpen": "length penalty (default %(default)s)",
+    "max_len_a": "longest output is a x source + b",
+    "max_len_b": "(default %(default)s)",
+    "max_tokens": "a batch (default %(default)s)",
+    "fp16": "half precision, on CUDA; the loss is computed in single precision",
+    "cpu": "do not use CUDA",
+}
+
+
+def add_arguments(parser) -> None:
+    """Declare the options."""
+    parser.add_argument("data_bin", metavar="DATA_BIN")
+    parser.add_argument("--checkpoints", required=True, metavar="DIR", help="the --save-dir of a training")
+    parser.add_argument(
+        "--by",
+        required=True,
+        choices=CHOICES,
+        help="the lowest loss (nll in bits a token, gold prefixes), or the highest score (BLEU)",
+    )
+    parser.add_argument("--subset", default="valid", help="(default %(default)s)")
+    parser.add_argument("--last", type=int, metavar="N", help="only the N checkpoints with the most updates")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help="measurements and selection.json; the same command continues (CHECKPOINTS/selection)",
+    )
+    parser.add_argument(
+        "--trust-checkpoint",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="load this one of the checkpoints even if it holds code; can be given several times",
+    )
+    group = parser.add_argument_group("averaging")
+    group.add_argument("--average", type=int, metavar="N", help="also the mean of the weights of the best N")
+    group.add_argument("--out-checkpoint", metavar="FILE", help="where --average is written")
+    group = parser.add_argument_group("decoding, as for fairseq-kd evaluate")
+    for field in fields(TranslateOptions):
+        name, text = f"--{field.name.replace('_', '-')}", DECODING[field.name]
+        if field.type is bool:
+            group.add_argument(name, action="store_true", help=text)
+        else:
+            group.add_argument(name, type=field.type, default=field.default, help=text)
+    group = parser.add_argument_group("for a data-bin made by fairseq-preprocess")
+    group.add_argument("--reference", metavar="FILE", help="plain-text references, one sentence a line")
+    group.add_argument("--post-process", choices=KINDS, help="how subwords are joined")
+
+
+def run(args) -> None:
+    """Measure, choose, and print the table."""
+    if (args.average is None) != (args.out_checkpoint is None):
+        raise KDError("--average N and --out-checkpoint FILE belong together: give both or neither")
+    average = None if args.average is None else AverageOptions(args.average, Path(args.out_checkpoint))
+    out = Path(args.out or Path(args.checkpoints) / "selection")
+    measurements = Measurements(
+        out / MEASURED,
+        args.data_bin,
+        args.subset,
+        TranslateOptions(**{field.name: getattr(args, field.name) for field in fields(TranslateOptions)}),
+        reference=args.reference,
+        post_process=args.post_process,
+    )
+    trusted = args.trust_checkpoint
+    result = select(measurements, args.checkpoints, args.by, out, last=args.last, average=average, trusted=trusted)
+    print(format_table(result))
+    if any(row["dictionary_check"] == "size" for row in result["checkpoints"]):
+        print(
+            "note: the dictionaries of the training are no longer where the checkpoints say, so only their size was "
+            "compared with those of DATA_BIN",
+            file=sys.stderr,
+        )
+    print(f"\n{args.by} teacher: {result['chosen']}")
+    print(f"wrote {out / RESULT}")
+    print(f"next: fairseq-train {args.data_bin} ... --criterion kd_word --teacher {result['chosen']}")
+
+
+def format_table(result: dict) -> str:
+    """One line a checkpoint, then copies of the same content and the signature of the score."""
+    lines = [("checkpoint", "updates", "nll (bits)", "BLEU", "")]
+    for row in result["checkpoints"]:
+        marks = [name for name in CHOICES if result[name] == row["checkpoint"]]
+        updates = "" if row["updates"] is None else f"{row['updates']:,}"
+        lines.append((_name(row), updates, f"{row['nll']:.3f}", f"{row['bleu']:.2f}", ", ".join(marks)))
+    width = max(len(line[0]) for line in lines)
+    table = [f"{name:<{width}}{u:>10}{nll:>12}{bleu:>8}  {marks}".rstrip() for name, u, nll, bleu, marks in lines]
+    table.insert(1, "-" * max(map(len, table)))
+    for row in result["checkpoints"]:
+        if row["same"]:
+            table.append(f"{', '.join(row['same'])}: the same as {_name(row)}")
+        if "averaged_from" in row:
+            table.append(f"{_name(row)}: the average of {', '.join(row['averaged_from'])}")
+    return "\n".join([*table, result["checkpoints"][0]["signature"]])
+
+
+def _name(row: dict) -> str:
+    return Path(row["checkpoint"]).name

@@ -1,0 +1,211 @@
+"""Searches for the best configuration. They say what has to be trained next, and train nothing.
+
+A search is a generator: it yields a batch of configurations that can be trained at once, is sent their scores in the
+same order (None for one that failed), and returns an `Outcome`. What is the same experiment is asked for once.
+
+    greedy, grid, or optuna_search.optuna_search -> drive(search, validate)    chosen by scores on validation data
+                                                 -> report(outcome, test)      the choice and the start on test data
+
+A configuration is a dict, option -> value. `resolve` turns one into what is trained: two configurations that it turns
+into the same are one experiment (`resolve_kd_word`).
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+
+from fairseq_kd.errors import KDError
+
+SAME = "same"  # student-temperature: that of the teacher
+
+# in the order of arXiv 2401.06356; the weight α comes last. Cross-entropy to the teacher is kl but for a constant
+GREEDY_ORDER = (
+    ("teacher-choice", ("low-loss", "high-score")),
+    ("kd-divergence", ("kl", "mse")),
+    ("student-temperature", (SAME, 1.0)),
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A configuration, what it resolves to, and its score on validation data (None: it failed)."""
+
+    configuration: dict
+    options: dict
+    score: float | None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the wrong value of a parameter costs: the best against the worst of runs that differ in nothing else."""
+
+    best_value: object
+    best_score: float
+    worst_value: object
+    worst_score: float
+
+    @property
+    def difference(self) -> float:
+        """In units of the score, 0 or more."""
+        return self.best_score - self.worst_score
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """best: the choice. start: where the search began. runs: the trace, in the order in which they were looked at.
+
+    costs: of each parameter the largest, None where no two runs differ in it alone.
+    """
+
+    best: Run
+    start: Run
+    runs: list[Run]
+    costs: dict[str, Cost | None]
+
+
+Search = Generator[list[dict], Sequence[float | None], Outcome]
+
+
+def resolve_kd_word(configuration: dict) -> dict:
+    """The options of kd_word: the student's temperature as a number, and no temperature beside mse (of the logits)."""
+    options = dict(configuration)
+    if options.get("student-temperature") == SAME:
+        options["student-temperature"] = options.get("teacher-temperature", 1.0)
+    if options.get("kd-divergence") == "mse":
+        options = {name: value for name, value in options.items() if not name.endswith("-temperature")}
+    return options
+
+
+def greedy(parameters, start: dict, resolve: Callable = dict) -> Search:
+    """One parameter after the other, with those before it at their best. Source: arXiv 2401.06356.
+
+    parameters: [(option, values)] in order. start: one of the values of each, and other options, which stay. A batch is
+    all values of one parameter. Of equal scores the value that is named first is chosen.
+    Raises KDError for parameters that cannot be searched, and when all values of one failed.
+    """
+    check_parameters(parameters, start)
+    runs, current = Runs(resolve), dict(start)
+    for name, values in parameters:
+        candidates = [current | {name: value} for value in values]
+        yield from runs.ask(candidates)
+        current = runs.best_of(candidates, f"all values of {name}")
+    return runs.outcome(current, start, parameters)
+
+
+def grid(parameters, start: dict, resolve: Callable = dict) -> Search:
+    """All combinations in one batch: of temperature and weight, "tuned KD" of arXiv 2402.14922. See `greedy`."""
+    check_parameters(parameters, start)
+    runs, names = Runs(resolve), [name for name, _ in parameters]
+    combinations = itertools.product(*(values for _, values in parameters))
+    candidates = [start | dict(zip(names, values, strict=True)) for values in combinations]
+    yield from runs.ask(candidates)
+    return runs.outcome(runs.best_of(candidates, "all combinations"), start, parameters)
+
+
+def drive(search: Search, validate: Callable) -> Outcome:
+    """Run a search to its end. validate(configurations) -> their scores; it may train them all at once."""
+    try:
+        batch = next(search)
+        while True:
+            batch = search.send(validate(batch))
+    except StopIteration as stop:
+        return stop.value
+
+
+def report(outcome: Outcome, test: Callable) -> dict:
+    """The choice and the start on test data, by which nothing was chosen.
+
+    test(configurations) -> their scores. Returns {"best" | "start": {"options", "validation", "test"}}.
+    """
+    runs = {"best": outcome.best, "start": outcome.start}
+    different = [outcome.best.options]
+    if outcome.start.options != outcome.best.options:
+        different.append(outcome.start.options)
+    scores = list(test(different))
+    return {
+        name: {"options": run.options, "validation": run.score, "test": scores[different.index(run.options)]}
+        for name, run in runs.items()
+    }
+
+
+def check_parameters(parameters, start: dict) -> None:
+    """Raises KDError when a parameter is named twice or has no values, or `start` has none of its values."""
+    names = [name for name, _ in parameters]
+    if not names or len(set(names)) < len(names):
+        raise KDError(f"a search needs parameters, each once; given: {', '.join(names) or 'none'}")
+    for name, values in parameters:
+        if not values or len({_key({name: value}) for value in values}) < len(values):
+            raise KDError(f"parameter {name} needs values, each once; given: {list(values)}")
+        if name not in start or start[name] not in values:
+            raise KDError(f"the start has {name} = {start.get(name)!r}, which is not among its values {list(values)}")
+
+
+class Runs:
+    """The scores that are known, and the order in which configurations were looked at."""
+
+    def __init__(self, resolve: Callable):
+        self._resolve = resolve
+        self._scores: dict[tuple, float | None] = {}
+        self._looked_at: dict[tuple, dict] = {}
+
+    def ask(self, configurations: list[dict]) -> Generator[list[dict], Sequence[float | None], None]:
+        """Yield what has no score yet, each experiment once, and take the scores that are sent."""
+        options = {_key(one): one for one in map(self._resolve, configurations)}
+        missing = {key: one for key, one in options.items() if key not in self._scores}
+        if missing:
+            scores = yield list(missing.values())
+            self._scores.update(zip(missing, map(_checked, scores), strict=True))
+        self._looked_at |= {_key(one): one for one in configurations if _key(one) not in self._looked_at}
+
+    def learn(self, configuration: dict, score: float | None) -> None:
+        """Take over what an earlier process was sent."""
+        self._scores[_key(self._resolve(configuration))] = score
+        self._looked_at.setdefault(_key(configuration), configuration)
+
+    def run(self, configuration: dict) -> Run:
+        """What is known about a configuration that was asked for."""
+        options = self._resolve(configuration)
+        return Run(configuration, options, self._scores[_key(options)])
+
+    def trace(self) -> list[Run]:
+        """All runs."""
+        return [self.run(configuration) for configuration in self._looked_at.values()]
+
+    def best_of(self, configurations: list[dict], what: str) -> dict:
+        """The one with the highest score, of equals the first. Raises KDError, naming `what`, when all failed."""
+        succeeded = [run for run in map(self.run, configurations) if run.score is not None]
+        if not succeeded:
+            raise KDError(f"{what} failed, so none can be chosen: see the logs of the trainings")
+        return max(succeeded, key=lambda run: run.score).configuration
+
+    def outcome(self, best: dict, start: dict, parameters) -> Outcome:
+        """What the search returns."""
+        runs = self.trace()
+        return Outcome(
+            self.run(best), self.run(start), runs, {name: largest_cost(runs, name) for name, _ in parameters}
+        )
+
+
+def largest_cost(runs: list[Run], name: str) -> Cost | None:
+    """The largest difference in score between runs that differ in `name` alone; None when no two do."""
+    groups: dict[tuple, list[Run]] = {}
+    for run in runs:
+        if run.score is not None:
+            others = {option: value for option, value in run.configuration.items() if option != name}
+            groups.setdefault(_key(others), []).append(run)
+    costs = []
+    for group in groups.values():
+        if len(group) > 1:
+            best, worst = (choose(group, key=lambda run: run.score) for choose in (max, min))
+            costs.append(Cost(best.configuration[name], best.score, worst.configuration[name], worst.score))
+    return max(costs, key=lambda cost: cost.difference, default=None)
+
+
+def _checked(score: float | None) -> float | None:
+    assert score is None or math.isfinite(score), f"a score is a finite number, or None for a failure: {score}"
+    return score
+
+
+def _key(configuration: dict) -> tuple:
+    return tuple(sorted(configuration.items(), key=lambda item: item[0]))
