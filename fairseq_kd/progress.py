@@ -16,8 +16,8 @@ def format_seconds(seconds: float) -> str:
 class Progress:
     """One line that is rewritten on a terminal, a line every ten seconds elsewhere."""
 
-    def __init__(self, label: str, total: int, unit: str, done: int = 0, stream=None):
-        """done: how much an earlier run had finished; the rate counts only what is new."""
+    def __init__(self, label: str, total: int | None, unit: str, done: int = 0, stream=None):
+        """total: None if it is not known. done: what an earlier run had finished; the rate counts only what is new."""
         self.label, self.total, self.unit, self.done = label, total, unit, done
         self.stream = stream or sys.stderr
         self._from, self._started = done, time.monotonic()
@@ -50,8 +50,11 @@ class Progress:
     def _show(self, elapsed: float, note: str) -> None:
         new = self.done - self._from
         rate = new / elapsed if elapsed > 0 else 0
-        left = format_seconds((self.total - self.done) / rate) if rate > 0 else "?"
-        line = f"{self.label}: {self.done:,}/{self.total:,} {self.unit}, {rate:.1f}/s, {left} left"
+        if self.total is None:
+            line = f"{self.label}: {self.done:,} {self.unit}, {rate:.1f}/s"
+        else:
+            left = format_seconds((self.total - self.done) / rate) if rate > 0 else "?"
+            line = f"{self.label}: {self.done:,}/{self.total:,} {self.unit}, {rate:.1f}/s, {left} left"
         line += f", {note}" if note else ""
         end = "" if self._on_terminal else "\n"
         start = "\r\033[K" if self._on_terminal else ""

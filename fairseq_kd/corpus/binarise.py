@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+TOKENS_AT_ONCE = 1 << 22
+
 
 def binarise(
     prefixes: dict, source_lang, target_lang, folder, *, joint: bool, dictionaries=None, workers: int = 1
@@ -55,6 +57,8 @@ def count_unknown(folder, subset: str, source_lang: str, target_lang: str) -> di
     for lang in (source_lang, target_lang):
         dictionary = Dictionary.load(str(Path(folder) / f"dict.{lang}.txt"))
         path = Path(folder) / f"{subset}.{source_lang}-{target_lang}.{lang}.bin"
-        tokens = np.memmap(path, dtype=best_fitting_int_dtype(len(dictionary)), mode="r")
-        counts[lang] = int(np.count_nonzero(tokens == dictionary.unk()))
+        dtype = best_fitting_int_dtype(len(dictionary))
+        tokens = np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
+        blocks = (tokens[start : start + TOKENS_AT_ONCE] for start in range(0, len(tokens), TOKENS_AT_ONCE))
+        counts[lang] = sum(int(np.count_nonzero(block == dictionary.unk())) for block in blocks)
     return counts

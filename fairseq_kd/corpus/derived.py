@@ -15,7 +15,7 @@ import torch
 from fairseq_kd.corpus.fingerprint import data_files
 from fairseq_kd.corpus.manifest import read_manifest, sha256_file
 
-INHERITED = ("source_lang", "target_lang", "subsets", "subword", "joint_dictionary")
+INHERITED = ("source_lang", "target_lang", "subsets", "subword", "joint_dictionary", "form")
 
 
 def link(source, destination) -> None:

@@ -1,6 +1,6 @@
 """How a corpus is cleaned, segmented and binarised."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 
 from fairseq_kd.corpus.subword import KINDS
 from fairseq_kd.corpus.text import CleaningRules
@@ -8,6 +8,8 @@ from fairseq_kd.errors import KDError
 
 DEFAULT_VOCAB_SIZE = 8000
 LIKE_DECIDES = ("subword", "vocab_size", "joint", "subword_model")
+FORMS = ("cased", "tokenised", "lower-cased")
+DEFAULT_SAMPLE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,10 @@ class PrepareOptions:
     like: str | None = None  # reuse subword model and dictionaries of this data-bin
     rules: CleaningRules = field(default_factory=CleaningRules)
     workers: int = 1
+    form: str = "cased"  # of the text: as it is, tokenised, or tokenised and lower-cased
+    sample: int = DEFAULT_SAMPLE  # pairs that subwords are learned from, evenly spaced
+    count_tokens: bool = False  # the lengths of `rules` are Moses tokens even if the text is not tokenised
+    valid_every: int | None = None  # every so many of the training pairs kept become the validation set
 
     def __post_init__(self):
         if self.subword not in KINDS:
@@ -29,6 +35,12 @@ class PrepareOptions:
             raise KDError(f"--vocab-size {self.vocab_size}: must be at least 1")
         if self.workers < 1:
             raise KDError(f"--workers {self.workers}: must be at least 1")
+        if self.form not in FORMS:
+            raise KDError(f"--form {self.form}: must be one of {', '.join(FORMS)}")
+        if self.sample < 1:
+            raise KDError(f"--subword-sample {self.sample}: must be at least 1")
+        if self.sample != DEFAULT_SAMPLE and (self.like or self.subword_model or self.subword == "none"):
+            raise KDError(f"--subword-sample {self.sample} has no effect: no subword model is trained")
         if self.subword_model and (self.subword == "none" or not self.joint):
             raise KDError("--subword-model reuses one joint model, so --subword none and --separate cannot go with it")
         if self.vocab_size != DEFAULT_VOCAB_SIZE and (self.subword_model or self.subword == "none"):
@@ -38,3 +50,16 @@ class PrepareOptions:
                 "--like takes subword model and dictionaries from another data-bin, so --subword, --vocab-size, "
                 "--separate and --subword-model would have no effect beside it"
             )
+
+    def as_dict(self) -> dict:
+        """What changes the result, for the manifest. The later options are left out at their defaults.
+
+        So the data-bins that were made before an option was there keep their manifests.
+        """
+        later = ("form", "sample", "count_tokens", "valid_every")
+        described = asdict(self)
+        del described["workers"]
+        for option in fields(self):
+            if option.name in later and described[option.name] == option.default:
+                del described[option.name]
+        return described

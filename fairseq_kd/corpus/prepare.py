@@ -7,11 +7,12 @@ The folder holds what fairseq-preprocess makes, and beside it
     manifest.json    inputs with hashes, options, counts, versions, and the sha256 of every other file
 """
 
-import tempfile
-from dataclasses import asdict
+import os
+import shutil
 from pathlib import Path
 
 from fairseq_kd.corpus.binarise import binarise, count_unknown
+from fairseq_kd.corpus.clean import write_clean_text
 from fairseq_kd.corpus.datasets import SubsetFiles
 from fairseq_kd.corpus.manifest import (
     MANIFEST_NAME,
@@ -25,51 +26,45 @@ from fairseq_kd.corpus.manifest import (
     write_json,
 )
 from fairseq_kd.corpus.subword import load_subword_model, obtain_subword_models
-from fairseq_kd.corpus.text import read_pairs, write_lines
+from fairseq_kd.corpus.text import read_lines, write_lines
 from fairseq_kd.errors import KDError
 from fairseq_kd.progress import Progress
 
 FORMAT = 1
 
 
-def prepare(name, files: dict[str, SubsetFiles], source_lang, target_lang, out, options, say=print, origin=None):
+def prepare(name, files, source_lang, target_lang, out, options, say=print, origin=None):
     """Make the data-bin `out` from the raw files of each subset and return its manifest.
 
-    files: subset ("train", "valid", "test", ...) -> SubsetFiles. say: called with a line of progress.
-    origin: how the raw text itself was made, for the manifest (generated corpora).
-    A finished `out` of the same inputs and options is checked and kept.
+    files: subset ("train", "valid", "test", ...) -> SubsetFiles; or a function that writes such files into a folder
+    that it is given and returns that mapping. It is called only if `out` is not finished, so `origin` must then
+    identify what it writes. say: called with a line of progress.
+    origin: how the raw text itself was made or where it comes from, for the manifest.
+    A finished `out` of the same inputs and options is checked and kept. Memory hardly depends on the size of the
+    corpus: text goes through line by line, and subwords are learned from `options.sample` pairs.
     Raises KDError for bad input; then nothing is left under `out`.
     """
     if source_lang == target_lang:
         raise KDError(f"source and target language are both {source_lang!r}")
-    out = Path(out)
-    request = _describe_request(name, files, source_lang, target_lang, options, origin)
+    out, languages = Path(out), (source_lang, target_lang)
+    request = _describe_request(name, {} if callable(files) else files, languages, options, origin)
     if (finished := _finished(out, request)) is not None:
         say(f"{out} is complete and unchanged")
         return finished
     with folder_in_progress(out) as folder:
-        pairs, reports = {}, {}
-        for subset, paths in files.items():
-            pairs[subset], report = read_pairs(
-                paths.source, paths.target, rules=options.rules, training=subset == "train"
-            )
-            reports[subset] = report.as_dict()
-            say(f"{subset} ({paths.stem}): {report.describe()}")
-        train = pairs.get("train", [])
-        subword = _subword_models(options, train, source_lang, target_lang, folder)
+        scratch = folder / "scratch"
+        scratch.mkdir()
+        if callable(files):
+            files = files(scratch)
+        prefixes, subsets = _clean(files, languages, options, scratch, say)
+        pairs = {subset: found["pairs"] for subset, found in subsets.items()}
+        subword = _subword_models(options, prefixes.get("train"), pairs.get("train", 0), languages, folder)
         say(f"subword model: {subword['kind']}")
-        joint = _segment_and_binarise(pairs, subword, source_lang, target_lang, folder, options)
-        _write_raw(pairs, source_lang, target_lang, folder)
-        subsets = {
-            subset: {
-                "corpus_name": files[subset].stem,
-                "pairs": len(pairs[subset]),
-                "unknown_tokens": count_unknown(folder, subset, source_lang, target_lang),
-                "cleaning": reports[subset],
-            }
-            for subset in pairs
-        }
+        joint = _segment_and_binarise(prefixes, pairs, subword["models"], languages, folder, options)
+        _move_raw(prefixes, languages, folder)
+        shutil.rmtree(scratch)
         for subset, found in subsets.items():
+            found["unknown_tokens"] = count_unknown(folder, subset, source_lang, target_lang)
             if any(found["unknown_tokens"].values()):
                 say(f"{subset}: tokens that are not in the dictionary: {found['unknown_tokens']}")
         manifest = {
@@ -78,6 +73,7 @@ def prepare(name, files: dict[str, SubsetFiles], source_lang, target_lang, out, 
             "request": request,
             "source_lang": source_lang,
             "target_lang": target_lang,
+            "form": options.form,
             "subsets": subsets,
             "subword": {"kind": subword["kind"], "files": subword["files"]},
             "joint_dictionary": joint,
@@ -89,9 +85,8 @@ def prepare(name, files: dict[str, SubsetFiles], source_lang, target_lang, out, 
     return manifest
 
 
-def _describe_request(name, files, source_lang, target_lang, options, origin) -> dict:
-    described = asdict(options)
-    del described["workers"]  # changes nothing in the result
+def _describe_request(name, files, languages, options, origin) -> dict:
+    described = options.as_dict()
     for key in ("subword_model", "like"):
         if described[key] is not None:
             path = Path(described[key]) / MANIFEST_NAME if key == "like" else Path(described[key])
@@ -100,7 +95,7 @@ def _describe_request(name, files, source_lang, target_lang, options, origin) ->
             described[key] = sha256_file(path)
     return {
         "name": name,
-        "languages": [source_lang, target_lang],
+        "languages": list(languages),
         "options": described,
         "origin": origin,
         "inputs": {
@@ -126,19 +121,45 @@ def _finished(out: Path, request: dict) -> dict | None:
     return manifest
 
 
-def _subword_models(options, train, source_lang, target_lang, folder) -> dict:
+def _clean(files: dict[str, SubsetFiles], languages, options, scratch: Path, say) -> tuple[dict, dict]:
+    """Write the clean text of each subset; return its prefix, and what the manifest says of it."""
+    prefixes, subsets = {}, {}
+    for subset, paths in files.items():
+        goals = {subset: scratch / f"clean.{subset}"}
+        if subset == "train" and options.valid_every is not None:
+            goals["valid"] = scratch / "clean.valid"
+        report, pairs = write_clean_text(
+            paths, languages, options, goals, f"reading {subset}", training=subset == "train"
+        )
+        say(f"{subset} ({paths.stem}): {report.describe()}")
+        for name, prefix in goals.items():
+            prefixes[name] = prefix
+            subsets[name] = {"corpus_name": paths.stem, "pairs": pairs[name], "cleaning": report.as_dict()}
+    return prefixes, subsets
+
+
+def _subword_models(options, train_prefix, train_pairs: int, languages, folder) -> dict:
     if options.like is not None:
-        models = load_subword_models(options.like, source_lang, target_lang)
+        models = load_subword_models(options.like, *languages)
         manifest = read_manifest(options.like)
+        if (form := manifest.get("form", "cased")) != options.form:
+            raise KDError(f"--like {options.like} is {form} text, --form is {options.form}: give --form {form}")
         for name in {n for n in manifest["subword"]["files"].values() if n}:
             (folder / "subword").mkdir(exist_ok=True)
             (folder / "subword" / name).write_bytes((Path(options.like) / "subword" / name).read_bytes())
         return {"kind": manifest["subword"]["kind"], "files": manifest["subword"]["files"], "models": models}
-    text = {source_lang: [s for s, _ in train], target_lang: [t for _, t in train]}
+    text = {lang: _sample(f"{train_prefix}.{lang}", train_pairs, options.sample) for lang in languages}
     models, names = obtain_subword_models(
         options.subword, text, options.vocab_size, options.joint, options.subword_model, folder / "subword"
     )
     return {"kind": options.subword, "files": names, "models": models}
+
+
+def _sample(path, lines: int, wanted: int):
+    """`wanted` of the lines, evenly spaced; all if there are no more."""
+    for number, line in enumerate(read_lines(path)):
+        if (number + 1) * wanted // lines > number * wanted // lines or wanted >= lines:
+            yield line
 
 
 def load_subword_models(data_bin, source_lang, target_lang) -> dict:
@@ -158,37 +179,26 @@ def load_subword_models(data_bin, source_lang, target_lang) -> dict:
     }
 
 
-def _segment_and_binarise(pairs, subword, source_lang, target_lang, folder, options) -> bool:
-    """Binarise through segmented text in a temporary folder; return whether the dictionary is joint."""
+def _segment_and_binarise(prefixes, pairs, models, languages, folder, options) -> bool:
+    """Binarise through segmented text; return whether the dictionary is joint."""
     joint, dictionaries = options.joint, None
     if options.like is not None:
         joint = read_manifest(options.like)["joint_dictionary"]
-        dictionaries = {lang: Path(options.like) / f"dict.{lang}.txt" for lang in (source_lang, target_lang)}
-    with tempfile.TemporaryDirectory(prefix="fairseq_kd-") as scratch:
-        prefixes = {}
-        for subset, subset_pairs in pairs.items():
-            prefixes[subset] = Path(scratch) / subset
-            progress = Progress(f"segmenting {subset}", 2 * len(subset_pairs), "lines")
-            for side, lang in enumerate((source_lang, target_lang)):
-                encode = subword["models"][lang].encode
-                lines = (encode(pair[side]) for pair in subset_pairs)
-                write_lines(f"{prefixes[subset]}.{lang}", progress.over(lines))
-            progress.finish()
-        binarise(
-            prefixes,
-            source_lang,
-            target_lang,
-            folder,
-            joint=joint,
-            dictionaries=dictionaries,
-            workers=options.workers,
-        )
+        dictionaries = {lang: Path(options.like) / f"dict.{lang}.txt" for lang in languages}
+    segmented = {subset: prefix.with_name(f"segmented.{subset}") for subset, prefix in prefixes.items()}
+    for subset, prefix in prefixes.items():
+        progress = Progress(f"segmenting {subset}", 2 * pairs[subset], "lines")
+        for lang in languages:
+            encode = models[lang].encode
+            write_lines(f"{segmented[subset]}.{lang}", map(encode, progress.over(read_lines(f"{prefix}.{lang}"))))
+        progress.finish()
+    binarise(segmented, *languages, folder, joint=joint, dictionaries=dictionaries, workers=options.workers)
     return joint
 
 
-def _write_raw(pairs, source_lang, target_lang, folder) -> None:
+def _move_raw(prefixes, languages, folder) -> None:
     (folder / "raw").mkdir()
-    for subset, subset_pairs in pairs.items():
-        if subset != "train":
-            write_lines(folder / "raw" / f"{subset}.{source_lang}", (source for source, _ in subset_pairs))
-            write_lines(folder / "raw" / f"{subset}.{target_lang}", (target for _, target in subset_pairs))
+    for subset, prefix in prefixes.items():
+        for lang in languages:
+            if subset != "train":
+                os.replace(f"{prefix}.{lang}", folder / "raw" / f"{subset}.{lang}")

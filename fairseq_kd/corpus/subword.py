@@ -84,7 +84,7 @@ class SubwordNMTModel:
         from subword_nmt.learn_bpe import learn_bpe
 
         with open(out, "w", encoding="utf-8") as codes, contextlib.redirect_stderr(io.StringIO()):
-            learn_bpe(io.StringIO("\n".join(lines) + "\n"), codes, vocab_size)
+            learn_bpe((line + "\n" for line in lines), codes, vocab_size)
 
     def encode(self, line: str) -> str:
         """Text to space-separated subwords; a subword that is continued ends in @@."""
@@ -123,7 +123,7 @@ def load_subword_model(kind: str, path=None):
 def obtain_subword_models(kind, train_text: dict, vocab_size, joint: bool, reuse, folder: Path):
     """Train or copy the subword models of a language pair into `folder`.
 
-    train_text: language -> list of lines. joint: one model for both languages.
+    train_text: language -> iterable of lines, read once. joint: one model for both languages.
     reuse: None, or the path of a model to copy instead of training (joint only).
     Returns (language -> model, language -> file name in `folder` or None).
     """

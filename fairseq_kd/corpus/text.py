@@ -100,38 +100,40 @@ class CleaningRules:
         if self.max_ratio < 1:
             raise KDError(f"--max-ratio {self.max_ratio}: must be at least 1")
 
+    def damage(self, source: str, target: str) -> str | None:
+        """Which kind of damage a pair has, by its field of CleaningReport, or None."""
+        if not source or not target:
+            return "empty"
+        n_source, n_target = source.count(" ") + 1, target.count(" ") + 1
+        if max(n_source, n_target) > self.max_words:
+            return "too_long"
+        if max(n_source, n_target) > self.max_ratio * min(n_source, n_target):
+            return "uneven_length"
+        return None
 
-def read_pairs(source_path, target_path, *, rules: CleaningRules, training: bool):
-    """Read two aligned files and return (pairs, report).
 
-    In a training set, pairs that are empty on a side, not UTF-8, longer than `rules.max_words` or of a length ratio
-    above `rules.max_ratio` are dropped and counted. An evaluation set must stay whole, or its scores would not be
-    comparable: empty and long pairs are kept and counted, and bad UTF-8 is an error.
+def read_pairs(source_path, target_path, report: CleaningReport, *, training: bool) -> Iterator[tuple[int, str, str]]:
+    """Read two aligned files in step; yield (line number from 1, source, target), with normalised spaces.
 
-    pairs: list of (source, target) strings with normalised spaces.
-    Raises KDError for unequal line counts, for bad UTF-8 in an evaluation set, and for a training set without pairs.
+    A pair that is not UTF-8 is dropped from a training set and counted in `report`. An evaluation set must stay whole,
+    or its scores would not be comparable: there it is an error. Memory is that of one line.
+    Raises KDError for unequal line counts, when the shorter file ends.
     """
-    report, pairs = CleaningReport(), []
     source_lines, target_lines = read_raw_lines(source_path), read_raw_lines(target_path)
     while True:
         source, target = next(source_lines, None), next(target_lines, None)
         if source is None or target is None:
             break
         report.read += 1
-        pair = _decode_pair(source, target)
-        if pair is None:
+        try:
+            yield report.read, normalise_spaces(source.decode("utf-8")), normalise_spaces(target.decode("utf-8"))
+        except UnicodeDecodeError as error:
             report.note("bad_utf8", report.read)
             if not training:
                 raise KDError(
                     f"line {report.read} of {source_path} or {target_path} is not UTF-8. An evaluation set must stay "
                     "whole, so the line cannot be dropped; convert the file to UTF-8 (iconv -t utf-8)"
-                )
-            continue
-        damage = _damage(*pair, rules)
-        if damage is not None:
-            report.note(damage, report.read)
-        if damage is None or not training:
-            pairs.append(pair)
+                ) from error
     if source is not None or target is not None:
         extra_source = int(source is not None) + sum(1 for _ in source_lines)
         extra_target = int(target is not None) + sum(1 for _ in target_lines)
@@ -140,28 +142,13 @@ def read_pairs(source_path, target_path, *, rules: CleaningRules, training: bool
             f"{report.read + extra_target}: they are not aligned line by line, so no pair after the first missing "
             "line can be trusted; get the aligned files again"
         )
-    report.kept = len(pairs)
-    if training and not pairs:
-        raise KDError(f"{source_path} and {target_path} leave no usable pair: {report.describe()}")
-    return pairs, report
 
 
-def _decode_pair(source: bytes, target: bytes):
-    try:
-        return normalise_spaces(source.decode("utf-8")), normalise_spaces(target.decode("utf-8"))
-    except UnicodeDecodeError:
-        return None
-
-
-def _damage(source: str, target: str, rules: CleaningRules) -> str | None:
-    if not source or not target:
-        return "empty"
-    n_source, n_target = source.count(" ") + 1, target.count(" ") + 1
-    if max(n_source, n_target) > rules.max_words:
-        return "too_long"
-    if max(n_source, n_target) > rules.max_ratio * min(n_source, n_target):
-        return "uneven_length"
-    return None
+def read_lines(path) -> Iterator[str]:
+    """The lines that `write_lines` wrote."""
+    with open(path, encoding="utf-8", newline="\n") as file:
+        for line in file:
+            yield line.removesuffix("\n")
 
 
 def write_lines(path, lines) -> None:

@@ -2,7 +2,10 @@ import gzip
 
 import pytest
 
-from fairseq_kd.corpus.text import CleaningRules, normalise_spaces, read_pairs
+from fairseq_kd.corpus.clean import write_clean_text
+from fairseq_kd.corpus.datasets import SubsetFiles
+from fairseq_kd.corpus.options import PrepareOptions
+from fairseq_kd.corpus.text import CleaningRules, normalise_spaces, read_lines
 from fairseq_kd.errors import KDError
 
 
@@ -12,8 +15,13 @@ def write(path, data):
 
 
 def read(tmp_path, source, target, training=True, **rules):
-    paths = write(tmp_path / "x.de", source), write(tmp_path / "x.en", target)
-    return read_pairs(*paths, rules=CleaningRules(**rules), training=training)
+    """(pairs kept, report)"""
+    files = SubsetFiles("x", write(tmp_path / "x.de", source), write(tmp_path / "x.en", target))
+    options = PrepareOptions(rules=CleaningRules(**rules))
+    goal = {"x": tmp_path / "clean"}
+    report, _ = write_clean_text(files, ("de", "en"), options, goal, "reading", training=training)
+    sides = [read_lines(tmp_path / f"clean.{lang}") for lang in ("de", "en")]
+    return list(zip(*sides, strict=True)), report
 
 
 def test_lines_end_at_newlines_only(tmp_path):

@@ -1,0 +1,82 @@
+"""From the raw files of one subset to the text that is segmented: its form (cased, tokenised, lower-cased), and cleaning."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+from fairseq_kd.corpus.options import PrepareOptions
+from fairseq_kd.corpus.parallel import map_lines
+from fairseq_kd.corpus.text import CleaningReport, read_pairs
+from fairseq_kd.corpus.tokenise import Tokenise
+from fairseq_kd.errors import KDError
+from fairseq_kd.progress import Progress
+
+PAIRS_AT_ONCE = 20_000
+
+
+def write_clean_text(
+    paths, languages: tuple[str, str], options: PrepareOptions, prefixes: dict[str, Path], label: str, *, training: bool
+) -> tuple[CleaningReport, dict[str, int]]:
+    """Write the pairs of `paths` (a SubsetFiles) as text, PREFIX.LANG; return the report and pairs a prefix.
+
+    prefixes: where each kept pair goes: {"train": prefix}, and {"valid": prefix} beside it when every
+    `options.valid_every`-th of the pairs kept is to be a validation pair.
+    In a training set, pairs that are empty on a side, not UTF-8, too long or too uneven in length are dropped and
+    counted. An evaluation set must stay whole: there they are counted and kept, and bad UTF-8 is an error.
+    Memory does not depend on the length of the files.
+    Raises KDError for bad files and for a training set without pairs.
+    """
+    report, written = CleaningReport(), dict.fromkeys(prefixes, 0)
+    main, *rest = prefixes
+    pairs = read_pairs(paths.source, paths.target, report, training=training)
+    progress = Progress(label, None, "pairs")
+    with ExitStack() as stack:
+        files = {
+            name: [stack.enter_context(open(f"{prefix}.{lang}", "wb")) for lang in languages]
+            for name, prefix in prefixes.items()
+        }
+        for number, source, target, counted in progress.over(_in_form(pairs, languages, options)):
+            damage = options.rules.damage(*counted)
+            if damage is not None:
+                report.note(damage, number)
+                if training:
+                    continue
+            report.kept += 1
+            name = rest[0] if rest and report.kept % options.valid_every == 0 else main
+            written[name] += 1
+            for file, line in zip(files[name], (source, target), strict=True):
+                file.write(line.encode("utf-8") + b"\n")
+    progress.finish()
+    if training and not written[main]:
+        raise KDError(f"{paths.source} and {paths.target} leave no usable pair: {report.describe()}")
+    return report, written
+
+
+def _in_form(pairs: Iterable, languages, options: PrepareOptions) -> Iterator[tuple]:
+    """(number, source, target) -> (number, source, target as written, (source, target as counted for cleaning))."""
+    if options.form == "cased" and not options.count_tokens:
+        for number, source, target in pairs:
+            yield number, source, target, (source, target)
+        return
+    with ExitStack() as stack:
+        tokenisers = [
+            stack.enter_context(map_lines(Tokenise(lang, options.form == "lower-cased"), options.workers))
+            for lang in languages
+        ]
+        for block in _blocks(pairs):
+            numbers, *sides = zip(*block, strict=True)
+            tokenised = [tokenise(list(side)) for tokenise, side in zip(tokenisers, sides, strict=True)]
+            as_written = sides if options.form == "cased" else tokenised
+            for number, source, target, *counted in zip(numbers, *as_written, *tokenised, strict=True):
+                yield number, source, target, counted
+
+
+def _blocks(items: Iterable) -> Iterator[list]:
+    block = []
+    for item in items:
+        block.append(item)
+        if len(block) == PAIRS_AT_ONCE:
+            yield block
+            block = []
+    if block:
+        yield block
