@@ -8,7 +8,8 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).resolve().parent
 VERSION = re.search(r'^__version__ = "([^"]+)"', (ROOT / "fairseq_kd" / "version.py").read_text(), re.M).group(1)
 
-TEST = ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6", "tensorboardX>=2.6", "setuptools>=69"]
+MOSES = ["sacremoses>=0.1"]
+TEST = [*MOSES, "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6", "tensorboardX>=2.6", "setuptools>=69"]
 
 setup(
     name="fairseq_kd",
@@ -38,9 +39,11 @@ setup(
         "fast": ["ctranslate2>=4.5"],
         # fairseq_kd.study.optuna_search
         "search": ["optuna>=4"],
+        # fairseq-kd prepare --form tokenised, lower-cased
+        "moses": MOSES,
         # for what is being built next: studies
         "study": ["snakemake>=8", "optuna>=4"],
-        "report": ["matplotlib>=3.8", "jinja2>=3.1", "tensorboardX>=2.6", "sacremoses>=0.1"],
+        "report": ["matplotlib>=3.8", "jinja2>=3.1", "tensorboardX>=2.6"],
     },
     entry_points={"console_scripts": ["fairseq-kd = fairseq_kd.cli.main:main"]},
     classifiers=[

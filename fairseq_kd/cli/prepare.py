@@ -1,22 +1,21 @@
 """`fairseq-kd prepare`: raw text -> data-bin."""
 
 import sys
-import tempfile
 
-from fairseq_kd.corpus import datasets, synthetic
-from fairseq_kd.corpus.options import DEFAULT_VOCAB_SIZE, PrepareOptions
-from fairseq_kd.corpus.prepare import prepare
+from fairseq_kd.corpus import synthetic
+from fairseq_kd.corpus.corpora import CORPORA, NAMES, prepare_by_name, usual_options
+from fairseq_kd.corpus.options import DEFAULT_SAMPLE, DEFAULT_VOCAB_SIZE, FORMS
 from fairseq_kd.corpus.text import CleaningRules
 from fairseq_kd.errors import KDError
 
 
 def add_arguments(parser) -> None:
-    """Declare the options."""
-    parser.add_argument("name", choices=datasets.NAMES, help="multi30k, synthetic, or text for your own files")
+    """Declare the options. Where a corpus has its own default, the option is None until then."""
+    parser.add_argument("name", choices=NAMES, help="a corpus by its name; text for your own files")
     parser.add_argument("--out", required=True, help="folder to make, e.g. data-bin/multi30k.de-en")
     parser.add_argument("--source-lang", "-s", help="language of the source; files end in it (train.de)")
     parser.add_argument("--target-lang", "-t", help="language of the target")
-    parser.add_argument("--raw", help="folder of the raw files, plain or .gz; multi30k is downloaded without it")
+    parser.add_argument("--raw", help="folder of the raw files or archives; named corpora are downloaded without it")
     text = parser.add_argument_group("text")
     text.add_argument("--train", metavar="STEM", help="stem of the training files in --raw (default: train)")
     text.add_argument("--valid", metavar="STEM", help="stem of the validation files (default: valid, val or dev)")
@@ -24,51 +23,33 @@ def add_arguments(parser) -> None:
     made = parser.add_argument_group("synthetic")
     made.add_argument("--pairs", type=int, help=f"training pairs to make (default {synthetic.DEFAULT_PAIRS})")
     made.add_argument("--seed", type=int, help="seed of the corpus (default 1)")
-    cleaning = CleaningRules()
-    clean = parser.add_argument_group("cleaning of the training set")
-    clean.add_argument("--max-words", type=int, default=cleaning.max_words, help="longest side (%(default)s)")
-    clean.add_argument(
-        "--max-ratio", type=float, default=cleaning.max_ratio, help="longer side / shorter side (%(default)s)"
-    )
-    group = parser.add_argument_group("subwords and dictionary")
-    group.add_argument("--subword", default="sentencepiece", help="sentencepiece (default), subword-nmt or none")
-    group.add_argument("--vocab-size", type=int, default=DEFAULT_VOCAB_SIZE, help="subwords (default %(default)s)")
+    cleaning, of_corpus = CleaningRules(), "if the corpus has no default of its own"
+    clean = parser.add_argument_group(f"text and cleaning of the training set (defaults {of_corpus})")
+    clean.add_argument("--form", choices=FORMS, help="cased (default): as it is; tokenised by Moses' rules")
+    clean.add_argument("--max-words", type=int, help=f"longest side ({cleaning.max_words})")
+    clean.add_argument("--max-ratio", type=float, help=f"longer side / shorter side ({cleaning.max_ratio})")
+    group = parser.add_argument_group(f"subwords and dictionary (defaults {of_corpus})")
+    group.add_argument("--subword", help="sentencepiece (default), subword-nmt or none")
+    group.add_argument("--vocab-size", type=int, help=f"subwords ({DEFAULT_VOCAB_SIZE})")
     group.add_argument("--separate", action="store_true", help="a subword model and dictionary a language")
     group.add_argument("--subword-model", metavar="FILE", help="reuse this model instead of training one")
+    group.add_argument("--subword-sample", type=int, metavar="PAIRS", help=f"pairs to learn from ({DEFAULT_SAMPLE:,})")
     group.add_argument("--like", metavar="DATA_BIN", help="reuse subword model and dictionaries of a data-bin")
-    parser.add_argument("--workers", type=int, default=1, help="processes that binarise (default %(default)s)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that tokenise and binarise (%(default)s)")
 
 
 def run(args) -> None:
     """Make the data-bin."""
-    options = PrepareOptions(
-        subword=args.subword,
-        vocab_size=args.vocab_size,
-        joint=not args.separate,
-        subword_model=args.subword_model,
-        like=args.like,
-        rules=CleaningRules(max_words=args.max_words, max_ratio=args.max_ratio),
-        workers=args.workers,
-    )
+    given = {
+        name: getattr(args, name) for name in ("form", "subword", "vocab_size", "subword_model", "like", "workers")
+    }
+    given |= {"sample": args.subword_sample, "max_words": args.max_words, "max_ratio": args.max_ratio}
+    given["joint"] = False if args.separate else None
+    options = usual_options(args.name, {name: value for name, value in given.items() if value is not None})
     _refuse_options_of_other_corpora(args)
-    if args.name == "synthetic":
-        source_lang, target_lang = args.source_lang or synthetic.SOURCE, args.target_lang or synthetic.TARGET
-        given = {name: getattr(args, name) for name in ("pairs", "seed") if getattr(args, name) is not None}
-        spec = synthetic.CorpusSpec(**given)
-        with tempfile.TemporaryDirectory(prefix="fairseq_kd-") as raw:
-            files = synthetic.write_corpus(spec, raw, source_lang, target_lang)
-            prepare("synthetic", files, source_lang, target_lang, args.out, options, say, origin=spec.as_dict())
-        return
-    if not args.source_lang or not args.target_lang:
-        raise KDError(f"prepare {args.name} needs --source-lang and --target-lang")
-    if args.name == "multi30k":
-        files = datasets.multi30k_files(args.source_lang, args.target_lang, args.raw)
-    else:
-        if args.raw is None:
-            raise KDError("prepare text needs --raw FOLDER, the folder with your files")
-        stems = _stems(args)
-        files = datasets.text_files(args.raw, args.source_lang, args.target_lang, stems)
-    prepare(args.name, files, args.source_lang, args.target_lang, args.out, options, say)
+    spec = {name: getattr(args, name) for name in ("pairs", "seed") if getattr(args, name) is not None}
+    languages = args.source_lang, args.target_lang
+    prepare_by_name(args.name, *languages, args.out, options, args.raw, say, stems=_stems(args), spec=spec)
 
 
 def say(line: str) -> None:
@@ -86,7 +67,7 @@ def _stems(args) -> dict | None:
 
 def _refuse_options_of_other_corpora(args) -> None:
     owners = {
-        "raw": ("multi30k", "text"),
+        "raw": (*CORPORA, "multi30k", "text"),
         "train": ("text",),
         "valid": ("text",),
         "test": ("text",),

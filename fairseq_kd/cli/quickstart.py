@@ -3,17 +3,18 @@
 from pathlib import Path
 
 from fairseq_kd.errors import KDError
-from fairseq_kd.quickstart.recipe import available_recipes, load_recipe
+from fairseq_kd.quickstart.recipe import available_recipes, find_recipe, load_recipe
 from fairseq_kd.quickstart.run import run_quickstart
 from fairseq_kd.quickstart.table import format_table
-from fairseq_kd.resources import config_folder
 
 
 def add_arguments(parser) -> None:
     """Declare the options."""
     parser.add_argument("--data", choices=available_recipes(), help="(default synthetic)")
     parser.add_argument("--recipe", metavar="FILE", help="your own recipe, like configs/quickstart/*.yaml")
-    parser.add_argument("--raw", metavar="DIR", help="folder with the raw files; multi30k is downloaded without it")
+    parser.add_argument(
+        "--raw", metavar="DIR", help="folder with the raw files; named corpora are downloaded without it"
+    )
     parser.add_argument("--seeds", type=int, default=1, help="students of each kind (default %(default)s)")
     parser.add_argument("--data-bin", metavar="DIR", help="data-bin to make (default data-bin/quickstart-NAME)")
     parser.add_argument("--out", metavar="DIR", help="folder of the runs (default runs/quickstart-NAME)")
@@ -27,7 +28,7 @@ def run(args) -> None:
     if args.data is not None and args.recipe is not None:
         raise KDError("--data names a recipe that comes with fairseq_kd and --recipe one of yours: give one of them")
     data = args.data or "synthetic"
-    recipe = load_recipe(args.recipe or config_folder() / "quickstart" / f"{data}.yaml")
+    recipe = load_recipe(args.recipe or find_recipe(data))
     name = recipe.corpus["name"]
     if args.raw is not None and name == "synthetic":
         raise KDError("--raw has no effect with the synthetic corpus: it is generated")

@@ -1,4 +1,4 @@
-"""From the raw files of one subset to the text that is segmented: its form (cased, tokenised, lower-cased), and cleaning."""
+"""From the raw files of one subset to the text that is segmented: its form, and the cleaning of a training set."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack

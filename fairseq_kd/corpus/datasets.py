@@ -9,8 +9,6 @@ from fairseq_kd.corpus.manifest import sha256_file
 from fairseq_kd.corpus.text import find_text
 from fairseq_kd.errors import KDError
 
-NAMES = ("multi30k", "synthetic", "text")
-
 MULTI30K_URL = "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw"
 MULTI30K_LANGUAGES = ("cs", "de", "en", "fr")
 # sha256 of the compressed files, computed from the files themselves

@@ -11,12 +11,13 @@ _function = None
 def map_lines(function: Callable[[str], str], workers: int) -> Iterator[Callable[[list[str]], list[str]]]:
     """Yield a function from lines to lines that applies `function` to each, in `workers` processes if more than one.
 
-    `function` must be picklable. What it returns must depend on its line alone.
+    What `function` returns must depend on its line alone. Processes are forked, as those of fairseq-preprocess are:
+    started anew, each would first import torch and fairseq.
     """
     if workers == 1:
         yield lambda lines: [function(line) for line in lines]
         return
-    with multiprocessing.get_context("spawn").Pool(workers, _initialise, (function,)) as pool:
+    with multiprocessing.get_context("fork").Pool(workers, _initialise, (function,)) as pool:
         yield lambda lines: pool.map(_apply, lines, chunksize=max(1, len(lines) // (4 * workers)))
 
 

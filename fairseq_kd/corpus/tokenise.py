@@ -4,7 +4,7 @@ from fairseq_kd.errors import KDError
 
 
 class Tokenise:
-    """A function from a line to its tokens between spaces, with Moses' escapes (&apos; and so on). Picklable."""
+    """A function from a line to its tokens between spaces, with Moses' escapes (&apos; and so on)."""
 
     def __init__(self, lang: str, lower: bool):
         """lang: two-letter code; a language that Moses has no rules for is tokenised as English is.
@@ -20,5 +20,6 @@ class Tokenise:
         self._tokenizer, self._lower = MosesTokenizer(lang), lower
 
     def __call__(self, line: str) -> str:
+        """The tokens of one line."""
         tokens = self._tokenizer.tokenize(line, return_str=True)
         return tokens.lower() if self._lower else tokens

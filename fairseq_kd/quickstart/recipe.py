@@ -35,7 +35,16 @@ class Recipe:
 
 def available_recipes() -> list[str]:
     """The names that `--data` takes."""
-    return sorted(path.stem for path in (config_folder() / "quickstart").glob("*.yaml"))
+    return sorted(path.stem for path in _recipes())
+
+
+def find_recipe(name: str) -> Path:
+    """The file of one of `available_recipes`."""
+    return next(path for path in _recipes() if path.stem == name)
+
+
+def _recipes() -> list[Path]:
+    return [path for folder in ("quickstart", "datasets") for path in (config_folder() / folder).glob("*.yaml")]
 
 
 def load_recipe(path) -> Recipe:
@@ -47,7 +56,7 @@ def load_recipe(path) -> Recipe:
         raise KDError(f"recipe {path} cannot be read: {error}") from error
     sections = tuple(Recipe.__dataclass_fields__)
     _check_keys(path, "the recipe", content, sections, required=sections[:-1])
-    _check_keys(path, "corpus", content["corpus"], CORPUS_KEYS, required=CORPUS_KEYS)
+    _check_keys(path, "corpus", content["corpus"], (*CORPUS_KEYS, "form"), required=CORPUS_KEYS)
     _check_keys(path, "decoding", content.get("decoding", {}), DECODING_KEYS)
     _check_keys(path, "kd", content["kd"], KD_KEYS)
     for section in ("common", "teacher", "student"):

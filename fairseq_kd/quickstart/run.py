@@ -2,13 +2,10 @@
 
 import json
 import sys
-import tempfile
 from pathlib import Path
 
-from fairseq_kd.corpus import datasets, synthetic
+from fairseq_kd.corpus.corpora import prepare_by_name, usual_options
 from fairseq_kd.corpus.manifest import MANIFEST_NAME, sha256_file, write_json
-from fairseq_kd.corpus.options import PrepareOptions
-from fairseq_kd.corpus.prepare import prepare
 from fairseq_kd.evaluation.evaluate import evaluate
 from fairseq_kd.evaluation.translate import TranslateOptions
 from fairseq_kd.quickstart.recipe import Recipe, to_arguments
@@ -55,19 +52,9 @@ class _Stages:
 
 
 def _prepare(corpus: dict, data_bin: Path, raw) -> None:
-    source_lang, target_lang = corpus["source_lang"], corpus["target_lang"]
-    options = PrepareOptions(vocab_size=corpus["vocab_size"])
-    with tempfile.TemporaryDirectory(prefix="fairseq_kd-") as made:
-        origin = None
-        if corpus["name"] == "synthetic":
-            spec = synthetic.CorpusSpec()
-            origin = spec.as_dict()
-            files = synthetic.write_corpus(spec, made, source_lang, target_lang)
-        elif corpus["name"] == "multi30k":
-            files = datasets.multi30k_files(source_lang, target_lang, raw)
-        else:
-            files = datasets.text_files(raw, source_lang, target_lang)
-        prepare(corpus["name"], files, source_lang, target_lang, data_bin, options, _say, origin=origin)
+    given = {name: corpus[name] for name in ("vocab_size", "form") if name in corpus}
+    options = usual_options(corpus["name"], given)
+    prepare_by_name(corpus["name"], corpus["source_lang"], corpus["target_lang"], data_bin, options, raw, _say)
 
 
 def _say(line: str) -> None:

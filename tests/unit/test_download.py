@@ -1,0 +1,132 @@
+import http.server
+import threading
+
+import pytest
+from corpora_helpers import IWSLT17_SETS, iwslt_members, tar
+
+from fairseq_kd.cli.main import main
+from fairseq_kd.corpus import campaign, corpora, download
+from fairseq_kd.corpus.download import download as fetch
+from fairseq_kd.errors import KDError
+
+
+class RangeServer(http.server.BaseHTTPRequestHandler):
+    """Serves `files` (path -> bytes) with Range and If-Range; `cut` ends an answer after so many bytes."""
+
+    files, cut, requests, tag = {}, None, [], '"v1"'
+
+    def do_GET(self):
+        content = self.files.get(self.path)
+        if content is None:
+            self.send_error(404)
+            return
+        wanted = self.headers.get("Range")
+        self.requests.append((self.path, wanted))
+        start = 0
+        if wanted is not None and self.headers.get("If-Range") == self.tag:
+            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+        if start and start >= len(content):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(content)}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(content) - start))
+        self.send_header("ETag", self.tag)
+        self.end_headers()
+        self.wfile.write(content[start:] if self.cut is None else content[start : start + self.cut])
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """(handler class, base address)"""
+    monkeypatch.setenv("FAIRSEQ_KD_CACHE", str(tmp_path / "cache"))
+    handler = type("Handler", (RangeServer,), {"files": {}, "requests": []})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield handler, f"http://127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()
+
+
+def test_an_interrupted_download_continues_where_it_ended(server, tmp_path):
+    handler, address = server
+    content = bytes(range(256)) * 20
+    handler.files["/x"], handler.cut = content, 1000
+    for done in (1000, 2000):
+        with pytest.raises(KDError, match=f"after {done:,} of 5,120 bytes"):
+            fetch(f"{address}/x", tmp_path / "x")
+    handler.cut = None
+    part = fetch(f"{address}/x", tmp_path / "x")
+    assert part.read_bytes() == content
+    assert [wanted for _, wanted in handler.requests] == [None, "bytes=1000-", "bytes=2000-"]
+    assert not (tmp_path / "x").exists() and [path.name for path in tmp_path.iterdir()] == [part.name]
+
+
+def test_what_was_fetched_of_another_version_is_not_used(server, tmp_path):
+    handler, address = server
+    handler.files["/x"], handler.cut = b"a" * 100, 60
+    with pytest.raises(KDError):
+        fetch(f"{address}/x", tmp_path / "x")
+    handler.files["/x"], handler.cut, handler.tag = b"b" * 100, None, '"v2"'
+    assert fetch(f"{address}/x", tmp_path / "x").read_bytes() == b"b" * 100
+
+
+def test_a_download_killed_before_its_last_step_is_whole(server, tmp_path):
+    handler, address = server
+    handler.files["/x"] = b"a" * 100
+    part = fetch(f"{address}/x", tmp_path / "x")
+    part.with_name(f"{part.name}.json").write_text(f'{{"url": "{address}/x", "version": "\\"v1\\""}}')
+    assert fetch(f"{address}/x", tmp_path / "x").read_bytes() == b"a" * 100
+    assert handler.requests[-1] == ("/x", "bytes=100-")
+
+
+@pytest.fixture
+def iwslt17(server, monkeypatch):
+    """The corpus with its addresses on the local server: the first gives a page, the second the archive."""
+    handler, address = server
+    handler.files["/page/en-fr.tgz"] = b"<html>moved</html>"
+    handler.files["/en-fr.tgz"] = tar(iwslt_members("en-fr", IWSLT17_SETS, 60))
+    official = corpora.CORPORA["iwslt17.en-fr"]
+    archive = campaign.Archive("en-fr", (f"{address}/page/en-fr.tgz", f"{address}/en-fr.tgz"))
+    subsets = {
+        subset: tuple(campaign.Part(archive, part.path, part.read) for part in parts)
+        for subset, parts in official.subsets.items()
+    }
+    local = campaign.Corpus(official.name, official.languages, subsets, official.usual)
+    monkeypatch.setitem(corpora.CORPORA, official.name, local)
+    return handler
+
+
+def prepare(out):
+    return main(["prepare", "iwslt17.en-fr", "--out", str(out), "--vocab-size", "70"])
+
+
+def test_an_archive_is_downloaded_once_and_its_hash_recorded(iwslt17, tmp_path, capsys):
+    assert prepare(tmp_path / "a") == 0
+    archive = tmp_path / "cache" / "iwslt17.en-fr" / "en-fr.tgz"
+    digest, name = archive.with_name("en-fr.tgz.sha256").read_text().split()
+    assert name == "en-fr.tgz" and len(digest) == 64
+    assert sorted(path.name for path in archive.parent.iterdir()) == ["en-fr.tgz", "en-fr.tgz.sha256"]
+    count = len(iwslt17.requests)
+    assert prepare(tmp_path / "b") == 0 and len(iwslt17.requests) == count
+    assert (tmp_path / "a" / "manifest.json").read_bytes() == (tmp_path / "b" / "manifest.json").read_bytes()
+    archive.write_bytes(archive.read_bytes() + b"more")
+    capsys.readouterr()
+    assert prepare(tmp_path / "c") == 2
+    assert "not the archive that was used first" in capsys.readouterr().err
+
+
+def test_when_every_address_fails_each_is_named(iwslt17, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(download, "TIMEOUT_SECONDS", 2)
+    del iwslt17.files["/en-fr.tgz"]
+    assert prepare(tmp_path / "a") == 2
+    error = capsys.readouterr().err
+    assert "gave no archive" in error and "404" in error and "--raw" in error
+    assert not (tmp_path / "a").exists()
+    assert list((tmp_path / "cache" / "iwslt17.en-fr").iterdir()) == []
