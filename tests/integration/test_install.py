@@ -30,4 +30,6 @@ def test_an_installed_package_works_as_user_dir_and_brings_its_configs(tmp_path,
     assert result.returncode == 0, result.stderr[-2000:]
     code = "import fairseq_kd.quickstart.recipe as r; print(r.__file__, r.available_recipes())"
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert str(target) in result.stdout and "['multi30k', 'synthetic']" in result.stdout, result.stderr
+    assert str(target) in result.stdout and "'wmt14.en-fr'" in result.stdout and "'synthetic'" in result.stdout, (
+        result.stderr
+    )

@@ -1,16 +1,25 @@
+import argparse
 import gzip
 import hashlib
 import http.server
 import json
+import os
+import subprocess
 import threading
 from functools import partial
 
 import pytest
+from conftest import ROOT
 
 from fairseq_kd.cli.main import main
+from fairseq_kd.cli.prepare import add_arguments
 from fairseq_kd.corpus import datasets, download
+from fairseq_kd.corpus.clean import write_clean_text
 from fairseq_kd.corpus.manifest import check_files, exclusive, folder_in_progress, read_manifest
+from fairseq_kd.corpus.options import PrepareOptions
+from fairseq_kd.corpus.prepare import _sample
 from fairseq_kd.corpus.subword import SentencePieceModel, SubwordNMTModel
+from fairseq_kd.corpus.text import write_lines
 from fairseq_kd.errors import KDError
 
 
@@ -89,11 +98,66 @@ def test_like_reuses_subwords_and_dictionaries(raw, tmp_path):
     assert prepare_text(raw, tmp_path / "c", "--like", tmp_path / "a", vocab_size=()) == 2
 
 
+def test_like_must_be_text_of_the_same_form(raw, tmp_path, capsys):
+    assert prepare_text(raw, tmp_path / "a") == 0
+    assert prepare_text(raw, tmp_path / "b", "--like", tmp_path / "a", "--form", "lower-cased", vocab_size=()) == 2
+    assert "is cased text, --form is lower-cased" in capsys.readouterr().err
+
+
 def test_a_subword_model_is_reused(raw, tmp_path):
     assert prepare_text(raw, tmp_path / "a") == 0
     model = tmp_path / "a" / "subword" / "joint.spm"
     assert prepare_text(raw, tmp_path / "b", "--subword-model", model, vocab_size=()) == 0
     assert (tmp_path / "b" / "subword" / "joint.spm").read_bytes() == model.read_bytes()
+
+
+def test_subwords_are_learned_from_evenly_spaced_pairs(raw, tmp_path):
+    lines = [str(number) for number in range(10)]
+    write_lines(tmp_path / "x", lines)
+    assert list(_sample(tmp_path / "x", 10, 3)) == ["3", "6", "9"]
+    assert list(_sample(tmp_path / "x", 10, 10)) == list(_sample(tmp_path / "x", 10, 99)) == lines
+    assert prepare_text(raw, tmp_path / "all") == 0
+    assert prepare_text(raw, tmp_path / "some", "--subword-sample", "20") == 0
+    models = [(tmp_path / name / "subword" / "joint.spm").read_bytes() for name in ("all", "some")]
+    assert models[0] != models[1]
+    assert read_manifest(tmp_path / "some")["request"]["options"]["sample"] == 20
+    assert len(dataset(tmp_path / "some", "train", "de")) == 60
+
+
+def test_memory_does_not_grow_with_the_corpus(tmp_path):
+    """Reading, cleaning and writing 20,000 pairs takes no more than 2,000 do."""
+    import tracemalloc
+
+    peaks = []
+    for count in (2_000, 20_000):
+        paths = [tmp_path / f"{count}.{lang}" for lang in ("de", "en")]
+        for path in paths:
+            path.write_text("ein satz mit einigen worten\n" * count)
+        tracemalloc.start()
+        files = datasets.SubsetFiles("x", *paths)
+        write_clean_text(files, ("de", "en"), PrepareOptions(), {"x": tmp_path / "clean"}, "reading", training=True)
+        assert sum(1 for _ in _sample(tmp_path / "clean.de", count, count // 2)) == count // 2
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0], peaks
+
+
+@pytest.mark.parametrize("name", ["iwslt14", "iwslt17", "wmt14", "multi30k"])
+def test_scripts_call_prepare(name, tmp_path):
+    """With a fairseq-kd that prints its arguments: they are those of the command line."""
+    command = tmp_path / "fairseq-kd"
+    command.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    command.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    script = ROOT / "scripts" / f"prepare_{name}.sh"
+    for extra, out in ((["my out", "--raw", "my raw"], "my out"), ([], f"data-bin/{name}.")):
+        printed = subprocess.run([script, *extra], env=environment, capture_output=True, text=True, check=True).stdout
+        command, *arguments = printed.splitlines()
+        args = parser.parse_args(arguments)
+        assert command == "prepare" and args.name.startswith(name) and args.out.startswith(out)
+        assert args.raw == ("my raw" if extra else None)
 
 
 def break_alignment(raw):
@@ -111,6 +175,8 @@ def break_alignment(raw):
         (None, ("--subword", "words"), "--subword words"),
         (None, ("--vocab-size", "100000"), "cannot train 100000 pieces"),
         (None, ("--max-words", "0"), "--max-words 0"),
+        (None, ("--subword-sample", "0"), "--subword-sample 0"),
+        (None, ("--subword", "none", "--subword-sample", "9"), "--subword-sample 9 has no effect"),
         (None, ("--train", "train"), "give all of --train, --valid and --test"),
         (None, ("--seed", "3"), "--seed has no effect with text"),
         (None, ("--subword-model", "nothing.spm", "--vocab-size", "8000"), "nothing.spm is not there"),

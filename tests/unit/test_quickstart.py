@@ -1,20 +1,22 @@
 import pytest
 import yaml
 from conftest import ROOT
+from fairseq import options
 
 from fairseq_kd.cli.main import main
+from fairseq_kd.corpus.corpora import CORPORA, usual_options
 from fairseq_kd.errors import KDError
 from fairseq_kd.models.ladder import RUNGS, dimensions
 from fairseq_kd.progress import Progress, format_seconds
-from fairseq_kd.quickstart.recipe import available_recipes, load_recipe, to_arguments
-from fairseq_kd.quickstart.run import DISTILLED, PLAIN, TEACHER
+from fairseq_kd.quickstart.recipe import available_recipes, find_recipe, load_recipe, to_arguments
+from fairseq_kd.quickstart.run import DISTILLED, PLAIN, TEACHER, _training_options
 from fairseq_kd.quickstart.table import format_table
 from fairseq_kd.quickstart.train import restore_last_checkpoint
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
 def test_every_yaml_of_configs_is_read_by_what_uses_it(path):
-    if path.parent.name == "quickstart":
+    if path.parent.name in ("quickstart", "datasets"):
         recipe = load_recipe(path)
         assert recipe.teacher["encoder-embed-dim"] > recipe.student["encoder-embed-dim"]
     elif path.parent.name == "students":
@@ -27,7 +29,28 @@ def test_every_yaml_of_configs_is_read_by_what_uses_it(path):
 
 
 def test_recipes_are_found_by_name():
-    assert available_recipes() == ["multi30k", "synthetic"]
+    assert available_recipes() == sorted([*CORPORA, "multi30k", "synthetic"])
+    assert all(find_recipe(name).stem == load_recipe(find_recipe(name)).corpus["name"] for name in available_recipes())
+
+
+@pytest.mark.parametrize("name", sorted(CORPORA))
+@pytest.mark.parametrize("model", [TEACHER, PLAIN, DISTILLED])
+def test_recipes_of_corpora_are_understood_by_fairseq(name, model, tmp_path):
+    """Every option reaches the configuration as it stands in the recipe."""
+    recipe = load_recipe(find_recipe(name))
+    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "teacher.pt").write_bytes(b"")
+    arguments, _ = _training_options(recipe, model, tmp_path, str(tmp_path / "teacher.pt"), 1, cpu=True)
+    parsed = vars(options.parse_args_and_arch(options.get_training_parser(), arguments))
+    section = recipe.teacher if model == TEACHER else recipe.student
+    for option, value in (recipe.common | section | (recipe.kd if model == DISTILLED else {})).items():
+        found = parsed[option.replace("-", "_")]
+        assert found == ([value] if isinstance(found, list) else value), option
+    # teacher and student are named by architectures of fairseq, whose sizes the recipe repeats or changes
+    assert parsed["decoder_embed_dim"] == parsed["encoder_embed_dim"]
+    corpus = recipe.corpus
+    usual = usual_options(name, {key: corpus[key] for key in ("vocab_size", "form") if key in corpus})
+    assert usual == usual_options(name, {}), "the corpus is prepared as `fairseq-kd prepare` does it"
 
 
 @pytest.mark.parametrize(
