@@ -2,7 +2,7 @@
 
 From there are the addresses, the members, the split and the cleaning of 2014 and 2017. Entities in the evaluation sets
 are decoded. The script for 2014 does not do that: seven lines of its tokenised test set, five of them English, hold
-"&amp; amp ;" where "&amp;" was meant.
+"&amp; amp ;" where "&amp;" was meant. Not yet run against the real archives.
 """
 
 from functools import partial

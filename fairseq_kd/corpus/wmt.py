@@ -2,7 +2,7 @@
 
 Of the two choices there, these are the data of WMT14 alone (`--icml17`: news commentary 9). Validation is
 newstest2013, as in Vaswani et al. 2017, where fairseq's script takes every 100th training pair. Lengths are counted in
-words between spaces, where that script counts subwords.
+words between spaces, where that script counts subwords. Not yet run against the real archives.
 """
 
 from fairseq_kd.corpus.campaign import Archive, Corpus, Part
@@ -14,7 +14,8 @@ _CRAWL = Archive("training-parallel-commoncrawl", ("http://statmt.org/wmt13/trai
 _UN = Archive("training-parallel-un", ("http://statmt.org/wmt13/training-parallel-un.tgz",))
 _NEWS = Archive("training-parallel-nc-v9", ("http://statmt.org/wmt14/training-parallel-nc-v9.tgz",))
 _GIGA = Archive("training-giga-fren", ("http://statmt.org/wmt10/training-giga-fren.tar",))
-_DEV = Archive("dev", ("http://data.statmt.org/wmt17/translation-task/dev.tgz",))
+# that of WMT14: the later one of fairseq's script is not needed without training pairs of WMT17, and French left WMT
+_DEV = Archive("dev", ("http://statmt.org/wmt14/dev.tgz",))
 _TEST = Archive("test-full", ("http://statmt.org/wmt14/test-full.tgz",))
 
 _USUAL = {"vocab_size": 32_000, "rules": CleaningRules(max_words=250, max_ratio=1.5)}
