@@ -25,7 +25,7 @@ from fairseq_kd.errors import KDError, exit_on_user_error
 from fairseq_kd.models.attention import HeadAttention
 from fairseq_kd.models.capacity import Capacity, CapacityOptions
 from fairseq_kd.models.feed_forward import linears_of
-from fairseq_kd.models.gates import GatedLinear
+from fairseq_kd.models.gates import GATE_STATE, GatedLinear
 from fairseq_kd.models.shape import GATED
 from fairseq_kd.models.student import KDStudentModel, register_ladder
 from fairseq_kd.projection import unwrapped
@@ -39,9 +39,16 @@ CAPACITY_OPTIONS = (
         int,
         "updates after that, in which the target goes from all parameters to --capacity-target (default 0: at once)",
     ),
+    (
+        "capacity_freeze",
+        int,
+        "update at which gates are decided: those of the highest scores, as many as --capacity-target has room for, "
+        "stay open, the others are closed, and from then on nothing is drawn or penalised (default: never)",
+    ),
     ("capacity_lr", float, "learning rate of the two Lagrange multipliers (default 0.1)"),
 )
-DEFAULTS = {"capacity_target": None, "capacity_warmup": 0, "capacity_ramp": 0, "capacity_lr": 0.1, "seed": 1}
+DEFAULTS = {"capacity_target": None, "capacity_warmup": 0, "capacity_ramp": 0, "capacity_freeze": None}
+DEFAULTS |= {"capacity_lr": 0.1, "seed": 1}
 PARTS = {"self_attn": "self_heads", "encoder_attn": "cross_heads", "fc2": "channels"}
 
 
@@ -101,10 +108,10 @@ class KDAdaptiveModel(KDStudentModel):
     def upgrade_state_dict_named(self, state_dict, name):
         """A student without gates (--finetune-from-model) gets open ones."""
         super().upgrade_state_dict_named(state_dict, name)
-        own = {key: value for key, value in self.state_dict().items() if key.endswith((".gates.score", "_extra_state"))}
+        own = {key: value for key, value in self.state_dict().items() if key.endswith((*GATE_STATE, "_extra_state"))}
         missing = own.keys() - state_dict.keys()
         if missing == own.keys():
-            logger.info(f"the checkpoint has no gates: {len(missing) - 1} rows of them begin open")
+            logger.info(f"the checkpoint has no gates: {len(missing) // 2} rows of them begin open")
             state_dict.update(own)
 
 

@@ -19,7 +19,7 @@ import torch
 from fairseq_kd.errors import KDError
 from fairseq_kd.models.gates import HardConcreteGate
 
-INITIAL_LAMBDA2 = 5.0  # nats a token
+INITIAL_LAMBDA2 = 50.0  # nats a token
 
 
 class Capacity:
@@ -44,6 +44,8 @@ class Capacity:
         """
         if update < self.options.warmup:
             return
+        if update >= self.options.freeze:
+            return self.freeze(update)
         generator = torch.Generator().manual_seed((self.options.seed << 32) + update)
         uniform = torch.rand(len(self.costs), generator=generator).clamp(1e-6, 1 - 1e-6)
         noise = torch.logit(uniform).split([len(gate.score) for gate in self.gates.values()])
@@ -53,6 +55,20 @@ class Capacity:
             excess = self.expected_share().item() - self.target_at(update)
             self.multipliers += self.options.rate * torch.tensor([excess, excess**2], dtype=torch.float64)
             self.update = update
+
+    @torch.no_grad()
+    def freeze(self, update: int) -> None:
+        """Decide, once: open the gates of the highest scores while the target has room, close the others."""
+        if self.update < self.options.freeze:
+            gates = self.gates.values()
+            order = torch.cat([gate.log_alpha() for gate in gates]).cpu().argsort(descending=True, stable=True)
+            room = self.target * self.total - (self.total - self.costs.sum())
+            opened = torch.empty(len(order), dtype=torch.int8)
+            opened[order] = (self.costs[order].cumsum(0) <= room).to(torch.int8)
+            for gate, decided in zip(gates, opened.split([len(gate.score) for gate in gates]), strict=True):
+                gate.decided.copy_(decided)
+                gate.noise = None
+        self.update = update
 
     def target_at(self, update: int) -> float:
         """The target share at an update after the warm-up."""
@@ -65,8 +81,8 @@ class Capacity:
         return 1 - (closed * self.costs.to(closed.device)).sum() / self.total
 
     def penalty(self) -> torch.Tensor | None:
-        """A scalar with gradient, in nats a token (what the mean loss is in); None during the warm-up."""
-        if self.update < self.options.warmup:
+        """A scalar with gradient, in nats a token (what the mean loss is in); None in the warm-up and once frozen."""
+        if not self.options.warmup <= self.update < self.options.freeze:
             return None
         excess = self.expected_share() - self.target_at(self.update)
         first, second = self.multipliers.tolist()
@@ -91,8 +107,9 @@ class Capacity:
 class CapacityOptions:
     """--capacity-target, -warmup, -ramp, -lr, and the seed; see `adaptive.add_args`. Raises KDError out of range."""
 
-    def __init__(self, target: float | None, warmup: int = 0, ramp: int = 0, rate: float = 0.1, seed: int = 1):
+    def __init__(self, target: float | None, warmup=0, ramp=0, freeze: int | None = None, rate=0.1, seed=1):
         self.target, self.warmup, self.ramp, self.rate, self.seed = target, warmup, ramp, rate, seed
+        self.freeze = math.inf if freeze is None else freeze
         if target is None:
             raise KDError(
                 "a kd_adaptive student needs --capacity-target: the share of its parameters to keep, such as 0.5, or "
@@ -103,6 +120,10 @@ class CapacityOptions:
         for option, value in (("--capacity-warmup", warmup), ("--capacity-ramp", ramp)):
             if value < 0:
                 raise KDError(f"{option} {value}: must be a number of updates, at least 0")
+        if not self.freeze > warmup + ramp:
+            raise KDError(
+                f"--capacity-freeze {freeze}: must be above --capacity-warmup + --capacity-ramp, here {warmup + ramp}"
+            )
         if not 0 < rate < math.inf:
             raise KDError(f"--capacity-lr {rate}: must be a number above 0")
 

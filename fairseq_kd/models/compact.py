@@ -11,9 +11,9 @@ from omegaconf import open_dict
 
 from fairseq_kd.checkpoint import read_checkpoint, write_initial_checkpoint
 from fairseq_kd.errors import KDError
-from fairseq_kd.models.gates import HardConcreteGate
+from fairseq_kd.models.gates import GATE_STATE, HardConcreteGate
 
-SCORE = ".gates.score"
+SCORE, DECIDED = GATE_STATE
 # part of a gate's name -> name of the option that records how many are left
 OPTIONS = {
     ("encoder", "fc2"): "encoder_ffn_widths",
@@ -89,9 +89,9 @@ def _cut_heads(weights, name: str, head_dim: int) -> int:
 
 def _open_gates(weights, linear: str):
     """(numbers of the gates that are not closed, their values); the gates are taken out of `weights`."""
-    score = weights.pop(linear + SCORE)
+    score, decided = weights.pop(linear + SCORE), weights.pop(linear + DECIDED)
     gate = HardConcreteGate(len(score))
-    gate.score.data = score
+    gate.score.data, gate.decided = score, decided
     values = gate.fixed_values().detach()
     keep = values.nonzero().squeeze(1)
     return keep, values[keep]
@@ -120,7 +120,7 @@ def _size(weights) -> int:
     return sum(
         value.numel()
         for name, value in weights.items()
-        if not name.endswith((SCORE, "version")) and not (name in tied and _is_tied(weights, value))
+        if not name.endswith((*GATE_STATE, "version")) and not (name in tied and _is_tied(weights, value))
     )
 
 

@@ -22,12 +22,19 @@ INITIAL = 2.5  # log α at the start: just above what is needed for an open gate
 SPEED = 10.0
 
 
+GATE_STATE = (".gates.score", ".gates.decided")  # how their names end in a state dict
+
+
 class HardConcreteGate(nn.Module):
-    """n gates. `noise` (n,) holds the log u - log(1 - u) of the update; None: not drawn but fixed, as in eval mode."""
+    """n gates. `noise` (n,) holds the log u - log(1 - u) of the update; None: not drawn but fixed, as in eval mode.
+
+    `decided` (n,): 1 for a gate that is open for good, 0 for one that is closed, -1 where the score says it.
+    """
 
     def __init__(self, n: int):
         super().__init__()
         self.score = nn.Parameter(torch.full((n,), INITIAL / SPEED))
+        self.register_buffer("decided", torch.full((n,), -1, dtype=torch.int8))
         self.noise: torch.Tensor | None = None
 
     def log_alpha(self) -> torch.Tensor:
@@ -36,18 +43,22 @@ class HardConcreteGate(nn.Module):
 
     def open_probability(self) -> torch.Tensor:
         """(n,) probability that a drawn gate is not closed."""
-        return torch.sigmoid(self.log_alpha() - BETA * math.log(-GAMMA / ZETA))
+        return self.unless_decided(torch.sigmoid(self.log_alpha() - BETA * math.log(-GAMMA / ZETA)))
 
     def fixed_values(self) -> torch.Tensor:
         """The values of the gates when they are not drawn, (n,) in [0, 1]."""
-        return stretched(self.log_alpha())
+        return self.unless_decided(stretched(self.log_alpha()))
+
+    def unless_decided(self, values: torch.Tensor) -> torch.Tensor:
+        """`values` (n,), but 1 or 0 where that is decided."""
+        return torch.where(self.decided < 0, values, self.decided.to(values.dtype))
 
     def forward(self) -> torch.Tensor:
         """The values of the gates, (n,) in [0, 1]."""
         if not self.training or self.noise is None:
             return self.fixed_values()
         log_alpha = self.log_alpha()
-        return stretched((self.noise.to(log_alpha.device) + log_alpha) / BETA)
+        return self.unless_decided(stretched((self.noise.to(log_alpha.device) + log_alpha) / BETA))
 
 
 def stretched(x: torch.Tensor) -> torch.Tensor:

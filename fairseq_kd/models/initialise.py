@@ -14,6 +14,7 @@ import re
 import torch
 
 from fairseq_kd.errors import KDError
+from fairseq_kd.models.gates import GATE_STATE
 
 CHOICES = ("skip", "first", "last")
 SAME = ("embed_dim", "attention_heads", "normalize_before", "learned_pos")
@@ -60,7 +61,7 @@ def initial_weights(teacher, student, choice: str) -> dict[str, torch.Tensor]:
             taken = getattr(teacher, side).layers[layers[side][number]]
             channels[f"{side}.layers.{number}"] = important_channels(taken, layer.fc2.in_features)
     for name, own in student.state_dict().items():
-        if name.endswith((".gates.score", "_extra_state")):
+        if name.endswith((*GATE_STATE, "_extra_state")):
             weights[name] = own
             continue
         found = re.match(r"(encoder|decoder)\.layers\.(\d+)\.(.*)", name)

@@ -8,7 +8,7 @@ from helpers import batch, build, losses_of_training
 from student_helpers import SMALL, build_student, size, some_input
 
 from fairseq_kd.errors import KDError
-from fairseq_kd.models.capacity import Capacity, CapacityOptions
+from fairseq_kd.models.capacity import INITIAL_LAMBDA2, Capacity, CapacityOptions
 from fairseq_kd.models.gates import GatedLinear, HardConcreteGate
 
 ADAPTIVE = ("--arch", "kd_adaptive", "--capacity-target", "0.6")
@@ -172,13 +172,54 @@ def test_multipliers_climb_once_an_update_by_hand():
     for update in (0, 1, 2, 2, 3):  # twice in update 2: --update-freq 2
         capacity.begin(update)
     first, second = capacity.multipliers.tolist()
-    assert (first, second) == pytest.approx((2 * 0.5 * 0.1, 5 + 2 * 0.5 * 0.01), rel=1e-4)
+    assert (first, second) == pytest.approx((2 * 0.5 * 0.1, INITIAL_LAMBDA2 + 2 * 0.5 * 0.01), rel=1e-4)
     assert capacity.penalty().item() == pytest.approx(first * 0.1 + second * 0.01, rel=1e-4)
 
 
 def test_the_target_comes_down_in_a_straight_line():
     capacity = Capacity({"a": (HardConcreteGate(10), 8)}, 100, CapacityOptions(0.5, warmup=10, ramp=20))
     assert [capacity.target_at(update) for update in (10, 20, 30, 99)] == pytest.approx([1.0, 0.75, 0.5, 0.5])
+
+
+def test_frozen_gates_are_the_highest_scores_that_the_target_has_room_for():
+    gates = {"a": (HardConcreteGate(4), 10), "b": (HardConcreteGate(4), 5)}
+    set_log_alpha(gates["a"][0], 3.0, -9.0, 0.5, 1.0)
+    set_log_alpha(gates["b"][0], -2.0, 2.0, -3.0, 0.0)
+    capacity = Capacity(gates, 100, CapacityOptions(0.75, warmup=2, freeze=4))  # 40 behind no gate, room for 35
+    for update in range(4):
+        capacity.begin(update)
+        assert all((gate.decided == -1).all() for gate, _ in gates.values())
+    assert capacity.penalty() is not None and gates["a"][0].noise is not None
+    for update in (4, 4, 5):
+        capacity.begin(update)
+        assert [gate.decided.tolist() for gate, _ in gates.values()] == [[1, 0, 1, 1], [0, 1, 0, 0]]
+        set_log_alpha(gates["a"][0], -9.0, 9.0, -9.0, -9.0)  # what scores do afterwards decides nothing
+        assert gates["a"][0]().tolist() == [1, 0, 1, 1] and capacity.penalty() is None
+    assert capacity.report()["capacity"] == capacity.report()["capacity_kept"] == 0.75
+
+
+def test_a_training_with_frozen_gates_ends_at_its_target_and_resumes(data_bin, tmp_path):
+    options = (*ADAPTIVE, *CROSS_ENTROPY, "--capacity-warmup", "1", "--capacity-ramp", "1", "--capacity-freeze", "3")
+    _, trainer = losses_of_training(data_bin, *options, updates=5)
+    capacity = trainer.get_model().capacity
+    largest = capacity.costs.max().item() / capacity.total
+    assert 0.6 - largest < capacity.report()["capacity_kept"] <= 0.6
+    trainer.consolidate_optimizer()
+    trainer.save_checkpoint(str(tmp_path / "c.pt"), {"train_iterator": {"epoch": 1}})
+    _, resumed = losses_of_training(data_bin, *options, updates=0)
+    resumed.load_checkpoint(str(tmp_path / "c.pt"))
+    for each in (trainer, resumed):
+        each.train_step([batch(each.task, [5, 12])])
+    for name, value in trainer.get_model().state_dict().items():
+        assert torch.equal(value, resumed.get_model().state_dict()[name]), name
+
+
+def test_frozen_gates_stay_decided_in_half_precision():
+    model = build_student(*ADAPTIVE, "--capacity-freeze", "1", *SMALL).half().train()
+    model.set_num_updates(0)
+    model.set_num_updates(1)
+    decided = torch.cat([gate.decided for gate in model.capacity.gates.values()])
+    assert decided.dtype == torch.int8 and set(decided.tolist()) == {0, 1}
 
 
 def test_in_the_warm_up_gates_stay_open(data_bin):
@@ -257,6 +298,7 @@ def test_what_is_logged(data_bin):
     ("options", "message"),
     [
         ({"target": None}, "needs --capacity-target"),
+        ({"target": 0.5, "warmup": 3, "ramp": 4, "freeze": 7}, "--capacity-freeze 7: must be above"),
         ({"target": 0.0}, "--capacity-target 0.0: must be a share in (0, 1] or"),
         ({"target": -3.0}, "--capacity-target -3.0"),
         ({"target": math.nan}, "--capacity-target nan"),
