@@ -1,0 +1,68 @@
+"""What noise is asked for."""
+
+from dataclasses import asdict, dataclass
+
+from fairseq_kd.errors import KDError
+
+LEVELS = ("word", "subword", "char")
+SIDES = ("source", "target", "both")
+SUBSTITUTES = ("unigram", "uniform")
+OPERATIONS = ("delete", "substitute", "swap")
+
+
+@dataclass(frozen=True)
+class NoiseOptions:
+    """Rates are shares of all units (words, subwords or characters), 0 to 1; a unit meets one operation at most.
+
+    Raises KDError when it is made, for values out of range and for options without effect.
+    """
+
+    delete: float = 0.0
+    substitute: float = 0.0
+    swap: float = 0.0
+    swap_window: int = 1  # a unit changes places with one of so many to its right
+    substitute_from: str = "unigram"
+    level: str = "word"
+    sentence_share: float = 1.0  # of the sentences that get any noise
+
+    def __post_init__(self):
+        for name in (*OPERATIONS, "sentence_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise KDError(f"{_option(name)} {getattr(self, name)}: must be between 0 and 1")
+        if self.total == 0 or self.sentence_share == 0:
+            raise KDError("no noise is asked for: give --delete, --substitute or --swap above 0")
+        if self.total > 1 + 1e-9:
+            raise KDError(
+                f"--delete {self.delete:g}, --substitute {self.substitute:g} and --swap {self.swap:g} sum to "
+                f"{self.total:g}: each is a share of all units, and a unit meets one of them at most, so together they "
+                "must not exceed 1"
+            )
+        for name, known in (("level", LEVELS), ("substitute_from", SUBSTITUTES)):
+            if getattr(self, name) not in known:
+                raise KDError(f"{_option(name)} {getattr(self, name)}: must be one of {', '.join(known)}")
+        if self.swap_window < 1:
+            raise KDError(f"--swap-window {self.swap_window}: must be at least 1")
+        if self.swap_window > 1 and not self.swap:
+            raise KDError(f"--swap-window {self.swap_window} has no effect without --swap")
+        if self.substitute_from != "unigram" and not self.substitute:
+            raise KDError(f"--substitute-from {self.substitute_from} has no effect without --substitute")
+
+    @property
+    def total(self) -> float:
+        """The share of units that meet an operation."""
+        return self.delete + self.substitute + self.swap
+
+    def as_dict(self) -> dict:
+        """For the manifest."""
+        return asdict(self)
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def check_seed(seed: int) -> int:
+    """The seed. Raises KDError when it is negative."""
+    if seed < 0:
+        raise KDError(f"--seed {seed}: must be 0 or above")
+    return seed

@@ -1,0 +1,141 @@
+"""Where the units of a block are: words or characters of text, words or subwords of token ids."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import regex
+
+NEWLINE = 10
+SPACE = 0x20  # bytes up to it are white space and control characters
+# the others that `corpus.text.normalise_spaces` knows
+WIDE_SPACES = "\u0085\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u200b"
+WIDE_SPACES += "\u2028\u2029\u202f\u205f\u3000\ufeff"
+LEADS = sorted({char.encode()[0] for char in WIDE_SPACES})
+WIDE_CODES = np.array([int.from_bytes(char.encode().ljust(3, b"\0"), "big") for char in WIDE_SPACES])
+TWO_BYTES = 0xC2  # the first byte of those that have two; all others have three
+JOINED = regex.compile(
+    r"[\p{GCB=Extend}\p{GCB=ZWJ}\p{GCB=SpacingMark}\p{GCB=Prepend}\p{GCB=L}\p{GCB=V}\p{GCB=T}\p{RI}]"
+)
+CLUSTER = regex.compile(r"\X")
+
+
+@dataclass(frozen=True)
+class Units:
+    """A block of lines cut into prefix, unit 0, gap 0, unit 1, gap 1, ...: all of its bytes, in order.
+
+    The line ends are in the gaps, and with them the lines without a unit.
+    data: uint8 (bytes,). edges: int64 (2 * units + 2,), where each piece begins, and the end.
+    lines: number of the line of each unit (units,). number_of_lines: those without units included.
+    groups: neighbours of the same group can change places (units,).
+    """
+
+    data: np.ndarray
+    edges: np.ndarray
+    lines: np.ndarray
+    number_of_lines: int
+    groups: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def pieces(self) -> pa.Array:
+        """All pieces as binary values, without a copy."""
+        count = len(self.edges) - 1
+        return pa.LargeBinaryArray.from_buffers(
+            pa.large_binary(), count, [None, pa.py_buffer(self.edges), pa.py_buffer(self.data)]
+        )
+
+    def first_and_count(self) -> tuple[np.ndarray, np.ndarray]:
+        """Number of the first unit of each line, and how many it has: both (lines,)."""
+        counts = np.bincount(self.lines, minlength=self.number_of_lines)
+        return np.cumsum(counts) - counts, counts
+
+
+def find_words(block: bytes) -> Units:
+    """The words of UTF-8 text whose last line is ended: what stands between white space or control characters."""
+    data = np.frombuffer(block, np.uint8)
+    gap = _gaps(data, block.isascii())
+    changes = np.flatnonzero(gap[1:] != gap[:-1]) + 1
+    head = [0] if gap[0] else [0, 0]  # an empty prefix before a block that begins with a word
+    edges = np.concatenate([head, changes, [len(data)]])
+    return _with_lines(data, edges, np.flatnonzero(data == NEWLINE))
+
+
+def find_characters(block: bytes) -> Units:
+    """The extended grapheme clusters of UTF-8 text (UAX 29) but white space and control characters."""
+    data = np.frombuffer(block, np.uint8)
+    ascii_only = block.isascii()
+    gap = _gaps(data, ascii_only)
+    first = ~gap
+    if not ascii_only:
+        first &= (data & 0xC0) != 0x80  # not the later bytes of a character
+        first[_inside_clusters(block.decode(), data)] = False
+    starts = np.flatnonzero(first)
+    # a unit ends where the next begins, or where white space begins
+    behind_gap = np.flatnonzero(gap[1:] & ~gap[:-1]) + 1
+    ends = np.minimum(np.append(starts[1:], len(data)), _next(behind_gap, starts, len(data)))
+    units = _with_lines(data, _interleave(starts, ends, len(data)), np.flatnonzero(data == NEWLINE))
+    words = np.cumsum(np.concatenate([[True], starts[1:] > ends[:-1]])[: len(starts)])
+    return replace(units, groups=words)
+
+
+def find_tokens(ids: np.ndarray, begins: np.ndarray, eos: int) -> Units:
+    """Groups of token ids; every sentence ends with `eos`.
+
+    begins: bool (tokens,), where a group begins. The first token of a sentence begins one in any case.
+    """
+    is_end = ids == eos
+    first = (begins | np.concatenate([[True], is_end[:-1]])) & ~is_end
+    starts, ends_of_lines = np.flatnonzero(first), np.flatnonzero(is_end)
+    ends = np.minimum(np.append(starts[1:], len(ids)), _next(ends_of_lines, starts, len(ids)))
+    size = ids.dtype.itemsize
+    edges = _interleave(starts, ends, len(ids)) * size
+    return _with_lines(ids.view(np.uint8), edges, ends_of_lines * size)
+
+
+def _gaps(data: np.ndarray, ascii_only: bool) -> np.ndarray:
+    """bool (bytes,): which belong to white space or control characters."""
+    gap = (data <= SPACE) | (data == 0x7F)
+    if ascii_only:
+        return gap
+    candidate = data == LEADS[0]
+    for lead in LEADS[1:]:
+        candidate |= data == lead
+    places = np.flatnonzero(candidate)  # no character of the block is cut, and the block ends with a newline
+    padded = np.append(data, np.uint8(0)).astype(np.int32, copy=False) if len(places) else data
+    codes = padded[places] << 16 | padded[places + 1] << 8
+    wide = data[places] != TWO_BYTES
+    codes[wide] |= padded[places[wide] + 2]
+    found = np.isin(codes, WIDE_CODES)
+    for offset in (0, 1):
+        gap[places[found] + offset] = True
+    gap[places[found & wide] + 2] = True
+    return gap
+
+
+def _inside_clusters(text: str, data: np.ndarray) -> list[int]:
+    """Byte places of the characters that join the one before them."""
+    if not JOINED.search(text):
+        return []
+    inside = [place for match in CLUSTER.finditer(text) for place in range(match.start() + 1, match.end())]
+    return np.flatnonzero((data & 0xC0) != 0x80)[inside]
+
+
+def _next(places: np.ndarray, starts: np.ndarray, end: int) -> np.ndarray:
+    """For each start the first of `places` behind it, or `end`."""
+    return np.append(places, end)[np.searchsorted(places, starts, side="right")]
+
+
+def _interleave(starts: np.ndarray, ends: np.ndarray, end: int) -> np.ndarray:
+    edges = np.empty(2 * len(starts) + 2, dtype=np.int64)
+    edges[0], edges[-1] = 0, end
+    edges[1:-1:2], edges[2:-1:2] = starts, ends
+    return edges
+
+
+def _with_lines(data: np.ndarray, edges: np.ndarray, line_ends: np.ndarray) -> Units:
+    """line_ends: byte place of the end of each line."""
+    before = np.searchsorted(edges[1:-1:2], line_ends)  # units before each line end
+    lines = np.repeat(np.arange(len(line_ends)), np.diff(before, prepend=0))
+    return Units(data, edges, lines, len(line_ends), groups=lines)
