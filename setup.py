@@ -30,6 +30,8 @@ setup(
         "sacrebleu>=2.4",
         "sentencepiece>=0.2",
         "subword-nmt>=0.3.8",
+        "pyarrow>=15",
+        "regex",
     ],
     extras_require={
         # the distribution of fairseq that installs on Python 3.11 and 3.12; leave it out to keep your own

@@ -15,6 +15,7 @@ COMMANDS = {
     "cache": "store what a teacher says about every target token, for training without the teacher",
     "decode": "make training data from the teacher: beam, greedy, teacher forcing or sampling",
     "mix": "make one data-bin of several, such as original and distilled training data",
+    "noise": "noise of known rates in text or in a data-bin: delete, substitute, swap",
     "verify-cache": "verify a teacher cache: its files, and a sample of it against the teacher",
     "count": "print the parameters of an architecture by part, and its operations a target token",
     "init-student": "begin a student with layers, embeddings and channels of its teacher",

@@ -13,9 +13,24 @@ import numpy as np
 import torch
 
 from fairseq_kd.corpus.fingerprint import data_files
-from fairseq_kd.corpus.manifest import read_manifest, sha256_file
+from fairseq_kd.corpus.manifest import check_files, read_manifest, sha256_file
+from fairseq_kd.errors import KDError
 
 INHERITED = ("source_lang", "target_lang", "subsets", "subword", "joint_dictionary", "form")
+
+
+def finished(out: Path, request: dict) -> dict | None:
+    """The manifest of `out` if it was made from this request, None where there is nothing yet.
+
+    Raises KDError when `out` holds something else, or was changed.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    manifest = read_manifest(out)
+    if manifest is None or any(manifest.get(name) != value for name, value in request.items()):
+        raise KDError(f"{out} exists and holds something else, or was made from something else; choose another --out")
+    check_files(out, manifest["files"])
+    return manifest
 
 
 def link(source, destination) -> None:

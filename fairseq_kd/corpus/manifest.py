@@ -34,7 +34,7 @@ def library_versions() -> dict:
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {"fairseq_kd": __version__}
-    for name in ("ve-fairseq", "fairseq", "torch", "numpy", "sacrebleu", "sentencepiece", "subword-nmt"):
+    for name in ("ve-fairseq", "fairseq", "torch", "numpy", "sacrebleu", "sentencepiece", "subword-nmt", "pyarrow"):
         with contextlib.suppress(PackageNotFoundError):
             versions[name] = version(name)
     return versions
@@ -56,9 +56,9 @@ def write_json(path, value) -> None:
         raise
 
 
-def read_manifest(folder) -> dict | None:
+def read_manifest(folder, name: str = MANIFEST_NAME) -> dict | None:
     """The manifest in `folder`, or None where there is none. Raises KDError when it is not readable JSON."""
-    path = Path(folder) / MANIFEST_NAME
+    path = Path(folder) / name
     if not path.is_file():
         return None
     try:

@@ -120,6 +120,18 @@ def load_subword_model(kind: str, path=None):
     return WordModel() if kind == "none" else MODELS[kind](path)
 
 
+def load_model_file(path):
+    """The model in a file: subword-nmt codes, which begin with their version, or else SentencePiece.
+
+    Raises KDError when it is neither.
+    """
+    if not Path(path).is_file():
+        raise KDError(f"--subword-model: {path} is not there")
+    with open(path, "rb") as file:
+        kind = "subword-nmt" if file.read(8) == b"#version" else "sentencepiece"
+    return load_subword_model(kind, path)
+
+
 def obtain_subword_models(kind, train_text: dict, vocab_size, joint: bool, reuse, folder: Path):
     """Train or copy the subword models of a language pair into `folder`.
 

@@ -4,7 +4,9 @@ A line ends at a newline byte and nowhere else, so the count of lines is that of
 holds (carriage returns, U+2028, form feeds): those become spaces, because fairseq would split lines at some of them.
 """
 
+import contextlib
 import gzip
+import itertools
 import re
 import zlib
 from collections.abc import Iterator
@@ -26,12 +28,53 @@ def open_bytes(path):
 
 def read_raw_lines(path) -> Iterator[bytes]:
     """The lines of a file as bytes, without the newline. Raises KDError for a damaged .gz."""
+    with _open_sound(path) as file:
+        for line in file:
+            yield line.rstrip(b"\n")
+
+
+def read_blocks(path, lines: int) -> Iterator[bytes]:
+    """A file in blocks of so many lines as bytes; the last line is ended if it was not.
+
+    Raises KDError for a damaged .gz and, with its number, for a line that is not UTF-8.
+    """
+    with _open_sound(path) as file:
+        for number in itertools.count():
+            block = b"".join(itertools.islice(file, lines))
+            if not block:
+                return
+            if not block.isascii():
+                _check_utf8(block, path, number * lines)
+            yield block if block.endswith(b"\n") else block + b"\n"
+
+
+def count_lines(path) -> int:
+    """How many lines a file has. Raises KDError for a damaged .gz."""
+    count, last = 0, b"\n"
+    with _open_sound(path) as file:
+        while chunk := file.read(1 << 20):
+            count, last = count + chunk.count(b"\n"), chunk[-1:]
+    return count + (last != b"\n")
+
+
+@contextlib.contextmanager
+def _open_sound(path):
     try:
         with open_bytes(path) as file:
-            for line in file:
-                yield line.rstrip(b"\n")
+            yield file
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise KDError(f"{path} is a damaged gzip file ({error}); fetch it again") from error
+
+
+def _check_utf8(block: bytes, path, lines_before: int) -> None:
+    try:
+        block.decode("utf-8")
+    except UnicodeDecodeError as error:
+        number = lines_before + block.count(b"\n", 0, error.start) + 1
+        raise KDError(
+            f"line {number} of {path} is not UTF-8 ({error.reason}): its words cannot be told apart; convert the file "
+            "(iconv -t utf-8)"
+        ) from error
 
 
 def normalise_spaces(line: str) -> str:

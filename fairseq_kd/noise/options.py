@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from fairseq_kd.errors import KDError
 
 LEVELS = ("word", "subword", "char")
-SIDES = ("source", "target", "both")
 SUBSTITUTES = ("unigram", "uniform")
 OPERATIONS = ("delete", "substitute", "swap")
 
@@ -59,10 +58,3 @@ class NoiseOptions:
 
 def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
-
-
-def check_seed(seed: int) -> int:
-    """The seed. Raises KDError when it is negative."""
-    if seed < 0:
-        raise KDError(f"--seed {seed}: must be 0 or above")
-    return seed

@@ -6,6 +6,8 @@ import numpy as np
 import pyarrow as pa
 import regex
 
+from fairseq_kd.errors import KDError
+
 NEWLINE = 10
 SPACE = 0x20  # bytes up to it are white space and control characters
 # the others that `corpus.text.normalise_spaces` knows
@@ -17,6 +19,7 @@ TWO_BYTES = 0xC2  # the first byte of those that have two; all others have three
 JOINED = regex.compile(
     r"[\p{GCB=Extend}\p{GCB=ZWJ}\p{GCB=SpacingMark}\p{GCB=Prepend}\p{GCB=L}\p{GCB=V}\p{GCB=T}\p{RI}]"
 )
+MAX_BYTES = 2**30  # of a block: its places are kept in 32 bits
 CLUSTER = regex.compile(r"\X")
 
 
@@ -25,31 +28,23 @@ class Units:
     """A block of lines cut into prefix, unit 0, gap 0, unit 1, gap 1, ...: all of its bytes, in order.
 
     The line ends are in the gaps, and with them the lines without a unit.
-    data: uint8 (bytes,). edges: int64 (2 * units + 2,), where each piece begins, and the end.
-    lines: number of the line of each unit (units,). number_of_lines: those without units included.
-    groups: neighbours of the same group can change places (units,).
+    data: uint8 (bytes,). edges: int32 (2 * units + 2,), where each piece begins, and the end.
+    lines: number of the first unit of each line, and of all units at the end (lines + 1,).
+    groups: the same of groups within which neighbours can change places: lines, or words if units are characters.
     """
 
     data: np.ndarray
     edges: np.ndarray
     lines: np.ndarray
-    number_of_lines: int
     groups: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.lines)
+        return len(self.edges) // 2 - 1
 
     def pieces(self) -> pa.Array:
         """All pieces as binary values, without a copy."""
-        count = len(self.edges) - 1
-        return pa.LargeBinaryArray.from_buffers(
-            pa.large_binary(), count, [None, pa.py_buffer(self.edges), pa.py_buffer(self.data)]
-        )
-
-    def first_and_count(self) -> tuple[np.ndarray, np.ndarray]:
-        """Number of the first unit of each line, and how many it has: both (lines,)."""
-        counts = np.bincount(self.lines, minlength=self.number_of_lines)
-        return np.cumsum(counts) - counts, counts
+        buffers = [None, pa.py_buffer(self.edges), pa.py_buffer(self.data)]
+        return pa.BinaryArray.from_buffers(pa.binary(), len(self.edges) - 1, buffers)
 
 
 def find_words(block: bytes) -> Units:
@@ -76,8 +71,8 @@ def find_characters(block: bytes) -> Units:
     behind_gap = np.flatnonzero(gap[1:] & ~gap[:-1]) + 1
     ends = np.minimum(np.append(starts[1:], len(data)), _next(behind_gap, starts, len(data)))
     units = _with_lines(data, _interleave(starts, ends, len(data)), np.flatnonzero(data == NEWLINE))
-    words = np.cumsum(np.concatenate([[True], starts[1:] > ends[:-1]])[: len(starts)])
-    return replace(units, groups=words)
+    words = np.flatnonzero(np.append(True, starts[1:] > ends[:-1])[: len(starts)])
+    return replace(units, groups=np.append(words, len(starts)))
 
 
 def find_tokens(ids: np.ndarray, begins: np.ndarray, eos: int) -> Units:
@@ -136,6 +131,11 @@ def _interleave(starts: np.ndarray, ends: np.ndarray, end: int) -> np.ndarray:
 
 def _with_lines(data: np.ndarray, edges: np.ndarray, line_ends: np.ndarray) -> Units:
     """line_ends: byte place of the end of each line."""
-    before = np.searchsorted(edges[1:-1:2], line_ends)  # units before each line end
-    lines = np.repeat(np.arange(len(line_ends)), np.diff(before, prepend=0))
-    return Units(data, edges, lines, len(line_ends), groups=lines)
+    if len(data) > MAX_BYTES:
+        raise KDError(
+            f"{len(line_ends):,} neighbouring lines have {len(data):,} bytes: this is no text of sentences; check the "
+            "line ends of the file"
+        )
+    edges = edges.astype(np.int32)
+    lines = np.append(0, np.searchsorted(edges[1:-1:2], line_ends.astype(np.int32)))
+    return Units(data, edges, lines, groups=lines)

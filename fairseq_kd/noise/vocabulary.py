@@ -33,29 +33,34 @@ class Vocabulary:
         """
         if len(counts) < 2:
             raise KDError(
-                f"{where} holds {len(counts)} different units: there is nothing to substitute by, since a unit is never "
-                "replaced by itself; leave --substitute out"
+                f"{where} holds {len(counts)} different units: there is nothing to substitute by, since a unit is "
+                "never replaced by itself; leave --substitute out"
             )
         ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))  # whatever order they were counted in
         weights = np.array([count for _, count in ordered], dtype=np.float64)
         if substitute_from == "uniform":
             weights[:] = 1
         cumulative = np.cumsum(weights)
-        return cls(pa.array([unit for unit, _ in ordered], type=pa.large_binary()), cumulative / cumulative[-1])
+        return cls(pa.array([unit for unit, _ in ordered], type=pa.binary()), cumulative / cumulative[-1])
 
     def draw(self, replaced: pa.Array, rng: np.random.Generator) -> pa.Array:
         """A substitute for each of the units `replaced`, never the same one.
 
-        By the distribution without the unit itself: where the first draw is the unit, a second one leaves its share out.
+        By the distribution without the unit itself: where it was drawn, a second draw leaves its share out.
         """
-        numbers = self._at(rng.random(len(replaced)))
-        same = np.flatnonzero(pc.equal(self.units.take(pa.array(numbers)), replaced))
+        # searched in order, which is faster, then put out of order again
+        numbers = self._at(np.sort(rng.random(len(replaced))))[rng.permutation(len(replaced))]
+        drawn = self.units.take(pa.array(numbers))
+        same = np.flatnonzero(pc.equal(drawn, replaced))
+        if len(same) == 0:
+            return drawn
         own = numbers[same]
         below = np.where(own > 0, self.cumulative[own - 1], 0.0)
         share = self.cumulative[own] - below
         again = rng.random(len(same)) * (1 - share)
-        numbers[same] = self._at(np.where(again < below, again, again + share))
-        numbers[same] += np.where(numbers[same] == own, np.where(own == len(self.cumulative) - 1, -1, 1), 0)  # rounding
+        other = self._at(np.where(again < below, again, again + share))
+        other += np.where(other == own, np.where(own == len(self.cumulative) - 1, -1, 1), 0)  # by rounding
+        numbers[same] = other
         return self.units.take(pa.array(numbers))
 
     def _at(self, values: np.ndarray) -> np.ndarray:

@@ -10,14 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fairseq_kd.corpus.derived import SideWriter, hashes, inherited, link_the_rest
+from fairseq_kd.corpus.derived import SideWriter, finished, hashes, inherited, link_the_rest
 from fairseq_kd.corpus.fingerprint import data_files, data_hashes
 from fairseq_kd.corpus.manifest import (
     MANIFEST_NAME,
-    check_files,
     folder_in_progress,
     library_versions,
-    read_manifest,
     write_json,
 )
 from fairseq_kd.errors import KDError
@@ -46,8 +44,8 @@ def mix(data_bins, times, out, *, languages=(None, None), seed: int = 1) -> dict
         _check_dictionaries(data_bins[0], tasks[0], path, task)
     request = _describe(data_bins, times, languages, seed)
     out = Path(out)
-    if (finished := _finished(out, request)) is not None:
-        return finished
+    if (manifest := finished(out, request)) is not None:
+        return manifest
     with folder_in_progress(out) as folder:
         names = link_the_rest(data_bins[0], folder, "train", languages)
         counts, written = _write(folder, tasks, times, seed)
@@ -107,13 +105,3 @@ def _describe(data_bins, times, languages, seed) -> dict:
         for index, (path, often) in enumerate(zip(data_bins, times, strict=True))
     }
     return {"kind": KIND, "format": FORMAT, "inputs": inputs, "seed": seed, "languages": list(languages)}
-
-
-def _finished(out: Path, request: dict) -> dict | None:
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return None
-    manifest = read_manifest(out)
-    if manifest is None or any(manifest.get(name) != value for name, value in request.items()):
-        raise KDError(f"{out} exists and holds something else, or was mixed from something else; choose another --out")
-    check_files(out, manifest["files"])
-    return manifest

@@ -1,0 +1,95 @@
+"""`fairseq-kd noise`: aligned text or a data-bin -> the same with noise of known rates."""
+
+from fairseq_kd.errors import KDError
+from fairseq_kd.noise.options import LEVELS, OPERATIONS, SUBSTITUTES, NoiseOptions
+
+CHOICES = {"source": ("source",), "target": ("target",), "both": ("source", "target")}
+
+
+def add_arguments(parser) -> None:
+    """Declare the options."""
+    defaults = NoiseOptions(delete=1)
+    given = parser.add_argument_group("what gets noise")
+    given.add_argument("--prefix", metavar="IN", help="aligned text: IN.SOURCE and IN.TARGET, plain or .gz")
+    given.add_argument("--data-bin", metavar="DIR", help="or a data-bin")
+    given.add_argument("--source-lang", "-s", metavar="LANG", help="(of a data-bin, default: by the file names)")
+    given.add_argument("--target-lang", "-t", metavar="LANG")
+    given.add_argument("--side", choices=CHOICES, default="source", help="(default %(default)s)")
+    given.add_argument("--subset", metavar="NAME", help="of a data-bin: train, valid, test, ... (default train)")
+    given.add_argument(
+        "--out", required=True, metavar="OUT", help="OUT.SOURCE, OUT.TARGET, OUT.manifest.json; or the new data-bin"
+    )
+    group = parser.add_argument_group("how much: shares of all words (or subwords, characters), together 1 at most")
+    group.add_argument("--delete", type=float, default=0.0, metavar="P", help="share that is left out")
+    group.add_argument("--substitute", type=float, default=0.0, metavar="P", help="share that is replaced by others")
+    group.add_argument("--swap", type=float, default=0.0, metavar="P", help="share that changes places with the next")
+    group.add_argument(
+        "--swap-window", type=int, default=defaults.swap_window, metavar="N", help="or with one up to N away (1)"
+    )
+    group.add_argument(
+        "--substitute-from",
+        choices=SUBSTITUTES,
+        default=defaults.substitute_from,
+        help="others: by their frequency in the text, or all alike (default %(default)s)",
+    )
+    group.add_argument("--level", choices=LEVELS, default=defaults.level, help="(default %(default)s)")
+    group.add_argument(
+        "--sentence-share", type=float, default=defaults.sentence_share, metavar="Q", help="of the sentences (1)"
+    )
+    group.add_argument("--seed", type=int, default=1, help="(default %(default)s)")
+    group = parser.add_argument_group("subwords")
+    group.add_argument("--subword-model", metavar="FILE", help="for --level subword on text: .spm or .codes")
+    group.add_argument("--post-process", metavar="KIND", help="how subwords make words, if fairseq-preprocess made DIR")
+    parser.add_argument(
+        "--workers", type=int, default=1, help="processes; the result is the same (default %(default)s)"
+    )
+
+
+def run(args) -> None:
+    """Make the noise, and say what was done."""
+    options = NoiseOptions(**{name: getattr(args, name) for name in NoiseOptions.__dataclass_fields__})
+    if (args.prefix is None) == (args.data_bin is None):
+        raise KDError("give --prefix IN or --data-bin DIR, one of them")
+    common = {"sides": CHOICES[args.side], "seed": args.seed, "workers": args.workers}
+    manifest = _text(args, options, common) if args.prefix is not None else _data_bin(args, options, common)
+    print(f"{args.out} is complete: {manifest['sentences']:,} sentences")
+    for lang, report in manifest["noise"].items():
+        print(f"{lang}: {report['lines_changed']:,} of {report['lines']:,} sentences changed")
+        for name in OPERATIONS:
+            rate = report["rates"][name]
+            if rate["asked"]:
+                share = "nothing" if rate["realised"] is None else f"{rate['realised']:.4f}"
+                print(f"    {name}: {rate['done']:,} of {rate['possible']:,}, {share} (asked: {rate['asked']:g})")
+        if report["lines_kept_from_vanishing"]:
+            print(f"    {report['lines_kept_from_vanishing']:,} sentences kept a word that was to be deleted")
+
+
+def _text(args, options, common) -> dict:
+    from fairseq_kd.noise.text import noise_text
+
+    for name in ("subset", "post_process"):
+        if getattr(args, name) is not None:
+            raise KDError(f"--{name.replace('_', '-')} has no effect with --prefix; it is for a data-bin")
+    if not args.source_lang or not args.target_lang:
+        raise KDError("--prefix needs --source-lang and --target-lang")
+    languages = {"source": args.source_lang, "target": args.target_lang}
+    return noise_text(args.prefix, args.out, languages, options, subword_model=args.subword_model, **common)
+
+
+def _data_bin(args, options, common) -> dict:
+    from fairseq_kd.noise.data_bin import noise_data_bin
+
+    if args.subword_model is not None:
+        raise KDError("--subword-model has no effect with --data-bin, which brings its own")
+    if (args.source_lang is None) != (args.target_lang is None):
+        raise KDError("give --source-lang and --target-lang, or neither")
+    languages = None if args.source_lang is None else {"source": args.source_lang, "target": args.target_lang}
+    return noise_data_bin(
+        args.data_bin,
+        args.out,
+        options,
+        subset=args.subset or "train",
+        languages=languages,
+        post_process=args.post_process,
+        **common,
+    )

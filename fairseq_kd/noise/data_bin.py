@@ -1,0 +1,179 @@
+"""Noise in one subset of a data-bin: DATA_BIN -> a data-bin that differs in that subset alone."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from fairseq_kd.corpus.binarise import count_unknown
+from fairseq_kd.corpus.derived import SideWriter, finished, hashes, inherited, link, link_the_rest
+from fairseq_kd.corpus.fingerprint import data_files, data_hashes
+from fairseq_kd.corpus.manifest import (
+    MANIFEST_NAME,
+    folder_in_progress,
+    library_versions,
+    read_manifest,
+    read_prepared,
+    write_json,
+)
+from fairseq_kd.corpus.prepare import load_subword_models
+from fairseq_kd.corpus.text import read_raw_lines, write_lines
+from fairseq_kd.errors import KDError
+from fairseq_kd.noise.block import BLOCK_LINES
+from fairseq_kd.noise.options import NoiseOptions
+from fairseq_kd.noise.side import SIDES, NoisySide
+from fairseq_kd.noise.token_level import TokenLevel
+from fairseq_kd.progress import Progress
+from fairseq_kd.teacher.opening import infer_languages, open_data
+
+KIND = "fairseq_kd noisy data-bin"
+FORMAT = 1
+
+
+def noise_data_bin(
+    data_bin,
+    out,
+    options: NoiseOptions,
+    *,
+    sides,
+    seed: int,
+    subset: str = "train",
+    workers: int = 1,
+    languages: dict[str, str] | None = None,
+    post_process: str | None = None,
+) -> dict:
+    """Write the data-bin `out` and return its manifest; a finished `out` of the same input and options is kept.
+
+    sides: of SIDES, those that get noise. languages: {"source": "de", "target": "en"}; None: by the file names.
+    post_process: how subwords make words, for a data-bin made by fairseq-preprocess.
+    Raises KDError for bad input; then nothing is left under `out`.
+    """
+    languages = languages or dict(zip(SIDES, infer_languages(data_bin), strict=True))
+    pair = (languages["source"], languages["target"])
+    task = open_data(data_bin, pair, subset)
+    levels = _levels(data_bin, task, options, languages, sides, post_process)
+    noisy = {side: NoisySide(levels[side], seed, side, workers) for side in sides}
+    names = data_files(data_bin, subset, *pair)
+    request = {
+        "kind": KIND,
+        "format": FORMAT,
+        "block_lines": BLOCK_LINES,
+        "languages": languages,
+        "sides": list(sides),
+        "subset": subset,
+        "options": options.as_dict(),
+        "seed": seed,
+        "post_process": post_process,
+        "input": data_hashes(data_bin, names),
+    }
+    out = Path(out)
+    if (manifest := finished(out, request)) is not None:
+        return manifest
+    with folder_in_progress(out) as folder:
+        written = link_the_rest(data_bin, folder, subset, pair)
+        for side in SIDES:
+            write = _write_noisy if side in noisy else _link_clean
+            written += write(data_bin, folder, names, languages[side], noisy.get(side))
+        manifest = request | {
+            "sentences": len(task.dataset(subset)),
+            "noise": {languages[side]: noisy[side].report() for side in sides},
+            **_inherited(data_bin, folder, subset, pair),
+            "source_lang": pair[0],
+            "target_lang": pair[1],
+            "versions": library_versions(),
+            "files": hashes(folder, written),
+        }
+        write_json(folder / MANIFEST_NAME, manifest)
+    return manifest
+
+
+def _levels(data_bin, task, options, languages, sides, post_process) -> dict[str, TokenLevel]:
+    from fairseq.data.indexed_dataset import best_fitting_int_dtype
+
+    prepared = read_prepared(data_bin)
+    if prepared is not None and post_process is not None:
+        raise KDError(f"{data_bin} brings its own subword model; --post-process is for one made by fairseq-preprocess")
+    if post_process is not None and options.level == "subword":
+        raise KDError("--post-process has no effect with --level subword")
+    kind = post_process if prepared is None else prepared["subword"]["kind"]
+    models = load_subword_models(data_bin, *languages.values()) if prepared and options.level == "char" else {}
+    dictionaries = {"source": task.source_dictionary, "target": task.target_dictionary}
+    return {
+        side: TokenLevel(
+            options,
+            dictionaries[side],
+            best_fitting_int_dtype(len(dictionaries[side])),
+            kind,
+            models.get(languages[side]),
+        )
+        for side in sides
+    }
+
+
+def _inherited(data_bin, folder: Path, subset: str, pair: tuple[str, str]) -> dict:
+    """What the manifest says about the original holds, but for the unknown tokens of the subset."""
+    kept = inherited(data_bin, subset)
+    if "subsets" in kept:
+        entry = read_manifest(data_bin)["subsets"].get(subset, {})
+        kept["subsets"][subset] = entry | {"unknown_tokens": count_unknown(folder, subset, *pair)}
+    return kept
+
+
+def _link_clean(data_bin, folder: Path, names: list[str], lang: str, _) -> list[str]:
+    names = [name for name in names if name.split(".")[-2] == lang] + _raw(data_bin, names, lang)
+    for name in names:
+        link(Path(data_bin) / name, folder / name)
+    return names
+
+
+def _raw(data_bin, names: list[str], lang: str) -> list[str]:
+    """The plain text of the subset, if the data-bin holds it."""
+    name = f"raw/{names[0].split('.')[0]}.{lang}"
+    return [name] if (Path(data_bin) / name).is_file() else []
+
+
+def _write_noisy(data_bin, folder: Path, names: list[str], lang: str, noisy: NoisySide) -> list[str]:
+    """Noise in all files of a side (train, train1, ...), and in the plain text beside them."""
+    from fairseq.data.data_utils import load_indexed_dataset
+
+    level = noisy.level
+    prefixes = [name.removesuffix(".bin") for name in names if name.endswith(f".{lang}.bin")]
+    datasets = [load_indexed_dataset(str(Path(data_bin) / prefix), level.dictionary) for prefix in prefixes]
+    if level.options.substitute:
+        noisy.count(itertools.chain.from_iterable(_blocks(dataset, level) for dataset in datasets), prefixes[0])
+    progress = Progress(f"noise in {prefixes[0]}", sum(map(len, datasets)), "sentences")
+    raw = _raw(data_bin, names, lang)
+    old_text = read_raw_lines(Path(data_bin) / raw[0]) if raw else None
+    written, text = [], []
+    for prefix, dataset in zip(prefixes, datasets, strict=True):
+        writer = SideWriter(folder, prefix, level.dictionary)
+        for _, noised in noisy.noise(_blocks(dataset, level)):
+            block = noised.data.tobytes()
+            for ids in level.sentences(block):
+                writer.add(ids.astype(np.int64))
+            if raw:
+                lines = zip(old_text, level.lines(block), noised.changed, strict=False)
+                text += [new if changed else old.decode() for old, new, changed in lines]
+            progress.advance(noised.counts.lines)
+        written += writer.close()
+    progress.finish()
+    if raw:
+        (folder / "raw").mkdir(exist_ok=True)
+        write_lines(folder / raw[0], text)
+    return written + raw
+
+
+def _blocks(dataset, level: TokenLevel) -> Iterator[bytes]:
+    """The ids of neighbouring sentences. Raises KDError when one is not what fairseq-preprocess writes."""
+    eos = level.dictionary.eos()
+    for start in range(0, len(dataset), BLOCK_LINES):
+        sentences = [dataset[i].numpy() for i in range(start, min(start + BLOCK_LINES, len(dataset)))]
+        ids = np.concatenate(sentences)
+        ends = np.cumsum([len(sentence) for sentence in sentences]) - 1
+        if not np.array_equal(np.flatnonzero(ids == eos), ends):
+            raise KDError(
+                f"between sentences {start + 1:,} and {start + len(sentences):,}, one has the end-of-sentence symbol "
+                "elsewhere than at its end, so its words cannot be told; binarise the text with fairseq-preprocess"
+            )
+        yield ids.astype(level.dtype).tobytes()

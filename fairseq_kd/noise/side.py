@@ -1,0 +1,152 @@
+"""One side of a corpus: its units are counted, then its blocks get noise, in any number of processes."""
+
+import itertools
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from multiprocessing import get_context
+from typing import Protocol
+
+import numpy as np
+
+from fairseq_kd.errors import KDError
+from fairseq_kd.noise.block import Counts, Noised
+from fairseq_kd.noise.options import OPERATIONS, NoiseOptions
+from fairseq_kd.noise.vocabulary import Vocabulary
+
+SIDES = ("source", "target")
+EXAMPLES = 5  # in the manifest
+COUNTED_AT_ONCE = 2**23  # bytes
+
+
+class Level(Protocol):
+    """What blocks are made of: `TextLevel`, `TokenLevel`."""
+
+    options: NoiseOptions
+
+    def count(self, block: bytes, counts: Counter) -> None:
+        """Add how often each unit occurs in a block to `counts`."""
+
+    def noise(self, block: bytes, **where) -> Noised:
+        """The block with noise; where: see `add_noise`."""
+
+    def lines(self, block: bytes) -> list[str]:
+        """The sentences of a block, to be read by people."""
+
+
+class NoisySide:
+    """Counts the units of a side, gives it noise, and reports."""
+
+    def __init__(self, level: Level, seed: int, side: str, workers: int = 1):
+        """Raises KDError for a negative seed, an unknown side and no workers."""
+        if seed < 0:
+            raise KDError(f"--seed {seed}: must be 0 or above")
+        if side not in SIDES:
+            raise KDError(f"side {side!r}: must be one of {', '.join(SIDES)}")
+        if workers < 1:
+            raise KDError(f"--workers {workers}: must be at least 1")
+        self.level, self.seed, self.side, self.workers = level, seed, side, workers
+        self.counts, self.examples, self.vocabulary = Counts(), [], None
+        self._numbers = itertools.count()  # of blocks
+
+    def count(self, blocks: Iterable[bytes], name: str) -> None:
+        """Count the units of all blocks, for substitutes; name: of messages.
+
+        Raises KDError when there is nothing to substitute by.
+        """
+        totals = Counter()
+        for _, counts in _in_order(self._count, _joined(blocks), self.workers):
+            for unit, count in counts.items():
+                totals[unit] += count
+        self.vocabulary = Vocabulary.of(totals, self.level.options.substitute_from, name)
+
+    def noise(self, blocks: Iterable[bytes]) -> Iterator[tuple[bytes, Noised]]:
+        """Each block as it was and with noise, in order. The noise does not depend on the number of workers.
+
+        Called again, for further files of the side, it counts on.
+        """
+        for (block, number), noised in _in_order(self._noise, zip(blocks, self._numbers, strict=False), self.workers):
+            self.counts.add(noised.counts)
+            if number == 0:
+                self.examples = self._examples(block, noised)
+            yield block, noised
+
+    def report(self) -> dict:
+        """For the manifest."""
+        counts = asdict(self.counts)
+        possible, done = counts.pop("possible"), counts.pop("done")
+        rates = {
+            name: {
+                "asked": getattr(self.level.options, name),
+                "realised": done[name] / possible[name] if possible[name] else None,
+                "done": done[name],
+                "possible": possible[name],
+            }
+            for name in OPERATIONS
+        }
+        types = None if self.vocabulary is None else len(self.vocabulary.units)
+        return counts | {"rates": rates, "types": types, "examples": self.examples}
+
+    def _count(self, block: bytes) -> Counter:
+        counts = Counter()
+        self.level.count(block, counts)
+        return counts
+
+    def _noise(self, item: tuple[bytes, int]) -> Noised:
+        block, number = item
+        side = SIDES.index(self.side)
+        return self.level.noise(block, seed=self.seed, side=side, number=number, vocabulary=self.vocabulary)
+
+    def _examples(self, block: bytes, noised: Noised) -> list[dict]:
+        before, after = self.level.lines(block), self.level.lines(noised.data.tobytes())
+        numbers = np.flatnonzero(noised.changed)[:EXAMPLES].tolist()
+        return [{"line": n + 1, "before": before[n], "after": after[n]} for n in numbers]
+
+
+def _joined(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Larger blocks: what is counted is the same however it is cut."""
+    waiting, size = [], 0
+    for block in blocks:
+        waiting.append(block)
+        size += len(block)
+        if size >= COUNTED_AT_ONCE:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield b"".join(waiting)
+
+
+_function: Callable | None = None  # of a worker
+
+
+def _set_function(function: Callable) -> None:
+    global _function
+    _function = function
+
+
+def _call(item):
+    return _function(item)
+
+
+def _in_order(function: Callable, items: Iterable, workers: int) -> Iterator[tuple]:
+    """(item, function(item)) in order, by so many processes; a few items are read ahead, however many there are."""
+    if workers == 1:
+        for item in items:
+            yield item, function(item)
+        return
+    # forked, so that the vocabulary is shared
+    with ProcessPoolExecutor(workers, get_context("fork"), _set_function, (function,)) as pool:
+        running = deque()
+        try:
+            for item in items:
+                running.append((item, pool.submit(_call, item)))
+                if len(running) > 2 * workers:
+                    first, future = running.popleft()
+                    yield first, future.result()
+            while running:
+                first, future = running.popleft()
+                yield first, future.result()
+        finally:
+            for _, future in running:
+                future.cancel()

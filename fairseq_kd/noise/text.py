@@ -1,0 +1,102 @@
+"""Noise in aligned text: PREFIX.SOURCE and PREFIX.TARGET -> OUT.SOURCE, OUT.TARGET and OUT.manifest.json."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from fairseq_kd.corpus.manifest import library_versions, sha256_file
+from fairseq_kd.corpus.subword import load_model_file
+from fairseq_kd.corpus.text import count_lines, find_text, read_blocks
+from fairseq_kd.errors import KDError
+from fairseq_kd.noise.block import BLOCK_LINES
+from fairseq_kd.noise.options import NoiseOptions
+from fairseq_kd.noise.publish import files_in_progress, finished
+from fairseq_kd.noise.side import SIDES, NoisySide
+from fairseq_kd.noise.text_level import TextLevel, check_subword
+from fairseq_kd.progress import Progress
+
+KIND = "fairseq_kd noisy text"
+FORMAT = 1
+
+
+def noise_text(
+    prefix,
+    out,
+    languages: dict[str, str],
+    options: NoiseOptions,
+    *,
+    sides,
+    seed: int,
+    workers: int = 1,
+    subword_model=None,
+) -> dict:
+    """Write the two files with noise in `sides`, and the manifest, which is returned.
+
+    languages: {"source": "de", "target": "en"}. sides: of SIDES, those that get noise; the other is copied. Input may
+    be .gz, output is plain. subword_model: a file, for level subword.
+    A finished `out` of the same input and options is checked and kept. Raises KDError for bad input; then nothing is
+    left under `out`.
+    """
+    paths = {side: _input(prefix, languages[side]) for side in SIDES}
+    check_subword(options, subword_model)
+    level = TextLevel(options, None if subword_model is None else load_model_file(subword_model))
+    noisy = {side: NoisySide(level, seed, side, workers) for side in sides}
+    lines = _check_aligned(paths)
+    request = {
+        "kind": KIND,
+        "format": FORMAT,
+        "block_lines": BLOCK_LINES,
+        "languages": languages,
+        "sides": list(sides),
+        "options": options.as_dict(),
+        "seed": seed,
+        "subword_model": None if subword_model is None else sha256_file(subword_model),
+        "input": {side: sha256_file(path) for side, path in paths.items()},
+    }
+    out = Path(out)
+    if (manifest := finished(out, request)) is not None:
+        return manifest
+    names = {side: f"{out.name}.{languages[side]}" for side in SIDES}
+    with files_in_progress(out, request, list(names.values())) as (folder, manifest):
+        for side in SIDES:
+            blocks = _noisy_blocks(noisy[side], paths[side], lines) if side in noisy else _blocks(paths[side])
+            with open(folder / names[side], "wb") as file:
+                for block in blocks:
+                    file.write(block)
+        manifest |= {
+            "sentences": lines,
+            "noise": {languages[side]: noisy[side].report() for side in sides},
+            "versions": library_versions(),
+        }
+    return manifest
+
+
+def _input(prefix, lang: str) -> Path:
+    prefix = Path(prefix)
+    path = find_text(prefix.parent, prefix.name, lang)
+    if path is None:
+        raise KDError(f"neither {prefix}.{lang} nor {prefix}.{lang}.gz is there (--prefix)")
+    return path
+
+
+def _check_aligned(paths: dict[str, Path]) -> int:
+    counts = {side: count_lines(path) for side, path in paths.items()}
+    if counts["source"] != counts["target"]:
+        raise KDError(
+            f"{paths['source']} has {counts['source']:,} lines and {paths['target']} has {counts['target']:,}: they "
+            "are not aligned line by line; get the aligned files again"
+        )
+    return counts["source"]
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    return read_blocks(path, BLOCK_LINES)
+
+
+def _noisy_blocks(noisy: NoisySide, path: Path, lines: int) -> Iterator[memoryview]:
+    if noisy.level.options.substitute:
+        noisy.count(_blocks(path), str(path))
+    progress = Progress(f"noise in {path.name}", lines, "sentences")
+    for _, noised in noisy.noise(_blocks(path)):
+        yield noised.data.data
+        progress.advance(noised.counts.lines)
+    progress.finish()

@@ -1,0 +1,67 @@
+"""Blocks of text: cut into words, characters or subwords, and put together again."""
+
+from collections import Counter
+
+import numpy as np
+
+from fairseq_kd.errors import KDError
+from fairseq_kd.noise.block import Noised, add_noise
+from fairseq_kd.noise.options import NoiseOptions
+from fairseq_kd.noise.units import Units, find_characters, find_words
+from fairseq_kd.noise.vocabulary import count_units
+
+
+def check_subword(options: NoiseOptions, subword) -> None:
+    """Raises KDError when a subword model is missing, or would have no effect."""
+    if options.level == "subword" and subword is None:
+        raise KDError("--level subword on text needs --subword-model, to cut the text into subwords")
+    if options.level != "subword" and subword is not None:
+        raise KDError(f"--subword-model has no effect with --level {options.level}")
+
+
+class TextLevel:
+    """word and char cut the text itself; subword cuts what the subword model makes of it.
+
+    A block is UTF-8 bytes of whole lines, each ended by a newline.
+    """
+
+    def __init__(self, options: NoiseOptions, subword=None):
+        """subword: a model of `corpus.subword`. Raises KDError when it is missing, or has no effect."""
+        check_subword(options, subword)
+        self.options, self.subword = options, subword
+
+    def count(self, block: bytes, counts: Counter) -> None:
+        """Add how often each unit occurs in a block to `counts`."""
+        count_units(self._units(block), counts)
+
+    def noise(self, block: bytes, **where) -> Noised:
+        """The block with noise; where: see `add_noise`."""
+        noised = add_noise(self._units(block), self.options, **where)
+        return noised if self.subword is None else self._joined(block, noised)
+
+    def lines(self, block: bytes) -> list[str]:
+        """The sentences of a block, to be read by people."""
+        return block.decode().split("\n")[:-1]
+
+    def _units(self, block: bytes) -> Units:
+        if self.options.level == "char":
+            return find_characters(block)
+        if self.subword is None:
+            return find_words(block)
+        return find_words("".join([self.subword.encode(line) + "\n" for line in self.lines(block)]).encode())
+
+    def _joined(self, block: bytes, noised: Noised) -> Noised:
+        """Changed lines from subwords to text; the others as they were.
+
+        A line of which nothing but marks of word boundaries would be left stays as it was.
+        """
+        lines, new = self.lines(block), self.lines(noised.data.tobytes())
+        for number in np.flatnonzero(noised.changed).tolist():
+            if text := self.subword.decode(new[number]):
+                lines[number] = text
+            else:
+                noised.changed[number] = False
+                noised.counts.lines_kept_from_vanishing += 1
+                noised.counts.lines_changed -= 1
+        data = "".join([line + "\n" for line in lines]).encode()
+        return Noised(np.frombuffer(data, np.uint8), noised.changed, noised.counts)
