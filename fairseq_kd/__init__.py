@@ -31,6 +31,13 @@ The student is any model of fairseq, or one of ours:
                      -> models.adaptive    gates on channels and heads; the penalty enters any criterion's loss
                      -> models.compact     closed gates cut out: a smaller models.student
 
+Noise of known rates, in text and in data-bins:
+
+    lines or ids -> noise.units         where the words, characters or subwords of a block are
+                 -> noise.vocabulary    what they are replaced by
+                 -> noise.block         deleted, replaced, swapped: a block in arrays
+                 -> noise.text, .data_bin
+
 Around it: `corpus` makes data-bins, `evaluation` scores checkpoints, `quickstart` runs the whole once, `cli` is the
 command `fairseq-kd`.
 

@@ -15,6 +15,8 @@ REQUIRED = {
     "sacrebleu": "sacrebleu",
     "sentencepiece": "sentencepiece",
     "subword_nmt": "subword-nmt",
+    "pyarrow": "pyarrow",
+    "regex": "regex",
 }
 OPTIONAL = {
     "tensorboardX": ("tensorboardX", "report", "--tensorboard-logdir of fairseq-train"),

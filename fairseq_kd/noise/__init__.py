@@ -1,10 +1,12 @@
-"""Noise of known rates in text and data-bins. A block of lines goes through in arrays, never word by word:
+"""Noise of known rates. A block of lines goes through in arrays, never word by word.
 
-options      what was asked for
-units        where the words, characters or subwords of a block are
-vocabulary   how often each occurs in the corpus, and drawing substitutes
-block        a block with noise, and counts
-lines        a list of sentences, in memory
-text         aligned files, streamed
-data_bin     a prepared data-bin
+    options                    what was asked for
+    units                      where the words, characters or subwords of a block are
+    vocabulary                 how often each occurs, and what they are replaced by
+    block                      a block with noise, and counts
+    text_level, token_level    what blocks are made of: text, or the ids of a data-bin
+    side                       all blocks of one side of a corpus, in any number of processes
+    lines, text, data_bin      sentences in memory; aligned files; a prepared data-bin
+
+Whatever is made from the same seed and input is the same, byte for byte.
 """

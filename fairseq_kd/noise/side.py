@@ -1,7 +1,7 @@
 """One side of a corpus: its units are counted, then its blocks get noise, in any number of processes."""
 
 import itertools
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
@@ -9,15 +9,18 @@ from multiprocessing import get_context
 from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from fairseq_kd.errors import KDError
 from fairseq_kd.noise.block import Counts, Noised
 from fairseq_kd.noise.options import OPERATIONS, NoiseOptions
-from fairseq_kd.noise.vocabulary import Vocabulary
+from fairseq_kd.noise.vocabulary import Vocabulary, add_counts
 
 SIDES = ("source", "target")
 EXAMPLES = 5  # in the manifest
 COUNTED_AT_ONCE = 2**23  # bytes
+ROWS_ADDED_AT_ONCE = 2**20
+NO_COUNTS = pa.table({"unit": pa.array([], pa.binary()), "count": pa.array([], pa.int64())})
 
 
 class Level(Protocol):
@@ -25,8 +28,8 @@ class Level(Protocol):
 
     options: NoiseOptions
 
-    def count(self, block: bytes, counts: Counter) -> None:
-        """Add how often each unit occurs in a block to `counts`."""
+    def count(self, block: bytes) -> pa.Table:
+        """How often each unit of a block occurs, see `count_units`."""
 
     def noise(self, block: bytes, **where) -> Noised:
         """The block with noise; where: see `add_noise`."""
@@ -55,11 +58,12 @@ class NoisySide:
 
         Raises KDError when there is nothing to substitute by.
         """
-        totals = Counter()
-        for _, counts in _in_order(self._count, _joined(blocks), self.workers):
-            for unit, count in counts.items():
-                totals[unit] += count
-        self.vocabulary = Vocabulary.of(totals, self.level.options.substitute_from, name)
+        tables = [NO_COUNTS]
+        for _, counts in _in_order(self.level.count, _joined(blocks), self.workers):
+            tables.append(counts)
+            if sum(map(len, tables[1:])) > len(tables[0]) + ROWS_ADDED_AT_ONCE:
+                tables = [add_counts(tables)]
+        self.vocabulary = Vocabulary.of(add_counts(tables), self.level.options.substitute_from, name)
 
     def noise(self, blocks: Iterable[bytes]) -> Iterator[tuple[bytes, Noised]]:
         """Each block as it was and with noise, in order. The noise does not depend on the number of workers.
@@ -87,11 +91,6 @@ class NoisySide:
         }
         types = None if self.vocabulary is None else len(self.vocabulary.units)
         return counts | {"rates": rates, "types": types, "examples": self.examples}
-
-    def _count(self, block: bytes) -> Counter:
-        counts = Counter()
-        self.level.count(block, counts)
-        return counts
 
     def _noise(self, item: tuple[bytes, int]) -> Noised:
         block, number = item

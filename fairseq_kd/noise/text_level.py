@@ -1,8 +1,7 @@
 """Blocks of text: cut into words, characters or subwords, and put together again."""
 
-from collections import Counter
-
 import numpy as np
+import pyarrow as pa
 
 from fairseq_kd.errors import KDError
 from fairseq_kd.noise.block import Noised, add_noise
@@ -30,9 +29,9 @@ class TextLevel:
         check_subword(options, subword)
         self.options, self.subword = options, subword
 
-    def count(self, block: bytes, counts: Counter) -> None:
-        """Add how often each unit occurs in a block to `counts`."""
-        count_units(self._units(block), counts)
+    def count(self, block: bytes) -> pa.Table:
+        """How often each unit of a block occurs, see `count_units`."""
+        return count_units(self._units(block))
 
     def noise(self, block: bytes, **where) -> Noised:
         """The block with noise; where: see `add_noise`."""

@@ -4,9 +4,8 @@ Words and subwords are moved as the ids they are, so nothing is segmented anew a
 models segment each word by itself. Characters need text: sentences that changed are decoded and encoded again.
 """
 
-from collections import Counter
-
 import numpy as np
+import pyarrow as pa
 
 from fairseq_kd.corpus.subword import load_decoder
 from fairseq_kd.errors import KDError
@@ -37,9 +36,9 @@ class TokenLevel:
         self._join = None if kind is None else load_decoder(kind)
         self._marked = np.array([_is_marked(symbol, kind) for symbol in dictionary.symbols])
 
-    def count(self, block: bytes, counts: Counter) -> None:
-        """Add how often each unit occurs in a block to `counts`."""
-        count_units(self._units(block), counts)
+    def count(self, block: bytes) -> pa.Table:
+        """How often each unit of a block occurs, see `count_units`."""
+        return count_units(self._units(block))
 
     def noise(self, block: bytes, **where) -> Noised:
         """The block with noise; where: see `add_noise`."""

@@ -3,6 +3,7 @@ import random
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import regex
 
@@ -149,7 +150,7 @@ def test_realised_rates_are_within_three_standard_errors_on_100_000_sentences(ra
     length, sentences = 12, 100_000
     options = NoiseOptions(**rates)
     block = block_of([" ".join(map(str, range(length)))] * BLOCK_LINES)
-    vocabulary = Vocabulary.of(Counter({b"x": 3, b"y": 1}), "unigram", "test")
+    vocabulary = Vocabulary.of(pa.table({"unit": [b"y", b"x"], "count": [1, 3]}), "unigram", "test")
     words, substitutes, shifted, counted = 0, Counter(), 0, Counter()
     blocks = sentences // BLOCK_LINES + 1
     for number in range(blocks):
