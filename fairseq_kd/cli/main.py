@@ -1,6 +1,7 @@
 """Entry point of `fairseq-kd`."""
 
 import argparse
+import errno
 import importlib
 import logging
 import sys
@@ -25,6 +26,10 @@ COMMANDS = {
     "doctor": "print versions, devices and optional parts, and what to do about what is missing",
 }
 
+# what the system refuses and the user can mend -> how
+SYSTEM_REASONS = {errno.EACCES: "change its owner or mode", errno.EROFS: "choose a folder that can be written"}
+SYSTEM_REASONS |= dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room on the disk")
+
 
 def main(argv=None) -> int:
     """Run one sub-command; return its exit status. A KDError is printed as one line, status 2."""
@@ -48,6 +53,12 @@ def main(argv=None) -> int:
         return command.run(args) or 0
     except KDError as error:
         report(error)
+        return EXIT_USER_ERROR
+    except OSError as error:
+        if error.errno not in SYSTEM_REASONS:
+            raise
+        where = error.filename or "a file"
+        report(KDError(f"{where}: {error.strerror}; {SYSTEM_REASONS[error.errno]}, then give the same command again"))
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)

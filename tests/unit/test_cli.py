@@ -1,3 +1,5 @@
+import errno
+import os
 import subprocess
 import sys
 
@@ -62,3 +64,23 @@ def test_a_command_that_is_interrupted_says_how_to_continue(monkeypatch, capsys)
     monkeypatch.setattr(fairseq_kd.cli.doctor, "run", interrupt)
     assert main(["doctor"]) == 130
     assert "the same command continues" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "advice"), [(errno.EACCES, "owner or mode"), (errno.ENOSPC, "make room")])
+def test_what_the_system_refuses_is_one_clear_error(number, advice, monkeypatch, capsys):
+    def refuse(args):
+        raise OSError(number, os.strerror(number), "some/file")
+
+    monkeypatch.setattr("fairseq_kd.cli.doctor.run", refuse)
+    assert main(["doctor"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("fairseq_kd: error: some/file: ") and advice in error and error.count("\n") == 1
+
+
+def test_an_error_that_nobody_expected_keeps_its_traceback(monkeypatch):
+    def fail(args):
+        raise OSError(errno.EIO, "Input/output error", "some/file")
+
+    monkeypatch.setattr("fairseq_kd.cli.doctor.run", fail)
+    with pytest.raises(OSError, match="some/file"):
+        main(["doctor"])
