@@ -1,12 +1,18 @@
-"""`fairseq-kd evaluate`: checkpoint -> translations -> BLEU and chrF with signatures."""
+"""`fairseq-kd evaluate`: checkpoint -> translations -> scores with intervals and signatures, and what else is asked."""
 
+import os
 import sys
 from pathlib import Path
 
 from fairseq_kd.corpus.manifest import ensure_writable_folder, write_json
 from fairseq_kd.corpus.subword import KINDS
 from fairseq_kd.errors import KDError
+from fairseq_kd.evaluation.agreement import TeacherOptions
+from fairseq_kd.evaluation.calibration import BINS
+from fairseq_kd.evaluation.diagram import check_diagram, draw_reliability
 from fairseq_kd.evaluation.evaluate import evaluate
+from fairseq_kd.evaluation.measures import Measures
+from fairseq_kd.evaluation.summary import summary
 from fairseq_kd.evaluation.translate import TranslateOptions
 
 
@@ -16,8 +22,16 @@ def add_arguments(parser) -> None:
     parser.add_argument("data_bin", metavar="DATA_BIN")
     parser.add_argument("--checkpoint", required=True, help="made by fairseq-train")
     parser.add_argument("--subset", default="test", help="valid, test, test1, ... (default %(default)s)")
-    parser.add_argument("--out", metavar="FILE.json", help="write the result here, with all hypotheses")
-    parser.add_argument("--trust-checkpoint", metavar="FILE", help="load --checkpoint even if it holds code")
+    parser.add_argument("--out", metavar="FILE.json", help="write the result here, with all hypotheses and references")
+    parser.add_argument("--trust-checkpoint", metavar="FILE", help="load this checkpoint even if it holds code")
+    parser.add_argument(
+        "--confidence-n",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="resamples of the bootstrap intervals; 0: no intervals (default %(default)s)",
+    )
+    _add_measures(parser)
     group = parser.add_argument_group("decoding")
     group.add_argument("--beam", type=int, default=defaults.beam, help="(default %(default)s)")
     group.add_argument("--lenpen", type=float, default=defaults.lenpen, help="length penalty (default %(default)s)")
@@ -31,12 +45,22 @@ def add_arguments(parser) -> None:
     group.add_argument("--post-process", choices=KINDS, help="how subwords are joined")
 
 
+def _add_measures(parser) -> None:
+    group = parser.add_argument_group("what costs more time")
+    group.add_argument("--calibration", action="store_true", help="of probabilities under gold prefixes: ECE, NLL, Brier")
+    group.add_argument("--bins", type=int, metavar="N", help=f"of equal mass, for --calibration (default {BINS})")
+    group.add_argument("--diagram", metavar="FILE", help="draw --calibration as a .png, .svg or .pdf (needs matplotlib)")
+    group.add_argument("--teacher", metavar="FILE[:FILE]", help="agreement with it: top-1 tokens, BLEU; or an ensemble")
+    group.add_argument("--teacher-data", metavar="DIR", help="the teacher's dictionaries, if they were moved")
+    group.add_argument("--latency", type=int, metavar="N", help="time N sentences one by one: p50 and p95")
+
+
 def run(args) -> None:
     """Evaluate and print."""
-    if args.trust_checkpoint not in (None, args.checkpoint):
-        raise KDError(f"--trust-checkpoint {args.trust_checkpoint} is not the --checkpoint {args.checkpoint}")
-    if args.out is not None:
-        ensure_writable_folder(Path(args.out).absolute().parent)  # before the work, not after it
+    measures = _measures(args)
+    for path in (args.out, args.diagram):
+        if path is not None:
+            ensure_writable_folder(Path(path).absolute().parent)  # before the work, not after it
     names = ("beam", "lenpen", "max_len_a", "max_len_b", "max_tokens", "fp16", "cpu")
     result = evaluate(
         args.data_bin,
@@ -45,21 +69,45 @@ def run(args) -> None:
         TranslateOptions(**{name: getattr(args, name) for name in names}),
         reference=args.reference,
         post_process=args.post_process,
-        trust=args.trust_checkpoint is not None,
+        trust=args.trust_checkpoint == args.checkpoint,
+        measures=measures,
     )
-    for name in ("bleu", "chrf"):
-        print(result[name]["verbose"])
-        print(f"    {result[name]['signature']}")
-    print(
-        f"{result['sentences']:,} sentences in {result['seconds']:.1f} s on {result['device']}, "
-        f"{result['parameters']:,} parameters, {result['updates']:,} updates"
-    )
+    print("\n".join(summary(result)))
     if result["dictionary_check"] == "size":
         print(
             "note: the dictionaries of the training are no longer where the checkpoint says, so only their size was "
             "compared with those of DATA_BIN",
             file=sys.stderr,
         )
+    if args.diagram is not None:
+        draw_reliability(result["calibration"], args.diagram)
+        print(f"wrote {args.diagram}")
     if args.out is not None:
         write_json(args.out, result)
         print(f"wrote {args.out}")
+
+
+def _measures(args) -> Measures:
+    """What the options ask for. Raises KDError for values out of range and for options without effect."""
+    for name in ("bins", "diagram"):
+        if getattr(args, name) is not None and not args.calibration:
+            raise KDError(f"--{name} has no effect without --calibration")
+    if args.teacher_data is not None and args.teacher is None:
+        raise KDError("--teacher-data has no effect without --teacher")
+    for name in ("bins", "latency"):
+        if getattr(args, name) == 0:  # inside, 0 stands for an option that was not given
+            raise KDError(f"--{name} 0: must be at least 1")
+    if args.diagram is not None:
+        check_diagram(args.diagram)
+    teacher, trust = None, args.trust_checkpoint
+    others = (args.teacher or "").split(os.pathsep)
+    if trust is not None and trust not in (args.checkpoint, *others):
+        raise KDError(f"--trust-checkpoint {trust} is not the --checkpoint {args.checkpoint}, and no --teacher")
+    if args.teacher is not None:
+        teacher = TeacherOptions(args.teacher, args.teacher_data, trust if trust in others else None)
+    return Measures(
+        resamples=args.confidence_n,
+        bins=(BINS if args.bins is None else args.bins) if args.calibration else 0,
+        latency=args.latency or 0,
+        teacher=teacher,
+    )

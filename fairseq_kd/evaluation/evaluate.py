@@ -1,91 +1,93 @@
-"""A checkpoint on a subset: translate, detokenise, score, and keep everything in one result."""
+"""A checkpoint on a subset: translate, detokenise, score, and keep everything in one result.
 
-from pathlib import Path
+Keys of the result (JSON), "format" 2; the module named at the end defines what is in an entry:
+
+    kind                                            "result"
+    checkpoint, checkpoint_sha256, updates, seed    what was evaluated; updates and seed of its training
+    data_bin, manifest_sha256, subset, corpus_name, reference, post_process, dictionary_check
+    sentences             number of segments
+    bleu, chrf, ter       {"score", "signature", "verbose"}, with intervals also "mean" and "ci": `score`
+    behaviour             {"length_ratio", "repetition", "repetition_of_references", "copied", "empty"}: `behaviour`
+    efficiency            {"parameters", "weights_bytes", "checkpoint_bytes", "operations_per_token",
+                          "operations_length", "sentences_per_second", "peak_rss_bytes"}: `efficiency`
+    seconds, parameters   of decoding; of the model
+    decoding, device, threads, versions
+    sources_sha256        of the source text, a newline after each sentence
+    hypotheses, references     plain text, one entry a segment
+
+and if it was asked for:
+
+    calibration           {"tokens", "accuracy", "confidence", "ece", "nll_bits", "brier",
+                          "bins": [{"tokens", "confidence", "accuracy"}]}: `calibration`
+    agreement             {"teacher", "tokens", "top1", "bleu", "teacher_hypotheses"}: `agreement`
+    robustness            {"noise", "seed", "levels"}: `robustness`
+    latency               {"sentences", "p50_ms", "p95_ms", "mean_ms"}: `efficiency`
+
+Format 1 had no ter, seed, behaviour, efficiency, sources_sha256 and references.
+"""
 
 import torch
 
-from fairseq_kd.corpus.manifest import MANIFEST_NAME, check_files, library_versions, read_prepared, sha256_file
-from fairseq_kd.corpus.subword import load_decoder
-from fairseq_kd.corpus.text import normalise_spaces, read_raw_lines
-from fairseq_kd.errors import KDError
-from fairseq_kd.evaluation.score import score
-from fairseq_kd.evaluation.translate import TranslateOptions, translate
+from fairseq_kd.corpus.manifest import library_versions, sha256_file
+from fairseq_kd.evaluation.behaviour import rates
+from fairseq_kd.evaluation.efficiency import Meter, size
+from fairseq_kd.evaluation.measures import Measures, Measuring
+from fairseq_kd.evaluation.score import check_seed, score
+from fairseq_kd.evaluation.segments import read_segments, text_hash
+from fairseq_kd.evaluation.system import open_system
+from fairseq_kd.evaluation.translate import TranslateOptions
 
-FORMAT = 1
+FORMAT = 2
 
 
 def evaluate(
-    data_bin, checkpoint, subset="test", options=None, *, reference=None, post_process=None, trust=False
+    data_bin,
+    checkpoint,
+    subset="test",
+    options=None,
+    *,
+    reference=None,
+    post_process=None,
+    trust=False,
+    measures=None,
 ) -> dict:
     """Score `checkpoint` on `subset` of `data_bin` and return the result, ready for JSON.
 
     A data-bin made by `fairseq-kd prepare` brings references and subword model. For one made by plain
     fairseq-preprocess, reference (a text file) and post_process (how subwords are joined) must be given.
-    Raises KDError for input that cannot be used.
+    measures: None for scores without intervals and what costs nothing.
+    Raises KDError for input that cannot be used, before anything is decoded.
     """
-    options = options or TranslateOptions()
-    if not Path(data_bin).is_dir():
-        raise KDError(f"DATA_BIN {data_bin} is not a folder")
-    manifest = read_prepared(data_bin)
-    _check_reference_options(data_bin, manifest, reference, post_process)
-    if manifest is not None:
-        if subset not in manifest["subsets"]:
-            raise KDError(f"{data_bin} has no subset {subset!r}; it has {', '.join(manifest['subsets'])} (--subset)")
-        check_files(data_bin, _files_of(subset, manifest))
-        reference = Path(data_bin) / "raw" / f"{subset}.{manifest['target_lang']}"
-        post_process = manifest["subword"]["kind"]
-    decode, references = load_decoder(post_process), _read_references(reference)
-    translations = translate(checkpoint, data_bin, subset, options, len(references), trust=trust)
-    hypotheses = [decode(line) for line in translations.hypotheses]
-    known = (manifest or {}).get("subsets", {}).get(subset, {})
+    options, measures = options or TranslateOptions(), measures or Measures()
+    check_seed()
+    segments = read_segments(data_bin, subset, reference, post_process)
+    system = open_system(checkpoint, data_bin, subset, options, len(segments.references), trust=trust)
+    measuring = Measuring(measures, system, segments)
+    with Meter(options.device()) as meter:
+        segmented = system.translate()
+    hypotheses, references = [segments.decode(line) for line in segmented], segments.references
+    sources, sizes = segments.sources(system), size(system, checkpoint)
     return {
         "format": FORMAT,
         "kind": "result",
         "checkpoint": str(checkpoint),
         "checkpoint_sha256": sha256_file(checkpoint),
-        "data_bin": str(data_bin),
-        "manifest_sha256": sha256_file(Path(data_bin) / MANIFEST_NAME) if manifest else None,
-        "subset": subset,
-        "corpus_name": known.get("corpus_name", subset),
-        "reference": str(reference),
-        "post_process": post_process,
-        "dictionary_check": translations.dictionary_check,
+        **segments.origin,
+        "dictionary_check": system.dictionary_check,
         "sentences": len(hypotheses),
-        **score(hypotheses, references),
-        "seconds": round(translations.seconds, 3),
-        "parameters": translations.parameters,
-        "updates": translations.updates,
+        **score(hypotheses, references, measures.resamples),
+        "behaviour": rates(sources, hypotheses, references),
+        "efficiency": sizes | meter.as_dict(len(hypotheses)),
+        **measuring.run(hypotheses),
+        "seconds": round(meter.seconds, 3),
+        "parameters": sizes["parameters"],
+        "updates": system.updates,
+        "seed": system.seed,
         "decoding": options.as_dict(),
         "device": str(options.device()),
         "threads": torch.get_num_threads(),
         "versions": library_versions(),
+        "sources_sha256": text_hash(sources),
         "hypotheses": hypotheses,
+        "references": references,
     }
-
-
-def _check_reference_options(data_bin, manifest, reference, post_process) -> None:
-    if manifest is None and (reference is None or post_process is None):
-        raise KDError(
-            f"{data_bin} was not made by `fairseq-kd prepare`, so it brings neither plain-text references nor its "
-            "subword model: give --reference FILE and --post-process sentencepiece|subword-nmt|none"
-        )
-    if manifest is not None and (reference is not None or post_process is not None):
-        raise KDError(
-            f"{data_bin} brings its own references and subword model; --reference and --post-process are for a "
-            "data-bin made by fairseq-preprocess"
-        )
-
-
-def _files_of(subset: str, manifest: dict) -> dict:
-    """The files that a score depends on, with the hashes of the manifest."""
-    wanted = (f"{subset}.", f"raw/{subset}.", "dict.", "subword/")
-    return {name: value for name, value in manifest["files"].items() if name.startswith(wanted)}
-
-
-def _read_references(path) -> list[str]:
-    if not Path(path).is_file():
-        raise KDError(f"the reference {path} is not there (plain text is kept for evaluation subsets, not for train)")
-    try:
-        return [normalise_spaces(line.decode("utf-8")) for line in read_raw_lines(path)]
-    except UnicodeDecodeError as error:
-        raise KDError(f"the reference {path} is not UTF-8 ({error})") from error

@@ -1,20 +1,14 @@
-"""Translate one subset of a data-bin with fairseq's own task, batches and beam search."""
+"""Translate with fairseq's own task, batches and beam search."""
 
-import time
 from argparse import Namespace
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from fairseq_kd.checkpoint import read_checkpoint
 from fairseq_kd.errors import KDError
 from fairseq_kd.progress import Progress
 from fairseq_kd.sequence.backend import FairseqBackend
-from fairseq_kd.teacher.batches import check_longest
-from fairseq_kd.teacher.dictionaries import check_same_dictionary, warn_if_newer
-from fairseq_kd.teacher.loading import build_model, configure_own_task, data_folder
 
 
 @dataclass(frozen=True)
@@ -40,89 +34,26 @@ class TranslateOptions:
         """Where decoding runs: CUDA when there is one and `cpu` is not set."""
         return torch.device("cuda" if torch.cuda.is_available() and not self.cpu else "cpu")
 
+    def dtype(self) -> str:
+        """Of the weights."""
+        return "float16" if self.fp16 else "float32"
+
     def as_dict(self) -> dict:
         """For the result file."""
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Translations:
-    """Hypotheses as subword strings in the order of the corpus, and what it took."""
-
-    hypotheses: list[str]
-    source_lang: str
-    target_lang: str
-    seconds: float
-    parameters: int
-    updates: int
-    dictionary_check: str
+def translate(models: list, task, dataset, options: TranslateOptions, label: str) -> list[str]:
+    """Hypotheses as subword strings, every sentence, in order. models: an ensemble, in eval mode on its device."""
+    backend = search_backend(models, task, dataset, options)
+    progress = Progress(label, len(dataset), "sentences")
+    found = backend.translate(np.arange(len(dataset)), progress.advance)
+    progress.finish()
+    return [task.target_dictionary.string(torch.as_tensor(found[n][0].tokens)) for n in range(len(dataset))]
 
 
-def translate(
-    checkpoint, data_bin, subset: str, options: TranslateOptions, sentences: int, trust=False
-) -> Translations:
-    """Decode `subset` of `data_bin` with the model of `checkpoint`, every sentence, in order.
-
-    sentences: how many references there are.
-    Raises KDError for a checkpoint or data-bin that cannot be used, when the subset has another number of sentences,
-    and when a sentence is too long for the model.
-    """
-    state = read_checkpoint(checkpoint, trust=trust)
-    updates = state["optimizer_history"][-1]["num_updates"]
-    recorded = data_folder(state["cfg"].task)
-    configure_own_task(checkpoint, state, data=data_bin, data_option="DATA_BIN")
-    dictionary_check = _check_recorded_dictionaries(checkpoint, recorded, state["cfg"].task)
-    model, task = build_model(checkpoint, state)
-    try:
-        task.load_dataset(subset)
-    except FileNotFoundError as error:
-        raise KDError(f"{data_bin} has no subset {subset!r} for {_languages(task)} (--subset)") from error
-    if len(task.dataset(subset)) != sentences:
-        raise KDError(f"{sentences} references, but {subset!r} of {data_bin} has {len(task.dataset(subset))} sentences")
-    device = options.device()
-    model.to(device).eval()
-    if options.fp16:
-        model.half()
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    started = time.monotonic()
-    hypotheses = _decode(model, task, task.dataset(subset), options, device)
-    return Translations(
-        hypotheses=hypotheses,
-        source_lang=task.cfg.source_lang,
-        target_lang=task.cfg.target_lang,
-        seconds=time.monotonic() - started,
-        parameters=parameters,
-        updates=updates,
-        dictionary_check=dictionary_check,
-    )
-
-
-def _languages(task) -> str:
-    return f"{task.cfg.source_lang}-{task.cfg.target_lang}"
-
-
-def _check_recorded_dictionaries(checkpoint, recorded: str, task_cfg) -> str:
-    """Compare with the dictionaries of the training; say what was compared.
-
-    "content": two files, symbol by symbol. "place": DATA_BIN is where the model was trained. "size": the dictionaries
-    of the training are gone; one of another size fails when the weights are loaded.
-    """
-    from fairseq.data import Dictionary
-
-    for side, lang in (("source", task_cfg.source_lang), ("target", task_cfg.target_lang)):
-        trained_with = Path(recorded) / f"dict.{lang}.txt"
-        if not trained_with.is_file():
-            return "size"
-        here = Path(task_cfg.data) / f"dict.{lang}.txt"
-        if trained_with.samefile(here):
-            warn_if_newer(here, checkpoint)
-            return "place"
-        check_same_dictionary(Dictionary.load(str(trained_with)), Dictionary.load(str(here)), side)
-    return "content"
-
-
-def _decode(model, task, dataset, options: TranslateOptions, device) -> list[str]:
-    _check_lengths(task, dataset, model, options)
+def search_backend(models: list, task, dataset, options: TranslateOptions) -> FairseqBackend:
+    """fairseq's beam search over the dataset."""
     search = Namespace(
         beam=options.beam,
         lenpen=options.lenpen,
@@ -130,21 +61,4 @@ def _decode(model, task, dataset, options: TranslateOptions, device) -> list[str
         max_len_b=options.max_len_b,
         sampling=False,
     )
-    backend = FairseqBackend([model], task, dataset, search, options.max_tokens, device)
-    progress = Progress("decoding", len(dataset), "sentences")
-    found = backend.translate(np.arange(len(dataset)), progress.advance)
-    progress.finish()
-    return [task.target_dictionary.string(torch.as_tensor(found[n][0].tokens)) for n in range(len(dataset))]
-
-
-def _check_lengths(task, dataset, model, options: TranslateOptions) -> None:
-    from fairseq import utils
-
-    limit = utils.resolve_max_positions(task.max_positions(), model.max_positions())[0]
-    too_long = np.flatnonzero(np.asarray(dataset.src_sizes) > limit)
-    if len(too_long):
-        raise KDError(
-            f"sentence {too_long[0]} has {dataset.src_sizes[too_long[0]]} source tokens, the model has positions for "
-            f"{limit}; {len(too_long)} sentences are too long, and leaving them out would change the score"
-        )
-    check_longest(np.asarray(dataset.src_sizes), options.max_tokens)
+    return FairseqBackend(models, task, dataset, search, options.max_tokens, options.device())

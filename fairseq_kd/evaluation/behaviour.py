@@ -1,0 +1,40 @@
+"""What translations do, told by the text alone."""
+
+from collections.abc import Iterable
+
+from sacrebleu.metrics import BLEU
+
+NGRAM = 4  # words; as seq-rep-4 of Welleck et al. 2020
+
+
+def rates(sources: list[str], hypotheses: list[str], references: list[str]) -> dict:
+    """Rates over all sentences of detokenised text.
+
+    length_ratio: tokens of the hypotheses / tokens of the references, as BLEU counts them (13a).
+    repetition: see `repetition_rate`; repetition_of_references: the same of the references, to compare with.
+    copied: share of sentences whose hypothesis is the source, and not empty.
+    empty: share of sentences whose hypothesis has no characters.
+    """
+    count = len(hypotheses)
+    pairs = list(zip(sources, hypotheses, strict=True))
+    return {
+        "length_ratio": BLEU().corpus_score(hypotheses, [references]).ratio,
+        "repetition": repetition_rate(hypotheses),
+        "repetition_of_references": repetition_rate(references),
+        "copied": sum(bool(hypothesis) and source == hypothesis for source, hypothesis in pairs) / count,
+        "empty": sum(not hypothesis for hypothesis in hypotheses) / count,
+    }
+
+
+def repetition_rate(lines: Iterable[str]) -> float:
+    """Share of the 4-grams of words that stood earlier in the same line; 0 where no line has four words.
+
+    Source: Welleck et al. 2020 (arXiv 1908.04319), seq-rep-4, here over all lines at once.
+    """
+    total = repeated = 0
+    for line in lines:
+        words = line.split()
+        ngrams = [tuple(words[start : start + NGRAM]) for start in range(len(words) - NGRAM + 1)]
+        total += len(ngrams)
+        repeated += len(ngrams) - len(set(ngrams))
+    return repeated / total if total else 0.0

@@ -1,0 +1,92 @@
+"""Are a model's probabilities right? Its distributions under gold prefixes against the gold tokens.
+
+Of each of N target tokens (EOS included, padding not), with the model's probabilities p over V types and gold token y:
+
+    confidence   max p                                    correct   whether argmax p is y
+    NLL          -log2 p(y), in bits                      Brier     sum over v of (p(v) - [v = y])², 0 to 2
+    ECE          sum over bins b of (N_b / N) |accuracy of b - mean confidence of b|, the bins holding equally many tokens
+
+Sources: Guo et al. 2017 (arXiv 1706.04599), eq. 3; equal mass: Nguyen & O'Connor 2015; Brier 1950.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from fairseq_kd.teacher.signal import ROWS_AT_A_TIME
+
+BINS = 15
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What is kept of the distributions over N tokens; numpy arrays (N,), float64 but for `correct` (bool)."""
+
+    confidence: np.ndarray
+    correct: np.ndarray
+    gold_lprobs: np.ndarray  # nats
+    squares: np.ndarray  # sum over v of p(v)²
+
+    @classmethod
+    def of(cls, lprobs: torch.Tensor, gold: torch.Tensor) -> "Outcomes":
+        """From log-probabilities (N, V) and token ids (N,)."""
+        probs = lprobs.double().exp()
+        confidence, best = probs.max(dim=-1)
+        gold_lprobs = lprobs.double().gather(-1, gold.unsqueeze(-1)).squeeze(-1)
+        columns = (confidence, best == gold, gold_lprobs, probs.square().sum(dim=-1))
+        return cls(*(column.cpu().numpy() for column in columns))
+
+    @classmethod
+    def joined(cls, parts: list["Outcomes"]) -> "Outcomes":
+        """Those of all parts."""
+        names = ("confidence", "correct", "gold_lprobs", "squares")
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+def observe(model, batches: Iterable) -> Outcomes:
+    """Run `model` (a `Teacher`: frozen, whoever was trained by it) over `gold_batches`."""
+    parts = []
+    for sample, keep in batches:
+        signal, gold = model.signal(sample, keep), sample["target"][keep]
+        for start in range(0, len(gold), ROWS_AT_A_TIME):
+            end = min(start + ROWS_AT_A_TIME, len(gold))
+            parts.append(Outcomes.of(signal.rows(start, end), gold[start:end]))
+    return Outcomes.joined(parts)
+
+
+def calibration(outcomes: Outcomes, bins: int = BINS) -> dict:
+    """{"tokens", "accuracy", "confidence", "ece", "nll_bits", "brier", "bins": the reliability diagram}."""
+    diagram = reliability(outcomes.confidence, outcomes.correct, bins)
+    return {
+        "tokens": len(outcomes.correct),
+        "accuracy": float(outcomes.correct.mean()),
+        "confidence": float(outcomes.confidence.mean()),
+        "ece": expected_calibration_error(diagram),
+        "nll_bits": float(-outcomes.gold_lprobs.mean() / math.log(2)),
+        "brier": float((outcomes.squares - 2 * np.exp(outcomes.gold_lprobs) + 1).mean()),
+        "bins": diagram,
+    }
+
+
+def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int) -> list[dict]:
+    """The points of the diagram, by rising confidence: {"tokens", "confidence", "accuracy"}, means over each bin.
+
+    The edges are quantiles of `confidence`. Equal confidences are never parted, so bins can differ in size and there can
+    be fewer than `bins`, for instance where many are 1.
+    """
+    edges = np.quantile(confidence, np.arange(1, bins) / bins)
+    number = np.searchsorted(edges, confidence)
+    points = [(confidence[number == b], correct[number == b]) for b in np.unique(number)]
+    return [
+        {"tokens": len(of_bin), "confidence": float(of_bin.mean()), "accuracy": float(right.mean())}
+        for of_bin, right in points
+    ]
+
+
+def expected_calibration_error(diagram: list[dict]) -> float:
+    """ECE, 0 to 1, of the points of `reliability`."""
+    total = sum(point["tokens"] for point in diagram)
+    return sum(point["tokens"] * abs(point["accuracy"] - point["confidence"]) for point in diagram) / total

@@ -1,0 +1,55 @@
+"""What is measured beside the scores, and whether it can be: asked before anything is decoded."""
+
+from dataclasses import dataclass
+
+from fairseq_kd.errors import KDError
+from fairseq_kd.evaluation.agreement import TeacherOptions, agreement
+from fairseq_kd.evaluation.calibration import calibration, observe
+from fairseq_kd.evaluation.efficiency import check_latency, latency
+from fairseq_kd.evaluation.gold import check_target, gold_batches
+from fairseq_kd.evaluation.segments import Segments
+from fairseq_kd.evaluation.system import System
+
+
+@dataclass(frozen=True)
+class Measures:
+    """resamples: of the bootstrap, 0 for no intervals; bins: of the calibration, 0 for none; latency: sentences."""
+
+    resamples: int = 0
+    bins: int = 0
+    latency: int = 0
+    teacher: TeacherOptions | None = None
+
+    def __post_init__(self):
+        if self.resamples < 0 or self.resamples == 1:
+            raise KDError(f"--confidence-n {self.resamples}: give 0 for no intervals, else at least 2 resamples")
+        for name in ("bins", "latency"):
+            if getattr(self, name) < 0:
+                raise KDError(f"--{name} {getattr(self, name)}: must be at least 1")
+
+
+class Measuring:
+    """The measures of one system. Raises KDError when it is made for what cannot be measured on it."""
+
+    def __init__(self, measures: Measures, system: System, segments: Segments):
+        self.measures, self.system, self.segments = measures, system, segments
+        data_bin, subset = segments.origin["data_bin"], segments.origin["subset"]
+        if measures.latency:
+            check_latency(measures.latency, len(system.dataset))
+        if measures.bins or measures.teacher:
+            check_target(system.dataset, system.model.max_positions()[1], subset, system.frozen.path)
+        self.teachers = measures.teacher and measures.teacher.open(system, data_bin, subset)
+
+    def run(self, hypotheses: list[str]) -> dict:
+        """Entries of the result for what was asked for."""
+        found = {}
+        if self.measures.bins:
+            pad, device = self.system.task.target_dictionary.pad(), self.system.options.device()
+            batches = gold_batches(self.system.dataset, pad, device, "calibration")
+            found["calibration"] = calibration(observe(self.system.frozen, batches), self.measures.bins)
+        if self.teachers:
+            decode, resamples = self.segments.decode, self.measures.resamples
+            found["agreement"] = agreement(self.system, self.teachers, hypotheses, decode, resamples)
+        if self.measures.latency:
+            found["latency"] = latency(self.system, self.measures.latency)
+        return found

@@ -1,0 +1,98 @@
+"""The plain text of a subset: what translations are compared with, and how subwords become text."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fairseq_kd.corpus.manifest import MANIFEST_NAME, check_files, read_prepared, sha256_file
+from fairseq_kd.corpus.subword import load_decoder
+from fairseq_kd.corpus.text import normalise_spaces, read_raw_lines
+from fairseq_kd.errors import KDError
+
+
+@dataclass(frozen=True)
+class Segments:
+    """References, in order, and what the result file says about them.
+
+    decode: joins the subwords of a line. source: the file with the source text, None where there is none (a data-bin of
+    plain fairseq-preprocess).
+    """
+
+    references: list[str]
+    decode: Callable[[str], str]
+    source: Path | None
+    origin: dict
+
+    def sources(self, system) -> list[str]:
+        """Source text; without a file from the binarised sentences, where a word not in the dictionary is <unk>."""
+        if self.source is not None:
+            return _read_text(self.source)
+        dictionary, dataset = system.task.source_dictionary, system.dataset
+        lines = (dictionary.string(dataset[n]["source"]) for n in range(len(dataset)))
+        return [self.decode(line) for line in lines]
+
+
+def read_segments(data_bin, subset: str, reference=None, post_process=None) -> Segments:
+    """Those of a data-bin made by `fairseq-kd prepare`, compared with its manifest; else by reference and post_process.
+
+    Raises KDError for what is missing or was changed, and for options that do not fit the data-bin.
+    """
+    if not Path(data_bin).is_dir():
+        raise KDError(f"DATA_BIN {data_bin} is not a folder")
+    manifest = read_prepared(data_bin)
+    _check_reference_options(data_bin, manifest, reference, post_process)
+    source, corpus_name = None, subset
+    if manifest is not None:
+        if subset not in manifest["subsets"]:
+            raise KDError(f"{data_bin} has no subset {subset!r}; it has {', '.join(manifest['subsets'])} (--subset)")
+        check_files(data_bin, _files_of(subset, manifest))
+        source = Path(data_bin) / "raw" / f"{subset}.{manifest['source_lang']}"
+        reference = Path(data_bin) / "raw" / f"{subset}.{manifest['target_lang']}"
+        post_process = manifest["subword"]["kind"]
+        corpus_name = manifest["subsets"][subset].get("corpus_name", subset)
+    references = _read_text(reference)
+    if not references:
+        raise KDError(f"the reference {reference} is empty: there is nothing to score")
+    origin = {
+        "data_bin": str(data_bin),
+        "manifest_sha256": sha256_file(Path(data_bin) / MANIFEST_NAME) if manifest else None,
+        "subset": subset,
+        "corpus_name": corpus_name,
+        "reference": str(reference),
+        "post_process": post_process,
+    }
+    return Segments(references, load_decoder(post_process), source, origin)
+
+
+def text_hash(lines: list[str]) -> str:
+    """sha256 of text with a newline after each line."""
+    return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
+
+
+def _check_reference_options(data_bin, manifest, reference, post_process) -> None:
+    if manifest is None and (reference is None or post_process is None):
+        raise KDError(
+            f"{data_bin} was not made by `fairseq-kd prepare`, so it brings neither plain-text references nor its "
+            "subword model: give --reference FILE and --post-process sentencepiece|subword-nmt|none"
+        )
+    if manifest is not None and (reference is not None or post_process is not None):
+        raise KDError(
+            f"{data_bin} brings its own references and subword model; --reference and --post-process are for a "
+            "data-bin made by fairseq-preprocess"
+        )
+
+
+def _files_of(subset: str, manifest: dict) -> dict:
+    """The files that a score depends on, with the hashes of the manifest."""
+    wanted = (f"{subset}.", f"raw/{subset}.", "dict.", "subword/")
+    return {name: value for name, value in manifest["files"].items() if name.startswith(wanted)}
+
+
+def _read_text(path) -> list[str]:
+    if not Path(path).is_file():
+        raise KDError(f"the reference {path} is not there (plain text is kept for evaluation subsets, not for train)")
+    try:
+        return [normalise_spaces(line.decode("utf-8")) for line in read_raw_lines(path)]
+    except UnicodeDecodeError as error:
+        raise KDError(f"the reference {path} is not UTF-8 ({error})") from error

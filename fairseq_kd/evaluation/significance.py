@@ -1,0 +1,58 @@
+"""Is a difference real? Paired tests over segments (sacreBLEU's), a paired t-test over seeds, Holm's correction."""
+
+import numpy as np
+
+from fairseq_kd.evaluation.score import METRICS
+
+TESTS = {"bootstrap": "bs", "approximate_randomisation": "ar"}  # our name -> sacreBLEU's
+
+
+def segment_tests(metric: str, systems: list[list[str]], references: list[str], samples: dict[str, int]) -> dict:
+    """Both of sacreBLEU's paired tests of each system against the first.
+
+    systems: hypotheses of each over the same segments. samples: test -> resamples or trials.
+    Returns test -> {"signature", "scores", "p" (None for the first)}; the bootstrap also has "mean" and "ci" (half the
+    width of the interval of 95 %). The seed is SACREBLEU_SEED, 12345 where that is not set. Sources: Koehn 2004; Riezler &
+    Maxwell 2005.
+    """
+    from sacrebleu.significance import PairedTest
+
+    named = [(str(number), hypotheses) for number, hypotheses in enumerate(systems)]
+    found = {}
+    for test, kind in TESTS.items():
+        paired = PairedTest(named, {metric: METRICS[metric]()}, [references], kind, n_samples=samples[test])
+        signatures, scores = paired()
+        (name,) = signatures
+        results = scores[name]
+        found[test] = {
+            "signature": f"{name}|{signatures[name]}",
+            "scores": [float(result.score) for result in results],
+            "p": [result.p_value for result in results],
+        }
+        if test == "bootstrap":
+            found[test] |= {"mean": [float(r.mean) for r in results], "ci": [float(r.ci) for r in results]}
+    return found
+
+
+def paired_t(ours: list[float], theirs: list[float]) -> dict:
+    """Two-sided paired t-test over seeds: {"t", "degrees_of_freedom", "p"}; t and p None where nothing varies."""
+    from scipy.stats import ttest_rel
+
+    differences = np.subtract(ours, theirs)
+    degrees = len(differences) - 1
+    if np.ptp(differences) == 0:
+        return {"t": None, "degrees_of_freedom": degrees, "p": None}
+    result = ttest_rel(ours, theirs)
+    return {"t": float(result.statistic), "degrees_of_freedom": degrees, "p": float(result.pvalue)}
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """p-values corrected for that there are m of them, in the same order.
+
+    The i-th smallest, from 0, times m - i, never smaller than the one before it, at most 1. Source: Holm 1979.
+    """
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(np.argsort(p_values, kind="stable")):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = largest
+    return corrected

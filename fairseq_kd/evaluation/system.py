@@ -1,0 +1,104 @@
+"""What is evaluated: the model of a checkpoint, opened on a subset of a data-bin."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fairseq_kd.checkpoint import read_checkpoint
+from fairseq_kd.errors import KDError
+from fairseq_kd.evaluation.translate import TranslateOptions, translate
+from fairseq_kd.teacher.batches import check_longest
+from fairseq_kd.teacher.dictionaries import check_same_dictionary, warn_if_newer
+from fairseq_kd.teacher.loading import Teacher, build_model, configure_own_task, data_folder
+
+
+@dataclass(frozen=True)
+class System:
+    """A model that is ready to translate `dataset`, and to be asked for probabilities under gold prefixes.
+
+    frozen: the model as the same plain object that a teacher is. seed: of the training, None where none is recorded.
+    dictionary_check: see `_check_recorded_dictionaries`.
+    """
+
+    frozen: Teacher
+    task: object
+    dataset: object
+    options: TranslateOptions
+    updates: int
+    seed: int | None
+    dictionary_check: str
+
+    @property
+    def model(self):
+        """The network, in eval mode on its device."""
+        return self.frozen.model
+
+    def translate(self, dataset=None, label: str = "decoding") -> list[str]:
+        """Hypotheses as subword strings, in the order of the dataset (None: the subset)."""
+        dataset = self.dataset if dataset is None else dataset
+        check_lengths(self, dataset)
+        return translate([self.model], self.task, dataset, self.options, label)
+
+
+def open_system(checkpoint, data_bin, subset: str, options: TranslateOptions, sentences: int, trust=False) -> System:
+    """Load the model of `checkpoint` and the subset.
+
+    sentences: how many references there are.
+    Raises KDError for a checkpoint or data-bin that cannot be used, when the subset has another number of sentences,
+    and when a sentence is too long for the model.
+    """
+    state = read_checkpoint(checkpoint, trust=trust)
+    updates, seed = state["optimizer_history"][-1]["num_updates"], state["cfg"].common.get("seed")
+    recorded = data_folder(state["cfg"].task)
+    configure_own_task(checkpoint, state, data=data_bin, data_option="DATA_BIN")
+    dictionary_check = _check_recorded_dictionaries(checkpoint, recorded, state["cfg"].task)
+    model, task = build_model(checkpoint, state)
+    try:
+        task.load_dataset(subset)
+    except FileNotFoundError as error:
+        languages = f"{task.cfg.source_lang}-{task.cfg.target_lang}"
+        raise KDError(f"{data_bin} has no subset {subset!r} for {languages} (--subset)") from error
+    dataset = task.dataset(subset)
+    if len(dataset) != sentences:
+        raise KDError(f"{sentences} references, but {subset!r} of {data_bin} has {len(dataset)} sentences")
+    model.to(options.device())
+    frozen = Teacher(model, task, checkpoint, options.dtype())
+    system = System(frozen, task, dataset, options, updates, seed, dictionary_check)
+    check_lengths(system, dataset)
+    return system
+
+
+def check_lengths(system: System, dataset) -> None:
+    """Raises KDError when a source sentence is too long for the model or for a batch."""
+    from fairseq import utils
+
+    sizes = np.asarray(dataset.src_sizes)
+    limit = utils.resolve_max_positions(system.task.max_positions(), system.model.max_positions())[0]
+    too_long = np.flatnonzero(sizes > limit)
+    if len(too_long):
+        raise KDError(
+            f"sentence {too_long[0]} has {sizes[too_long[0]]} source tokens, the model has positions for "
+            f"{limit}; {len(too_long)} sentences are too long, and leaving them out would change the score"
+        )
+    check_longest(sizes, system.options.max_tokens)
+
+
+def _check_recorded_dictionaries(checkpoint, recorded: str, task_cfg) -> str:
+    """Compare with the dictionaries of the training; say what was compared.
+
+    "content": two files, symbol by symbol. "place": DATA_BIN is where the model was trained. "size": the dictionaries
+    of the training are gone; one of another size fails when the weights are loaded.
+    """
+    from fairseq.data import Dictionary
+
+    for side, lang in (("source", task_cfg.source_lang), ("target", task_cfg.target_lang)):
+        trained_with = Path(recorded) / f"dict.{lang}.txt"
+        if not trained_with.is_file():
+            return "size"
+        here = Path(task_cfg.data) / f"dict.{lang}.txt"
+        if trained_with.samefile(here):
+            warn_if_newer(here, checkpoint)
+            return "place"
+        check_same_dictionary(Dictionary.load(str(trained_with)), Dictionary.load(str(here)), side)
+    return "content"
