@@ -10,6 +10,7 @@ from fairseq_kd.version import __version__
 
 REQUIRED = {
     "numpy": "numpy",
+    "scipy": "scipy",
     "omegaconf": "omegaconf",
     "yaml": "PyYAML",
     "sacrebleu": "sacrebleu",
@@ -21,7 +22,7 @@ REQUIRED = {
 OPTIONAL = {
     "tensorboardX": ("tensorboardX", "report", "--tensorboard-logdir of fairseq-train"),
     "sacremoses": ("sacremoses", "report", "--eval-bleu-detok moses of fairseq-train"),
-    "matplotlib": ("matplotlib", "report", "nothing yet"),
+    "matplotlib": ("matplotlib", "report", "--diagram of fairseq-kd evaluate"),
     "jinja2": ("jinja2", "report", "nothing yet"),
     "ctranslate2": ("ctranslate2", "fast", "nothing yet"),
     "snakemake": ("snakemake", "study", "nothing yet"),

@@ -12,6 +12,8 @@ from fairseq_kd.evaluation.calibration import BINS
 from fairseq_kd.evaluation.diagram import check_diagram, draw_reliability
 from fairseq_kd.evaluation.evaluate import evaluate
 from fairseq_kd.evaluation.measures import Measures
+from fairseq_kd.evaluation.robustness import KINDS as NOISES
+from fairseq_kd.evaluation.robustness import NoiseLevels
 from fairseq_kd.evaluation.summary import summary
 from fairseq_kd.evaluation.translate import TranslateOptions
 
@@ -47,11 +49,20 @@ def add_arguments(parser) -> None:
 
 def _add_measures(parser) -> None:
     group = parser.add_argument_group("what costs more time")
-    group.add_argument("--calibration", action="store_true", help="of probabilities under gold prefixes: ECE, NLL, Brier")
+    group.add_argument("--calibration", action="store_true", help="under gold prefixes: ECE, NLL, Brier")
     group.add_argument("--bins", type=int, metavar="N", help=f"of equal mass, for --calibration (default {BINS})")
-    group.add_argument("--diagram", metavar="FILE", help="draw --calibration as a .png, .svg or .pdf (needs matplotlib)")
+    group.add_argument("--diagram", metavar="FILE", help="draw --calibration: .png, .svg or .pdf, by matplotlib")
     group.add_argument("--teacher", metavar="FILE[:FILE]", help="agreement with it: top-1 tokens, BLEU; or an ensemble")
     group.add_argument("--teacher-data", metavar="DIR", help="the teacher's dictionaries, if they were moved")
+    group.add_argument(
+        "--noise-levels",
+        type=float,
+        nargs="+",
+        metavar="P",
+        help="BLEU with P %% of the source's words noised, at each P; 0 is the subset as it is",
+    )
+    group.add_argument("--noise", choices=NOISES, help="what is done to them; mix: a third each (default mix)")
+    group.add_argument("--noise-seed", type=int, metavar="S", help="(default 1)")
     group.add_argument("--latency", type=int, metavar="N", help="time N sentences one by one: p50 and p95")
 
 
@@ -94,6 +105,10 @@ def _measures(args) -> Measures:
             raise KDError(f"--{name} has no effect without --calibration")
     if args.teacher_data is not None and args.teacher is None:
         raise KDError("--teacher-data has no effect without --teacher")
+    noise = {"kind": args.noise, "seed": args.noise_seed}
+    noise = {name: value for name, value in noise.items() if value is not None}
+    if noise and args.noise_levels is None:
+        raise KDError("--noise and --noise-seed have no effect without --noise-levels")
     for name in ("bins", "latency"):
         if getattr(args, name) == 0:  # inside, 0 stands for an option that was not given
             raise KDError(f"--{name} 0: must be at least 1")
@@ -110,4 +125,5 @@ def _measures(args) -> Measures:
         bins=(BINS if args.bins is None else args.bins) if args.calibration else 0,
         latency=args.latency or 0,
         teacher=teacher,
+        noise=None if args.noise_levels is None else NoiseLevels(tuple(args.noise_levels), **noise),
     )

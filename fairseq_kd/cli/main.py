@@ -22,7 +22,8 @@ COMMANDS = {
     "init-student": "begin a student with layers, embeddings and channels of its teacher",
     "compact": "cut the closed gates out of an adaptive student",
     "select-teacher": "measure loss and BLEU of the checkpoints of a training, and choose the teacher among them",
-    "evaluate": "translate a subset and score it with sacreBLEU",
+    "evaluate": "translate a subset and score it: BLEU, chrF, TER with intervals, calibration, agreement, cost",
+    "compare": "compare results of evaluate: paired tests over segments and over seeds",
     "doctor": "print versions, devices and optional parts, and what to do about what is missing",
 }
 
@@ -68,6 +69,7 @@ def main(argv=None) -> int:
 def quieten_libraries() -> None:
     """Keep fairseq's INFO lines and the libraries' deprecation notices out of the output; errors still pass."""
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s")
+    logging.getLogger().setLevel(logging.WARNING)  # DEBUG since fairseq's speech models were imported
     for name in ("fairseq", "fairseq_cli", "hydra"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"(fairseq|fairseq_cli|hydra|torch)(\.|$)")

@@ -4,7 +4,7 @@ Of each of N target tokens (EOS included, padding not), with the model's probabi
 
     confidence   max p                                    correct   whether argmax p is y
     NLL          -log2 p(y), in bits                      Brier     sum over v of (p(v) - [v = y])², 0 to 2
-    ECE          sum over bins b of (N_b / N) |accuracy of b - mean confidence of b|, the bins holding equally many tokens
+    ECE          sum over bins b of (N_b / N) |accuracy of b - mean confidence of b|, bins of equally many tokens
 
 Sources: Guo et al. 2017 (arXiv 1706.04599), eq. 3; equal mass: Nguyen & O'Connor 2015; Brier 1950.
 """
@@ -74,8 +74,8 @@ def calibration(outcomes: Outcomes, bins: int = BINS) -> dict:
 def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int) -> list[dict]:
     """The points of the diagram, by rising confidence: {"tokens", "confidence", "accuracy"}, means over each bin.
 
-    The edges are quantiles of `confidence`. Equal confidences are never parted, so bins can differ in size and there can
-    be fewer than `bins`, for instance where many are 1.
+    The edges are quantiles of `confidence`. Equal confidences are never parted, so bins can differ in size and there
+    can be fewer than `bins`, for instance where many are 1.
     """
     edges = np.quantile(confidence, np.arange(1, bins) / bins)
     number = np.searchsorted(edges, confidence)

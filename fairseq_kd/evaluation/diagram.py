@@ -33,7 +33,7 @@ def draw_reliability(calibration: dict, path) -> None:
     confidence = [point["confidence"] for point in calibration["bins"]]
     accuracy = [point["accuracy"] for point in calibration["bins"]]
     axes.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--", label="calibrated")
-    axes.plot(confidence, accuracy, marker="o", label=f"ECE {calibration['ece']:.4f}")
+    axes.plot(confidence, accuracy, marker="o", clip_on=False, label=f"ECE {calibration['ece']:.4f}")
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="confidence", ylabel="accuracy")
     axes.set_title(f"{calibration['tokens']:,} tokens, {len(confidence)} bins of equal mass", fontsize="medium")
     axes.legend(loc="upper left")

@@ -32,12 +32,11 @@ from fairseq_kd.corpus.manifest import library_versions, sha256_file
 from fairseq_kd.evaluation.behaviour import rates
 from fairseq_kd.evaluation.efficiency import Meter, size
 from fairseq_kd.evaluation.measures import Measures, Measuring
+from fairseq_kd.evaluation.results import FORMAT
 from fairseq_kd.evaluation.score import check_seed, score
 from fairseq_kd.evaluation.segments import read_segments, text_hash
 from fairseq_kd.evaluation.system import open_system
 from fairseq_kd.evaluation.translate import TranslateOptions
-
-FORMAT = 2
 
 
 def evaluate(
@@ -67,6 +66,7 @@ def evaluate(
         segmented = system.translate()
     hypotheses, references = [segments.decode(line) for line in segmented], segments.references
     sources, sizes = segments.sources(system), size(system, checkpoint)
+    scores = score(hypotheses, references, measures.resamples)
     return {
         "format": FORMAT,
         "kind": "result",
@@ -75,10 +75,10 @@ def evaluate(
         **segments.origin,
         "dictionary_check": system.dictionary_check,
         "sentences": len(hypotheses),
-        **score(hypotheses, references, measures.resamples),
+        **scores,
         "behaviour": rates(sources, hypotheses, references),
         "efficiency": sizes | meter.as_dict(len(hypotheses)),
-        **measuring.run(hypotheses),
+        **measuring.run(hypotheses, scores["bleu"]),
         "seconds": round(meter.seconds, 3),
         "parameters": sizes["parameters"],
         "updates": system.updates,

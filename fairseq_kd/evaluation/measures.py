@@ -7,6 +7,7 @@ from fairseq_kd.evaluation.agreement import TeacherOptions, agreement
 from fairseq_kd.evaluation.calibration import calibration, observe
 from fairseq_kd.evaluation.efficiency import check_latency, latency
 from fairseq_kd.evaluation.gold import check_target, gold_batches
+from fairseq_kd.evaluation.robustness import NoiseLevels, Robustness
 from fairseq_kd.evaluation.segments import Segments
 from fairseq_kd.evaluation.system import System
 
@@ -19,6 +20,7 @@ class Measures:
     bins: int = 0
     latency: int = 0
     teacher: TeacherOptions | None = None
+    noise: NoiseLevels | None = None
 
     def __post_init__(self):
         if self.resamples < 0 or self.resamples == 1:
@@ -40,8 +42,10 @@ class Measuring:
             check_target(system.dataset, system.model.max_positions()[1], subset, system.frozen.path)
         self.teachers = measures.teacher and measures.teacher.open(system, data_bin, subset)
 
-    def run(self, hypotheses: list[str]) -> dict:
-        """Entries of the result for what was asked for."""
+        self.robustness = measures.noise and Robustness(measures.noise, system, segments)
+
+    def run(self, hypotheses: list[str], bleu: dict) -> dict:
+        """Entries of the result for what was asked for. hypotheses, bleu: of the subset as it is."""
         found = {}
         if self.measures.bins:
             pad, device = self.system.task.target_dictionary.pad(), self.system.options.device()
@@ -50,6 +54,8 @@ class Measuring:
         if self.teachers:
             decode, resamples = self.segments.decode, self.measures.resamples
             found["agreement"] = agreement(self.system, self.teachers, hypotheses, decode, resamples)
+        if self.robustness:
+            found["robustness"] = self.robustness.run(bleu, self.measures.resamples)
         if self.measures.latency:
             found["latency"] = latency(self.system, self.measures.latency)
         return found

@@ -31,7 +31,7 @@ def score_by(name: str, hypotheses: list[str], references: list[str], resamples:
         "signature": f"{result.name}|{metric.get_signature()}",
         "verbose": str(result),
     }
-    return found | ({"mean": result._mean, "ci": result._ci} if resamples > 1 else {})
+    return found | ({"mean": float(result._mean), "ci": float(result._ci)} if resamples > 1 else {})
 
 
 def check_seed() -> None:

@@ -12,8 +12,8 @@ def segment_tests(metric: str, systems: list[list[str]], references: list[str], 
 
     systems: hypotheses of each over the same segments. samples: test -> resamples or trials.
     Returns test -> {"signature", "scores", "p" (None for the first)}; the bootstrap also has "mean" and "ci" (half the
-    width of the interval of 95 %). The seed is SACREBLEU_SEED, 12345 where that is not set. Sources: Koehn 2004; Riezler &
-    Maxwell 2005.
+    width of the interval of 95 %). The seed is SACREBLEU_SEED, 12345 where that is not set.
+    Sources: Koehn 2004; Riezler & Maxwell 2005.
     """
     from sacrebleu.significance import PairedTest
 

@@ -11,6 +11,7 @@ def summary(result: dict) -> list[str]:
         "latency": _latency,
         "calibration": _calibration,
         "agreement": _agreement,
+        "robustness": _robustness,
     }
     return lines + [line for name, describe in sections.items() if name in result for line in describe(result[name])]
 
@@ -49,8 +50,8 @@ def _latency(found: dict) -> list[str]:
 
 def _calibration(found: dict) -> list[str]:
     return [
-        f"calibration: ECE {found['ece']:.4f} ({len(found['bins'])} bins of equal mass), NLL {found['nll_bits']:.3f} bits "
-        f"a token, Brier {found['brier']:.4f}, accuracy {found['accuracy']:.2%} of {found['tokens']:,} tokens"
+        f"calibration: ECE {found['ece']:.4f} ({len(found['bins'])} bins of equal mass), NLL {found['nll_bits']:.3f} "
+        f"bits a token, Brier {found['brier']:.4f}, accuracy {found['accuracy']:.2%} of {found['tokens']:,} tokens"
     ]
 
 
@@ -60,3 +61,13 @@ def _agreement(found: dict) -> list[str]:
         f"translations {found['bleu']['verbose']}",
         f"    {found['bleu']['signature']}",
     ]
+
+
+def _robustness(found: dict) -> list[str]:
+    lines = [f"words of the source noised ({found['noise']}, seed {found['seed']}):"]
+    lines.append(f"{'noise':>10}{'BLEU':>8}{'± 95 %':>8}{'relative drop':>15}")
+    for row in found["levels"]:
+        interval = f"{row['bleu']['ci']:.2f}" if "ci" in row["bleu"] else "-"
+        drop = "-" if row["relative_drop"] is None else f"{row['relative_drop']:.1%}"
+        lines.append(f"{row['percent']:>8g} %{row['bleu']['score']:>8.2f}{interval:>8}{drop:>15}")
+    return lines

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 
@@ -36,18 +37,26 @@ def test_every_hypothesis_equals_that_of_fairseq_generate_and_the_score_that_of_
     references = (data_bin / "raw" / "test.qab").read_text().splitlines()
     expected = sacrebleu.corpus_bleu(result["hypotheses"], [references])
     assert result["bleu"]["score"] == pytest.approx(expected.score, abs=1e-9)
-    assert result["bleu"]["signature"].startswith("BLEU|nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
-    assert result["chrf"]["signature"].startswith("chrF2|nrefs:1")
-    assert result["bleu"]["signature"] in printed and result["chrf"]["signature"] in printed
+    assert result["bleu"]["signature"].startswith(
+        "BLEU|nrefs:1|bs:1000|seed:12345|case:mixed|eff:no|tok:13a|smooth:exp|"
+    )
+    assert result["chrf"]["signature"].startswith("chrF2|nrefs:1") and result["chrf"]["ci"] > 0
+    assert all(result[name]["signature"] in printed for name in ("bleu", "chrf", "ter"))
+    assert result["references"] == references
+    sources = (data_bin / "raw" / "test.qaa").read_bytes()
+    assert result["sources_sha256"] == hashlib.sha256(sources).hexdigest()
     state = torch.load(teacher)
     shared = {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "decoder.output_projection.weight"}
     skipped = {"encoder.version", "decoder.version"} | shared - {"encoder.embed_tokens.weight"}
     counted = sum(
         value.numel() for name, value in state["model"].items() if name not in skipped and "_float_tensor" not in name
     )
-    assert result["parameters"] == counted
+    assert result["parameters"] == result["efficiency"]["parameters"] == counted
+    assert result["efficiency"]["weights_bytes"] == 4 * counted
+    assert result["efficiency"]["checkpoint_bytes"] == teacher.stat().st_size
+    assert result["efficiency"]["peak_rss_bytes"] > 4 * counted
     assert result["checkpoint_sha256"] == sha256_file(teacher)
-    assert result["updates"] == 40 and result["dictionary_check"] == "place"
+    assert result["updates"] == 40 and result["seed"] == 1 and result["dictionary_check"] == "place"
 
 
 def test_batch_size_changes_no_hypothesis(data_bin, teacher, tmp_path):
@@ -89,11 +98,29 @@ def test_a_plain_data_bin_needs_reference_and_post_process(plain_copy, data_bin,
         (["--trust-checkpoint", "other.pt"], "is not the --checkpoint"),
         (["--reference", "x"], "brings its own references"),
         (["--out", "/dev/null/x.json"], "cannot write to"),
+        (["--confidence-n", "1"], "--confidence-n 1: give 0 for no intervals"),
+        (["--bins", "5"], "--bins has no effect without --calibration"),
+        (["--diagram", "a.png"], "--diagram has no effect without --calibration"),
+        (["--calibration", "--bins", "0"], "--bins 0: must be at least 1"),
+        (["--calibration", "--diagram", "a.txt"], "must end with .png"),
+        (["--calibration", "--diagram", "/dev/null/a.png"], "cannot write to"),
+        (["--latency", "0"], "--latency 0: must be at least 1"),
+        (["--latency", "-1"], "--latency -1: must be at least 1"),
+        (["--latency", "31"], "--latency 31: the subset has 30 sentences"),
+        (["--teacher", "gone.pt"], "gone.pt"),
+        (["--teacher", ""], "--teacher: give a checkpoint"),
+        (["--teacher-data", "x"], "--teacher-data has no effect without --teacher"),
+        (["--noise", "swap"], "have no effect without --noise-levels"),
+        (["--noise-levels", "0", "101"], "--noise-levels 101: levels are percent"),
+        (["--noise-levels", "nan"], "--noise-levels nan: levels are percent"),
+        (["--noise-levels", "10", "10"], "a level is there twice"),
+        (["--noise-levels", "10", "--noise-seed", "-1"], "must be 0 or above"),
     ],
 )
-def test_bad_options_are_one_error(data_bin, teacher, capsys, words, message):
+def test_bad_options_are_one_error_before_decoding(data_bin, teacher, capsys, words, message):
     assert evaluate(data_bin, "--checkpoint", teacher, *words) == 2
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error and error.count("fairseq_kd: error: ") == 1 and "decoding" not in error
 
 
 def test_a_reference_that_was_changed_after_prepare_is_noticed(data_bin, teacher, tmp_path, capsys):

@@ -1,0 +1,83 @@
+"""`fairseq-kd compare`: result files -> which differences are real."""
+
+from pathlib import Path
+
+from fairseq_kd.corpus.manifest import ensure_writable_folder, write_json
+from fairseq_kd.errors import KDError
+from fairseq_kd.evaluation.compare import CompareOptions, compare
+from fairseq_kd.evaluation.comparison_table import table
+from fairseq_kd.evaluation.score import METRICS
+
+EXIT_NOT_BETTER = 1
+
+
+def add_arguments(parser) -> None:
+    """Declare the options."""
+    defaults = CompareOptions()
+    parser.add_argument("results", nargs="*", metavar="RESULT.json", help="one a system; the first is the baseline")
+    parser.add_argument(
+        "--system",
+        nargs="+",
+        action="append",
+        metavar=("NAME", "RESULT.json"),
+        help="instead: a system with a result for each seed, in the same order for all; the first is the baseline",
+    )
+    parser.add_argument("--metric", choices=METRICS, default=defaults.metric, help="(default %(default)s)")
+    parser.add_argument("--out", metavar="FILE.json", help="write the comparison here")
+    parser.add_argument(
+        "--alpha", type=float, default=defaults.alpha, help="level of significance, after Holm (default %(default)s)"
+    )
+    parser.add_argument(
+        "--fail-unless-better",
+        action="store_true",
+        help=f"exit status {EXIT_NOT_BETTER} unless every system is significantly better than the baseline",
+    )
+    parser.add_argument(
+        "--paired-bs-n",
+        type=int,
+        default=defaults.resamples,
+        metavar="N",
+        help="resamples of the paired bootstrap (default %(default)s)",
+    )
+    parser.add_argument(
+        "--paired-ar-n",
+        type=int,
+        default=defaults.trials,
+        metavar="N",
+        help="trials of approximate randomisation (default %(default)s)",
+    )
+
+
+def run(args) -> int:
+    """Compare and print; exit status 0, or see --fail-unless-better."""
+    systems = _systems(args)
+    options = CompareOptions(args.metric, args.paired_bs_n, args.paired_ar_n, args.alpha)
+    if args.out is not None:
+        ensure_writable_folder(Path(args.out).absolute().parent)  # before the work, not after it
+    comparison = compare(systems, options)
+    print("\n".join(table(comparison)))
+    if args.out is not None:
+        write_json(args.out, comparison)
+        print(f"wrote {args.out}")
+    better = all(system["verdict"] == "better" for system in comparison["systems"][1:])
+    return EXIT_NOT_BETTER if args.fail_unless_better and not better else 0
+
+
+def _systems(args) -> dict[str, list[str]]:
+    """Name -> files, in order."""
+    if args.results and args.system:
+        raise KDError("give either files, one a system, or --system NAME FILE ... for each system; not both")
+    if not args.system:
+        return {path: [path] for path in _each_once(args.results, "is given twice: each system is compared once")}
+    for words in args.system:
+        if len(words) < 2:
+            raise KDError(f"--system {words[0]}: a name and at least one result are needed")
+    _each_once([words[0] for words in args.system], "is the name of two systems; choose another")
+    return {name: files for name, *files in args.system}
+
+
+def _each_once(names: list[str], problem: str) -> list[str]:
+    for name in names:
+        if names.count(name) > 1:
+            raise KDError(f"{name} {problem}")
+    return names

@@ -1,0 +1,87 @@
+"""BLEU when the source text is noised at each of some levels, and how much of it that takes away."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fairseq_kd.corpus.prepare import load_subword_models
+from fairseq_kd.errors import KDError
+from fairseq_kd.evaluation.score import score_by
+from fairseq_kd.evaluation.segments import Segments, text_hash
+from fairseq_kd.evaluation.system import System, check_lengths
+from fairseq_kd.noise.lines import noise_lines
+from fairseq_kd.noise.options import OPERATIONS, NoiseOptions, check_seed
+
+KINDS = (*OPERATIONS, "mix")
+
+
+@dataclass(frozen=True)
+class NoiseLevels:
+    """percents: shares of the source's words, in percent; kind: the operation, or "mix": a third of each.
+
+    Raises KDError when it is made, for values out of range.
+    """
+
+    percents: tuple[float, ...]
+    kind: str = "mix"
+    seed: int = 1
+
+    def __post_init__(self):
+        check_seed(self.seed)
+        for percent in self.percents:
+            if not 0 <= percent <= 100:
+                raise KDError(f"--noise-levels {percent:g}: levels are percent, between 0 and 100")
+        if len(set(self.percents)) < len(self.percents):
+            raise KDError(f"--noise-levels {' '.join(f'{p:g}' for p in self.percents)}: a level is there twice")
+
+    def noise(self, lines: list[str], percent: float) -> list[str]:
+        """The lines with noise of one level; substitutes are drawn from the words of these lines, by frequency."""
+        if percent == 0:
+            return lines
+        operations = OPERATIONS if self.kind == "mix" else (self.kind,)
+        rates = dict.fromkeys(operations, percent / 100 / len(operations))
+        return noise_lines(lines, NoiseOptions(**rates), self.seed)
+
+
+class Robustness:
+    """The noised subsets of one system, made and checked before anything is decoded."""
+
+    def __init__(self, levels: NoiseLevels, system: System, segments: Segments):
+        """Raises KDError when there is no plain text to noise, or when a noised sentence is too long."""
+        if segments.source is None:
+            raise KDError(
+                f"{segments.origin['data_bin']} was not made by `fairseq-kd prepare`, so it brings neither the source "
+                "text nor the subword model that --noise-levels needs"
+            )
+        self.levels, self.system, self.segments = levels, system, segments
+        cfg = system.task.cfg
+        subword = load_subword_models(segments.origin["data_bin"], cfg.source_lang, cfg.target_lang)[cfg.source_lang]
+        sources = segments.sources(system)
+        self.texts = {percent: levels.noise(sources, percent) for percent in levels.percents}
+        self.datasets = {percent: binarised(system, map(subword.encode, text)) for percent, text in self.texts.items()}
+        for dataset in self.datasets.values():
+            check_lengths(system, dataset)
+
+    def run(self, clean: dict, resamples: int) -> dict:
+        """{"noise", "seed", "levels": [{"percent", "sources_sha256", "bleu", "relative_drop"}]}.
+
+        clean: the BLEU entry of the subset as it is. relative_drop: 1 - BLEU / clean BLEU; None where that is 0.
+        """
+        rows = []
+        for percent, dataset in self.datasets.items():
+            bleu = clean
+            if percent > 0:
+                lines = self.system.translate(dataset, f"decoding, {percent:g} % noise")
+                hypotheses = [self.segments.decode(line) for line in lines]
+                bleu = score_by("bleu", hypotheses, self.segments.references, resamples)
+            drop = 1 - bleu["score"] / clean["score"] if clean["score"] else None
+            hashed = text_hash(self.texts[percent])
+            rows.append({"percent": percent, "sources_sha256": hashed, "bleu": bleu, "relative_drop": drop})
+        return {"noise": self.levels.kind, "seed": self.levels.seed, "levels": rows}
+
+
+def binarised(system: System, lines):
+    """A dataset to translate, of segmented source lines."""
+    encode = system.task.source_dictionary.encode_line
+    tokens = [encode(line, add_if_not_exist=False).long() for line in lines]
+    return system.task.build_dataset_for_inference(tokens, np.array([len(ids) for ids in tokens]))
