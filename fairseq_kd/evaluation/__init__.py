@@ -1,1 +1,1 @@
-"""Evaluation: checkpoint + subset -> translations -> sacreBLEU scores with signatures -> result.json."""
+"""Evaluation: checkpoint + subset -> translations -> scores and measures -> result.json -> comparisons of several."""

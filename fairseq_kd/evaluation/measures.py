@@ -41,7 +41,6 @@ class Measuring:
         if measures.bins or measures.teacher:
             check_target(system.dataset, system.model.max_positions()[1], subset, system.frozen.path)
         self.teachers = measures.teacher and measures.teacher.open(system, data_bin, subset)
-
         self.robustness = measures.noise and Robustness(measures.noise, system, segments)
 
     def run(self, hypotheses: list[str], bleu: dict) -> dict:

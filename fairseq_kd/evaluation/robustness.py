@@ -10,7 +10,7 @@ from fairseq_kd.evaluation.score import score_by
 from fairseq_kd.evaluation.segments import Segments, text_hash
 from fairseq_kd.evaluation.system import System, check_lengths
 from fairseq_kd.noise.lines import noise_lines
-from fairseq_kd.noise.options import OPERATIONS, NoiseOptions, check_seed
+from fairseq_kd.noise.options import OPERATIONS, NoiseOptions
 
 KINDS = (*OPERATIONS, "mix")
 
@@ -27,7 +27,8 @@ class NoiseLevels:
     seed: int = 1
 
     def __post_init__(self):
-        check_seed(self.seed)
+        if self.seed < 0:
+            raise KDError(f"--noise-seed {self.seed}: must be 0 or above")
         for percent in self.percents:
             if not 0 <= percent <= 100:
                 raise KDError(f"--noise-levels {percent:g}: levels are percent, between 0 and 100")
@@ -65,7 +66,7 @@ class Robustness:
     def run(self, clean: dict, resamples: int) -> dict:
         """{"noise", "seed", "levels": [{"percent", "sources_sha256", "bleu", "relative_drop"}]}.
 
-        clean: the BLEU entry of the subset as it is. relative_drop: 1 - BLEU / clean BLEU; None where that is 0.
+        clean: the BLEU entry of the subset as it is.
         """
         rows = []
         for percent, dataset in self.datasets.items():
@@ -74,10 +75,15 @@ class Robustness:
                 lines = self.system.translate(dataset, f"decoding, {percent:g} % noise")
                 hypotheses = [self.segments.decode(line) for line in lines]
                 bleu = score_by("bleu", hypotheses, self.segments.references, resamples)
-            drop = 1 - bleu["score"] / clean["score"] if clean["score"] else None
+            drop = relative_drop(bleu["score"], clean["score"])
             hashed = text_hash(self.texts[percent])
             rows.append({"percent": percent, "sources_sha256": hashed, "bleu": bleu, "relative_drop": drop})
         return {"noise": self.levels.kind, "seed": self.levels.seed, "levels": rows}
+
+
+def relative_drop(bleu: float, clean: float) -> float | None:
+    """The share of the clean BLEU that is gone; None where that is 0."""
+    return 1 - bleu / clean if clean else None
 
 
 def binarised(system: System, lines):

@@ -114,7 +114,7 @@ def test_a_plain_data_bin_needs_reference_and_post_process(plain_copy, data_bin,
         (["--noise-levels", "0", "101"], "--noise-levels 101: levels are percent"),
         (["--noise-levels", "nan"], "--noise-levels nan: levels are percent"),
         (["--noise-levels", "10", "10"], "a level is there twice"),
-        (["--noise-levels", "10", "--noise-seed", "-1"], "must be 0 or above"),
+        (["--noise-levels", "10", "--noise-seed", "-1"], "--noise-seed -1: must be 0 or above"),
     ],
 )
 def test_bad_options_are_one_error_before_decoding(data_bin, teacher, capsys, words, message):

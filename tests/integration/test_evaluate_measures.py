@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+import sacrebleu
 import torch
 from helpers import batch
 
@@ -18,7 +19,8 @@ from fairseq_kd.corpus.text import write_lines
 from fairseq_kd.evaluation.calibration import observe
 from fairseq_kd.evaluation.efficiency import Meter
 from fairseq_kd.evaluation.gold import gold_batches
-from fairseq_kd.evaluation.robustness import NoiseLevels, binarised
+from fairseq_kd.evaluation.robustness import NoiseLevels, Robustness, binarised, relative_drop
+from fairseq_kd.evaluation.segments import read_segments
 from fairseq_kd.evaluation.system import open_system
 from fairseq_kd.evaluation.translate import TranslateOptions
 
@@ -44,7 +46,7 @@ def student(teacher, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def result(data_bin, teacher, student, tmp_path_factory):
-    """(result, what was printed) with everything that can be asked for."""
+    """Of the student, with everything that can be asked for."""
     folder = tmp_path_factory.mktemp("result")
     words = ["--calibration", "--bins", 5, "--diagram", folder / "a.svg", "--teacher", teacher, "--latency", 4]
     words += ["--noise-levels", 0, 30, "--noise", "substitute", "--confidence-n", 50]
@@ -54,7 +56,7 @@ def result(data_bin, teacher, student, tmp_path_factory):
 
 
 def open_student(data_bin, student):
-    return open_system(student, data_bin, "test", TranslateOptions(cpu=True), 30)
+    return open_system(student, data_bin, "test", TranslateOptions(cpu=True, beam=2, max_len_b=20), 30)
 
 
 def lprobs_of_each_sentence(system):
@@ -114,6 +116,8 @@ def test_the_teachers_translations_are_those_of_evaluating_it(data_bin, teacher,
     assert result["agreement"]["teacher_hypotheses"] == own["hypotheses"]
     assert result["agreement"]["teacher"]["sha256"] == own["checkpoint_sha256"]
     assert "ci" not in own["bleu"] and "ci" in result["agreement"]["bleu"]
+    expected = sacrebleu.corpus_bleu(result["hypotheses"], [own["hypotheses"]])
+    assert result["agreement"]["bleu"]["verbose"] == str(expected)
 
 
 def test_a_model_agrees_with_itself(data_bin, teacher, tmp_path):
@@ -162,28 +166,38 @@ def test_the_meter_sees_the_memory_of_its_block_alone():
     assert 250 < peak(300) - before < 400
 
 
-def test_bleu_at_a_level_is_that_of_a_noised_data_bin(corpus, data_bin, student, result, tmp_path):
-    rows = result["robustness"]["levels"]
-    assert [row["percent"] for row in rows] == [0, 30]
-    assert rows[0]["bleu"] == result["bleu"]
-    sources = (corpus / "test.qaa").read_text().splitlines()
-    noised = NoiseLevels((30.0,), "substitute").noise(sources, 30.0)
-    changed = [
-        a != b
-        for before, after in zip(sources, noised, strict=True)
-        for a, b in zip(before.split(), after.split(), strict=True)
-    ]
-    assert 0.15 < sum(changed) / len(changed) < 0.45
+def test_translations_at_a_level_are_those_of_a_noised_data_bin(corpus, data_bin, student, tmp_path, monkeypatch):
+    sources, levels = (corpus / "test.qaa").read_text().splitlines(), NoiseLevels((50.0,), "substitute")
+    noised = levels.noise(sources, 50.0)
+    pairs = [pair for lines in zip(sources, noised, strict=True) for pair in zip(*map(str.split, lines), strict=True)]
+    assert sum(before != after for before, after in pairs) / len(pairs) == pytest.approx(0.5, abs=0.15)
     raw = tmp_path / "raw"
     shutil.copytree(corpus, raw)
     write_lines(raw / "test.qaa", noised)
     options = PrepareOptions(like=str(data_bin))
     prepare("text", text_files(raw, "qaa", "qab"), "qaa", "qab", tmp_path / "noised", options, say=lambda line: None)
-    words = ("--checkpoint", student, "--confidence-n", 50, "--out", tmp_path / "noised.json")
+    words = ("--checkpoint", student, "--confidence-n", 0, "--out", tmp_path / "noised.json")
     assert evaluate(tmp_path / "noised", *words) == 0
     there = json.loads((tmp_path / "noised.json").read_text())
-    assert rows[1]["bleu"] == there["bleu"]
-    assert rows[1]["sources_sha256"] == there["sources_sha256"] != result["sources_sha256"]
+
+    scored = []
+    monkeypatch.setattr(
+        "fairseq_kd.evaluation.robustness.score_by",
+        lambda metric, hypotheses, references, resamples: scored.append((hypotheses, references)) or {"score": 30.0},
+    )
+    system = open_student(data_bin, student)
+    (row,) = Robustness(levels, system, read_segments(data_bin, "test")).run({"score": 40.0}, 0)["levels"]
+    assert scored == [(there["hypotheses"], there["references"])]
+    assert row["sources_sha256"] == there["sources_sha256"]
+    assert row["relative_drop"] == pytest.approx(0.25)
+
+
+def test_the_level_0_is_the_subset_as_it_is(result):
+    clean, noised = result["robustness"]["levels"]
+    assert (clean["percent"], noised["percent"]) == (0, 30)
+    assert clean["bleu"] == result["bleu"] and clean["sources_sha256"] == result["sources_sha256"]
+    assert noised["bleu"]["verbose"] != clean["bleu"]["verbose"]
+    assert noised["sources_sha256"] != clean["sources_sha256"]
 
 
 def test_sources_are_binarised_as_the_data_bin_was(data_bin, student):
@@ -198,13 +212,10 @@ def test_sources_are_binarised_as_the_data_bin_was(data_bin, student):
         assert dataset[number]["source"].tolist() == system.dataset[number]["source"].tolist()
 
 
-def test_relative_drop_worked_by_hand(monkeypatch):
-    from fairseq_kd.evaluation import robustness
-
-    made = robustness.Robustness.__new__(robustness.Robustness)
-    made.levels, made.texts, made.datasets = NoiseLevels((0.0,)), {0.0: ["a"]}, {0.0: None}
-    assert made.run({"score": 40.0}, 0)["levels"][0]["relative_drop"] == 0
-    assert made.run({"score": 0.0}, 0)["levels"][0]["relative_drop"] is None
+def test_relative_drop_worked_by_hand():
+    assert relative_drop(30.0, 40.0) == pytest.approx(0.25)
+    assert relative_drop(44.0, 40.0) == pytest.approx(-0.1)
+    assert relative_drop(0.0, 0.0) is None
 
 
 def test_a_mix_is_a_third_of_each():

@@ -45,4 +45,5 @@ def test_from_text_to_bleu(tmp_path):
             shlex.split(command), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
         )
         assert result.returncode == 0, f"{command}\n{result.stdout[-2000:]}{result.stderr[-2000:]}"
-    assert (tmp_path / "result.json").is_file()
+    made = ("teacher.json", "student.json", "calibration.svg", "comparison.json")
+    assert all((tmp_path / name).is_file() for name in made)
