@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 from fairseq_kd.errors import KDError
-from fairseq_kd.evaluation.gold import check_target, gold_batches
+from fairseq_kd.evaluation.gold import gold_batches
 from fairseq_kd.evaluation.score import score_by
 from fairseq_kd.evaluation.system import System
 from fairseq_kd.evaluation.translate import translate
 from fairseq_kd.sequence.teachers import Teachers, open_teachers
+from fairseq_kd.teacher.batches import check_positions
 from fairseq_kd.teacher.signal import ROWS_AT_A_TIME
 
 
@@ -30,10 +31,7 @@ class TeacherOptions:
                 f"--teacher {self.paths} translates {'-'.join(teachers.members[0].languages)}, the checkpoint "
                 f"{'-'.join(languages)}"
             )
-        sources, targets = teachers.max_positions
-        if int(max(system.dataset.src_sizes)) > sources:
-            raise KDError(f"a source sentence of {subset!r} has more tokens than --teacher has positions ({sources})")
-        check_target(system.dataset, targets, subset, self.paths)
+        check_positions(system.dataset.src_sizes, system.dataset.tgt_sizes, teachers.max_positions)
         return teachers
 
 

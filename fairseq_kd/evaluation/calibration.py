@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from fairseq_kd.errors import KDError
 from fairseq_kd.teacher.signal import ROWS_AT_A_TIME
 
 BINS = 15
@@ -47,14 +48,20 @@ class Outcomes:
 
 
 def observe(model, batches: Iterable) -> Outcomes:
-    """Run `model` (a `Teacher`: frozen, whoever was trained by it) over `gold_batches`."""
+    """Run `model` (a `Teacher`: frozen, whoever was trained by it) over `gold_batches`.
+
+    Raises KDError when its probabilities are not finite.
+    """
     parts = []
     for sample, keep in batches:
         signal, gold = model.signal(sample, keep), sample["target"][keep]
         for start in range(0, len(gold), ROWS_AT_A_TIME):
             end = min(start + ROWS_AT_A_TIME, len(gold))
             parts.append(Outcomes.of(signal.rows(start, end), gold[start:end]))
-    return Outcomes.joined(parts)
+    outcomes = Outcomes.joined(parts)
+    if not np.isfinite(outcomes.gold_lprobs).all():
+        raise KDError(f"{model.path} gives probabilities that are no numbers: its training diverged; take another one")
+    return outcomes
 
 
 def calibration(outcomes: Outcomes, bins: int = BINS) -> dict:

@@ -6,10 +6,11 @@ from fairseq_kd.errors import KDError
 from fairseq_kd.evaluation.agreement import TeacherOptions, agreement
 from fairseq_kd.evaluation.calibration import calibration, observe
 from fairseq_kd.evaluation.efficiency import check_latency, latency
-from fairseq_kd.evaluation.gold import check_target, gold_batches
+from fairseq_kd.evaluation.gold import gold_batches
 from fairseq_kd.evaluation.robustness import NoiseLevels, Robustness
 from fairseq_kd.evaluation.segments import Segments
 from fairseq_kd.evaluation.system import System
+from fairseq_kd.teacher.batches import check_positions
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Measuring:
         if measures.latency:
             check_latency(measures.latency, len(system.dataset))
         if measures.bins or measures.teacher:
-            check_target(system.dataset, system.model.max_positions()[1], subset, system.frozen.path)
+            _check_gold(system, subset)
         self.teachers = measures.teacher and measures.teacher.open(system, data_bin, subset)
         self.robustness = measures.noise and Robustness(measures.noise, system, segments)
 
@@ -58,3 +59,14 @@ class Measuring:
         if self.measures.latency:
             found["latency"] = latency(self.system, self.measures.latency)
         return found
+
+
+def _check_gold(system: System, subset: str) -> None:
+    """Raises KDError when there are no gold prefixes, or longer ones than the model has positions for."""
+    dataset = system.dataset
+    if dataset.tgt is None:
+        raise KDError(
+            f"subset {subset!r} is binarised without its target side, so there are no gold prefixes for --calibration "
+            "and --teacher"
+        )
+    check_positions(dataset.src_sizes, dataset.tgt_sizes, system.model.max_positions(), "the model")

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from fairseq_kd.errors import KDError
-from fairseq_kd.teacher.batches import check_longest, check_positions, collate, length_sorted
+from fairseq_kd.evaluation.gold import gold_batches
+from fairseq_kd.teacher.batches import check_longest, check_positions
 from fairseq_kd.teacher.opening import load_pair
 from fairseq_kd.teacher.signal import ROWS_AT_A_TIME
 
@@ -23,12 +24,9 @@ def nll_of_checkpoint(
     model, task = load_pair(data_bin, checkpoint, subset, data=data_bin, trust=trust)
     dataset = task.dataset(subset)
     check_positions(dataset.src_sizes, dataset.tgt_sizes, model.model.max_positions())
-    longest_side = np.maximum(dataset.src_sizes, dataset.tgt_sizes)
-    check_longest(longest_side, max_tokens)
+    check_longest(np.maximum(dataset.src_sizes, dataset.tgt_sizes), max_tokens)
     nats, tokens = 0.0, 0
-    for sentences in length_sorted(np.arange(len(dataset)), longest_side, max_tokens):
-        sample = collate(dataset, sentences, device)
-        keep = sample["target"].ne(task.target_dictionary.pad())  # (B, T)
+    for sample, keep in gold_batches(dataset, task.target_dictionary.pad(), device, "loss", max_tokens):
         gold = sample["target"][keep]  # (N,)
         signal = model.signal(sample, keep)
         for start in range(0, len(gold), ROWS_AT_A_TIME):

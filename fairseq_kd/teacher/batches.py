@@ -36,11 +36,11 @@ def check_longest(lengths: np.ndarray, max_tokens: int) -> None:
         raise KDError(f"--max-tokens {max_tokens}: the longest sentence has {longest} tokens; give at least that")
 
 
-def check_positions(src_sizes: np.ndarray, tgt_sizes: np.ndarray, limits: tuple[int, int]) -> None:
+def check_positions(src_sizes: np.ndarray, tgt_sizes: np.ndarray, limits: tuple[int, int], who="the teacher") -> None:
     """Raises KDError when a sentence is longer than the positions of a model; limits: of (encoder, decoder)."""
     for side, sizes, limit in zip(("source", "target"), (src_sizes, tgt_sizes), limits, strict=True):
         if len(too_long := np.flatnonzero(np.asarray(sizes) > limit)):
             raise KDError(
-                f"sentence {too_long[0]} has {sizes[too_long[0]]} {side} tokens, the teacher has positions for "
+                f"sentence {too_long[0]} has {sizes[too_long[0]]} {side} tokens, {who} has positions for "
                 f"{limit} ({len(too_long):,} sentences are too long): leave them out of the data-bin"
             )

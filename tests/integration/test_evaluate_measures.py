@@ -232,3 +232,21 @@ def test_noise_levels_need_text_and_subword_model(data_bin, teacher, tmp_path, c
     words = ("--reference", data_bin / "raw" / "test.qab", "--post-process", "sentencepiece", "--noise-levels", "10")
     assert evaluate(plain, "--checkpoint", teacher, *words) == 2
     assert "neither the source text nor the subword model" in capsys.readouterr().err
+
+
+def test_a_model_whose_training_diverged_has_no_calibration(data_bin, teacher, tmp_path, capsys):
+    state = torch.load(teacher)
+    state["model"]["decoder.layers.0.fc2.bias"].fill_(float("nan"))
+    torch.save(state, tmp_path / "diverged.pt")
+    out = tmp_path / "a.json"
+    assert evaluate(data_bin, "--checkpoint", tmp_path / "diverged.pt", "--calibration", "--out", out) == 2
+    assert "gives probabilities that are no numbers" in capsys.readouterr().err and not out.exists()
+
+
+def test_targets_beyond_the_positions_of_the_model_are_refused_before_decoding(data_bin, teacher, tmp_path, capsys):
+    state = torch.load(teacher)
+    state["cfg"].model.max_target_positions = 20
+    torch.save(state, tmp_path / "short.pt")
+    assert evaluate(data_bin, "--checkpoint", tmp_path / "short.pt", "--calibration") == 2
+    error = capsys.readouterr().err
+    assert "target tokens, the model has positions for 20" in error and "decoding" not in error
