@@ -59,6 +59,8 @@ def open_system(checkpoint, data_bin, subset: str, options: TranslateOptions, se
     except FileNotFoundError as error:
         languages = f"{task.cfg.source_lang}-{task.cfg.target_lang}"
         raise KDError(f"{data_bin} has no subset {subset!r} for {languages} (--subset)") from error
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        raise KDError(f"{checkpoint} holds weights that are no numbers: its training diverged; take another checkpoint")
     dataset = task.dataset(subset)
     if len(dataset) != sentences:
         raise KDError(f"{sentences} references, but {subset!r} of {data_bin} has {len(dataset)} sentences")

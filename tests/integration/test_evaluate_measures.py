@@ -16,6 +16,7 @@ from fairseq_kd.corpus.datasets import text_files
 from fairseq_kd.corpus.options import PrepareOptions
 from fairseq_kd.corpus.prepare import prepare
 from fairseq_kd.corpus.text import write_lines
+from fairseq_kd.errors import KDError
 from fairseq_kd.evaluation.calibration import observe
 from fairseq_kd.evaluation.efficiency import Meter
 from fairseq_kd.evaluation.gold import gold_batches
@@ -234,18 +235,25 @@ def test_noise_levels_need_text_and_subword_model(data_bin, teacher, tmp_path, c
     assert "neither the source text nor the subword model" in capsys.readouterr().err
 
 
-def test_a_model_whose_training_diverged_has_no_calibration(data_bin, teacher, tmp_path, capsys):
+def test_a_model_whose_training_diverged_is_refused(data_bin, teacher, tmp_path, capsys):
     state = torch.load(teacher)
     state["model"]["decoder.layers.0.fc2.bias"].fill_(float("nan"))
     torch.save(state, tmp_path / "diverged.pt")
-    out = tmp_path / "a.json"
-    assert evaluate(data_bin, "--checkpoint", tmp_path / "diverged.pt", "--calibration", "--out", out) == 2
-    assert "gives probabilities that are no numbers" in capsys.readouterr().err and not out.exists()
+    assert evaluate(data_bin, "--checkpoint", tmp_path / "diverged.pt") == 2
+    assert "holds weights that are no numbers" in capsys.readouterr().err
+
+
+def test_probabilities_that_are_no_numbers_have_no_calibration(data_bin, student):
+    system = open_student(data_bin, student)
+    system.model.decoder.layers[0].fc2.bias.fill_(float("nan"))  # as an overflow would have it
+    pad = system.task.target_dictionary.pad()
+    with pytest.raises(KDError, match="gives probabilities that are no numbers"):
+        observe(system.frozen, gold_batches(system.dataset, pad, torch.device("cpu"), "test"))
 
 
 def test_targets_beyond_the_positions_of_the_model_are_refused_before_decoding(data_bin, teacher, tmp_path, capsys):
     state = torch.load(teacher)
-    state["cfg"].model.max_target_positions = 20
+    state["cfg"]["model"].max_target_positions = 20
     torch.save(state, tmp_path / "short.pt")
     assert evaluate(data_bin, "--checkpoint", tmp_path / "short.pt", "--calibration") == 2
     error = capsys.readouterr().err
