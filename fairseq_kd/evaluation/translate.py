@@ -58,6 +58,30 @@ class Translations:
     dictionary_check: str
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint's model, in eval mode, with a task on a data-bin."""
+
+    model: object
+    task: object
+    updates: int
+    dictionary_check: str  # see `_check_recorded_dictionaries`
+
+
+def open_checkpoint(checkpoint, data_bin, trust=False, data_option="DATA_BIN") -> Opened:
+    """Raises KDError for a checkpoint that cannot be used, and where its dictionaries are not those of `data_bin`.
+
+    data_option: how the command names `data_bin`.
+    """
+    state = read_checkpoint(checkpoint, trust=trust)
+    updates = state["optimizer_history"][-1]["num_updates"]
+    recorded = data_folder(state["cfg"].task)
+    configure_own_task(checkpoint, state, data=data_bin, data_option=data_option)
+    dictionary_check = _check_recorded_dictionaries(checkpoint, recorded, state["cfg"].task)
+    model, task = build_model(checkpoint, state)
+    return Opened(model.eval(), task, updates, dictionary_check)
+
+
 def translate(
     checkpoint, data_bin, subset: str, options: TranslateOptions, sentences: int, trust=False
 ) -> Translations:
@@ -67,12 +91,8 @@ def translate(
     Raises KDError for a checkpoint or data-bin that cannot be used, when the subset has another number of sentences,
     and when a sentence is too long for the model.
     """
-    state = read_checkpoint(checkpoint, trust=trust)
-    updates = state["optimizer_history"][-1]["num_updates"]
-    recorded = data_folder(state["cfg"].task)
-    configure_own_task(checkpoint, state, data=data_bin, data_option="DATA_BIN")
-    dictionary_check = _check_recorded_dictionaries(checkpoint, recorded, state["cfg"].task)
-    model, task = build_model(checkpoint, state)
+    opened = open_checkpoint(checkpoint, data_bin, trust)
+    model, task = opened.model, opened.task
     try:
         task.load_dataset(subset)
     except FileNotFoundError as error:
@@ -80,7 +100,7 @@ def translate(
     if len(task.dataset(subset)) != sentences:
         raise KDError(f"{sentences} references, but {subset!r} of {data_bin} has {len(task.dataset(subset))} sentences")
     device = options.device()
-    model.to(device).eval()
+    model.to(device)
     if options.fp16:
         model.half()
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -92,8 +112,8 @@ def translate(
         target_lang=task.cfg.target_lang,
         seconds=time.monotonic() - started,
         parameters=parameters,
-        updates=updates,
-        dictionary_check=dictionary_check,
+        updates=opened.updates,
+        dictionary_check=opened.dictionary_check,
     )
 
 
