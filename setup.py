@@ -39,7 +39,7 @@ setup(
         # the distribution of fairseq that installs on Python 3.11 and 3.12; leave it out to keep your own
         "fairseq": ["ve-fairseq==0.12.3"],
         "test": TEST,
-        # fairseq-kd decode --backend ctranslate2
+        # fairseq-kd export, and fairseq-kd decode --backend ctranslate2
         "fast": ["ctranslate2>=4.5"],
         # fairseq_kd.study.optuna_search
         "search": ["optuna>=4"],

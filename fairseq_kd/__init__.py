@@ -30,6 +30,7 @@ The student is any model of fairseq, or one of ours:
     configs/students -> models.student     sizes by name, gated linear units, layers of different shapes
                      -> models.adaptive    gates on channels and heads; the penalty enters any criterion's loss
                      -> models.compact     closed gates cut out: a smaller models.student
+                     -> export             a CTranslate2 model, and what that costs and gains
 
 Noise of known rates, in text and in data-bins:
 

@@ -6,7 +6,7 @@ import torch
 from fairseq import utils
 from fairseq.data import Dictionary
 
-from fairseq_kd.cli.count import parse
+from fairseq_kd.models.building import parse
 
 SMALL = (
     *("--encoder-embed-dim", "16", "--encoder-ffn-embed-dim", "24", "--encoder-attention-heads", "4"),

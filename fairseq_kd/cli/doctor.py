@@ -24,7 +24,7 @@ OPTIONAL = {
     "sacremoses": ("sacremoses", "report", "--eval-bleu-detok moses of fairseq-train"),
     "matplotlib": ("matplotlib", "report", "--diagram of fairseq-kd evaluate"),
     "jinja2": ("jinja2", "report", "nothing yet"),
-    "ctranslate2": ("ctranslate2", "fast", "nothing yet"),
+    "ctranslate2": ("ctranslate2", "fast", "fairseq-kd export and the fast backend of decode"),
     "snakemake": ("snakemake", "study", "nothing yet"),
     "optuna": ("optuna", "study", "nothing yet"),
 }

@@ -1,11 +1,10 @@
 """`fairseq-kd evaluate`: checkpoint -> translations -> scores with intervals and signatures, and what else is asked."""
 
 import os
-import sys
 from pathlib import Path
 
+from fairseq_kd.cli.decoding import add_decoding_arguments, decoding_options, note_dictionary_check
 from fairseq_kd.corpus.manifest import ensure_writable_folder, write_json
-from fairseq_kd.corpus.subword import KINDS
 from fairseq_kd.errors import KDError
 from fairseq_kd.evaluation.agreement import TeacherOptions
 from fairseq_kd.evaluation.calibration import BINS
@@ -15,12 +14,10 @@ from fairseq_kd.evaluation.measures import Measures
 from fairseq_kd.evaluation.robustness import KINDS as NOISES
 from fairseq_kd.evaluation.robustness import NoiseLevels
 from fairseq_kd.evaluation.summary import summary
-from fairseq_kd.evaluation.translate import TranslateOptions
 
 
 def add_arguments(parser) -> None:
     """Declare the options."""
-    defaults = TranslateOptions()
     parser.add_argument("data_bin", metavar="DATA_BIN")
     parser.add_argument("--checkpoint", required=True, help="made by fairseq-train")
     parser.add_argument("--subset", default="test", help="valid, test, test1, ... (default %(default)s)")
@@ -34,17 +31,7 @@ def add_arguments(parser) -> None:
         help="resamples of the bootstrap intervals; 0: no intervals (default %(default)s)",
     )
     _add_measures(parser)
-    group = parser.add_argument_group("decoding")
-    group.add_argument("--beam", type=int, default=defaults.beam, help="(default %(default)s)")
-    group.add_argument("--lenpen", type=float, default=defaults.lenpen, help="length penalty (default %(default)s)")
-    group.add_argument("--max-len-a", type=float, default=defaults.max_len_a, help="longest output is a x source + b")
-    group.add_argument("--max-len-b", type=int, default=defaults.max_len_b, help="(default %(default)s)")
-    group.add_argument("--max-tokens", type=int, default=defaults.max_tokens, help="a batch (default %(default)s)")
-    group.add_argument("--fp16", action="store_true", help="half precision, on CUDA")
-    group.add_argument("--cpu", action="store_true", help="do not use CUDA")
-    group = parser.add_argument_group("for a data-bin made by fairseq-preprocess")
-    group.add_argument("--reference", metavar="FILE", help="plain-text references, one sentence a line")
-    group.add_argument("--post-process", choices=KINDS, help="how subwords are joined")
+    add_decoding_arguments(parser)
 
 
 def _add_measures(parser) -> None:
@@ -72,24 +59,18 @@ def run(args) -> None:
     for path in (args.out, args.diagram):
         if path is not None:
             ensure_writable_folder(Path(path).absolute().parent)  # before the work, not after it
-    names = ("beam", "lenpen", "max_len_a", "max_len_b", "max_tokens", "fp16", "cpu")
     result = evaluate(
         args.data_bin,
         args.checkpoint,
         args.subset,
-        TranslateOptions(**{name: getattr(args, name) for name in names}),
+        decoding_options(args),
         reference=args.reference,
         post_process=args.post_process,
         trust=args.trust_checkpoint == args.checkpoint,
         measures=measures,
     )
     print("\n".join(summary(result)))
-    if result["dictionary_check"] == "size":
-        print(
-            "note: the dictionaries of the training are no longer where the checkpoint says, so only their size was "
-            "compared with those of DATA_BIN",
-            file=sys.stderr,
-        )
+    note_dictionary_check(result)
     if args.diagram is not None:
         draw_reliability(result["calibration"], args.diagram)
         print(f"wrote {args.diagram}")

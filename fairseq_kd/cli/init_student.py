@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from fairseq_kd.errors import KDError
-
-CHOICES = ("skip", "first", "last")
+from fairseq_kd.models.initialise import CHOICES
 
 
 def add_arguments(parser) -> None:
@@ -28,7 +27,7 @@ def run(args) -> None:
 
     from fairseq_kd import register
     from fairseq_kd.checkpoint import read_checkpoint, write_initial_checkpoint
-    from fairseq_kd.cli.count import build
+    from fairseq_kd.models.building import build
     from fairseq_kd.models.initialise import check_fit, initial_weights
     from fairseq_kd.teacher.loading import build_model, configure_own_task
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "count": "print the parameters of an architecture by part, and its operations a target token",
     "init-student": "begin a student with layers, embeddings and channels of its teacher",
     "compact": "cut the closed gates out of an adaptive student",
+    "export": "write a student as a CTranslate2 model, and compare its BLEU, size and speed",
     "select-teacher": "measure loss and BLEU of the checkpoints of a training, and choose the teacher among them",
     "evaluate": "translate a subset and score it: BLEU, chrF, TER with intervals, calibration, agreement, cost",
     "compare": "compare results of evaluate: paired tests over segments and over seeds",

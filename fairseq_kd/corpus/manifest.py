@@ -34,7 +34,8 @@ def library_versions() -> dict:
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {"fairseq_kd": __version__}
-    for name in ("ve-fairseq", "fairseq", "torch", "numpy", "sacrebleu", "sentencepiece", "subword-nmt", "pyarrow"):
+    names = ("ve-fairseq", "fairseq", "torch", "numpy", "sacrebleu", "sentencepiece", "subword-nmt", "pyarrow")
+    for name in (*names, "ctranslate2"):
         with contextlib.suppress(PackageNotFoundError):
             versions[name] = version(name)
     return versions

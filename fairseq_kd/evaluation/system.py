@@ -41,17 +41,19 @@ class System:
         return translate([self.model], self.task, dataset, self.options, label)
 
 
-def open_system(checkpoint, data_bin, subset: str, options: TranslateOptions, sentences: int, trust=False) -> System:
+def open_system(
+    checkpoint, data_bin, subset: str, options: TranslateOptions, sentences: int, *, trust=False, data_option="DATA_BIN"
+) -> System:
     """Load the model of `checkpoint` and the subset.
 
-    sentences: how many references there are.
+    sentences: how many references there are. data_option: how `data_bin` was given, for messages.
     Raises KDError for a checkpoint or data-bin that cannot be used, when the subset has another number of sentences,
     and when a sentence is too long for the model.
     """
     state = read_checkpoint(checkpoint, trust=trust)
     updates, seed = state["optimizer_history"][-1]["num_updates"], state["cfg"].common.get("seed")
     recorded = data_folder(state["cfg"].task)
-    configure_own_task(checkpoint, state, data=data_bin, data_option="DATA_BIN")
+    configure_own_task(checkpoint, state, data=data_bin, data_option=data_option)
     dictionary_check = _check_recorded_dictionaries(checkpoint, recorded, state["cfg"].task)
     model, task = build_model(checkpoint, state)
     try:

@@ -8,7 +8,7 @@ from fairseq_kd.device import choose_device
 from fairseq_kd.errors import KDError
 from fairseq_kd.resumable.blocks import work_through
 from fairseq_kd.sequence.backend import MAX_TOKENS, FairseqBackend, search_arguments
-from fairseq_kd.sequence.ctranslate2_backend import CTranslate2Backend, convert, reason_against
+from fairseq_kd.sequence.ctranslate2_backend import convert, reason_against, teacher_backend
 from fairseq_kd.sequence.forcing import TeacherForcing
 from fairseq_kd.sequence.options import DecodeOptions
 from fairseq_kd.sequence.teachers import Teachers, open_teachers
@@ -38,7 +38,7 @@ def decode(
 
     teacher: a checkpoint, or an ensemble joined by ":". teacher_data: folder with the teacher's dictionaries; None:
     where the checkpoint says. trust: a checkpoint that may hold code. post_process: how subwords are joined for
-    --select closest; None: as the data-bin's manifest says, or not at all. workers: see `CTranslate2Backend`.
+    --select closest; None: as the data-bin's manifest says, or not at all. workers: see `load_translator`.
     Raises KDError for whatever does not fit together.
     """
     dtype = "float32" if options.dtype == "int8" else options.dtype
@@ -69,7 +69,7 @@ def choose_backend(teachers: Teachers, options: DecodeOptions, workers=None, say
         except KDError as error:
             why_not = str(error)
     if options.backend != "fairseq" and not why_not:
-        return CTranslate2Backend(teachers, options, device, workers)
+        return teacher_backend(teachers, options, device, workers)
     if options.dtype == "int8":
         raise KDError(f"--dtype int8 needs CTranslate2, which cannot do this: {why_not}")
     if workers is not None:

@@ -12,9 +12,9 @@ from conftest import PACKAGE, ROOT
 from fairseq_kd.corpus.synthetic import CorpusSpec, draw_corpus
 from fairseq_kd.corpus.text import write_lines
 
-BLOCKS = [
-    block.strip().splitlines() for block in re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-]
+README = (ROOT / "README.md").read_text()
+BLOCKS = [block.strip().splitlines() for block in re.findall(r"```bash\n(.*?)```", README, re.S)]
+(TRANSLATE,) = re.findall(r"```python\n(.*?)```", README, re.S)
 MAKE, IN_YOUR_OWN, TEXT_TO_BLEU = BLOCKS
 
 
@@ -40,10 +40,9 @@ def test_from_text_to_bleu(tmp_path):
             write_lines(raw / f"{subset}.{lang}", [pair[side] for pair in pairs])
     (tmp_path / "fairseq_kd").symlink_to(PACKAGE)
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    for command in TEXT_TO_BLEU:
-        result = subprocess.run(
-            shlex.split(command), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
-        )
+    commands = [shlex.split(command) for command in TEXT_TO_BLEU]
+    for command in (*commands, [sys.executable, "-c", TRANSLATE]):
+        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
         assert result.returncode == 0, f"{command}\n{result.stdout[-2000:]}{result.stderr[-2000:]}"
     made = ("teacher.json", "student.json", "calibration.svg", "comparison.json")
     assert all((tmp_path / name).is_file() for name in made)

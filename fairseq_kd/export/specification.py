@@ -1,0 +1,189 @@
+"""From a fairseq transformer, or a student, to CTranslate2's specification of the same model.
+
+CTranslate2 reads inner widths from the weights, so each layer may have its own, but it has one number of heads for the
+encoder and one for the decoder. A layer with fewer heads gets heads of zeros: their values and their columns of the
+output projection are 0, so they add 0. An attention without heads becomes one that consists of such heads, and a
+feed-forward network gets channels of zeros up to a multiple of 8, as the 8-bit products of GPUs want a multiple of 4.
+
+Every parameter of the model must have been taken when all is done: what is left has no counterpart, and is refused.
+"""
+
+import numpy as np
+from ctranslate2.specs import common_spec, transformer_spec
+from fairseq.models.bart import BARTModel
+from fairseq.models.transformer import TransformerModel, TransformerModelBase
+from fairseq.models.transformer_align import TransformerAlignModel
+
+from fairseq_kd.errors import KDError
+from fairseq_kd.models.adaptive import KDAdaptiveModel
+from fairseq_kd.models.feed_forward import GatedLinearUnit
+from fairseq_kd.models.student import KDStudentModel
+
+# exactly these: a subclass may compute something else from the same weights
+CONVERTED = (TransformerModel, TransformerModelBase, TransformerAlignModel, BARTModel, KDStudentModel)
+ACTIVATIONS = {
+    "relu": common_spec.Activation.RELU,
+    "gelu": common_spec.Activation.GELU,
+    "gelu_fast": common_spec.Activation.GELUTanh,
+    "gelu_accurate": common_spec.Activation.GELUTanh,
+    "swish": common_spec.Activation.SWISH,
+    "tanh": common_spec.Activation.Tanh,
+    "sigmoid": common_spec.Activation.Sigmoid,
+}
+CHANNELS = 8  # inner widths become a multiple of it
+ATTENTIONS = {"self_attn": "self_attention", "encoder_attn": "attention"}  # fairseq's name -> CTranslate2's
+
+
+class Parameters:
+    """The parameters of a model by name, as float32 arrays; `left` are those that nobody has taken."""
+
+    def __init__(self, model):
+        named = model.named_parameters(remove_duplicate=False)
+        self.left = {name: value.detach().float().cpu().numpy() for name, value in named}
+
+    def take(self, name: str) -> np.ndarray:
+        """Raises KDError where the model has no such parameter."""
+        if name not in self.left:
+            raise KDError(f"CTranslate2 cannot express this model: it has no {name}")
+        return self.left.pop(name)
+
+    def linear(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Weight (out, in) and bias (out,) of a linear layer."""
+        return self.take(f"{name}.weight"), self.take(f"{name}.bias")
+
+    def norm(self, spec, name: str) -> None:
+        """Fill in a LayerNormSpec."""
+        spec.gamma, spec.beta = self.linear(name)
+
+
+def specify(model, source_dictionary, target_dictionary) -> transformer_spec.TransformerSpec:
+    """A model in eval mode as a specification, with its vocabularies, ready to be validated and saved.
+
+    Raises KDError that names the part which CTranslate2 cannot express.
+    """
+    check_options(model)
+    parameters = Parameters(model)
+    spec = transformer_spec.TransformerSpec(
+        _side(parameters, model.encoder, "encoder"), _side(parameters, model.decoder, "decoder")
+    )
+    if parameters.left:
+        others = f" and {len(parameters.left) - 1} more parameters" if len(parameters.left) > 1 else ""
+        raise KDError(f"CTranslate2 cannot express {min(parameters.left)}{others} of this model")
+    spec.register_source_vocabulary(vocabulary(source_dictionary))
+    spec.register_target_vocabulary(vocabulary(target_dictionary))
+    spec.config.decoder_start_token = spec.config.eos_token
+    spec.config.add_source_eos = True
+    return spec
+
+
+def vocabulary(dictionary) -> list[str]:
+    """The symbols as CTranslate2 wants them: it knows padding as <blank>."""
+    return ["<blank>" if symbol == dictionary.pad_word else symbol for symbol in dictionary.symbols]
+
+
+def check_options(model) -> None:
+    """Raises KDError for what is no parameter and has no counterpart."""
+    kind = type(model)
+    if kind is KDAdaptiveModel:
+        raise KDError("CTranslate2 cannot express gates: cut them out first, by fairseq-kd compact")
+    if kind not in CONVERTED:
+        raise KDError(f"CTranslate2 cannot express a {kind.__name__}: it must be a transformer or a kd_student")
+    cfg = model.cfg
+    if str(cfg.activation_fn) not in ACTIVATIONS:
+        raise KDError(
+            f"CTranslate2 cannot express the activation function of its feed-forward networks: --activation-fn is "
+            f"{cfg.activation_fn}, it must be one of {', '.join(ACTIVATIONS)}"
+        )
+    xformers = cfg.encoder.xformers_att_config or cfg.decoder.xformers_att_config
+    for option, value in (
+        ("--no-token-positional-embeddings", cfg.no_token_positional_embeddings),
+        ("--cross-self-attention", cfg.cross_self_attention),
+        ("--no-cross-attention", cfg.no_cross_attention),
+        ("--encoder-xformers-att-config or --decoder-xformers-att-config", xformers),
+    ):
+        if value:
+            raise KDError(f"CTranslate2 cannot express a model with {option}")
+
+
+def _side(parameters: Parameters, module, side: str):
+    """The specification of a fairseq encoder or decoder."""
+    attentions = [
+        getattr(layer, name) for layer in module.layers for name in ATTENTIONS if getattr(layer, name, None) is not None
+    ]
+    cfg = getattr(module.cfg, side)
+    heads = max([1, *(attention.num_heads for attention in attentions)])
+    kind = transformer_spec.TransformerEncoderSpec if side == "encoder" else transformer_spec.TransformerDecoderSpec
+    spec = kind(
+        len(module.layers),
+        heads,
+        pre_norm=cfg.normalize_before,
+        no_final_norm=module.layer_norm is None,
+        activation=ACTIVATIONS[str(module.cfg.activation_fn)],
+        layernorm_embedding=module.layernorm_embedding is not None,
+        ffn_glu=any(isinstance(layer.fc1, GatedLinearUnit) for layer in module.layers),
+        head_dim=cfg.embed_dim // cfg.attention_heads,
+    )
+    embeddings = spec.embeddings[0] if side == "encoder" else spec.embeddings
+    embeddings.weight = parameters.take(f"{side}.embed_tokens.weight")
+    spec.scale_embeddings = module.embed_scale
+    spec.position_encodings.encodings = _positions(parameters, module.embed_positions, side)
+    if module.layernorm_embedding is not None:
+        parameters.norm(spec.layernorm_embedding, f"{side}.layernorm_embedding")
+    if module.layer_norm is not None:
+        parameters.norm(spec.layer_norm, f"{side}.layer_norm")
+    for number, (layer_spec, layer) in enumerate(zip(spec.layer, module.layers, strict=True)):
+        _layer(parameters, layer_spec, layer, f"{side}.layers.{number}", heads)
+    if side == "decoder":
+        spec.projection.weight = parameters.take("decoder.output_projection.weight")
+    return spec
+
+
+def _positions(parameters: Parameters, module, side: str) -> np.ndarray:
+    """(positions, embed_dim), without the rows that fairseq leaves for padding."""
+    name = f"{side}.embed_positions.weight"
+    table = parameters.take(name) if name in parameters.left else module.weights.float().cpu().numpy()
+    return table[module.padding_idx + 1 :]
+
+
+def _layer(parameters: Parameters, spec, layer, name: str, heads: int) -> None:
+    for theirs, ours in ATTENTIONS.items():
+        if hasattr(spec, ours):
+            _attention(parameters, getattr(spec, ours), getattr(layer, theirs), f"{name}.{theirs}", heads)
+            parameters.norm(getattr(spec, ours).layer_norm, f"{name}.{theirs}_layer_norm")
+    parameters.norm(spec.ffn.layer_norm, f"{name}.final_layer_norm")
+    if isinstance(layer.fc1, GatedLinearUnit):
+        first = {"linear_0": f"{name}.fc1.gate", "linear_0_noact": f"{name}.fc1.value"}
+    else:
+        first = {"linear_0": f"{name}.fc1"}
+    width = CHANNELS * max(1, -(-layer.fc2.in_features // CHANNELS))
+    for ours, theirs in first.items():
+        weight, bias = parameters.linear(theirs)
+        _set(getattr(spec.ffn, ours), _padded(weight, width, 0), _padded(bias, width, 0))
+    weight, bias = parameters.linear(f"{name}.fc2")
+    _set(spec.ffn.linear_1, _padded(weight, width, 1), bias)
+
+
+def _attention(parameters: Parameters, spec, module, name: str, heads: int) -> None:
+    """Projections in one matrix where CTranslate2 has them so, with `heads` heads."""
+    width = heads * module.head_dim
+    weight, bias = parameters.linear(f"{name}.out_proj")
+    _set(spec.linear[-1], _padded(weight, width, 1), bias)
+    projections = []
+    for projection, columns in (("q", len(bias)), ("k", module.kdim), ("v", module.vdim)):
+        weight, bias = np.zeros((0, columns), np.float32), np.zeros(0, np.float32)
+        if module.num_heads:
+            weight, bias = parameters.linear(f"{name}.{projection}_proj")
+        projections.append((_padded(weight, width, 0), _padded(bias, width, 0)))
+    parts = [projections] if len(spec.linear) == 2 else [projections[:1], projections[1:]]
+    for linear, part in zip(spec.linear, parts, strict=False):  # the last is the output projection
+        _set(linear, *(np.concatenate(arrays) for arrays in zip(*part, strict=True)))
+
+
+def _padded(array: np.ndarray, size: int, axis: int) -> np.ndarray:
+    """With zeros at the end of an axis, up to `size`."""
+    missing = [(0, size - array.shape[axis] if number == axis else 0) for number in range(array.ndim)]
+    return np.pad(array, missing)
+
+
+def _set(spec, weight: np.ndarray, bias: np.ndarray) -> None:
+    spec.weight, spec.bias = weight, bias
