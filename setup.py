@@ -23,7 +23,7 @@ setup(
     # configs/ stands at the top level of the repository and is installed as fairseq_kd/configs
     packages=[*find_packages(include=["fairseq_kd", "fairseq_kd.*"]), "fairseq_kd.configs"],
     package_dir={"fairseq_kd.configs": "configs"},
-    package_data={"fairseq_kd.configs": ["**/*.yaml"]},
+    package_data={"fairseq_kd.configs": ["**/*.yaml"], "fairseq_kd.study": ["Snakefile"]},
     install_requires=[
         "torch>=2.6",
         "numpy",
@@ -45,8 +45,9 @@ setup(
         "search": ["optuna>=4"],
         # fairseq-kd prepare --form tokenised, lower-cased
         "moses": MOSES,
-        # for what is being built next: studies
-        "study": ["snakemake>=8", "optuna>=4"],
+        # fairseq-kd study
+        "study": ["snakemake>=9"],
+        # for what is being built next: reports
         "report": ["matplotlib>=3.8", "jinja2>=3.1", "tensorboardX>=2.6"],
     },
     entry_points={"console_scripts": ["fairseq-kd = fairseq_kd.cli.main:main"]},

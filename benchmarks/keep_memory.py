@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 
-from fairseq_kd.quickstart.train import KEEP_MEMORY
+from fairseq_kd.training.run import KEEP_MEMORY
 
 MODEL = [
     "--arch",

@@ -39,8 +39,8 @@ Noise of known rates, in text and in data-bins:
                  -> noise.block         deleted, replaced, swapped: a block in arrays
                  -> noise.text, .data_bin
 
-Around it: `corpus` makes data-bins, `evaluation` scores checkpoints, `quickstart` runs the whole once, `cli` is the
-command `fairseq-kd`.
+Around it: `corpus` makes data-bins, `evaluation` scores checkpoints, `training` runs fairseq-train,
+`quickstart` runs the whole once, `study` many times over, `cli` is the command `fairseq-kd`.
 
 Importing this package registers everything with fairseq: that is what `--user-dir fairseq_kd` does, and what a notebook
 does. Only the command `fairseq-kd` leaves it out, so that `--help` and `doctor` need no fairseq.

@@ -47,7 +47,7 @@ class Progress:
         if self._on_terminal:
             print("\r\033[K", end="", file=self.stream, flush=True)
 
-    def _show(self, elapsed: float, note: str) -> None:
+    def _line(self, elapsed: float, note: str) -> str:
         new = self.done - self._from
         rate = new / elapsed if elapsed > 0 else 0
         if self.total is None:
@@ -55,7 +55,10 @@ class Progress:
         else:
             left = format_seconds((self.total - self.done) / rate) if rate > 0 else "?"
             line = f"{self.label}: {self.done:,}/{self.total:,} {self.unit}, {rate:.1f}/s, {left} left"
-        line += f", {note}" if note else ""
+        return line + (f", {note}" if note else "")
+
+    def _show(self, elapsed: float, note: str) -> None:
+        line = self._line(elapsed, note)
         end = "" if self._on_terminal else "\n"
         start = "\r\033[K" if self._on_terminal else ""
         print(start + line, end=end, file=self.stream, flush=True)

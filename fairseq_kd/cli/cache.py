@@ -50,12 +50,9 @@ def add_arguments(parser) -> None:
     )
 
 
-def run(args) -> None:
-    """Make the cache, or continue it, and say what is in it."""
-    if args.trust_checkpoint not in (None, args.teacher):
-        raise KDError(f"--trust-checkpoint {args.trust_checkpoint} is not the --teacher {args.teacher}")
-    shard = parse_shard(args.shard)
-    options = CachingOptions(
+def options_of(args) -> CachingOptions:
+    """The checked options. Raises KDError."""
+    return CachingOptions(
         subset=args.subset,
         top_k=args.top_k,
         temperatures=tuple(args.temperature),
@@ -65,6 +62,14 @@ def run(args) -> None:
         cpu=args.cpu,
         tail_shapes=args.tail_shapes,
     )
+
+
+def run(args) -> None:
+    """Make the cache, or continue it, and say what is in it."""
+    if args.trust_checkpoint not in (None, args.teacher):
+        raise KDError(f"--trust-checkpoint {args.trust_checkpoint} is not the --teacher {args.teacher}")
+    shard = parse_shard(args.shard)
+    options = options_of(args)
     manifest = make_cache(
         args.data_bin,
         args.teacher,

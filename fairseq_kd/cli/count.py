@@ -11,7 +11,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--arch", required=True, help="such as kd_student_9m")
     parser.add_argument("--data", required=True, metavar="DATA_BIN", help="its dictionaries are those of the model")
     parser.add_argument("--length", type=int, default=30, help="tokens of source and target (default %(default)s)")
-    parser.set_defaults(fairseq_options=[])
+    parser.set_defaults(passed_on=[])
 
 
 def run(args) -> None:
@@ -25,7 +25,7 @@ def run(args) -> None:
     if not Path(args.data).is_dir():
         raise KDError(f"--data {args.data} is not a folder")
     register()
-    model, _ = build(args.arch, args.data, args.fairseq_options)
+    model, _ = build(args.arch, args.data, args.passed_on)
     counts = parameters_by_part(model)
     for part, number in counts.items():
         note = "  (the embeddings, tied)" if part == "output projection" and number == 0 else ""

@@ -76,12 +76,16 @@ def _add_strategy(parser, defaults: DecodeOptions) -> None:
     )
 
 
+def options_of(args) -> DecodeOptions:
+    """The checked options. Raises KDError."""
+    return DecodeOptions(**{name: getattr(args, name) for name in DecodeOptions.__dataclass_fields__})
+
+
 def run(args) -> None:
     """Make the data-bin, or continue it, and say what is in it."""
     from fairseq_kd.sequence.decode import decode
 
-    names = DecodeOptions.__dataclass_fields__
-    options = DecodeOptions(**{name: getattr(args, name) for name in names})
+    options = options_of(args)
     shard, started = parse_shard(args.shard), time.monotonic()
     manifest = decode(
         args.data_bin,

@@ -18,7 +18,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--out", required=True, metavar="FILE", help="a checkpoint for --finetune-from-model")
     parser.add_argument("--data", metavar="DATA_BIN", help="(default: the one recorded in the checkpoint)")
     parser.add_argument("--trust-checkpoint", metavar="FILE", help="load --teacher even if it holds code")
-    parser.set_defaults(fairseq_options=[])
+    parser.set_defaults(passed_on=[])
 
 
 def run(args) -> None:
@@ -39,7 +39,7 @@ def run(args) -> None:
     state = read_checkpoint(args.teacher, trust=args.trust_checkpoint is not None)
     configure_own_task(args.teacher, state, data=args.data, data_option="--data")
     teacher, _ = build_model(args.teacher, state)
-    student, model_args = build(args.arch, str(state["cfg"].task.data), args.fairseq_options, device="cpu")
+    student, model_args = build(args.arch, str(state["cfg"].task.data), args.passed_on, device="cpu")
     check_fit(state["cfg"].model, model_args)
     weights = initial_weights(teacher, student, args.layers)
     with open_dict(state["cfg"]):
@@ -47,5 +47,5 @@ def run(args) -> None:
     write_initial_checkpoint(args.out, state, weights)
     size = sum(parameter.numel() for parameter in student.parameters())
     print(f"{args.out}: {size:,} parameters, {args.layers} layers of {args.teacher}")
-    options = " ".join(["--arch", args.arch, *args.fairseq_options])
+    options = " ".join(["--arch", args.arch, *args.passed_on])
     print(f"to train it: fairseq-train ... {options} --finetune-from-model {args.out}")

@@ -25,6 +25,7 @@ COMMANDS = {
     "select-teacher": "measure loss and BLEU of the checkpoints of a training, and choose the teacher among them",
     "evaluate": "translate a subset and score it: BLEU, chrF, TER with intervals, calibration, agreement, cost",
     "compare": "compare results of evaluate: paired tests over segments and over seeds",
+    "study": "run a whole experiment from one YAML file, or continue it",
     "doctor": "print versions, devices and optional parts, and what to do about what is missing",
 }
 
@@ -46,8 +47,8 @@ def main(argv=None) -> int:
             command = importlib.import_module(f"fairseq_kd.cli.{name.replace('-', '_')}")
             command.add_arguments(subparser)
     args, others = parser.parse_known_args(argv)
-    if hasattr(args, "fairseq_options"):  # set by commands that pass options on to fairseq
-        args.fairseq_options = others
+    if hasattr(args, "passed_on"):  # set by commands that pass options on to fairseq or Snakemake
+        args.passed_on = others
     elif others:
         parser.error(f"unrecognized arguments: {' '.join(others)}")
     quieten_libraries()

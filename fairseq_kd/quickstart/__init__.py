@@ -1,4 +1,4 @@
 """The quickstart: prepare -> teacher -> plain student and distilled student a seed -> scores -> table.
 
-recipe (YAML) -> train (one fairseq-train run, resumable) -> run (the order of the stages) -> table
+recipe (YAML) -> run (the order of the stages; trainings by `training`) -> table
 """

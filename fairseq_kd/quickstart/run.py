@@ -8,9 +8,9 @@ from fairseq_kd.corpus.corpora import prepare_by_name, usual_options
 from fairseq_kd.corpus.manifest import MANIFEST_NAME, sha256_file, write_json
 from fairseq_kd.evaluation.evaluate import evaluate
 from fairseq_kd.evaluation.translate import TranslateOptions
-from fairseq_kd.quickstart.recipe import Recipe, to_arguments
-from fairseq_kd.quickstart.train import train
-from fairseq_kd.resources import PACKAGE
+from fairseq_kd.quickstart.recipe import Recipe
+from fairseq_kd.training.options import training_arguments
+from fairseq_kd.training.run import train
 
 PLAIN, DISTILLED, TEACHER = "student, cross-entropy", "student, kd_word", "teacher"
 
@@ -69,21 +69,15 @@ def _max_update(recipe: Recipe, model: str) -> int:
 def _training_options(recipe: Recipe, model, data_bin, teacher, seed, cpu) -> tuple[list[str], dict]:
     """The arguments of fairseq-train for one model, and the hashes it depends on."""
     section = recipe.teacher if model == TEACHER else recipe.student
-    options = {"user-dir": PACKAGE, "source-lang": recipe.corpus["source_lang"]}
-    options |= {"target-lang": recipe.corpus["target_lang"]}
-    options |= recipe.common | section | {"seed": seed}
-    if options.get("lr-scheduler") == "polynomial_decay":
-        options["total-num-update"] = options["max-update"]
+    options = recipe.common | section | {"seed": seed}
     inputs = {"data": sha256_file(data_bin / MANIFEST_NAME)}
     if model == DISTILLED:
         options |= {"criterion": "kd_word", "teacher": teacher} | recipe.kd
         inputs["teacher"] = sha256_file(teacher)
     else:
         options["criterion"] = "label_smoothed_cross_entropy"
-    # fairseq's default of 8 silently drops up to 7 of the longest sentences, of the validation set too
-    options |= {"required-batch-size-multiple": 1, "no-epoch-checkpoints": True, "distributed-world-size": 1}
-    options |= {"cpu": cpu, "num-workers": 0, "log-format": "json", "log-interval": 10}
-    return [str(data_bin), *to_arguments(options)], inputs
+    languages = recipe.corpus["source_lang"], recipe.corpus["target_lang"]
+    return training_arguments(data_bin, *languages, options, cpu=cpu), inputs
 
 
 def _score(path: Path, data_bin: Path, checkpoint, decoding: dict, cpu: bool) -> dict:

@@ -73,7 +73,7 @@ def test_killed_in_the_middle_of_a_training_it_continues_and_then_repeats_nothin
 
 def test_a_complete_run_whose_checkpoint_is_gone_is_an_error(tmp_path):
     from fairseq_kd.errors import KDError
-    from fairseq_kd.quickstart.train import train
+    from fairseq_kd.training.run import train
 
     command = ["fairseq-train", "data", "--save-dir", str(tmp_path / "checkpoints")]
     (tmp_path / "request.json").write_text(json.dumps({"command": command, "inputs": {}}))
@@ -84,7 +84,7 @@ def test_a_complete_run_whose_checkpoint_is_gone_is_an_error(tmp_path):
 
 def test_another_recipe_in_the_same_folder_is_refused(recipe, tmp_path):
     from fairseq_kd.errors import KDError
-    from fairseq_kd.quickstart.train import train
+    from fairseq_kd.training.run import train
 
     (tmp_path / "request.json").write_text(json.dumps({"command": ["other"], "inputs": {}}))
     with pytest.raises(KDError, match="other options or data"):
@@ -93,7 +93,7 @@ def test_another_recipe_in_the_same_folder_is_refused(recipe, tmp_path):
 
 def test_a_training_that_fails_shows_the_end_of_its_log(tmp_path):
     from fairseq_kd.errors import KDError
-    from fairseq_kd.quickstart.train import train
+    from fairseq_kd.training.run import train
 
     with pytest.raises(KDError, match="(?s)ended with status .*missing-folder"):
         train(tmp_path, ["missing-folder", "--arch", "transformer", "--max-tokens", "9"], {}, 1, "x")

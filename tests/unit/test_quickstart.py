@@ -8,10 +8,12 @@ from fairseq_kd.corpus.corpora import CORPORA, usual_options
 from fairseq_kd.errors import KDError
 from fairseq_kd.models.ladder import RUNGS, dimensions
 from fairseq_kd.progress import Progress, format_seconds
-from fairseq_kd.quickstart.recipe import available_recipes, find_recipe, load_recipe, to_arguments
+from fairseq_kd.quickstart.recipe import available_recipes, find_recipe, load_recipe
 from fairseq_kd.quickstart.run import DISTILLED, PLAIN, TEACHER, _training_options
 from fairseq_kd.quickstart.table import format_table
-from fairseq_kd.quickstart.train import restore_last_checkpoint
+from fairseq_kd.study.spec import load_spec, shipped_specs
+from fairseq_kd.training.options import to_arguments
+from fairseq_kd.training.run import restore_last_checkpoint
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
@@ -23,6 +25,8 @@ def test_every_yaml_of_configs_is_read_by_what_uses_it(path):
         assert path.stem in RUNGS and dimensions(path.stem)["embed_dim"] % dimensions(path.stem)["attention_heads"] == 0
     elif path.parent.name == "kd":
         assert yaml.safe_load(path.read_text()).keys() == {"select-teacher", "kd"}  # more in test_robust.py
+    elif path.parent.name == "studies":
+        assert load_spec(path).name in shipped_specs()
     else:
         assert path.parent.name == "hydra", "say here who reads this file"
         assert yaml.safe_load(path.read_text())["criterion"]["_name"] == "kd_word"

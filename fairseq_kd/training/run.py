@@ -1,17 +1,16 @@
 """One run of stock fairseq-train in a process of its own: progress, log, resume, and a record when it is done."""
 
-import ctypes
 import json
 import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 from fairseq_kd.checkpoint import read_checkpoint
+from fairseq_kd.child import die_with_parent
 from fairseq_kd.corpus.manifest import ensure_writable_folder, exclusive, sha256_file, write_json
 from fairseq_kd.errors import KDError
 from fairseq_kd.progress import Progress
@@ -22,7 +21,6 @@ LOG_LINES_SHOWN = 15
 # glibc gives large tensors back to the kernel at every step, and clearing their pages again takes time on the CPU
 # (docs/benchmarks.md); other C libraries ignore these variables
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34)}
-PR_SET_PDEATHSIG = 1
 
 
 def train(folder, arguments: list[str], inputs: dict, max_update: int, label: str) -> dict:
@@ -127,7 +125,7 @@ def _run(command: list[str], log: Path, max_update: int, label: str) -> None:
             text=True,
             errors="replace",
             env=environment,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         ) as process,
     ):
         for line in process.stdout:
@@ -143,9 +141,3 @@ def _run(command: list[str], log: Path, max_update: int, label: str) -> None:
     if process.returncode != 0:
         tail = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-LOG_LINES_SHOWN:])
         raise KDError(f"fairseq-train ended with status {process.returncode}; the end of {log}:\n{tail}")
-
-
-def _die_with_parent() -> None:
-    """In the child: be killed when the parent is, or two runs would write to one folder after a restart (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

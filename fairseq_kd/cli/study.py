@@ -1,0 +1,73 @@
+"""`fairseq-kd study`: a whole experiment from one YAML file."""
+
+from pathlib import Path
+
+from fairseq_kd.errors import KDError
+
+ACTIONS = {
+    "plan": "show the cells, the stages and the time they take; nothing is run",
+    "run": "run the study, or continue it",
+    "status": "show which cells and stages are done, running, failed or waiting",
+    "report": "write results.json and report.md",
+}
+
+
+def add_arguments(parser) -> None:
+    """Declare the options."""
+    parser.usage = "fairseq-kd study ACTION SPEC --out WORK [options] [options of snakemake]"
+    actions = "; ".join(f"{name}: {text}" for name, text in ACTIONS.items())
+    parser.add_argument("action", choices=ACTIONS, metavar="ACTION", help=actions)
+    parser.add_argument("spec", metavar="SPEC", help="a YAML file, or the name of one in configs/studies")
+    parser.add_argument("--out", required=True, metavar="WORK", help="folder of the study; the same command continues")
+    parser.add_argument(
+        "--recipe", metavar="NAME", help="data and models of another recipe of the quickstart, or a file"
+    )
+    parser.add_argument("--raw", metavar="DIR", help="folder with the raw files")
+    parser.add_argument("--calibrate", action="store_true", help="plan: measure what is not known by a few updates")
+    group = parser.add_argument_group("run")
+    group.add_argument("--jobs", type=int, metavar="N", help="stages at a time (default: the cores, or the GPUs)")
+    group.add_argument("--threads", type=int, default=1, metavar="N", help="of each stage (default %(default)s)")
+    group.add_argument("--cpu", action="store_true", help="do not use CUDA")
+    group.add_argument("--dry-run", action="store_true", help="only let Snakemake say what it would do")
+    parser.set_defaults(passed_on=[])
+
+
+def run(args) -> int | None:
+    """Do what is asked for."""
+    from fairseq_kd.study.opening import open_plan
+    from fairseq_kd.study.plan import PLAN_NAME
+
+    for name in ("jobs", "threads"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise KDError(f"--{name} {getattr(args, name)}: must be at least 1")
+    given = [f"--{name.replace('_', '-')}" for name in ("jobs", "cpu", "dry_run") if getattr(args, name)]
+    given += ["--threads"] if args.threads != 1 and not args.calibrate else []
+    if args.action != "run" and (given := [*given, *args.passed_on]):
+        raise KDError(f"{' '.join(given)}: no effect with study {args.action}, only with study run")
+    if args.action != "plan" and args.calibrate:
+        raise KDError(f"--calibrate has no effect with study {args.action}, only with study plan")
+    work = Path(args.out).absolute()
+    plan = open_plan(args.spec, work, recipe=args.recipe, raw=args.raw)
+    if args.action == "plan":
+        from fairseq_kd.study.calibrate import calibrate
+        from fairseq_kd.study.show import format_plan
+
+        if args.calibrate:
+            calibrate(plan, work, args.threads)
+        print(format_plan(plan, work))
+    elif args.action == "run":
+        from fairseq_kd.study.run import RunOptions, run_study
+
+        return run_study(plan, work, RunOptions(args.jobs, args.threads, args.cpu, args.dry_run, tuple(args.passed_on)))
+    elif args.action == "status":
+        from fairseq_kd.study.show import format_status
+
+        print(format_status(plan, work))
+    else:
+        from fairseq_kd.study.report import write_report
+
+        if not (work / PLAN_NAME).is_file():
+            raise KDError(f"{work} holds no study yet: fairseq-kd study run {args.spec} --out {args.out}")
+
+        print(write_report(plan, work))
+    return None

@@ -1,0 +1,99 @@
+"""Claims of a spec, such as `seq > word at noise 30 by bleu`: which results are compared with which."""
+
+import re
+from dataclasses import asdict, dataclass
+
+from fairseq_kd.errors import KDError
+from fairseq_kd.study.spec import Spec
+from fairseq_kd.training.options import nearest
+
+METRICS = ("bleu", "chrf", "ter")
+FORM = "A > B [at FACTOR VALUE, ...] [on SET] by METRIC"
+PATTERN = re.compile(r"(?P<better>.+?) > (?P<worse>.+?)(?: at (?P<at>.+?))?(?: on (?P<on>\S+))? by (?P<metric>\S+)")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """`factor` better > `factor` worse, among the cells with the values of `at`, on one evaluation set."""
+
+    text: str
+    factor: str
+    better: object
+    worse: object
+    at: dict
+    on: str
+    metric: str
+    cells_better: tuple = ()  # names, one a seed, in the same order on both sides
+    cells_worse: tuple = ()
+
+    def as_dict(self) -> dict:
+        """For results.json."""
+        return asdict(self)
+
+
+def read_claims(spec: Spec, cells: dict, sets: list[str]) -> list[Claim]:
+    """The claims of a spec. cells: name -> values of factors. sets: the evaluation sets, the first is the default.
+
+    Raises KDError for a claim that cannot be read, or about cells that the study does not have.
+    """
+    if not isinstance(spec.claims, list):
+        raise KDError(f"{spec.path}: claims must be a list, found {type(spec.claims).__name__}")
+    return [_read(spec, number, text, cells, sets) for number, text in enumerate(spec.claims, start=1)]
+
+
+def _read(spec: Spec, number: int, text, cells: dict, sets: list[str]) -> Claim:
+    where = f"{spec.path}: claim {number}"
+    found = PATTERN.fullmatch(str(text).strip())
+    if found is None:
+        raise KDError(f"{where}, {text!r}, is not of the form {FORM}")
+    metric, on = found["metric"], found["on"] or sets[0]
+    for kind, name, names in (("metric", metric, METRICS), ("evaluation set", on, sets)):
+        if name not in names:
+            raise KDError(f"{where}: unknown {kind} {name!r}; the nearest valid one is {nearest(name, names)!r}")
+    values = _values(cells)
+    factor, better = _find(where, found["better"], values)
+    _, worse = _find(where, found["worse"], {factor: values[factor]})
+    at = {}
+    for condition in (found["at"] or "").split(","):
+        if condition.strip():
+            name, _, value = condition.strip().partition(" ")
+            if name not in values:
+                raise KDError(f"{where}: unknown factor {name!r}; the nearest valid one is {nearest(name, values)!r}")
+            at[name] = _find(where, value, {name: values[name]})[1]
+    sides = [_side(f"{where}, {text!r}", cells, {factor: value} | at) for value in (better, worse)]
+    if set(sides[0]) != set(sides[1]):
+        raise KDError(f"{where}, {text!r}: the two sides have other seeds: {list(sides[0])} and {list(sides[1])}")
+    pairs = tuple(sides[0].values()), tuple(sides[1][seed] for seed in sides[0])
+    return Claim(str(text), factor, better, worse, at, on, metric, *pairs)
+
+
+def _side(where: str, cells: dict, wanted: dict) -> dict:
+    """Seed -> name of the cell. A factor that has no effect on a cell does not keep it out."""
+    found = {}
+    for name, factors in cells.items():
+        if all(factors.get(factor, value) == value for factor, value in wanted.items()):
+            seed = factors.get("seed")
+            if seed in found:
+                raise KDError(f"{where}: {found[seed]} and {name} are both meant by {wanted}; say more after `at`")
+            found[seed] = name
+    if not found:
+        raise KDError(f"{where}: the study has no cell with {wanted}")
+    return found
+
+
+def _values(cells: dict) -> dict:
+    """Factor -> value as it is written -> value."""
+    values = {}
+    for cell in cells.values():
+        for name, value in cell.items():
+            values.setdefault(name, {})[str(value)] = value
+    return values
+
+
+def _find(where: str, word: str, values: dict) -> tuple:
+    """(factor, value) of a value as it is written in a claim."""
+    for factor, known in values.items():
+        if word.strip() in known:
+            return factor, known[word.strip()]
+    known = [value for factor in values.values() for value in factor]
+    raise KDError(f"{where}: no factor has the value {word!r}; the nearest is {nearest(word, known)!r}")

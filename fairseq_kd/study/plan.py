@@ -1,0 +1,194 @@
+"""The plan of a study: its stages, each known by a key, and which of them make each cell.
+
+A stage is one command in a folder of its own, WORK/stages/KIND-KEY. Its key is the hash of the command, in which the
+inputs stand by their own keys, so it says all that the result depends on, and the same work is planned once. In a
+planned command `@/` is WORK, `@out/` the stage's folder, `@raw` the raw files and `@user-dir` the plugin.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+
+from fairseq_kd.study.claims import Claim, read_claims
+from fairseq_kd.study.factors import Cell, Cells
+from fairseq_kd.study.raw import raw_hashes
+from fairseq_kd.study.spec import Spec
+from fairseq_kd.training.options import to_arguments, training_arguments
+from fairseq_kd.version import __version__
+
+FORMAT = 1
+KINDS = ("prepare", "noise", "teacher", "select", "decode", "mix", "cache", "student", "compact", "evaluate", "compare")
+TRAININGS = ("teacher", "student")
+ON_GPU = ("teacher", "select", "decode", "cache", "student", "evaluate")
+KEY_LENGTH = 12
+PLAN_NAME = "plan.json"
+CHOSEN_TEACHER = "teacher.pt"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command. inputs: names of the stages that must be finished first. updates: of a training, else 0."""
+
+    name: str
+    kind: str
+    command: list
+    inputs: list
+    updates: int
+
+    def path(self, file: str) -> str:
+        """A file of the stage, as other commands name it."""
+        return f"@/stages/{self.name}/{file}"
+
+
+class Plan:
+    """Stages by name, and what each cell and each teacher is made of."""
+
+    def __init__(self, spec: Spec, cells: Cells):
+        self.spec, self.stages, self.cells, self.teachers = spec, {}, {}, {}
+        self.excluded, self.repeated = cells.excluded, cells.repeated
+        self.asked = dict.fromkeys(KINDS, 0)  # stages that the cells would take alone
+        self._raw = raw_hashes(spec)
+        for cell in cells.cells:
+            self._add_cell(cell)
+        first = next(iter(self.cells.values()))
+        factors = {name: cell["factors"] for name, cell in self.cells.items()}
+        self.claims = [
+            {**claim.as_dict(), "compare": self._compared(claim)}
+            for claim in read_claims(spec, factors, list(first["results"]))
+        ]
+
+    def _compared(self, claim: Claim) -> str:
+        """The stage that tests a claim; the side that is said to be worse is the baseline."""
+        command = ["fairseq-kd", "compare"]
+        for value, cells in ((claim.worse, claim.cells_worse), (claim.better, claim.cells_better)):
+            stages = [self.stages[self.cells[name]["results"][claim.on]] for name in cells]
+            command += ["--system", f"{claim.factor}={value}", *[stage.path("result.json") for stage in stages]]
+        return self._add("compare", [*command, "--metric", claim.metric, "--out", "@out/comparison.json"]).name
+
+    def as_dict(self) -> dict:
+        """For plan.json, which the Snakefile, the stages and the report read."""
+        return {
+            "format": FORMAT,
+            "kind": "study-plan",
+            "name": self.spec.name,
+            "kinds": KINDS,
+            "on_gpu": ON_GPU,
+            "raw": self.spec.sections["data"].get("raw"),
+            "stages": {name: vars(stage) for name, stage in self.stages.items()},
+            "cells": self.cells,
+            "teachers": self.teachers,
+            "claims": self.claims,
+        }
+
+    def stages_of(self, cell: str) -> list[str]:
+        """Names of all stages that a cell is made of, inputs first."""
+        found = {}
+        for name in self.cells[cell]["results"].values():
+            self._collect(name, found)
+        return list(found)
+
+    def _collect(self, name: str, found: dict) -> None:
+        for stage in self.stages[name].inputs:
+            self._collect(stage, found)
+        found[name] = None
+
+    def _add(self, kind: str, command: list, depends=None, updates: int = 0) -> Stage:
+        self.asked[kind] += 1
+        content = json.dumps([kind, command, depends, FORMAT, __version__])
+        name = f"{kind}-{hashlib.sha256(content.encode()).hexdigest()[:KEY_LENGTH]}"
+        if name not in self.stages:
+            found = (re.match(r"@/stages/([^/]+)/", word) for word in command)
+            inputs = list(dict.fromkeys(match.group(1) for match in found if match))
+            self.stages[name] = Stage(name, kind, command, inputs, updates)
+        return self.stages[name]
+
+    def _tool(self, kind: str, words: list, options: dict, depends=None) -> Stage:
+        return self._add(kind, ["fairseq-kd", *words, *to_arguments(options)], depends)
+
+    def _add_cell(self, cell: Cell) -> None:
+        settings, method = cell.settings, cell.settings["method"]
+        clean = self._prepared(settings)
+        data = self._noised(clean, "train", settings["noise-level"], settings)
+        options = dict(settings["common"]) | settings["student"] | {"max-update": settings["budget"]["student"]}
+        options["seed"] = settings["seed"]
+        if method == "ce":
+            options["criterion"] = "label_smoothed_cross_entropy"
+        else:
+            teacher = self._teacher(clean if settings["teacher-noise"] == "clean" else data, settings)
+            self._add_teacher_evaluations(teacher, clean, settings)
+        if "seq" in method:
+            data = self._decoded(data, teacher, settings)
+        if "word" in method:
+            options |= {"criterion": "kd_word"} | settings["kd"] | self._signal(data, teacher, settings)
+        elif method == "seq":
+            options["criterion"] = "label_smoothed_cross_entropy"
+        student = self._training("student", data, options)
+        checkpoint = student.path("checkpoints/checkpoint_best.pt")
+        if settings["compact"]:
+            checkpoint = self._tool("compact", ["compact", checkpoint], {"out": "@out/model.pt"}).path("model.pt")
+        results = self._evaluations(checkpoint, clean, settings)
+        self.cells[cell.name] = {"factors": cell.factors, "student": student.name, "results": results}
+
+    def _prepared(self, settings: dict) -> str:
+        data = dict(settings["data"])
+        name, raw = data.pop("name"), {"raw": "@raw"} if data.pop("raw", None) else {}
+        return self._tool("prepare", ["prepare", name], data | raw | {"out": "@out/data-bin"}, self._raw).path(
+            "data-bin"
+        )
+
+    def _noised(self, data_bin: str, subset: str, level: float, settings: dict) -> str:
+        """The data-bin with so many percent of the words of `subset` changed, each operation by its share."""
+        if level == 0:
+            return data_bin
+        options = dict(settings["noise"])
+        shares = {name: options.pop(name) for name in ("delete", "substitute", "swap")}
+        rates = {name: round(level / 100 * share / sum(shares.values()), 6) for name, share in shares.items() if share}
+        given = {"data-bin": data_bin, "subset": subset} | rates | options | {"out": "@out/data-bin"}
+        return self._tool("noise", ["noise"], given).path("data-bin")
+
+    def _training(self, kind: str, data_bin: str, options: dict) -> Stage:
+        arguments = training_arguments(data_bin, *self.spec.languages, options, user_dir="@user-dir")
+        return self._add(kind, ["fairseq-train", *arguments], updates=int(options["max-update"]))
+
+    def _teacher(self, data_bin: str, settings: dict) -> str:
+        """The checkpoint of the teacher: the one with the lowest validation loss, unless another is chosen."""
+        options = {"criterion": "label_smoothed_cross_entropy", "seed": 1, "max-update": settings["budget"]["teacher"]}
+        stage = self._training("teacher", data_bin, dict(settings["common"]) | options | settings["teacher"])
+        if settings["teacher-choice"] is None:
+            return stage.path("checkpoints/checkpoint_best.pt")
+        given = {"checkpoints": stage.path("checkpoints"), "by": settings["teacher-choice"]} | settings["select"]
+        words = ["select-teacher", data_bin]
+        return self._tool("select", words, given | {"out": "@out/selection"}).path(CHOSEN_TEACHER)
+
+    def _decoded(self, data_bin: str, teacher: str, settings: dict) -> str:
+        given = {"teacher": teacher} | settings["decode"] | {"out": "@out/data-bin"}
+        decoded = self._tool("decode", ["decode", data_bin], given).path("data-bin")
+        if settings["mix-gold"] == 0:
+            return decoded
+        times = {"times": [settings["mix-gold"], 1], "out": "@out/data-bin"}
+        return self._tool("mix", ["mix", data_bin, decoded], times).path("data-bin")
+
+    def _signal(self, data_bin: str, teacher: str, settings: dict) -> dict:
+        if settings["signal"] == "online":
+            return {"teacher": teacher}
+        given = {"teacher": teacher, "temperature": settings["kd"].get("teacher-temperature", 1)}
+        cache = self._tool("cache", ["cache", data_bin], given | settings["cache"] | {"out": "@out/cache"})
+        return {"teacher-cache": cache.path("cache")}
+
+    def _evaluations(self, checkpoint: str, clean: str, settings: dict) -> dict:
+        """Name of the evaluation set, `test` or `test@10` at ten percent noise -> stage."""
+        options = dict(settings["evaluate"])
+        subsets, levels = options.pop("subsets"), options.pop("noise")
+        found = {}
+        for subset in subsets:
+            for level in levels:
+                given = {"checkpoint": checkpoint, "subset": subset} | options | {"out": "@out/result.json"}
+                data_bin = self._noised(clean, subset, level, settings)
+                name = f"{subset}@{level}" if level else subset
+                found[name] = self._tool("evaluate", ["evaluate", data_bin], given).name
+        return found
+
+    def _add_teacher_evaluations(self, checkpoint: str, clean: str, settings: dict) -> None:
+        if checkpoint not in self.teachers:
+            self.teachers[checkpoint] = {"results": self._evaluations(checkpoint, clean, settings)}

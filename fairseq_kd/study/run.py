@@ -1,0 +1,124 @@
+"""Run a study: Snakemake in a process of its own, one line of progress, and what has failed."""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from fairseq_kd.child import die_with_parent
+from fairseq_kd.corpus.manifest import ensure_writable_folder, exclusive, write_json
+from fairseq_kd.errors import KDError
+from fairseq_kd.study.plan import PLAN_NAME, Plan
+from fairseq_kd.study.report import RESULTS_NAME, write_results
+from fairseq_kd.study.show import StudyProgress, format_failures
+from fairseq_kd.study.stage import GPUS
+from fairseq_kd.study.state import stage_states
+
+SNAKEFILE = Path(__file__).with_name("Snakefile")
+LOG = "snakemake.log"
+LOG_LINES_SHOWN = 15
+FAILURE = 1
+SECONDS_BETWEEN_LOOKS = 0.5
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How stages are run. jobs: at a time, None: the cores or the GPUs. passed_on: further options of snakemake."""
+
+    jobs: int | None = None
+    threads: int = 1
+    cpu: bool = False
+    dry_run: bool = False
+    passed_on: tuple = ()
+
+
+def run_study(plan: Plan, work: Path, options: RunOptions) -> int:
+    """Run what is not done yet; return 0, or 1 when stages have failed. Raises KDError when Snakemake cannot start."""
+    if find_spec("snakemake") is None:
+        raise KDError("studies need Snakemake: pip install 'fairseq_kd[study]'")
+    ensure_writable_folder(work)
+    with exclusive(work / "study"):  # so Snakemake's own lock, which outlives a killed process, is not needed
+        write_json(work / PLAN_NAME, plan.as_dict())
+        _link_cells(plan, work)
+        status = _snakemake(plan, work, options)
+        if options.dry_run:
+            return 0
+        write_results(plan, work)
+        return _conclude(plan, work, status)
+
+
+def _link_cells(plan: Plan, work: Path) -> None:
+    """cells/NAME/1-prepare ... -> the stages of a cell in their order, each with its log."""
+    for name in plan.cells:
+        folder = work / "cells" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for link in folder.iterdir():
+            link.unlink()
+        for number, stage in enumerate(plan.stages_of(name), start=1):
+            (folder / f"{number}-{plan.stages[stage].kind}").symlink_to(Path("../../stages") / stage)
+
+
+def _snakemake(plan: Plan, work: Path, options: RunOptions) -> int:
+    gpus = 0 if options.cpu else _gpus()
+    command = [sys.executable, "-m", "snakemake", *_arguments(work, options, gpus)]
+    with open(work / LOG, "a", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, env=_environment(options, gpus), preexec_fn=die_with_parent
+        )
+        progress = StudyProgress(plan, work)
+        while process.poll() is None:
+            progress.look()
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        progress.finish()
+    return process.returncode
+
+
+def _arguments(work: Path, options: RunOptions, gpus: int) -> list[str]:
+    jobs = options.jobs or gpus or max(1, (os.cpu_count() or 1) // options.threads)
+    elsewhere = _is_elsewhere(options)
+    return [
+        *("--snakefile", str(SNAKEFILE), "--directory", str(work)),
+        *("--config", f"threads={options.threads}", f"gpu={int(bool(gpus or (elsewhere and not options.cpu)))}"),
+        *(
+            ["--jobs", str(jobs)]
+            if elsewhere
+            else ["--cores", str(jobs * options.threads), "--resources", f"gpu={gpus}"]
+        ),
+        *("--keep-going", "--rerun-incomplete", "--rerun-triggers", "mtime", "--nolock", "--scheduler", "greedy"),
+        *(["--dry-run"] if options.dry_run else []),
+        *options.passed_on,
+    ]
+
+
+def _environment(options: RunOptions, gpus: int) -> dict:
+    if options.cpu:
+        return os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    names = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+    return os.environ | ({} if _is_elsewhere(options) else {GPUS: names})
+
+
+def _is_elsewhere(options: RunOptions) -> bool:
+    """Whether a cluster runs the stages."""
+    return any(word.split("=")[0] in ("--executor", "-e", "--profile") for word in options.passed_on)
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _conclude(plan: Plan, work: Path, status: int) -> int:
+    """Say how it ended."""
+    found = stage_states(plan, work)
+    if failures := format_failures(plan, work, found):
+        print(failures, file=sys.stderr)
+        return FAILURE
+    if status != 0 or set(found.values()) != {"done"}:
+        lines = (work / LOG).read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES_SHOWN:]
+        raise KDError(f"snakemake ended with status {status}; the end of {work / LOG}:\n" + "\n".join(lines))
+    print(f"{len(plan.cells)} cells and {len(plan.stages)} stages are done; results: {work / RESULTS_NAME}")
+    return 0

@@ -1,0 +1,90 @@
+"""What `fairseq-kd study` prints: the plan, the state, the line of progress, what has failed."""
+
+from pathlib import Path
+
+from fairseq_kd.progress import Progress, format_seconds
+from fairseq_kd.study.estimate import Estimates
+from fairseq_kd.study.plan import KINDS, Plan
+from fairseq_kd.study.state import LOG, STATES, cell_states, end_of_log, stage_states
+
+LOG_LINES_SHOWN = 12
+
+
+def format_plan(plan: Plan, work: Path) -> str:
+    """The cells, the stages by kind, and the time they take where it is known."""
+    lines = [f"study {plan.spec.name}: {len(plan.cells)} cells"]
+    lines += [f"    {name}" for name in plan.cells]
+    if plan.excluded or plan.repeated:
+        lines.append(f"{plan.excluded} combinations are excluded, {plan.repeated} would repeat another cell")
+    estimates = Estimates(plan, work)
+    lines += ["", f"{'stage':<10}{'stages':>8}{'without sharing':>17}{'done':>7}{'hours':>9}"]
+    states = stage_states(plan, work)
+    for kind in KINDS:
+        names = [stage.name for stage in plan.stages.values() if stage.kind == kind]
+        if names:
+            done = sum(states[name] == "done" for name in names)
+            seconds, unknown = estimates.total(names)
+            hours = "not known" if unknown == len(names) else f"{seconds / 3600:.2f}" + (" +" if unknown else "")
+            lines.append(f"{kind:<10}{len(names):>8}{plan.asked[kind]:>17}{done:>7}{hours:>9}")
+    return "\n".join([*lines, *_total(plan, estimates)])
+
+
+def _total(plan: Plan, estimates: Estimates) -> list[str]:
+    seconds, unknown = estimates.total(plan.stages)
+    left, _ = estimates.total(estimates.unfinished)
+    lines = [f"{'all':<10}{len(plan.stages):>8}{sum(plan.asked.values()):>17}", ""]
+    lines.append(f"one stage at a time: {seconds / 3600:.2f} hours, {left / 3600:.2f} of them left")
+    if unknown:
+        lines.append(f"without the {unknown} stages whose time is not known yet (--calibrate measures it)")
+    return lines
+
+
+def format_status(plan: Plan, work: Path) -> str:
+    """The state of every cell, and how many stages are in each state."""
+    stages = stage_states(plan, work)
+    cells = cell_states(plan, stages)
+    width = max(map(len, cells))
+    lines = [f"{'cell':<{width}}  state    stages done"]
+    for cell, state in cells.items():
+        names = plan.stages_of(cell)
+        lines.append(f"{cell:<{width}}  {state:<8} {sum(stages[name] == 'done' for name in names)}/{len(names)}")
+    lines += ["", f"{'stage':<10}" + "".join(f"{state:>9}" for state in STATES)]
+    for kind in KINDS:
+        found = [stages[stage.name] for stage in plan.stages.values() if stage.kind == kind]
+        if found:
+            lines.append(f"{kind:<10}" + "".join(f"{found.count(state):>9}" for state in STATES))
+    failures = format_failures(plan, work, stages)
+    return "\n".join(lines) + (f"\n\n{failures}" if failures else "")
+
+
+def format_failures(plan: Plan, work: Path, stages: dict) -> str:
+    """Each failed stage with the cells it takes with it and the end of its log; empty when none has failed."""
+    parts = []
+    for name, state in stages.items():
+        if state == "failed":
+            folder = work / "stages" / name
+            lost = [cell for cell in plan.cells if name in plan.stages_of(cell)]
+            parts.append(f"failed: {name}, and with it {len(lost)} of {len(plan.cells)} cells: {', '.join(lost)}")
+            parts.append(f"the end of {folder / LOG}:")
+            parts.append("\n".join(f"    {line}" for line in end_of_log(folder, LOG_LINES_SHOWN).splitlines()))
+    return "\n".join(parts)
+
+
+class StudyProgress(Progress):
+    """One line for the whole study; the time left is the one that the unfinished stages are estimated to take."""
+
+    def __init__(self, plan: Plan, work: Path):
+        super().__init__(f"study {plan.spec.name}", len(plan.stages), "stages")
+        self.plan, self.work = plan, work
+
+    def look(self) -> None:
+        """Look at the folders of the stages and show what has changed, when it is time."""
+        states = list(stage_states(self.plan, self.work).values())
+        self.reach(states.count("done"), f"{states.count('running')} running, {states.count('failed')} failed")
+
+    def _line(self, elapsed: float, note: str) -> str:
+        estimates = Estimates(self.plan, self.work)
+        seconds, unknown = estimates.total(estimates.unfinished)
+        running = max(1, list(stage_states(self.plan, self.work).values()).count("running"))
+        left = "?" if not seconds else f"{'more than' if unknown else 'about'} {format_seconds(seconds / running)}"
+        return f"{self.label}: {self.done:,}/{self.total:,} {self.unit}, {left} left, {note}"

@@ -1,0 +1,154 @@
+"""Specs of studies: configs/studies/*.yaml, read and checked key by key before anything runs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from fairseq_kd.corpus import synthetic
+from fairseq_kd.corpus.corpora import NAMES
+from fairseq_kd.errors import KDError
+from fairseq_kd.quickstart.recipe import available_recipes, find_recipe, load_recipe
+from fairseq_kd.resources import config_folder
+from fairseq_kd.training.options import RESERVED, check_keys
+
+SECTIONS = ("recipe", "data", "common", "teacher", "student", "budget", "kd", "select", "cache", "decode")
+SECTIONS += ("noise", "evaluate")
+KEYS = (*SECTIONS, "factors", "exclude", "claims")
+BUDGETS = ("teacher", "student")  # updates
+# the first three are shares of the level
+NOISE_DEFAULTS = {"delete": 1, "substitute": 1, "swap": 1, "side": "source", "level": "word", "seed": 1}
+EVALUATE_DEFAULTS = {"subsets": ["test"], "noise": [0]}
+TRAINED = ("common", "teacher", "student")  # sections of fairseq-train
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A checked spec. sections: name -> options; recipes are merged in. exclude and claims are as written."""
+
+    path: Path
+    sections: dict
+    factors: dict
+    exclude: list
+    claims: list
+    written: tuple  # names of the sections that the file itself has
+
+    @property
+    def name(self) -> str:
+        """The name of the study, that of the file."""
+        return self.path.stem
+
+    @property
+    def languages(self) -> tuple[str, str]:
+        """Source and target language."""
+        return self.sections["data"]["source-lang"], self.sections["data"]["target-lang"]
+
+
+def shipped_specs() -> list[str]:
+    """Names of the specs that come with fairseq_kd."""
+    return sorted(path.stem for path in (config_folder() / "studies").glob("*.yaml"))
+
+
+def spec_path(name) -> Path:
+    """A file, or a shipped spec by its name. Raises KDError when it is neither."""
+    shipped = config_folder() / "studies" / f"{name}.yaml"
+    if Path(name).is_file():
+        return Path(name)
+    if shipped.is_file():
+        return shipped
+    raise KDError(f"there is no spec {name}: give a file, or one of {', '.join(shipped_specs())}")
+
+
+def load_spec(path, recipe=None, raw=None) -> Spec:
+    """Read and check a spec.
+
+    recipe: replaces the spec's own (name or file). raw: folder of the raw files, replaces that of the section data.
+    Raises KDError that names the key at fault and the nearest valid one.
+    """
+    path = Path(path)
+    content = _read(path)
+    check_keys(path, "the spec", content, KEYS, required=("factors",))
+    recipe = recipe or content.get("recipe")
+    sections = _recipe_sections(recipe) if recipe else {}
+    for name in SECTIONS[1:]:
+        given = content.get(name, {})
+        if name == "budget" and isinstance(given, int):
+            given = dict.fromkeys(BUDGETS, given)
+        check_keys(path, name, given, valid=_valid_keys(name, given))
+        sections[name] = sections.get(name, {}) | given
+    if raw is not None:
+        sections["data"]["raw"] = str(raw)
+    _check_reserved(path, sections)
+    _complete_data(path, sections["data"])
+    sections["noise"] = NOISE_DEFAULTS | sections["noise"]
+    sections["evaluate"] = EVALUATE_DEFAULTS | sections["evaluate"]
+    _check_evaluate(path, sections["evaluate"])
+    return Spec(
+        path, sections, content["factors"], content.get("exclude", []), content.get("claims", []), tuple(content)
+    )
+
+
+def _read(path: Path) -> dict:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise KDError(f"spec {path} cannot be read: {error}") from error
+
+
+def _recipe_sections(recipe) -> dict:
+    """A recipe of the quickstart as sections of a spec; max-update becomes the budget."""
+    found = load_recipe(find_recipe(recipe) if recipe in available_recipes() else recipe)
+    data = {name.replace("_", "-"): value for name, value in found.corpus.items()}
+    sections = {"data": data, "kd": dict(found.kd), "evaluate": dict(found.decoding), "budget": {}}
+    sections |= {name: dict(getattr(found, name)) for name in TRAINED}
+    for name in TRAINED:
+        if "max-update" in sections[name]:
+            updates = sections[name].pop("max-update")
+            sections["budget"] |= dict.fromkeys(BUDGETS if name == "common" else [name], updates)
+    return sections
+
+
+def _valid_keys(section: str, given) -> tuple:
+    """Options of commands are checked by the commands' own parsers, in `check`."""
+    if section == "budget":
+        return BUDGETS
+    return tuple(given) if isinstance(given, dict) else ()
+
+
+def _check_reserved(path, sections: dict) -> None:
+    reserved = dict.fromkeys(TRAINED, (*RESERVED, "max-update")) | {"kd": RESERVED}
+    reserved["teacher"] = tuple(name for name in reserved["teacher"] if name != "seed")
+    for name in ("cache", "decode"):
+        reserved[name] = ("teacher", "out", "shard", "subset", "cpu")
+    reserved["data"], reserved["evaluate"] = ("out",), ("checkpoint", "subset", "out", "cpu")
+    reserved["select"] = ("checkpoints", "by", "out", "cpu", "average", "out-checkpoint")
+    reserved["noise"] = ("prefix", "data-bin", "subset", "out", "source-lang", "target-lang")
+    remedies = {"max-update": "give it in budget", "seed": "give it as a factor"}
+    for section, names in reserved.items():
+        for key in sections[section]:
+            if key in names:
+                raise KDError(f"{path}: {key} in {section} is set by the study; {remedies.get(key, 'leave it out')}")
+
+
+def _complete_data(path, data: dict) -> None:
+    check_keys(path, "data", data, valid=tuple(data), required=("name",))
+    if data["name"] not in NAMES:
+        raise KDError(f"{path}: data has the name {data['name']!r}; it must be one of {', '.join(NAMES)}")
+    if data["name"] == "synthetic":
+        data.setdefault("source-lang", synthetic.SOURCE)
+        data.setdefault("target-lang", synthetic.TARGET)
+    check_keys(path, "data", data, valid=tuple(data), required=("source-lang", "target-lang"))
+
+
+def _check_evaluate(path, evaluate: dict) -> None:
+    for key in EVALUATE_DEFAULTS:
+        if not isinstance(evaluate[key], list) or not evaluate[key]:
+            raise KDError(f"{path}: {key} in evaluate must be a list with one entry or more, found {evaluate[key]!r}")
+    for level in evaluate["noise"]:
+        check_noise_level(path, "evaluate", level)
+
+
+def check_noise_level(path, where: str, level) -> None:
+    """Raises KDError unless `level` is a percentage."""
+    if isinstance(level, bool) or not isinstance(level, int | float) or not 0 <= level <= 100:
+        raise KDError(f"{path}: noise {level!r} in {where} must be a percentage of the words, from 0 to 100")

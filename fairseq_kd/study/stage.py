@@ -1,0 +1,121 @@
+"""One stage: its command, run in WORK by Snakemake as `python -m fairseq_kd.study.stage NAME`.
+
+In stages/NAME stand the outputs, log.txt, and at the end done.json, or failed.json when the command has failed.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from fairseq_kd.child import die_with_parent
+from fairseq_kd.corpus.manifest import MANIFEST_NAME, library_versions, sha256_file, write_json
+from fairseq_kd.errors import KDError, report
+from fairseq_kd.resources import PACKAGE
+from fairseq_kd.study.plan import CHOSEN_TEACHER, PLAN_NAME, TRAININGS
+from fairseq_kd.study.state import DONE, FAILED, LOCK, LOG, fingerprint_of
+
+FAILURE = 1
+GPUS = "FAIRSEQ_KD_GPUS"  # names separated by commas, set by `study run`
+# what says that an output is the same as before, the first that is there
+OUTPUTS = (
+    f"data-bin/{MANIFEST_NAME}",
+    f"cache/{MANIFEST_NAME}",
+    CHOSEN_TEACHER,
+    "model.pt",
+    "result.json",
+    "comparison.json",
+)
+
+
+def main() -> int:
+    """Run the stage that the command line names."""
+    die_with_parent()  # Snakemake does not end its jobs when it is killed
+    work, name = Path.cwd(), sys.argv[1]
+    plan = json.loads((work / PLAN_NAME).read_text(encoding="utf-8"))
+    with _a_gpu(work) if plan["stages"][name]["kind"] in plan["on_gpu"] else contextlib.nullcontext():
+        return run_stage(work, plan, name)
+
+
+@contextlib.contextmanager
+def _a_gpu(work: Path):
+    """Take one of the GPUs in $FAIRSEQ_KD_GPUS that no other stage on this machine has, if there are several."""
+    names = os.environ.get(GPUS, "").split(",")
+    if len(names) < 2:
+        yield
+        return
+    while True:
+        for name in names:
+            with open(work / f".gpu-{name}.lock", "w") as lock, contextlib.suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.environ["CUDA_VISIBLE_DEVICES"] = name
+                yield
+                return
+        time.sleep(1)
+
+
+def run_stage(work: Path, plan: dict, name: str) -> int:
+    """Run or continue a stage, with all its output in its log; return its exit status."""
+    stage, folder = plan["stages"][name], work / "stages" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / LOCK, "w") as lock, open(folder / LOG, "a", encoding="utf-8", buffering=1) as log:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # waits for the job of a study that was killed, on a cluster for instance
+        (folder / FAILED).unlink(missing_ok=True)
+        os.dup2(log.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
+        command = resolve(stage["command"], work, folder, plan["raw"])
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(command)}", flush=True)
+        try:
+            record = _execute(stage, command, work, folder)
+        except KDError as error:
+            report(error)
+            write_json(folder / FAILED, {"stage": name, "command": shlex.join(command)})
+            return FAILURE
+        write_json(folder / DONE, {"stage": name, **record, "versions": library_versions()})
+    return 0
+
+
+def resolve(command: list[str], work, folder, raw) -> list[str]:
+    """A planned command with its paths filled in."""
+    paths = {"@user-dir": PACKAGE, "@raw": raw}
+    resolved = []
+    for word in command:
+        if word.startswith("@/"):
+            word = f"{work}{word[1:]}"
+        elif word.startswith("@out/"):
+            word = f"{folder}/{word.removeprefix('@out/')}"
+        resolved.append(str(paths.get(word, word)))
+    return resolved
+
+
+def _execute(stage: dict, command: list[str], work: Path, folder: Path) -> dict:
+    """Run the command and return what done.json says about it. Raises KDError when it fails."""
+    if stage["kind"] in TRAININGS:
+        from fairseq_kd.training.run import train  # and with it torch
+
+        inputs = {name: fingerprint_of(work / "stages" / name) for name in stage["inputs"]}
+        record = train(folder, command[1:], inputs, stage["updates"], stage["name"])
+        known = {name: record[name] for name in ("command", "seconds", "updates")}
+        return known | {"fingerprint": record["checkpoint_sha256"]}
+    started = time.monotonic()
+    words = [sys.executable, "-m", "fairseq_kd.cli.main", *command[1:]]
+    status = subprocess.run(words, preexec_fn=die_with_parent).returncode
+    if status != 0:
+        raise KDError(f"{shlex.join(command)} ended with status {status}")
+    if stage["kind"] == "select":
+        from fairseq_kd.corpus.derived import link  # and with it torch
+
+        chosen = json.loads((folder / "selection" / "selection.json").read_text(encoding="utf-8"))["chosen"]
+        link(chosen, folder / CHOSEN_TEACHER)
+    fingerprint = next(sha256_file(folder / file) for file in OUTPUTS if (folder / file).is_file())
+    seconds = round(time.monotonic() - started, 1)
+    return {"command": shlex.join(command), "seconds": seconds, "fingerprint": fingerprint}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

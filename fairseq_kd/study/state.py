@@ -1,0 +1,68 @@
+"""Where a study stands, read from the folders of its stages."""
+
+import contextlib
+import fcntl
+import json
+from pathlib import Path
+
+from fairseq_kd.study.plan import Plan
+
+DONE, FAILED, LOG, LOCK = "done.json", "failed.json", "log.txt", ".lock"
+STATES = ("done", "running", "failed", "waiting")
+
+
+def stage_states(plan: Plan, work) -> dict:
+    """Name of the stage -> one of STATES."""
+    return {name: _state(Path(work) / "stages" / name) for name in plan.stages}
+
+
+def cell_states(plan: Plan, stages: dict) -> dict:
+    """Name of the cell -> one of STATES: failed if any of its stages is, done if all are."""
+    cells = {}
+    for cell in plan.cells:
+        found = {stages[name] for name in plan.stages_of(cell)}
+        own = {stages[name] for name in plan.stages_of(cell) if plan.stages[name].kind in ("student", "evaluate")}
+        if "failed" in found:
+            cells[cell] = "failed"
+        elif found == {"done"}:
+            cells[cell] = "done"
+        else:
+            cells[cell] = "running" if "running" in own or "done" in own else "waiting"
+    return cells
+
+
+def _state(folder: Path) -> str:
+    if (folder / DONE).is_file():
+        return "done"
+    if is_running(folder):
+        return "running"
+    return "failed" if (folder / FAILED).is_file() else "waiting"
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process works on the stage."""
+    with contextlib.suppress(FileNotFoundError), open(folder / LOCK) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def record_of(folder: Path) -> dict | None:
+    """What done.json says, None while the stage is not finished."""
+    path = Path(folder) / DONE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def fingerprint_of(folder: Path) -> str:
+    """What identifies the output of a finished stage."""
+    return record_of(folder)["fingerprint"]
+
+
+def end_of_log(folder: Path, lines: int) -> str:
+    """The last lines of a stage's log."""
+    path = Path(folder) / LOG
+    if not path.is_file():
+        return "(no log: the stage was not started)"
+    return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])

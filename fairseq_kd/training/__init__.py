@@ -1,0 +1,1 @@
+"""Runs of stock fairseq-train: `options` -> command line -> `run`, which can be killed and continued."""

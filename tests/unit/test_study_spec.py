@@ -1,0 +1,148 @@
+import pytest
+from study_helpers import write_spec
+
+from fairseq_kd.cli.main import main
+from fairseq_kd.errors import KDError
+from fairseq_kd.study.factors import make_cells
+from fairseq_kd.study.opening import open_plan
+from fairseq_kd.study.spec import load_spec
+
+ALL = ["ce", "word", "seq", "word+seq"]
+
+
+def cells(tmp_path, **changes):
+    return make_cells(load_spec(write_spec(tmp_path, **changes)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"techer": {}}, "unknown key 'techer' in the spec; the nearest valid one is 'teacher'"),
+        ({"factors": None}, "the spec lacks 'factors'"),
+        ({"factors": {"seed": [1]}}, "factors lacks 'method'"),
+        ({"factors": {"method": []}}, "the factor method has no values"),
+        ({"factors": {"method": ALL, "seed": None}}, "the factor seed has no values"),
+        ({"factors": {"method": ["wrd"]}}, "the factor method has the value 'wrd'; the nearest valid one is 'word'"),
+        ({"factors": {"method": ALL, "seed": [1, 1]}}, "the factor seed has a value twice"),
+        ({"factors": {"method": ALL, "noise": [120]}}, "noise 120 in factors must be a percentage"),
+        ({"factors": {"method": ALL, "decod.beam": [1]}}, "unknown section 'decod'; the nearest valid one is 'decode'"),
+        ({"factors": {"method": ["ce"], "strategy": ["beam"]}}, "the factor strategy has no effect with method ce"),
+        ({"factors": {"method": ["ce"]}}, "the section teacher has no effect on any cell"),
+        ({"factors": {"method": ALL, "teacher-choice": ["low-loss"]}}, "teacher-choice needs a teacher with several"),
+        ({"recipe": None}, "data lacks 'name'"),
+        ({"recipe": "syntetic"}, "recipe syntetic cannot be read"),
+        ({"data": {"name": "multi40k"}}, "data has the name 'multi40k'; it must be one of"),
+        ({"data": {"name": "text"}}, "data lacks 'raw'"),
+        ({"data": {"name": "text", "raw": "nowhere"}}, "nowhere is not a folder"),
+        ({"budget": {"studnt": 3}}, "unknown key 'studnt' in budget; the nearest valid one is 'student'"),
+        ({"student": {"max-update": 3}}, "max-update in student is set by the study; give it in budget"),
+        ({"common": {"seed": 3}}, "seed in common is set by the study; give it as a factor"),
+        ({"evaluate": {"noise": []}}, "noise in evaluate must be a list with one entry or more"),
+        ({"common": {"max-tokns": 9}}, "unknown key 'max-tokns'; the nearest valid one is 'max-tokens'"),
+        ({"student": {"arch": "kd_studnt_3m"}}, "--arch kd_studnt_3m: unknown; the nearest valid one is"),
+        ({"decode": {"bem": 4}}, "decode: unknown key 'bem'; the nearest valid one is 'beam'"),
+        ({"factors": {"method": ["seq"], "strategy": ["greedy"], "decode.beam": [4]}}, "--beam 4 has no effect"),
+        ({"factors": {"method": ["word"], "divergence": ["mse"], "temperature": [2]}, "decode": None},
+         "has no effect with --kd-divergence mse"),
+        ({"factors": {"method": ["word"], "alpha": [3]}, "decode": None}, "--kd-weight 3.0: must be from 0"),
+    ],
+    ids=lambda value: None if isinstance(value, dict) else value[:30],
+)  # fmt: skip
+def test_a_wrong_spec_is_one_clear_error(tmp_path, changes, message):
+    path = write_spec(tmp_path, **changes)
+    with pytest.raises(KDError) as error:
+        open_plan(path, tmp_path / "work")
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize(
+    ("exclude", "message"),
+    [
+        ([{"metod": "ce"}], "unknown key 'metod' in exclusion 1; the nearest valid one is 'method'"),
+        ([{"method": "wrd"}], "exclusion 1: the factor method has no value 'wrd'; the nearest is 'word'"),
+        ([{}], "exclusion 1 is empty"),
+        ("method", "exclude must be a list of patterns, found str"),
+        ([{"method": "*"}], "the exclusions remove all 6 cells"),
+        ([{"method": "ce", "strategy": "beam"}], "exclusion 1 contradicts itself"),
+        ([{"method": "seq", "strategy": "beam"}, {"method": "word*", "strategy": "beam"}],
+         "together they leave no cell with strategy beam"),
+    ],
+    ids=lambda value: value[:30] if isinstance(value, str) else None,
+)  # fmt: skip
+def test_wrong_exclusions_are_one_clear_error(tmp_path, exclude, message):
+    with pytest.raises(KDError) as error:
+        cells(tmp_path, factors={"method": ALL, "strategy": ["beam", "greedy"]}, exclude=exclude)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["exclude: &x [*x]", "exclude: [&x {method: *x}]", "exclude: [{method: &x [*x]}]"])
+def test_exclusions_that_contain_themselves_are_refused(tmp_path, text):
+    path = write_spec(tmp_path, exclude=None)
+    path.write_text(f"{path.read_text()}\n{text}\n")
+    with pytest.raises(KDError, match="exclusion 1"):
+        make_cells(load_spec(path))
+
+
+def test_a_factor_without_effect_on_a_cell_does_not_multiply_it(tmp_path):
+    found = cells(tmp_path, factors={"method": ALL, "strategy": ["beam", "greedy"], "temperature": [1, 2]})
+    assert [cell.factors for cell in found.cells if cell.factors["method"] == "ce"] == [{"method": "ce"}]
+    counts = {method: sum(cell.factors["method"] == method for cell in found.cells) for method in ALL}
+    assert counts == {"ce": 1, "word": 2, "seq": 2, "word+seq": 4}
+    assert (found.excluded, found.repeated) == (0, 16 - 9)
+
+
+def test_an_exclusion_takes_out_what_agrees_in_all_its_factors(tmp_path):
+    factors = {"method": ALL, "noise": [0, 10, 30], "seed": [1, 2]}
+    found = cells(tmp_path, factors=factors, exclude=[{"method": "*seq", "noise": [10, 30], "seed": 2}])
+    assert len(found.cells) == 4 * 3 * 2 - 2 * 2 and found.excluded == 4
+    assert not any(
+        c.factors["noise"] == 30 and "seq" in c.factors["method"] and c.factors["seed"] == 2 for c in found.cells
+    )
+
+
+def test_labelled_values_set_several_options_at_once(tmp_path):
+    labelled = {"beam of 3": {"strategy": "beam", "decode.beam": 3}, "greedy": {"strategy": "greedy"}}
+    found = cells(tmp_path, factors={"method": ["ce", "seq"], "decoding": labelled})
+    assert [cell.name for cell in found.cells] == [
+        "method=ce",
+        "method=seq,decoding=beam_of_3",
+        "method=seq,decoding=greedy",
+    ]
+    assert found.cells[1].settings["decode"]["beam"] == 3 and "beam" not in found.cells[2].settings["decode"]
+
+
+def test_the_values_of_a_factor_reach_the_option_that_they_are_for(tmp_path):
+    factors = {"method": ["word"], "temperature": [2], "alpha": [0.3], "lr": [0.1], "teacher.dropout": [0.4]}
+    (cell,) = cells(tmp_path, factors=factors, decode=None).cells
+    assert cell.settings["kd"] == {"kd-weight": 0.3, "teacher-temperature": 2, "student-temperature": 2}
+    assert cell.settings["student"]["lr"] == 0.1 and cell.settings["teacher"]["dropout"] == 0.4
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["plan", "nothing"], "there is no spec nothing"),
+        (["run", "smoke", "--jobs", "0"], "--jobs 0: must be at least 1"),
+        (["status", "smoke", "--dry-run"], "no effect with study status"),
+        (["plan", "smoke", "--executor", "slurm"], "--executor slurm: no effect with study plan"),
+        (["run", "smoke", "--calibrate"], "--calibrate has no effect with study run"),
+        (["plan", "smoke", "--raw", "x"], "raw has no effect with the synthetic corpus"),
+    ],
+)
+def test_bad_options_are_one_error(tmp_path, words, message, capsys):
+    assert main(["study", *words, "--out", str(tmp_path / "work")]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_that_is_not_a_study_is_refused(tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("precious")
+    assert main(["study", "run", "smoke", "--out", str(tmp_path)]) == 2
+    assert "is not the folder of a study" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_study_that_was_killed_before_it_wrote_its_plan_is_continued(tmp_path):
+    for name in (".study.lock", ".plan.json.abc", ".writable-abc"):
+        (tmp_path / name).touch()
+    assert open_plan("smoke", tmp_path).cells
