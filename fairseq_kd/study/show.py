@@ -17,7 +17,7 @@ def format_plan(plan: Plan, work: Path) -> str:
     if plan.excluded or plan.repeated:
         lines.append(f"{plan.excluded} combinations are excluded, {plan.repeated} would repeat another cell")
     estimates = Estimates(plan, work)
-    lines += ["", f"{'stage':<10}{'stages':>8}{'without sharing':>17}{'done':>7}{'hours':>9}"]
+    lines += ["", f"{'stage':<10}{'stages':>8}{'without sharing':>17}{'done':>7}{'hours':>11}"]
     states = stage_states(plan, work)
     for kind in KINDS:
         names = [stage.name for stage in plan.stages.values() if stage.kind == kind]
@@ -25,7 +25,7 @@ def format_plan(plan: Plan, work: Path) -> str:
             done = sum(states[name] == "done" for name in names)
             seconds, unknown = estimates.total(names)
             hours = "not known" if unknown == len(names) else f"{seconds / 3600:.2f}" + (" +" if unknown else "")
-            lines.append(f"{kind:<10}{len(names):>8}{plan.asked[kind]:>17}{done:>7}{hours:>9}")
+            lines.append(f"{kind:<10}{len(names):>8}{plan.asked[kind]:>17}{done:>7}{hours:>11}")
     return "\n".join([*lines, *_total(plan, estimates)])
 
 

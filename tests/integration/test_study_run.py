@@ -45,7 +45,7 @@ def processes_of(work) -> list[str]:
 @pytest.mark.parametrize("name", shipped_specs())
 def test_snakemakes_dry_run_of_every_shipped_spec(name, tmp_path):
     process = start("run", name, "--out", tmp_path / "work", "--dry-run")
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=900)
     assert process.returncode == 0, err
     log = (tmp_path / "work" / "snakemake.log").read_text()
     plan = json.loads((tmp_path / "work" / "plan.json").read_text())
@@ -91,7 +91,7 @@ def test_a_study_that_is_killed_continues_and_a_cell_that_fails_leaves_the_other
     )
     work = tmp_path / "work"
     words = ("run", spec, "--out", work, "--cpu", "--jobs", 1)
-    process, deadline = start(*words), time.monotonic() + 300
+    process, deadline = start(*words), time.monotonic() + 900
     while not list(work.glob("stages/student-*/checkpoints/checkpoint_*_20.pt")):
         assert time.monotonic() < deadline and process.poll() is None, process.communicate()[1][-2000:]
         time.sleep(0.02)
@@ -102,7 +102,7 @@ def test_a_study_that_is_killed_continues_and_a_cell_that_fails_leaves_the_other
         time.sleep(0.05)
 
     process = start(*words)
-    _, err = process.communicate(timeout=300)
+    _, err = process.communicate(timeout=900)
     assert process.returncode == 1, err[-3000:]
     assert "failed: student-" in err and "and with it 1 of 2 cells: encoder-attention-heads=3" in err
     assert "must be divisible" in err  # the end of its log
@@ -122,6 +122,6 @@ def test_a_study_that_is_killed_continues_and_a_cell_that_fails_leaves_the_other
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
 
     started = (folder / "done.json").stat().st_mtime_ns
-    shown, _ = start("status", spec, "--out", work).communicate(timeout=60)
+    shown, _ = start("status", spec, "--out", work).communicate(timeout=900)
     assert "encoder-attention-heads=2  done" in shown and "encoder-attention-heads=3  failed" in shown
     assert (folder / "done.json").stat().st_mtime_ns == started

@@ -111,7 +111,7 @@ def test_time_is_estimated_from_what_is_done(tmp_path):
     estimates = Estimates(plan, tmp_path)
     assert estimates.seconds(students[1]) == 60  # ce, seed 2
     shown = format_plan(plan, tmp_path)
-    assert "student          8                8      1     0.13" in shown and "not known" in shown
+    assert "student          8                8      1       0.13" in shown and "not known" in shown
     assert "8 cells" in shown and "method=word+seq,seed=2" in shown
 
 
