@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +56,9 @@ def export(
     options = options or TranslateOptions()
     segments = read_segments(data_bin, subset, reference, post_process)
     sentences = len(segments.references)
-    system = open_system(checkpoint, data_bin, subset, options, sentences, trust=trust, data_option="--data")
-    request = describe(checkpoint, system, quantize, segments)
+    exact = replace(options, fp16=False)  # what is written is not rounded before; --fp16 is for the translation before
+    system = open_system(checkpoint, data_bin, subset, exact, sentences, trust=trust, data_option="--data")
+    request = describe(checkpoint, system, quantize, segments, options)
     if (manifest := finished(Path(out), request)) is not None:
         return manifest
     with folder_in_progress(out) as folder:
@@ -78,7 +80,7 @@ def export(
     return manifest
 
 
-def describe(checkpoint, system: System, quantize: str, segments: Segments) -> dict:
+def describe(checkpoint, system: System, quantize: str, segments: Segments, options: TranslateOptions) -> dict:
     """What the folder is made from."""
     task = system.task
     return {
@@ -91,8 +93,8 @@ def describe(checkpoint, system: System, quantize: str, segments: Segments) -> d
         "manifest_sha256": segments.origin["manifest_sha256"],
         "subset": segments.origin["subset"],
         "post_process": segments.origin["post_process"],
-        "decoding": system.options.as_dict(),
-        "device": str(system.options.device()),
+        "decoding": options.as_dict(),
+        "device": str(options.device()),
     }
 
 
