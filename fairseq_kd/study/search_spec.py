@@ -164,7 +164,7 @@ def _numbers(path: Path, given: dict, algorithm: str) -> dict:
 
 
 def _choose_among_checkpoints(path: Path, content: dict, search: SearchSpec) -> None:
-    """Let the teacher's training keep so many checkpoints, evenly spread; robust.yaml chooses among them, if no other."""
+    """Let the teacher's training keep so many checkpoints, evenly spread; robust.yaml at least chooses among them."""
     sections, number = search.trained.sections, content["search"].get("teacher-checkpoints", 6)
     if type(number) is not int or number < 2:
         raise KDError(f"{path}: teacher-checkpoints must be a whole number from 2, found {number!r}")

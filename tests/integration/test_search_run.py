@@ -47,8 +47,10 @@ def test_a_search_that_is_killed_ends_as_one_that_was_not_and_trains_nothing_twi
     expected = {name: (work / name).read_bytes() for name in OUTPUTS}
     found = json.loads(expected["search.json"])
     assert (work / "search.md").read_text() in out
-    first, second = found["steps"]
-    assert [run["configuration"]["kd-weight"] for run in second["runs"]] == [0.5, 0.9]
+    assert [[run["configuration"]["kd-weight"] for run in step["runs"]] for step in found["steps"]] == [
+        [0.5, 0.5],
+        [0.5, 0.9],
+    ]
     assert all(len(run["validation"]["scores"]) == 1 for step in found["steps"] for run in step["runs"])
     students = sorted(path.name for path in work.glob("stages/student-*"))
     assert len(students) == 3  # kl and mse at 0.5, and one of them at 0.9

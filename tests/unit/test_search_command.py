@@ -211,9 +211,28 @@ def test_every_shipped_search_can_be_planned_and_starts_near_robust(name):
     assert sum(spec.start[option] != value for option, value in spec.robust.items()) <= 1
 
 
+@pytest.mark.parametrize("recipe", ["multi30k", "iwslt14.de-en"])
+def test_the_greedy_search_can_be_planned_with_other_recipes(recipe):
+    sections = load_search(spec_path("greedy", "searches"), recipe=recipe).trained.sections
+    assert sections["teacher"]["save-interval-updates"] == sections["budget"]["teacher"] // 6
+
+
 def test_the_shipped_greedy_search_has_the_order_of_the_paper():
     names = [name for name, _ in load_search(spec_path("greedy", "searches")).parameters]
     assert names[:4] == ["teacher-choice", "kd-divergence", "student-temperature", "kd-weight"]
+
+
+def test_the_command_of_the_readme(tmp_path, monkeypatch):
+    (line,) = re.findall(r"^fairseq-kd (search .*)$", (ROOT / "README.md").read_text(), re.M)
+    monkeypatch.setattr(search_run, "run_stages", Engine())
+    monkeypatch.chdir(tmp_path)
+    assert main(line.split()) == 0
+    assert (tmp_path / "runs" / "search" / "chosen.yaml").is_file()
+
+
+def test_the_page_about_studies_shows_a_shipped_search():
+    shown = (ROOT / "configs" / "searches" / "greedy.yaml").read_text()
+    assert f"```yaml\n{shown}```" in (ROOT / "docs" / "studies.md").read_text()
 
 
 def test_the_script_names_a_shipped_search():
@@ -256,7 +275,7 @@ def test_the_script_names_a_shipped_search():
         (GREEDY, {"teacher": {"save-interval-updates": 2}}, "is set by the search; give teacher-checkpoints"),
         (GREEDY, {"evaluate": {"subsets": ["test"]}}, "subsets in evaluate is set by the search; leave it out"),
         (GREEDY, {"student": {"arch": "kd_studnt_3m"}}, "--arch kd_studnt_3m: unknown; the nearest valid one is"),
-        (GREEDY, {"budget": {"student": 3}, "recipe": None, "data": {"name": "synthetic"}}, "the teacher's budget"),
+        (GREEDY, {"budget": {"student": 3}, "recipe": None, "data": {"name": "synthetic"}}, "budget must be"),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )  # fmt: skip
