@@ -19,6 +19,7 @@ from statistics import mean, stdev
 import yaml
 
 from fairseq_kd.corpus.manifest import sha256_file, write_json
+from fairseq_kd.errors import KDError
 from fairseq_kd.study.plan import Plan
 from fairseq_kd.study.search import Outcome, Run, Step, resolve_kd_word
 from fairseq_kd.study.search_spec import TEST, VALIDATION, SearchSpec
@@ -105,10 +106,16 @@ def _signature(plan: Plan, work: Path) -> str:
 
 def _step(step: Step, search: SearchSpec, plan: Plan, work: Path) -> dict:
     def row(run: Run) -> dict:
+        scores = read_scores(plan, search.label(run.options), VALIDATION, work)
+        if scores is None and run.score is not None:
+            raise KDError(
+                f"{search.label(run.options)} is known to {work}/optuna-*.db, but its stages are gone from {work}: "
+                "remove that file too, and it is trained again"
+            )
         return {
             "configuration": run.configuration,
             "options": run.options,
-            "validation": None if run.score is None else read_scores(plan, search.label(run.options), VALIDATION, work),
+            "validation": None if run.score is None else scores,
             "chosen": run.configuration == step.chosen.configuration,
         }
 

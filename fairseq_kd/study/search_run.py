@@ -87,7 +87,7 @@ class Trainings:
             _show_failures(plan, self._work, found)
         scores = [self._score(plan, label, found) for label in labels]
         for label, options, score in zip(labels, batch, scores, strict=True):
-            print(f"{'failed' if score is None else format(score, '.2f'):>6}  {label}")
+            print(f"{'failed' if score is None else format(score, '.2f'):>6}  {label}", flush=True)
             if score is not None:
                 self._succeeded[label] = options
         return scores
