@@ -41,7 +41,7 @@ setup(
         "test": TEST,
         # fairseq-kd export, and fairseq-kd decode --backend ctranslate2
         "fast": ["ctranslate2>=4.5"],
-        # fairseq_kd.study.optuna_search
+        # fairseq-kd search with the algorithm optuna
         "search": ["optuna>=4"],
         # fairseq-kd prepare --form tokenised, lower-cased
         "moses": MOSES,

@@ -26,6 +26,7 @@ COMMANDS = {
     "evaluate": "translate a subset and score it: BLEU, chrF, TER with intervals, calibration, agreement, cost",
     "compare": "compare results of evaluate: paired tests over segments and over seeds",
     "study": "run a whole experiment from one YAML file, or continue it",
+    "search": "search for the best options of word-level distillation",
     "doctor": "print versions, devices and optional parts, and what to do about what is missing",
 }
 

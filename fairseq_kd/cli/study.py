@@ -18,18 +18,35 @@ def add_arguments(parser) -> None:
     actions = "; ".join(f"{name}: {text}" for name, text in ACTIONS.items())
     parser.add_argument("action", choices=ACTIONS, metavar="ACTION", help=actions)
     parser.add_argument("spec", metavar="SPEC", help="a YAML file, or the name of one in configs/studies")
-    parser.add_argument("--out", required=True, metavar="WORK", help="folder of the study; the same command continues")
+    add_folders(parser)
+    parser.add_argument("--calibrate", action="store_true", help="plan: measure what is not known by a few updates")
+    group = parser.add_argument_group("run")
+    add_run_options(group)
+    group.add_argument("--dry-run", action="store_true", help="only let Snakemake say what it would do")
+    parser.set_defaults(passed_on=[])
+
+
+def add_folders(parser) -> None:
+    """Declare where a study or search stands and what its data are."""
+    parser.add_argument("--out", required=True, metavar="WORK", help="folder for all of it; the same command continues")
     parser.add_argument(
         "--recipe", metavar="NAME", help="data and models of another recipe of the quickstart, or a file"
     )
     parser.add_argument("--raw", metavar="DIR", help="folder with the raw files")
-    parser.add_argument("--calibrate", action="store_true", help="plan: measure what is not known by a few updates")
-    group = parser.add_argument_group("run")
-    group.add_argument("--jobs", type=int, metavar="N", help="stages at a time (default: the cores, or the GPUs)")
-    group.add_argument("--threads", type=int, default=1, metavar="N", help="of each stage (default %(default)s)")
-    group.add_argument("--cpu", action="store_true", help="do not use CUDA")
-    group.add_argument("--dry-run", action="store_true", help="only let Snakemake say what it would do")
-    parser.set_defaults(passed_on=[])
+
+
+def add_run_options(parser) -> None:
+    """Declare how stages are run."""
+    parser.add_argument("--jobs", type=int, metavar="N", help="stages at a time (default: the cores, or the GPUs)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="of each stage (default %(default)s)")
+    parser.add_argument("--cpu", action="store_true", help="do not use CUDA")
+
+
+def check_run_options(args) -> None:
+    """Raises KDError for numbers below 1."""
+    for name in ("jobs", "threads"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise KDError(f"--{name} {getattr(args, name)}: must be at least 1")
 
 
 def run(args) -> int | None:
@@ -37,9 +54,7 @@ def run(args) -> int | None:
     from fairseq_kd.study.opening import open_plan
     from fairseq_kd.study.plan import PLAN_NAME
 
-    for name in ("jobs", "threads"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise KDError(f"--{name} {getattr(args, name)}: must be at least 1")
+    check_run_options(args)
     given = [f"--{name.replace('_', '-')}" for name in ("jobs", "cpu", "dry_run") if getattr(args, name)]
     given += ["--threads"] if args.threads != 1 and not args.calibrate else []
     if args.action != "run" and (given := [*given, *args.passed_on]):

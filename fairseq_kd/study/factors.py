@@ -61,7 +61,7 @@ def make_cells(spec: Spec) -> Cells:
     check_exclusions(spec, factors, exclusions, concerned, kept)
     _check_sections(spec, kept)
     unique = list({tuple(values.items()): values for values in kept}.values())
-    varying = [name for name in factors if len(factors[name]) > 1] or ["method"]
+    varying = [name for name in factors if len(factors[name]) > 1 or isinstance(spec.factors[name], dict)] or ["method"]
     cells = [Cell(_name(values, varying), values, _settings(spec, values)) for values in unique]
     names = [cell.name for cell in cells]
     assert len(set(names)) == len(names), f"cells with one name: {names}"

@@ -15,13 +15,17 @@ def open_plan(spec, work, recipe=None, raw=None) -> Plan:
 
     work: the folder of the study, which must be one, or empty, or not there.
     """
-    work = Path(work)
-    if work.exists() and not (work / PLAN_NAME).is_file() and not _is_free(work):
-        raise KDError(f"{work} exists and is not the folder of a study; choose another --out")
+    check_folder(Path(work))
     checked = load_spec(spec_path(spec), recipe, raw)
     plan = Plan(checked, make_cells(checked))
     check_commands(plan)
     return plan
+
+
+def check_folder(work: Path) -> None:
+    """Raises KDError unless `work` is the folder of a study, or empty, or not there."""
+    if work.exists() and not (work / PLAN_NAME).is_file() and not _is_free(work):
+        raise KDError(f"{work} exists and is not the folder of a study; choose another --out")
 
 
 def _is_free(work: Path) -> bool:

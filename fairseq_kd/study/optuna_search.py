@@ -39,7 +39,7 @@ def optuna_search(
     Raises KDError when Optuna is missing, and when `storage` was begun with other arguments or is in use.
     """
     optuna = _import_optuna()
-    _check(parameters, start, trials, batch)
+    check_space(parameters, start, trials, batch)
     storage = Path(storage).absolute()
     ensure_writable_folder(storage.parent)
     runs = Runs(resolve)
@@ -61,8 +61,8 @@ def optuna_search(
             for trial, configuration in waiting:
                 score = runs.run(configuration).score
                 study.tell(trial, score, state=optuna.trial.TrialState.FAIL if score is None else None)
-    best = runs.best_of([run.configuration for run in runs.trace()], "all trials")
-    return runs.outcome(best, start, parameters)
+    names, tried = tuple(name for name, _ in parameters), [run.configuration for run in runs.trace()]
+    return runs.outcome(start, parameters, [runs.step(names, tried, "all trials")])
 
 
 def _import_optuna():
@@ -74,7 +74,8 @@ def _import_optuna():
     return optuna
 
 
-def _check(parameters, start: dict, trials: int, batch: int) -> None:
+def check_space(parameters, start: dict, trials: int, batch: int) -> None:
+    """Raises KDError for parameters, a start or numbers that `optuna_search` cannot take."""
     listed = [(name, values) for name, values in parameters if not isinstance(values, Range)]
     check_parameters(
         [(name, [start.get(name)]) if isinstance(v, Range) else (name, v) for name, v in parameters], start

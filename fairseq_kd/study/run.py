@@ -36,7 +36,22 @@ class RunOptions:
 
 
 def run_study(plan: Plan, work: Path, options: RunOptions) -> int:
-    """Run what is not done yet; return 0, or 1 when stages have failed. Raises KDError when Snakemake cannot start."""
+    """Run what is not done yet and say how it ended; return 0, or 1 when stages have failed."""
+    found = run_stages(plan, work, options)
+    if options.dry_run:
+        return 0
+    if failures := format_failures(plan, work, found):
+        print(failures, file=sys.stderr)
+        return FAILURE
+    print(f"{len(plan.cells)} cells and {len(plan.stages)} stages are done; results: {work / RESULTS_NAME}")
+    return 0
+
+
+def run_stages(plan: Plan, work: Path, options: RunOptions) -> dict:
+    """Run what is not done yet, write results.json and return the state of each stage (`stage_states`).
+
+    Raises KDError when Snakemake cannot start, or ends before all is done and nothing has failed.
+    """
     if find_spec("snakemake") is None:
         raise KDError("studies need Snakemake: pip install 'fairseq_kd[study]'")
     ensure_writable_folder(work)
@@ -44,10 +59,12 @@ def run_study(plan: Plan, work: Path, options: RunOptions) -> int:
         write_json(work / PLAN_NAME, plan.as_dict())
         _link_cells(plan, work)
         status = _snakemake(plan, work, options)
-        if options.dry_run:
-            return 0
-        write_results(plan, work)
-        return _conclude(plan, work, status)
+        found = stage_states(plan, work)
+        if not options.dry_run:
+            write_results(plan, work)
+            if "failed" not in found.values() and (status != 0 or set(found.values()) != {"done"}):
+                raise KDError(f"snakemake ended with status {status}; the end of {work / LOG}:\n{_end_of_log(work)}")
+        return found
 
 
 def _link_cells(plan: Plan, work: Path) -> None:
@@ -111,14 +128,6 @@ def _gpus() -> int:
     return torch.cuda.device_count()
 
 
-def _conclude(plan: Plan, work: Path, status: int) -> int:
-    """Say how it ended."""
-    found = stage_states(plan, work)
-    if failures := format_failures(plan, work, found):
-        print(failures, file=sys.stderr)
-        return FAILURE
-    if status != 0 or set(found.values()) != {"done"}:
-        lines = (work / LOG).read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES_SHOWN:]
-        raise KDError(f"snakemake ended with status {status}; the end of {work / LOG}:\n" + "\n".join(lines))
-    print(f"{len(plan.cells)} cells and {len(plan.stages)} stages are done; results: {work / RESULTS_NAME}")
-    return 0
+def _end_of_log(work: Path) -> str:
+    lines = (work / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join(lines[-LOG_LINES_SHOWN:])

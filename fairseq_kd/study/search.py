@@ -4,7 +4,6 @@ A search is a generator: it yields a batch of configurations that can be trained
 same order (None for one that failed), and returns an `Outcome`. What is the same experiment is asked for once.
 
     greedy, grid, or optuna_search.optuna_search -> drive(search, validate)    chosen by scores on validation data
-                                                 -> report(outcome, test)      the choice and the start on test data
 
 A configuration is a dict, option -> value. `resolve` turns one into what is trained: two configurations that it turns
 into the same are one experiment (`resolve_kd_word`).
@@ -18,13 +17,6 @@ from dataclasses import dataclass
 from fairseq_kd.errors import KDError
 
 SAME = "same"  # student-temperature: that of the teacher
-
-# in the order of arXiv 2401.06356; the weight α comes last. Cross-entropy to the teacher is kl but for a constant
-GREEDY_ORDER = (
-    ("teacher-choice", ("low-loss", "high-score")),
-    ("kd-divergence", ("kl", "mse")),
-    ("student-temperature", (SAME, 1.0)),
-)
 
 
 @dataclass(frozen=True)
@@ -52,29 +44,46 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """best: the choice. start: where the search began. runs: the trace, in the order in which they were looked at.
+class Step:
+    """One choice: the parameters that were varied, the runs it was made among, and the best of them."""
 
-    costs: of each parameter the largest, None where no two runs differ in it alone.
+    names: tuple[str, ...]
+    runs: list[Run]
+    chosen: Run
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """best: the choice. start: where the search began. runs: all, in the order in which they were looked at.
+
+    steps: how the choice was made. costs: of each parameter the largest, None where no two runs differ in it alone.
     """
 
     best: Run
     start: Run
     runs: list[Run]
     costs: dict[str, Cost | None]
+    steps: list[Step]
 
 
 Search = Generator[list[dict], Sequence[float | None], Outcome]
 
 
 def resolve_kd_word(configuration: dict) -> dict:
-    """The options of kd_word: the student's temperature as a number, and no temperature beside mse (of the logits)."""
+    """The options of kd_word: the student's temperature as a number, and none that has no effect beside another."""
     options = dict(configuration)
     if options.get("student-temperature") == SAME:
         options["student-temperature"] = options.get("teacher-temperature", 1.0)
-    if options.get("kd-divergence") == "mse":
-        options = {name: value for name, value in options.items() if not name.endswith("-temperature")}
-    return options
+    idle = set()
+    if options.get("kd-divergence") == "mse":  # of the logits
+        idle |= {"teacher-temperature", "student-temperature"}
+    if options.get("kd-divergence") != "js":
+        idle.add("js-beta")
+    if options.get("kd-select", "all") == "all":
+        idle |= {"kd-select-rate", "kd-queue-size"}
+    elif options["kd-select"] == "batch":
+        idle.add("kd-queue-size")
+    return {name: value for name, value in options.items() if name not in idle}
 
 
 def greedy(parameters, start: dict, resolve: Callable = dict) -> Search:
@@ -85,12 +94,13 @@ def greedy(parameters, start: dict, resolve: Callable = dict) -> Search:
     Raises KDError for parameters that cannot be searched, and when all values of one failed.
     """
     check_parameters(parameters, start)
-    runs, current = Runs(resolve), dict(start)
+    runs, steps, current = Runs(resolve), [], dict(start)
     for name, values in parameters:
         candidates = [current | {name: value} for value in values]
         yield from runs.ask(candidates)
-        current = runs.best_of(candidates, f"all values of {name}")
-    return runs.outcome(current, start, parameters)
+        steps.append(runs.step((name,), candidates, f"all values of {name}"))
+        current = steps[-1].chosen.configuration
+    return runs.outcome(start, parameters, steps)
 
 
 def grid(parameters, start: dict, resolve: Callable = dict) -> Search:
@@ -100,7 +110,7 @@ def grid(parameters, start: dict, resolve: Callable = dict) -> Search:
     combinations = itertools.product(*(values for _, values in parameters))
     candidates = [start | dict(zip(names, values, strict=True)) for values in combinations]
     yield from runs.ask(candidates)
-    return runs.outcome(runs.best_of(candidates, "all combinations"), start, parameters)
+    return runs.outcome(start, parameters, [runs.step(tuple(names), candidates, "all combinations")])
 
 
 def drive(search: Search, validate: Callable) -> Outcome:
@@ -111,22 +121,6 @@ def drive(search: Search, validate: Callable) -> Outcome:
             batch = search.send(validate(batch))
     except StopIteration as stop:
         return stop.value
-
-
-def report(outcome: Outcome, test: Callable) -> dict:
-    """The choice and the start on test data, by which nothing was chosen.
-
-    test(configurations) -> their scores. Returns {"best" | "start": {"options", "validation", "test"}}.
-    """
-    runs = {"best": outcome.best, "start": outcome.start}
-    different = [outcome.best.options]
-    if outcome.start.options != outcome.best.options:
-        different.append(outcome.start.options)
-    scores = list(test(different))
-    return {
-        name: {"options": run.options, "validation": run.score, "test": scores[different.index(run.options)]}
-        for name, run in runs.items()
-    }
 
 
 def check_parameters(parameters, start: dict) -> None:
@@ -172,19 +166,19 @@ class Runs:
         """All runs."""
         return [self.run(configuration) for configuration in self._looked_at.values()]
 
-    def best_of(self, configurations: list[dict], what: str) -> dict:
-        """The one with the highest score, of equals the first. Raises KDError, naming `what`, when all failed."""
-        succeeded = [run for run in map(self.run, configurations) if run.score is not None]
+    def step(self, names: tuple, configurations: list[dict], what: str) -> Step:
+        """The highest score is chosen, of equals the first. Raises KDError, naming `what`, when all failed."""
+        runs = [self.run(configuration) for configuration in configurations]
+        succeeded = [run for run in runs if run.score is not None]
         if not succeeded:
             raise KDError(f"{what} failed, so none can be chosen: see the logs of the trainings")
-        return max(succeeded, key=lambda run: run.score).configuration
+        return Step(names, runs, max(succeeded, key=lambda run: run.score))
 
-    def outcome(self, best: dict, start: dict, parameters) -> Outcome:
-        """What the search returns."""
+    def outcome(self, start: dict, parameters, steps: list[Step]) -> Outcome:
+        """What the search returns; the last step has made the choice."""
         runs = self.trace()
-        return Outcome(
-            self.run(best), self.run(start), runs, {name: largest_cost(runs, name) for name, _ in parameters}
-        )
+        costs = {name: largest_cost(runs, name) for name, _ in parameters}
+        return Outcome(steps[-1].chosen, self.run(start), runs, costs, steps)
 
 
 def largest_cost(runs: list[Run], name: str) -> Cost | None:

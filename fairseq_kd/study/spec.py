@@ -44,19 +44,19 @@ class Spec:
         return self.sections["data"]["source-lang"], self.sections["data"]["target-lang"]
 
 
-def shipped_specs() -> list[str]:
-    """Names of the specs that come with fairseq_kd."""
-    return sorted(path.stem for path in (config_folder() / "studies").glob("*.yaml"))
+def shipped_specs(folder: str = "studies") -> list[str]:
+    """Names of the specs that come with fairseq_kd, in this folder of configs/."""
+    return sorted(path.stem for path in (config_folder() / folder).glob("*.yaml"))
 
 
-def spec_path(name) -> Path:
+def spec_path(name, folder: str = "studies") -> Path:
     """A file, or a shipped spec by its name. Raises KDError when it is neither."""
-    shipped = config_folder() / "studies" / f"{name}.yaml"
+    shipped = config_folder() / folder / f"{name}.yaml"
     if Path(name).is_file():
         return Path(name)
     if shipped.is_file():
         return shipped
-    raise KDError(f"there is no spec {name}: give a file, or one of {', '.join(shipped_specs())}")
+    raise KDError(f"there is no spec {name}: give a file, or one of {', '.join(shipped_specs(folder))}")
 
 
 def load_spec(path, recipe=None, raw=None) -> Spec:
@@ -66,8 +66,16 @@ def load_spec(path, recipe=None, raw=None) -> Spec:
     Raises KDError that names the key at fault and the nearest valid one.
     """
     path = Path(path)
-    content = _read(path)
+    content = read_yaml(path)
     check_keys(path, "the spec", content, KEYS, required=("factors",))
+    sections = read_sections(path, content, recipe, raw)
+    return Spec(
+        path, sections, content["factors"], content.get("exclude", []), content.get("claims", []), tuple(content)
+    )
+
+
+def read_sections(path: Path, content: dict, recipe=None, raw=None) -> dict:
+    """Section -> options, of the recipe and what changes it, checked; see `load_spec`."""
     recipe = recipe or content.get("recipe")
     sections = _recipe_sections(recipe) if recipe else {}
     for name in SECTIONS[1:]:
@@ -83,12 +91,11 @@ def load_spec(path, recipe=None, raw=None) -> Spec:
     sections["noise"] = NOISE_DEFAULTS | sections["noise"]
     sections["evaluate"] = EVALUATE_DEFAULTS | sections["evaluate"]
     _check_evaluate(path, sections["evaluate"])
-    return Spec(
-        path, sections, content["factors"], content.get("exclude", []), content.get("claims", []), tuple(content)
-    )
+    return sections
 
 
-def _read(path: Path) -> dict:
+def read_yaml(path: Path) -> dict:
+    """What is in a file. Raises KDError when it cannot be read."""
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

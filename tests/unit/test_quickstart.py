@@ -27,6 +27,8 @@ def test_every_yaml_of_configs_is_read_by_what_uses_it(path):
         assert yaml.safe_load(path.read_text()).keys() == {"select-teacher", "kd"}  # more in test_robust.py
     elif path.parent.name == "studies":
         assert load_spec(path).name in shipped_specs()
+    elif path.parent.name == "searches":
+        assert path.stem in shipped_specs("searches")  # more in test_search_command.py
     else:
         assert path.parent.name == "hydra", "say here who reads this file"
         assert yaml.safe_load(path.read_text())["criterion"]["_name"] == "kd_word"

@@ -11,10 +11,15 @@ from conftest import ROOT
 
 from fairseq_kd.errors import KDError
 from fairseq_kd.study.optuna_search import Range, optuna_search
-from fairseq_kd.study.search import GREEDY_ORDER, SAME, drive, greedy, grid, report, resolve_kd_word
+from fairseq_kd.study.search import SAME, drive, greedy, grid, resolve_kd_word
 
 WEIGHTS = ("kd-weight", (0.5, 0.7, 0.9))
-PAPER = [*GREEDY_ORDER, WEIGHTS]
+PAPER = [  # the order of arXiv 2401.06356; cross-entropy to the teacher is kl but for a constant
+    ("teacher-choice", ("low-loss", "high-score")),
+    ("kd-divergence", ("kl", "mse")),
+    ("student-temperature", (SAME, 1.0)),
+    WEIGHTS,
+]
 START = {"teacher-choice": "low-loss", "kd-divergence": "kl", "student-temperature": 1.0, "kd-weight": 0.5}
 START |= {"teacher-temperature": 2.0}
 BONUS = {"high-score": 1.0, "mse": -2.0, SAME: 0.25, 2.0: 0.25, 0.7: 0.5, 0.9: -1.0}
@@ -136,16 +141,27 @@ def test_a_training_that_failed_does_not_lose_the_others():
     assert (outcome.costs["kd-weight"].worst_value, outcome.costs["kd-weight"].difference) == (0.9, 1.0)
 
 
-def test_the_report_tests_what_was_chosen_by_validation():
-    outcome = drive(greedy([WEIGHTS], START), Validation())
-    tested = Validation(lambda options: 10.0 if options["kd-weight"] == 0.7 else 11.0)  # the choice is worse there
-    found = report(outcome, tested)
-    assert tested.batches == [[outcome.best.options, START]]
-    assert (found["best"]["validation"], found["best"]["test"]) == (30.5, 10.0)
-    assert (found["start"]["validation"], found["start"]["test"]) == (30.0, 11.0)
-    alone = drive(greedy([("kd-weight", (0.5, 0.9))], START), Validation())
-    assert report(alone, tested)["best"] == report(alone, tested)["start"]
-    assert tested.batches[1:] == [[START], [START]]
+def test_the_steps_say_how_the_choice_was_made():
+    outcome = drive(greedy(PAPER, START, resolve_kd_word), Validation())
+    assert [step.names for step in outcome.steps] == [(name,) for name, _ in PAPER]
+    assert [[run.configuration[step.names[0]] for run in step.runs] for step in outcome.steps] == [
+        list(values) for _, values in PAPER
+    ]
+    assert [step.chosen.configuration[step.names[0]] for step in outcome.steps] == ["high-score", "kl", SAME, 0.7]
+    assert all(step.chosen.score == max(run.score for run in step.runs) for step in outcome.steps)
+    (step,) = drive(grid(PAPER[:2], START), Validation()).steps
+    assert step.names == ("teacher-choice", "kd-divergence") and len(step.runs) == 4
+    assert step.chosen.configuration["teacher-choice"] == "high-score"
+
+
+def test_options_without_effect_are_left_out():
+    options = {"kd-divergence": "js", "js-beta": 0.3, "kd-select": "global", "kd-select-rate": 0.4, "kd-queue-size": 9}
+    assert resolve_kd_word(options) == options
+    assert "js-beta" not in resolve_kd_word(options | {"kd-divergence": "kl"})
+    assert resolve_kd_word(options | {"kd-select": "batch"}) == {
+        name: value for name, value in (options | {"kd-select": "batch"}).items() if name != "kd-queue-size"
+    }
+    assert resolve_kd_word(options | {"kd-select": "all"}).keys() == {"kd-divergence", "js-beta", "kd-select"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,30 @@
+"""`fairseq-kd search`: the best options of word-level distillation, by training."""
+
+from pathlib import Path
+
+from fairseq_kd.cli.study import add_folders, add_run_options, check_run_options
+
+
+def add_arguments(parser) -> None:
+    """Declare the options."""
+    parser.usage = "fairseq-kd search SPEC --out WORK [options] [options of snakemake]"
+    parser.add_argument("spec", metavar="SPEC", help="a YAML file, or the name of one in configs/searches")
+    add_folders(parser)
+    add_run_options(parser)
+    parser.set_defaults(passed_on=[])
+
+
+def run(args) -> int:
+    """Search, or continue the search."""
+    check_run_options(args)
+    from fairseq_kd.study.opening import check_folder
+    from fairseq_kd.study.run import RunOptions
+    from fairseq_kd.study.search_run import run_search
+    from fairseq_kd.study.search_spec import load_search
+    from fairseq_kd.study.spec import spec_path
+
+    work = Path(args.out).absolute()
+    check_folder(work)
+    search = load_search(spec_path(args.spec, "searches"), recipe=args.recipe, raw=args.raw)
+    options = RunOptions(args.jobs, args.threads, args.cpu, passed_on=tuple(args.passed_on))
+    return run_search(search, work, options)

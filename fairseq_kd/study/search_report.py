@@ -1,0 +1,189 @@
+"""What a search has found: search.json, search.md, and the choice as chosen.yaml, like configs/kd/robust.yaml.
+
+Keys of search.json, "format" 1; scores are BLEU, {"mean", "sd", "scores"} over seeds, None where one seed failed:
+
+    name, spec_sha256, algorithm, seeds, signature
+    steps       how the choice was made: [{"parameters", "runs"}], a run is {"configuration", "options", "validation",
+                "chosen"}
+    costs       parameter -> {"best_value", "best_score", "worst_value", "worst_score"}, see `search.Cost`, or None
+    finalists   "chosen", "start", "robust" -> {"options", "validation", "test", "results"}; results are files in WORK
+    teachers    those of the finalists: [{"name", "validation", "test"}], scores of one training
+    failed      [{"stage", "log"}], with the end of the log
+"""
+
+import json
+import os
+from pathlib import Path
+from statistics import mean, stdev
+
+import yaml
+
+from fairseq_kd.corpus.manifest import sha256_file, write_json
+from fairseq_kd.errors import KDError
+from fairseq_kd.study.plan import Plan
+from fairseq_kd.study.search import Outcome, Run, Step, resolve_kd_word
+from fairseq_kd.study.search_spec import TEST, VALIDATION, SearchSpec
+from fairseq_kd.study.search_values import CHOICE
+from fairseq_kd.study.state import end_of_log, stage_states
+
+SUBSETS = {"validation": VALIDATION, "test": TEST}
+JSON_NAME, REPORT_NAME, CHOSEN_NAME = "search.json", "search.md", "chosen.yaml"
+FORMAT = 1
+LOG_LINES_SHOWN = 12
+
+
+def finalists(search: SearchSpec, outcome: Outcome) -> dict[str, dict]:
+    """Name -> options of what is measured on test data: the choice, the start and robust.yaml, if they did not fail."""
+    failed = [run.options for run in outcome.runs if run.score is None]
+    found = {"chosen": outcome.best.options, "start": outcome.start.options, "robust": resolve_kd_word(search.robust)}
+    return {name: options for name, options in found.items() if options not in failed}
+
+
+def cells_of(plan: Plan, label: str) -> list[dict]:
+    """The cells of a configuration, one a seed."""
+    return [cell for cell in plan.cells.values() if cell["factors"]["configuration"] == label]
+
+
+def read_scores(plan: Plan, label: str, subset: str, work: Path) -> dict | None:
+    """BLEU of a configuration over seeds; None when a seed has none."""
+    return _scores([cell["results"][subset] for cell in cells_of(plan, label)], work)
+
+
+def _scores(stages: list[str], work: Path) -> dict | None:
+    paths = [work / path for path in _files(stages)]
+    if not all(path.is_file() for path in paths):
+        return None
+    scores = [json.loads(path.read_text(encoding="utf-8"))["bleu"]["score"] for path in paths]
+    return {"mean": mean(scores), "sd": stdev(scores) if len(scores) > 1 else None, "scores": scores}
+
+
+def _files(stages: list[str]) -> list[str]:
+    return [f"stages/{stage}/result.json" for stage in stages]
+
+
+def write_search_report(search: SearchSpec, outcome: Outcome, work: Path) -> str:
+    """Write the three files and return the text of search.md."""
+    found = _collect(search, outcome, work)
+    text = "\n".join(_report(found)) + "\n"
+    write_json(work / JSON_NAME, found)
+    _write(work / REPORT_NAME, text)
+    _write(work / CHOSEN_NAME, _as_yaml(found))
+    return text
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _collect(search: SearchSpec, outcome: Outcome, work: Path) -> dict:
+    plan = search.plan({search.label(run.options): run.options for run in outcome.runs}, [VALIDATION])
+    compared = finalists(search, outcome)
+    last = search.plan(compared, [VALIDATION, TEST])
+    states = stage_states(plan, work) | stage_states(last, work)
+    failed = [name for name, state in states.items() if state == "failed"]
+    return {
+        "format": FORMAT,
+        "kind": "search",
+        "name": search.name,
+        "spec_sha256": sha256_file(search.trained.path),
+        "algorithm": search.algorithm,
+        "seeds": search.seeds,
+        "signature": _signature(last, work),
+        "steps": [_step(step, search, plan, work) for step in outcome.steps],
+        "costs": {name: None if cost is None else vars(cost) for name, cost in outcome.costs.items()},
+        "finalists": {name: _finalist(name, options, last, work) for name, options in compared.items()},
+        "teachers": [_teacher(last, checkpoint, work) for checkpoint in last.teachers],
+        "failed": [{"stage": name, "log": end_of_log(work / "stages" / name, LOG_LINES_SHOWN)} for name in failed],
+    }
+
+
+def _signature(plan: Plan, work: Path) -> str:
+    (path,) = _files([cells_of(plan, "chosen")[0]["results"][VALIDATION]])
+    return json.loads((work / path).read_text(encoding="utf-8"))["bleu"]["signature"]
+
+
+def _step(step: Step, search: SearchSpec, plan: Plan, work: Path) -> dict:
+    def row(run: Run) -> dict:
+        scores = read_scores(plan, search.label(run.options), VALIDATION, work)
+        if scores is None and run.score is not None:
+            raise KDError(
+                f"{search.label(run.options)} is known to {work}/optuna-*.db, but its stages are gone from {work}: "
+                "remove that file too, and it is trained again"
+            )
+        return {
+            "configuration": run.configuration,
+            "options": run.options,
+            "validation": None if run.score is None else scores,
+            "chosen": run.configuration == step.chosen.configuration,
+        }
+
+    return {"parameters": list(step.names), "runs": [row(run) for run in step.runs]}
+
+
+def _finalist(name: str, options: dict, plan: Plan, work: Path) -> dict:
+    scores = {key: read_scores(plan, name, subset, work) for key, subset in SUBSETS.items()}
+    stages = {key: [cell["results"][subset] for cell in cells_of(plan, name)] for key, subset in SUBSETS.items()}
+    return {"options": options, **scores, "results": {key: _files(found) for key, found in stages.items()}}
+
+
+def _teacher(plan: Plan, checkpoint: str, work: Path) -> dict:
+    command, results = plan.stages[checkpoint.split("/")[2]].command, plan.teachers[checkpoint]["results"]
+    chosen = f" {command[command.index('--by') + 1]}" if "--by" in command else ""
+    return {"name": f"teacher{chosen}"} | {key: _scores([results[subset]], work) for key, subset in SUBSETS.items()}
+
+
+def _as_yaml(found: dict) -> str:
+    chosen, seeds = found["finalists"]["chosen"], len(found["seeds"])
+    options = dict(chosen["options"])
+    teacher = {"select-teacher": {"by": options.pop(CHOICE)}} if CHOICE in options else {}
+    score = f"{chosen['validation']['mean']:.2f} BLEU on the validation set, {seeds} seeds"
+    comment = f"# Chosen by `fairseq-kd search {found['name']}`: {score}.\n"
+    return comment + yaml.safe_dump(teacher | {"kd": options}, sort_keys=False)
+
+
+def _report(found: dict) -> list[str]:
+    seeds = ", ".join(map(str, found["seeds"]))
+    lines = [f"# Search {found['name']}", ""]
+    lines += [f"Algorithm {found['algorithm']}, seeds {seeds}; chosen by BLEU on the validation set.", ""]
+    lines += ["| parameter | value | validation | |", "|---|---|---|---|"]
+    for step in found["steps"]:
+        for run in step["runs"]:
+            values = ", ".join(str(run["configuration"][name]) for name in step["parameters"])
+            score = _format(run["validation"], missing="failed")
+            lines.append(f"| {', '.join(step['parameters'])} | {values} | {score} | {'chosen' * run['chosen']} |")
+    lines += ["", "## The choice on test data", "", *_finalists(found)]
+    lines += ["", "## What a wrong choice costs", ""]
+    lines += ["Validation BLEU of the two configurations that differ most among those that differ in this alone.", ""]
+    lines += ["| parameter | best | worst | difference |", "|---|---|---|---|"]
+    for name, cost in found["costs"].items():
+        lines.append(f"| {name} | {_cost(cost) if cost else '– | – | no two differ in it alone'} |")
+    for failure in found["failed"]:
+        lines += ["", f"Failed: {failure['stage']}, the end of its log:", "", "```text", failure["log"], "```"]
+    return [*lines, "", "BLEU, mean ± standard deviation over seeds.", "", f"`{found['signature']}`"]
+
+
+def _finalists(found: dict) -> list[str]:
+    rows = found["finalists"]
+    names = list(dict.fromkeys(option for row in rows.values() for option in row["options"]))
+    lines = [f"| | {' | '.join(names)} | validation | test | chosen − this |", f"|{'---|' * (len(names) + 4)}"]
+    best = rows["chosen"]["test"]
+    for name, row in [*rows.items(), *((teacher["name"], teacher) for teacher in found["teachers"])]:
+        cells = [name, *[str(row.get("options", {}).get(option, "")) for option in names]]
+        cells += [_format(row["validation"]), _format(row["test"])]
+        known = best is not None and row["test"] is not None and name != "chosen"
+        cells.append(f"{best['mean'] - row['test']['mean']:+.2f}" if known else "")
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _cost(cost: dict) -> str:
+    best, worst = (f"{cost[f'{end}_value']}: {cost[f'{end}_score']:.2f}" for end in ("best", "worst"))
+    return f"{best} | {worst} | {cost['best_score'] - cost['worst_score']:.2f}"
+
+
+def _format(scores: dict | None, missing: str = "–") -> str:
+    if scores is None:
+        return missing
+    return f"{scores['mean']:.2f}" + ("" if scores["sd"] is None else f" ± {scores['sd']:.2f}")

@@ -1,0 +1,306 @@
+"""`fairseq-kd search`: its specs, and searches whose stages are not run but made up."""
+
+import json
+import re
+
+import pytest
+import yaml
+from conftest import ROOT
+from helpers import parse
+from search_helpers import write_search
+
+from fairseq_kd.cli.main import main
+from fairseq_kd.criterions.options import check_options
+from fairseq_kd.errors import KDError
+from fairseq_kd.study import search_run, search_spec
+from fairseq_kd.study.run import RunOptions
+from fairseq_kd.study.search_spec import load_search, read_configuration
+from fairseq_kd.study.spec import shipped_specs, spec_path
+from fairseq_kd.study.state import stage_states
+
+GREEDY = {
+    "algorithm": "greedy",
+    "seeds": [1, 2],
+    "start": {"teacher-temperature": 2},
+    "teacher-checkpoints": 2,
+    "parameters": {
+        "teacher-choice": ["low-loss", "high-score"],
+        "kd-divergence": ["kl", "mse"],
+        "student-temperature": ["same", 1],
+        "kd-weight": [0.5, 0.9],
+    },
+}
+WEIGHTS = {"kd-weight": [0.5, 0.7, 0.9]}
+OPTUNA = {"algorithm": "optuna", "trials": 7, "batch": 2, "teacher-checkpoints": 2}
+OPTUNA |= {"parameters": {"kd-weight": {"low": 0.1, "high": 0.9}, "kd-select": ["all", "batch"]}}
+OUTPUTS = ("search.json", "search.md", "chosen.yaml")
+
+
+class Engine:
+    """In the place of Snakemake: stages are finished in order, with scores made up from the student's options."""
+
+    def __init__(self, fails=lambda stage: False, killed_after=None):
+        self.fails, self.killed_after, self.begun = fails, killed_after, []
+
+    def __call__(self, plan, work, options):
+        for stage in plan.stages.values():
+            folder = work / "stages" / stage.name
+            if (folder / "done.json").is_file() or not all(
+                (work / "stages" / name / "done.json").is_file() for name in stage.inputs
+            ):
+                continue
+            if len(self.begun) == self.killed_after:
+                raise KeyboardInterrupt
+            self.begun.append(stage.name)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "log.txt").write_text("out of memory\n")
+            if self.fails(stage):
+                (folder / "failed.json").write_text("{}")
+                continue
+            if stage.kind == "evaluate":
+                result = {"bleu": {"score": self.score(plan, stage), "signature": "BLEU|made up"}}
+                (folder / "result.json").write_text(json.dumps(result))
+            (folder / "done.json").write_text(json.dumps({"seconds": 1, "fingerprint": "x", "command": ""}))
+        return stage_states(plan, work)
+
+    @staticmethod
+    def score(plan, stage):
+        """By hand: 20, mse -4, weight 0.9 +1 (and -3 on test), a student temperature of 2 +0.5, seed 2 +0.25."""
+        student = next((plan.stages[name] for name in stage.inputs if plan.stages[name].kind == "student"), None)
+        if student is None:
+            return 40.0
+        given = dict(zip(student.command[2:], student.command[3:], strict=False))
+        score = 20 - 4 * (given.get("--kd-divergence") == "mse") + 0.25 * (given["--seed"] == "2")
+        score += 0.5 * (given.get("--student-temperature") == "2")
+        better = 1 if "valid" in stage.command else -3
+        return score + better * (given["--kd-weight"] == "0.9") + 0.1 * (0.5 < float(given["--kd-weight"]) < 0.9)
+
+
+def run(tmp_path, monkeypatch, engine, search=GREEDY, **changes):
+    """A search whose commands are not parsed, because that takes time; those of the shipped specs are."""
+    monkeypatch.setattr(search_run, "run_stages", engine)
+    monkeypatch.setattr(search_spec, "check_commands", lambda plan: None)
+    spec = load_search(write_search(tmp_path, search, **changes))
+    return search_run.run_search(spec, tmp_path / "work", RunOptions())
+
+
+def read_outputs(work):
+    return {name: (work / name).read_bytes() for name in OUTPUTS}
+
+
+def test_a_greedy_search_by_hand(tmp_path, monkeypatch, capsys):
+    engine = Engine()
+    assert run(tmp_path, monkeypatch, engine) == 0
+    found = json.loads((tmp_path / "work" / "search.json").read_text())
+    trace = [
+        [(*(run["configuration"][name] for name in step["parameters"]), run["validation"]["mean"], run["chosen"])
+         for run in step["runs"]]
+        for step in found["steps"]
+    ]  # fmt: skip
+    assert trace == [
+        [("low-loss", 20.125, True), ("high-score", 20.125, False)],
+        [("kl", 20.125, True), ("mse", 16.125, False)],
+        [("same", 20.625, True), (1, 20.125, False)],
+        [(0.5, 20.625, False), (0.9, 21.625, True)],
+    ]
+    assert found["steps"][0]["runs"][0]["validation"]["scores"] == [20.0, 20.25]
+    tested = {name: row["test"]["mean"] for name, row in found["finalists"].items()}
+    assert tested == {"chosen": 17.625, "start": 20.125, "robust": 20.125}
+    costs = {name: (cost["best_value"], cost["worst_value"]) for name, cost in found["costs"].items()}
+    assert costs["kd-divergence"] == ("kl", "mse") and costs["kd-weight"] == (0.9, 0.5)
+    report = (tmp_path / "work" / "search.md").read_text()
+    assert report in capsys.readouterr().out
+    assert "| kd-divergence | mse | 16.12 ± 0.18 |  |" in report
+    assert "| kd-divergence | kl: 20.12 | mse: 16.12 | 4.00 |" in report
+    (robust,) = [line for line in report.splitlines() if line.startswith("| robust ")]
+    assert robust.endswith("| 20.12 ± 0.18 | 20.12 ± 0.18 | -2.50 |")
+    assert "| teacher low-loss |" in report
+    students = [name for name in engine.begun if name.startswith("student-")]
+    assert len(students) == len(set(students)) == 2 * (5 + 1)  # the start, one more a step, and robust.yaml
+
+
+def test_the_choice_is_yaml_that_kd_word_takes_and_a_search_can_start_from(tmp_path, monkeypatch):
+    run(tmp_path, monkeypatch, Engine())
+    chosen = yaml.safe_load((tmp_path / "work" / "chosen.yaml").read_text())
+    assert chosen["select-teacher"] == {"by": "low-loss"}
+    words = [word for name, value in chosen["kd"].items() for word in (f"--{name}", value)]
+    cfg = parse(tmp_path, "--criterion", "kd_word", "--teacher", "teacher.pt", *words).criterion
+    check_options(cfg)
+    assert (cfg.kd_weight, cfg.teacher_temperature, cfg.student_temperature) == (0.9, 2.0, 2.0)
+    again = {"algorithm": "grid", "start": "work/chosen.yaml", "parameters": {"kd-weight": [0.7, 0.9]}}
+    spec = load_search(write_search(tmp_path, again | {"teacher-checkpoints": 2}))
+    assert spec.start == read_configuration(tmp_path / "work" / "chosen.yaml")
+
+
+@pytest.mark.parametrize("search", [GREEDY, OPTUNA], ids=["greedy", "optuna"])
+def test_killed_before_each_stage_a_search_continues_to_the_same_bytes(tmp_path, monkeypatch, search):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    engine = Engine()
+    run(whole, monkeypatch, engine, search)
+    expected, stages = read_outputs(whole / "work"), sorted(engine.begun)
+    engine.begun.clear()
+    assert run(whole, monkeypatch, engine, search) == 0 and engine.begun == []
+    assert read_outputs(whole / "work") == expected
+    begun, kills = [], 0
+    while True:
+        engine = Engine(killed_after=1)
+        try:
+            run(killed, monkeypatch, engine, search)
+            break
+        except KeyboardInterrupt:
+            kills += 1
+        finally:
+            begun += engine.begun
+    assert kills == len(stages) - 1 and sorted(begun) == stages
+    assert read_outputs(killed / "work") == expected
+
+
+def test_a_configuration_that_fails_is_reported_and_the_others_go_on(tmp_path, monkeypatch, capsys):
+    search = {"algorithm": "greedy", "seeds": [1, 2], "teacher-checkpoints": 2, "parameters": WEIGHTS}
+    fails = Engine(lambda stage: stage.kind == "student" and {"0.9", "2"} <= set(stage.command))
+    assert run(tmp_path, monkeypatch, fails, search) == 1
+    said = capsys.readouterr()
+    assert "failed: student-" in said.err and "out of memory" in said.err and "failed  kd-weight=0.9" in said.out
+    found = json.loads((tmp_path / "work" / "search.json").read_text())
+    assert [run["validation"] is None for run in found["steps"][0]["runs"]] == [False, False, True]
+    assert found["finalists"]["chosen"]["options"]["kd-weight"] == 0.7
+    (failed,) = found["failed"]
+    assert failed["log"] == "out of memory" and "| kd-weight | 0.9 | failed |" in said.out
+    assert run(tmp_path, monkeypatch, Engine(), search) == 0  # it is tried again, and is the best
+    assert read_configuration(tmp_path / "work" / "chosen.yaml")["kd-weight"] == 0.9
+
+
+def test_a_search_ends_when_all_of_a_step_fail(tmp_path, monkeypatch, capsys):
+    search = {"algorithm": "grid", "teacher-checkpoints": 2, "parameters": WEIGHTS}
+    with pytest.raises(KDError, match="all combinations failed"):
+        run(tmp_path, monkeypatch, Engine(lambda stage: stage.kind == "teacher"), search)
+    assert "failed: teacher-" in capsys.readouterr().err
+    assert not (tmp_path / "work" / "search.json").exists()
+
+
+def test_what_was_neither_finished_nor_failed_is_not_taken_for_a_failure(tmp_path, monkeypatch):
+    search = {"algorithm": "grid", "teacher-checkpoints": 2, "parameters": WEIGHTS}
+    engine = Engine()
+    with pytest.raises(KDError, match="was not finished, and has not failed: see"):
+        run(tmp_path, monkeypatch, lambda plan, work, options: stage_states(plan, work), search)
+    assert engine.begun == []
+
+
+def test_optunas_scores_are_not_taken_over_to_another_budget(tmp_path, monkeypatch):
+    engine = Engine()
+    run(tmp_path, monkeypatch, engine, OPTUNA)
+    engine.begun.clear()
+    run(tmp_path, monkeypatch, engine, OPTUNA, budget={"teacher": 4, "student": 5})
+    assert sum(name.startswith("student-") for name in engine.begun) >= 2
+    assert len(list((tmp_path / "work").glob("optuna-*.db"))) == 2
+
+
+def test_options_at_their_default_and_their_order_make_no_other_experiment(tmp_path):
+    spec = load_search(write_search(tmp_path, GREEDY))
+    one = spec.plan({"x": {"kd-weight": 0.7, "teacher-temperature": 2, "kd-select": "all"}}, ["valid"])
+    other = spec.plan({"y": {"teacher-temperature": 2, "kd-weight": 0.7}}, ["valid"])
+    assert one.stages.keys() == other.stages.keys()
+
+
+@pytest.mark.parametrize("name", shipped_specs("searches"))
+def test_every_shipped_search_can_be_planned_and_starts_near_robust(name):
+    spec = load_search(spec_path(name, "searches"))
+    assert search_run.most_configurations(spec) > 8
+    assert sum(spec.start[option] != value for option, value in spec.robust.items()) <= 1
+
+
+@pytest.mark.parametrize("recipe", ["multi30k", "iwslt14.de-en"])
+def test_the_greedy_search_can_be_planned_with_other_recipes(recipe):
+    sections = load_search(spec_path("greedy", "searches"), recipe=recipe).trained.sections
+    assert sections["teacher"]["save-interval-updates"] == sections["budget"]["teacher"] // 6
+
+
+def test_the_shipped_greedy_search_has_the_order_of_the_paper():
+    names = [name for name, _ in load_search(spec_path("greedy", "searches")).parameters]
+    assert names[:4] == ["teacher-choice", "kd-divergence", "student-temperature", "kd-weight"]
+
+
+def test_the_command_of_the_readme(tmp_path, monkeypatch):
+    (line,) = re.findall(r"^fairseq-kd (search .*)$", (ROOT / "README.md").read_text(), re.M)
+    monkeypatch.setattr(search_run, "run_stages", Engine())
+    monkeypatch.chdir(tmp_path)
+    assert main(line.split()) == 0
+    assert (tmp_path / "runs" / "search" / "chosen.yaml").is_file()
+
+
+def test_the_page_about_studies_shows_a_shipped_search():
+    shown = (ROOT / "configs" / "searches" / "greedy.yaml").read_text()
+    assert f"```yaml\n{shown}```" in (ROOT / "docs" / "studies.md").read_text()
+
+
+def test_the_script_names_a_shipped_search():
+    script = (ROOT / "scripts" / "search_parameters.sh").read_text()
+    (name,) = re.findall(r"^exec fairseq-kd search (\S+)", script, re.M)
+    assert name in shipped_specs("searches")
+
+
+@pytest.mark.parametrize(
+    ("search", "changes", "message"),
+    [
+        (GREEDY, {"serch": {}}, "unknown key 'serch' in the spec; the nearest valid one is 'search'"),
+        (GREEDY, {"kd": {"kd-weight": 1}}, "a search has no section kd; give its options in start"),
+        (None, {}, "the spec lacks 'search'"),
+        (GREEDY | {"algoritm": 1}, {}, "unknown key 'algoritm' in search; the nearest valid one is 'algorithm'"),
+        ({"parameters": WEIGHTS}, {}, "search lacks 'algorithm'"),
+        (GREEDY | {"algorithm": "gready"}, {}, "unknown algorithm 'gready'; the nearest valid one is 'greedy'"),
+        (GREEDY | {"parameters": {"kd-weigth": [1]}}, {}, "in parameters; the nearest valid one is 'kd-weight'"),
+        (GREEDY | {"parameters": {"teacher": ["x"]}}, {}, "unknown key 'teacher' in parameters"),
+        (GREEDY | {"parameters": {}}, {}, "a search needs parameters"),
+        (GREEDY | {"parameters": {"kd-weight": 0.5}}, {}, "the parameter kd-weight needs a list of values"),
+        (GREEDY | {"parameters": {"kd-weight": [0.5, 0.5]}}, {}, "parameter kd-weight needs values, each once"),
+        (GREEDY | {"parameters": {"kd-weight": [0.7]}}, {}, "the start has kd-weight = 0.5, which is not among"),
+        (GREEDY | {"parameters": {"kd-weight": [0.5, 3]}}, {}, "--kd-weight 3.0: must be from 0"),
+        (GREEDY | {"parameters": {"kd-divergence": ["kl", "msee"]}}, {}, "msee: unknown; the nearest valid"),
+        (GREEDY | {"parameters": {"teacher-choice": ["low-los"]}}, {}, "the nearest valid one is 'low-loss'"),
+        (GREEDY | {"parameters": {"kd-weight": [0.5, "same"]}}, {}, "which only student-temperature can have"),
+        (GREEDY | {"parameters": {"kd-weight": {"low": 0, "high": 1}}}, {}, "only optuna takes a range"),
+        (OPTUNA | {"parameters": {"kd-weight": {"low": 0}}}, {}, "the range lacks 'high'"),
+        (OPTUNA | {"parameters": {"kd-weight": {"low": 1, "high": 0}}}, {}, "low must be below high"),
+        (OPTUNA | {"parameters": {"kd-weight": {"low": 0.6, "high": 0.9}}}, {}, "which is not within"),
+        (OPTUNA | {"trials": 0}, {}, "0 trials in batches of 2"),
+        ({name: OPTUNA[name] for name in ("algorithm", "parameters")}, {}, "search lacks 'trials'"),
+        (GREEDY | {"trials": 3}, {}, "trials has no effect with the algorithm greedy"),
+        (GREEDY | {"start": {"kd-wight": 1}}, {}, "in start; the nearest valid one is 'kd-weight'"),
+        (GREEDY | {"start": "nowhere.yaml"}, {}, "nowhere.yaml cannot be read"),
+        (GREEDY | {"seeds": [1, 1]}, {}, "seeds must be a list of whole numbers from 0, each once"),
+        (GREEDY | {"teacher-checkpoints": 9}, {}, "budget must be at least 9 updates"),
+        (GREEDY | {"teacher-checkpoints": 1}, {}, "teacher-checkpoints must be a whole number from 2"),
+        (GREEDY, {"teacher": {"save-interval-updates": 2}}, "is set by the search; give teacher-checkpoints"),
+        (GREEDY, {"evaluate": {"subsets": ["test"]}}, "subsets in evaluate is set by the search; leave it out"),
+        (GREEDY, {"student": {"arch": "kd_studnt_3m"}}, "--arch kd_studnt_3m: unknown; the nearest valid one is"),
+        (GREEDY, {"budget": {"student": 3}, "recipe": None, "data": {"name": "synthetic"}}, "budget must be"),
+    ],
+    ids=lambda value: value[:40] if isinstance(value, str) else "",
+)  # fmt: skip
+def test_a_wrong_spec_is_one_clear_error(tmp_path, capsys, search, changes, message):
+    path = write_search(tmp_path, search, **changes)
+    assert main(["search", str(path), "--out", str(tmp_path / "work"), "--cpu"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line and line.startswith("fairseq_kd: error:")
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nothing"], "there is no spec nothing: give a file, or one of greedy"),
+        (["greedy", "--jobs", "0"], "--jobs 0: must"),
+    ],
+)
+def test_bad_options_are_one_error(tmp_path, words, message, capsys):
+    assert main(["search", *words, "--out", str(tmp_path / "work")]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_that_is_not_ours_is_refused(tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("precious")
+    assert main(["search", "greedy", "--out", str(tmp_path)]) == 2
+    assert "is not the folder of a study" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
