@@ -8,7 +8,7 @@ ACTIONS = {
     "plan": "show the cells, the stages and the time they take; nothing is run",
     "run": "run the study, or continue it",
     "status": "show which cells and stages are done, running, failed or waiting",
-    "report": "write results.json and report.md",
+    "report": "write report.html, report.md and plots/, of what is done so far",
 }
 
 
@@ -79,10 +79,11 @@ def run(args) -> int | None:
 
         print(format_status(plan, work))
     else:
-        from fairseq_kd.study.report import write_report
+        from fairseq_kd.study.report.write import HTML_NAME, MARKDOWN_NAME, PLOTS, write_report
 
         if not (work / PLAN_NAME).is_file():
             raise KDError(f"{work} holds no study yet: fairseq-kd study run {args.spec} --out {args.out}")
 
         print(write_report(plan, work))
+        print(f"\nwrote {work / HTML_NAME}, {work / MARKDOWN_NAME} and {work / PLOTS}/")
     return None

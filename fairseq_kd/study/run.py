@@ -12,7 +12,7 @@ from fairseq_kd.child import die_with_parent
 from fairseq_kd.corpus.manifest import ensure_writable_folder, exclusive, write_json
 from fairseq_kd.errors import KDError
 from fairseq_kd.study.plan import PLAN_NAME, Plan
-from fairseq_kd.study.report import RESULTS_NAME, write_results
+from fairseq_kd.study.results import RESULTS_NAME, write_results
 from fairseq_kd.study.show import StudyProgress, format_failures
 from fairseq_kd.study.stage import GPUS
 from fairseq_kd.study.state import stage_states

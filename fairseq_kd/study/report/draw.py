@@ -1,0 +1,134 @@
+"""Plots as SVG by matplotlib: same input, same bytes; text and axes in the colour of the page; colour-blind-safe.
+
+Colours: Okabe & Ito 2008. Each series has its own marker as well.
+"""
+
+import io
+import re
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+INK, FAINT = "#010203", "#040506"  # stand for the colour of the page's text, until `_svg`
+LONG_LABEL = 24  # characters; longer ones stand below each other in the legend
+WIDTH, HEIGHT = 5.2, 3.9  # inches of 72 px: text is of the page's size at the width of a phone
+SETTINGS = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "fairseq_kd",
+    "text.parse_math": False,
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """values: one a seed, or one a row where rows are pooled; ci: half of an interval of 95 % where there is one seed."""
+
+    x: object
+    values: list
+    ci: float | None = None
+    pooled: bool = False
+
+    @property
+    def mean(self) -> float:
+        """Of the values."""
+        return mean(self.values)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation over seeds, else `ci`, else 0."""
+        if self.pooled:
+            return 0.0
+        return stdev(self.values) if len(self.values) > 1 else self.ci or 0.0
+
+
+@dataclass(frozen=True)
+class Series:
+    """What has one colour. style: its number among all series of the study, None for what is only a reference."""
+
+    label: str
+    points: list
+    style: int | None = None
+    line: bool = True
+
+    def look(self) -> dict:
+        """Colour, marker and line of matplotlib."""
+        if self.style is None:
+            return {"color": INK, "marker": "*", "linestyle": "--", "linewidth": 1.2}
+        number = self.style % len(COLOURS)
+        return {"color": COLOURS[number], "marker": MARKERS[number], "linestyle": "-" if self.line else ""}
+
+
+def picture(name: str, paint, height: float = HEIGHT) -> str:
+    """What `paint` draws on the axes that it is given, as SVG. name: in front of all its ids."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(SETTINGS):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        axes = figure.subplots()
+        paint(axes)
+        handles, labels = axes.get_legend_handles_labels()
+        if handles:
+            columns = 2 if max(map(len, labels)) < LONG_LABEL else 1
+            figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _svg(text.getvalue(), name)
+
+
+def _svg(text: str, name: str) -> str:
+    """Ready to stand in a page beside others: no prolog, ids of its own, colours of the page."""
+    text = text[text.index("<svg") :]
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'(url\(|href=")#', rf"\1#{name}-", text)
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.S)
+    text = text.replace(FAINT, "currentColor; stroke-opacity: 0.2").replace(INK, "currentColor")
+    return re.sub(r' width="[\d.]+pt" height="[\d.]+pt"| height="[\d.]+pt"| width="[\d.]+pt"', "", text).strip()
+
+
+def draw_lines(axes, series: list[Series], levels: list[Series]) -> None:
+    """Values over numbers, a band of ± spread around each line. levels: series of one point, as horizontal lines."""
+    for one in series:
+        points = sorted(one.points, key=lambda point: point.x)
+        xs, means = [point.x for point in points], [point.mean for point in points]
+        look = one.look()
+        axes.plot(xs, means, label=one.label, markersize=6, clip_on=False, **look)
+        low, high = ([p.mean + sign * p.spread for p in points] for sign in (-1, 1))
+        if any(point.spread for point in points):
+            axes.fill_between(xs, low, high, color=look["color"], alpha=0.15, linewidth=0)
+        for point in points:
+            if len(point.values) > 1:
+                axes.plot([point.x] * len(point.values), point.values, ".", color=look["color"], alpha=0.45, zorder=1)
+    for number, one in enumerate(levels):
+        axes.axhline(one.points[0].mean, label=one.label, **_level(one, number))
+
+
+def draw_dots(axes, series: list[Series], levels: list[Series], values: list) -> None:
+    """A line of the picture for each value, a dot with its interval for each series; levels are vertical lines."""
+    step = 0.7 / max(1, len(series))
+    for number, one in enumerate(series):
+        look = one.look() | {"linestyle": ""}
+        for index, point in enumerate(one.points):
+            y = values.index(point.x) + (number - (len(series) - 1) / 2) * step
+            axes.plot(point.values, [y] * len(point.values), ".", color=look["color"], alpha=0.45, zorder=1)
+            label = one.label if index == 0 else None
+            axes.errorbar([point.mean], [y], xerr=[point.spread], label=label, capsize=3, markersize=7, **look)
+    for number, one in enumerate(levels):
+        axes.axvline(one.points[0].mean, label=one.label, **_level(one, number))
+    axes.set_yticks(range(len(values)), [str(value) for value in values])
+    axes.set_ylim(len(values) - 0.5, -0.5)
+
+
+def _level(one: Series, number: int) -> dict:
+    colour = INK if one.style is None else COLOURS[one.style % len(COLOURS)]
+    return {"color": colour, "linestyle": ("--", ":", "-.", (0, (1, 3)))[number % 4], "linewidth": 1.3}

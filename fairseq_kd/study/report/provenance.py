@@ -1,0 +1,86 @@
+"""Where the figures of a report come from: commands, versions, hashes; and what is missing."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fairseq_kd.study.plan import Plan
+from fairseq_kd.study.report.rows import Study
+from fairseq_kd.study.report.tables import NOT_DONE, Table
+from fairseq_kd.study.state import end_of_log, record_of, stage_states
+
+LOG_LINES_SHOWN = 15
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A failed stage, the cells that it takes with it, and the end of its log."""
+
+    stage: str
+    cells: list
+    log: str
+
+
+def failures(plan: Plan, work: Path) -> list[Failure]:
+    """The stages that have failed."""
+    failed = [name for name, state in stage_states(plan, work).items() if state == "failed"]
+    cells = {name: [cell for cell in plan.cells if name in plan.stages_of(cell)] for name in failed}
+    return [Failure(name, cells[name], end_of_log(work / "stages" / name, LOG_LINES_SHOWN)) for name in failed]
+
+
+def unfinished(results: dict) -> list[str]:
+    """What makes a report a partial one, in words; empty when nothing is missing."""
+    states = [cell["state"] for cell in results["cells"]]
+    counts = {state: states.count(state) for state in ("failed", "running", "waiting") if state in states}
+    lines = []
+    if counts:
+        others = ", ".join(f"{count} {state}" for state, count in counts.items())
+        lines.append(f"{states.count('done')} of {len(states)} cells are done, {others}.")
+    untested = sum(claim["comparison"] is None for claim in results["claims"])
+    if untested:
+        lines.append(f"{untested} of {len(results['claims'])} claims are not tested yet.")
+    teachers = sum(None in teacher["results"].values() for teacher in results["teachers"])
+    if teachers:
+        lines.append(f"{teachers} of {len(results['teachers'])} teachers are not evaluated yet.")
+    return lines
+
+
+def signatures(study: Study) -> list[str]:
+    """Those of all scores in the tables."""
+    results = [result for row in [*study.teachers, *study.rows] for on in study.sets for result in row.found(on)]
+    return sorted({result[metric]["signature"] for result in results for metric in study.metrics() if metric in result})
+
+
+def version_table(plan: Plan, work: Path) -> Table:
+    """Versions that the finished stages ran with; two in a line where stages differ."""
+    found = {}
+    for name in plan.stages:
+        for library, version in (record_of(work / "stages" / name) or {}).get("versions", {}).items():
+            found.setdefault(library, set()).add(version)
+    lines = [[library, ", ".join(sorted(versions))] for library, versions in found.items()]
+    return Table("Versions", ["library", "version"], lines, 2)
+
+
+def artefact_table(plan: Plan, work: Path, results: dict) -> Table:
+    """The spec and the output of every stage, by sha256."""
+    lines = [["spec", NOT_DONE, results["spec_sha256"]]]
+    for name in plan.stages:
+        record = record_of(work / "stages" / name) or {}
+        seconds = record.get("seconds")
+        lines.append([name, NOT_DONE if seconds is None else f"{seconds:,.1f}", record.get("fingerprint", NOT_DONE)])
+    notes = ["Of a training the sha256 is that of checkpoint_best.pt, of a data-bin or cache that of its manifest."]
+    return Table("Hashes", ["stage", "seconds", "sha256"], lines, 1, notes)
+
+
+def data_table(study: Study) -> Table | None:
+    """What each evaluation set was, by the results; None where they do not say."""
+    lines = []
+    for on in study.sets:
+        results = [result for row in [*study.teachers, *study.rows] for result in row.found(on)]
+        found = {
+            (str(r["sentences"]), str(r["corpus_name"]), str(r["manifest_sha256"]))
+            for r in results
+            if {"sentences", "corpus_name", "manifest_sha256"} <= set(r)
+        }
+        lines += [[on, name, sentences, manifest] for sentences, name, manifest in sorted(found)]
+    head = ["evaluation set", "corpus", "sentences", "sha256 of the data-bin's manifest"]
+    return Table("Evaluation sets", head, lines, 2) if lines else None

@@ -1,0 +1,115 @@
+"""Rows of a report: cells that differ in their seed alone, and the results of each that are there."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+TEACHER = "teacher"
+LONG = ("hypotheses", "references")  # entries of a result that a report does not need
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training. results: evaluation set -> what `evaluate` wrote, None while it is not there."""
+
+    seed: int | None
+    results: dict
+    stages: list
+    training_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """Runs that differ in their seed alone. factors: the values of those that vary and concern it."""
+
+    factors: dict
+    runs: list
+
+    @property
+    def label(self) -> str:
+        """As in a legend, such as "word, noise 10"."""
+        words = [str(self.factors["method"])] if "method" in self.factors else []
+        return ", ".join([*words, *(f"{name} {value}" for name, value in self.factors.items() if name != "method")])
+
+    def found(self, on: str) -> list[dict]:
+        """The results on one evaluation set that are there."""
+        return [run.results[on] for run in self.runs if run.results[on] is not None]
+
+    def scores(self, metric: str, on: str) -> list[float]:
+        """One a seed, of those that are there."""
+        return [result[metric]["score"] for result in self.found(on) if metric in result]
+
+    def parameters(self) -> int | None:
+        """Of the model; None where no result says so."""
+        found = [result for on in self.runs[0].results for result in self.found(on)]
+        return next((result["parameters"] for result in found if "parameters" in result), None)
+
+
+@dataclass(frozen=True)
+class Study:
+    """results.json in rows. factors: those that vary, without the seed -> their values in the order of the spec.
+
+    teachers: rows with the method "teacher"; users: for each of them the numbers of the rows that it teaches.
+    """
+
+    name: str
+    sets: list
+    factors: dict
+    rows: list
+    teachers: list
+    users: list
+
+    def metrics(self) -> list[str]:
+        """Those that any result has."""
+        results = [result for row in [*self.teachers, *self.rows] for on in self.sets for result in row.found(on)]
+        return [metric for metric in ("bleu", "chrf", "ter") if any(metric in result for result in results)]
+
+
+def read_study(results: dict, work: Path) -> Study:
+    """From what `write_results` returned; paths in it are relative to `work`."""
+    cells = results["cells"]
+    factors = _varying(cells)
+    grouped = {}
+    for cell in cells:
+        values = {name: cell["factors"][name] for name in factors if name in cell["factors"]}
+        grouped.setdefault(tuple(values.items()), []).append(cell)
+    rows = [Row(dict(values), [_run(cell, work) for cell in group]) for values, group in grouped.items()]
+    teachers, users = [], []
+    for teacher in results["teachers"]:
+        stage = Path(teacher["checkpoint"]).parts[1]
+        taught = [number for number, row in enumerate(rows) if any(stage in run.stages for run in row.runs)]
+        teachers.append(_teacher_row(teacher, stage, [rows[number] for number in taught], factors, work))
+        users.append(taught)
+    return Study(results["name"], list(cells[0]["results"]), factors, rows, teachers, users)
+
+
+def _varying(cells: list) -> dict:
+    values = {}
+    for cell in cells:
+        for name, value in cell["factors"].items():
+            found = values.setdefault(name, [])
+            if value not in found:
+                found.append(value)
+    values.pop("seed", None)
+    return {name: found for name, found in values.items() if len(found) > 1} or {"method": values["method"]}
+
+
+def _run(cell: dict, work: Path) -> Run:
+    results = {name: _read(work, path) for name, path in cell["results"].items()}
+    return Run(cell["factors"].get("seed"), results, cell["stages"], cell["training_seconds"])
+
+
+def _teacher_row(teacher: dict, stage: str, taught: list, factors: dict, work: Path) -> Row:
+    """With the values that all its students share and not all students have, such as the noise of its data."""
+    shared = {name: taught[0].factors.get(name) for name in factors if name != "method"}
+    shared = {name: value for name, value in shared.items() if all(row.factors.get(name) == value for row in taught)}
+    shared = {name: value for name, value in shared.items() if value is not None}
+    results = {name: _read(work, path) for name, path in teacher["results"].items()}
+    return Row({"method": TEACHER} | shared, [Run(None, results, [stage], None)])
+
+
+def _read(work: Path, path: str | None) -> dict | None:
+    if path is None:
+        return None
+    result = json.loads((work / path).read_text(encoding="utf-8"))
+    return {name: value for name, value in result.items() if name not in LONG}

@@ -1,0 +1,131 @@
+"""Tables of a report: scores with marks of significance, measures, claims, stages."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean, stdev
+
+from fairseq_kd.study.report.marks import ALPHA, find_marks
+from fairseq_kd.study.report.rows import Row, Study
+
+NAMES = {"bleu": "BLEU", "chrf": "chrF2", "ter": "TER"}
+NOT_DONE = "–"
+# title, unit in the title; the value in a result; how it is written
+MEASURES = (
+    ("parameters", lambda r: r.get("parameters"), "{:,.0f}"),
+    ("million operations a token", lambda r: _scaled(r.get("efficiency", {}).get("operations_per_token")), "{:.2f}"),
+    ("decoding, s", lambda r: r.get("seconds"), "{:.1f}"),
+    ("sentences/s", lambda r: r.get("efficiency", {}).get("sentences_per_second"), "{:.1f}"),
+    ("latency p50, ms", lambda r: r.get("latency", {}).get("p50_ms"), "{:.1f}"),
+    ("latency p95, ms", lambda r: r.get("latency", {}).get("p95_ms"), "{:.1f}"),
+    ("memory, MB", lambda r: _scaled(r.get("efficiency", {}).get("peak_rss_bytes")), "{:,.0f}"),
+    ("length ratio", lambda r: r.get("behaviour", {}).get("length_ratio"), "{:.3f}"),
+    ("repetition", lambda r: r.get("behaviour", {}).get("repetition"), "{:.2%}"),
+    ("copied", lambda r: r.get("behaviour", {}).get("copied"), "{:.2%}"),
+    ("ECE", lambda r: r.get("calibration", {}).get("ece"), "{:.4f}"),
+    ("NLL, bits", lambda r: r.get("calibration", {}).get("nll_bits"), "{:.3f}"),
+    ("Brier", lambda r: r.get("calibration", {}).get("brier"), "{:.4f}"),
+    ("top-1 agreement with the teacher", lambda r: r.get("agreement", {}).get("top1"), "{:.2%}"),
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """head and rows are text; the first `words` columns hold words, the others numbers."""
+
+    title: str
+    head: list
+    rows: list
+    words: int
+    notes: list = field(default_factory=list)
+
+
+def score_tables(study: Study) -> list[Table]:
+    """One a metric: mean ± standard deviation over seeds, with marks."""
+    return [_scores(study, metric) for metric in study.metrics()]
+
+
+def _scores(study: Study, metric: str) -> Table:
+    marks, notes = find_marks(study, metric)
+    lines = [
+        [*factor_words(study, row), str(len(row.runs)), *(_score(row, metric, on) for on in study.sets)]
+        for row in study.teachers
+    ]
+    for number, row in enumerate(study.rows):
+        scores = [_score(row, metric, on) + marks.get((number, on), "") for on in study.sets]
+        lines.append([*factor_words(study, row), str(len(row.runs)), *scores])
+    about = [f"{NAMES[metric]}: mean ± standard deviation over seeds; {NOT_DONE} is not done."]
+    if any("ci" in result.get(metric, {}) for row in study.rows for on in study.sets for result in row.found(on)):
+        about.append("With one seed, ± and “95 %” is half of the interval of sacreBLEU's bootstrap.")
+    head = [*study.factors, "seeds", *study.sets]
+    return Table(NAMES[metric], head, lines, len(study.factors), about + notes)
+
+
+def factor_words(study: Study, row: Row) -> list[str]:
+    """The first columns of a row."""
+    return [str(row.factors.get(name, "")) for name in study.factors]
+
+
+def _score(row: Row, metric: str, on: str) -> str:
+    scores = row.scores(metric, on)
+    if not scores:
+        return NOT_DONE
+    if len(scores) < len(row.runs):
+        return f"{mean(scores):.2f} ({len(scores)} of {len(row.runs)})"
+    if len(scores) > 1:
+        return f"{mean(scores):.2f} ± {stdev(scores):.2f}"
+    ci = row.found(on)[0][metric].get("ci")
+    return f"{scores[0]:.2f}" + ("" if ci is None else f" ± {ci:.2f} (95 %)")
+
+
+def measure_tables(study: Study) -> list[Table]:
+    """What was measured beside the scores, one table a set; the columns for which there is a figure."""
+    rows, tables = [*study.teachers, *study.rows], []
+    for on in study.sets:
+        columns = [column for column in MEASURES if any(_measure(row, on, column) != NOT_DONE for row in rows)]
+        if not columns:
+            continue
+        lines = [[*factor_words(study, row), *(_measure(row, on, column) for column in columns)] for row in rows]
+        head = [*study.factors, *(title for title, _, _ in columns)]
+        notes = ["Means over seeds. Times and memory are of this machine, with whatever else it did."]
+        tables.append(Table(f"Measures on {on}", head, lines, len(study.factors), notes))
+    return tables
+
+
+def _measure(row: Row, on: str, column: tuple) -> str:
+    _, value, form = column
+    found = [value(result) for result in row.found(on)]
+    found = [number for number in found if number is not None]
+    return form.format(mean(found)) if found else NOT_DONE
+
+
+def _scaled(number: float | None) -> float | None:
+    return None if number is None else number / 1e6
+
+
+def claim_table(results: dict, work: Path) -> Table | None:
+    """The claims with their verdicts and the tests behind them; None for a study without claims."""
+    if not results["claims"]:
+        return None
+    lines = [[claim["text"], *_verdict(work, claim["comparison"])] for claim in results["claims"]]
+    notes = [
+        f"Tested by fairseq-kd compare; supported and refuted are p < {ALPHA}. Each claim is tested by itself: p is not "
+        "corrected for the number of claims."
+    ]
+    return Table("Claims", ["claim", "verdict", "test", "difference", "p"], lines, 3, notes)
+
+
+def _verdict(work: Path, comparison: str | None) -> list[str]:
+    """The baseline of the comparison is the side that is said to be worse."""
+    if comparison is None:
+        return ["not tested yet", NOT_DONE, NOT_DONE, NOT_DONE]
+    found = json.loads((work / comparison).read_text(encoding="utf-8"))
+    other = found["systems"][1]
+    verdict = {"better": "supported", "worse": "refuted"}.get(other["verdict"], "undecided")
+    if other["decided_by"] == "paired_t":
+        test = f"paired t-test over {len(other['scores'])} seeds"
+        p = other["paired_t"]["p_holm"]
+    else:
+        test = f"approximate randomisation over {found['segments']:,} segments"
+        p = other["approximate_randomisation"]["p_holm"][0]
+    return [verdict, test, f"{other['difference']:+.2f}", NOT_DONE if p is None else f"{p:.4f}"]

@@ -1,0 +1,111 @@
+"""Write the report of a study: report.html, report.md and plots/*.svg, each the same for the same results."""
+
+import importlib.util
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from fairseq_kd.errors import KDError
+from fairseq_kd.study.plan import Plan
+from fairseq_kd.study.report.by_factor import Figure, factor_figures
+from fairseq_kd.study.report.measured import latency_figures, noise_figures, reliability_figures, training_figures
+from fairseq_kd.study.report.page import markdown_table, render
+from fairseq_kd.study.report.provenance import (
+    artefact_table,
+    data_table,
+    failures,
+    signatures,
+    unfinished,
+    version_table,
+)
+from fairseq_kd.study.report.rows import Study, read_study
+from fairseq_kd.study.report.tables import claim_table, measure_tables, score_tables
+from fairseq_kd.study.results import write_results
+
+HTML_NAME, MARKDOWN_NAME, PLOTS = "report.html", "report.md", "plots"
+NEEDED = ("matplotlib", "jinja2")
+# the background of a picture by itself may be light or dark: its text follows the reader's setting
+STYLE = "<style>svg { color: #1b1f24 } @media (prefers-color-scheme: dark) { svg { color: #e6e8ea } }</style>"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A plot for which there are no data, and what gives them."""
+
+    title: str
+    remedy: str
+
+
+def check_packages() -> None:
+    """Raises KDError where a report could not be written."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise KDError(f"reports need {' and '.join(missing)}: pip install 'fairseq_kd[report]'")
+
+
+def write_report(plan: Plan, work: Path) -> str:
+    """Write results.json and the report of a study, finished or not; return its main tables as Markdown.
+
+    Raises KDError, before anything is written, when a package is missing.
+    """
+    check_packages()
+    results = write_results(plan, work)
+    study = read_study(results, work)
+    figures, left_out = _figures(study, work)
+    main = [table for table in (claim_table(results, work), *score_tables(study)) if table is not None]
+    others = [data_table(study), version_table(plan, work), artefact_table(plan, work, results)]
+    content = {
+        "study": study,
+        "cells": len(results["cells"]),
+        "done": sum(cell["state"] == "done" for cell in results["cells"]),
+        "unfinished": unfinished(results),
+        "failures": failures(plan, work),
+        "main": main,
+        "measures": measure_tables(study),
+        "figures": figures,
+        "left_out": left_out,
+        "signatures": signatures(study),
+        "provenance": [table for table in others if table is not None],
+        "commands": {name: command or "(not run yet)" for name, command in results["commands"].items()},
+    }
+    _write_plots(work / PLOTS, figures)
+    _write(work / HTML_NAME, render("report.html.j2", content))
+    _write(work / MARKDOWN_NAME, render("report.md.j2", content | {"plots": PLOTS}))
+    return "\n\n".join([*(f"**{line}**" for line in content["unfinished"]), *map(markdown_table, main)])
+
+
+def _figures(study: Study, work: Path) -> tuple[list[Figure], list[LeftOut]]:
+    """The plots for which there are data, and the kinds for which there are none."""
+    kinds = (
+        (factor_figures(study), "BLEU against the factors", "finish a cell: fairseq-kd study run"),
+        (noise_figures(study), "BLEU against noise in the source",
+         "evaluate: {noise: [0, 10]} in the spec, or noise-levels: [0, 10] there for one result with all levels"),
+        (reliability_figures(study), "Reliability diagrams", "evaluate: {calibration: true} in the spec"),
+        (latency_figures(study), "BLEU against latency", "evaluate: {latency: 100} in the spec"),
+        (training_figures(study, work), "Training curves",
+         "the trainings have not validated yet, or their train.log is gone"),
+    )  # fmt: skip
+    figures = [figure for found, _, _ in kinds for figure in found]
+    return figures, [LeftOut(title, remedy) for found, title, remedy in kinds if not found]
+
+
+def _write_plots(folder: Path, figures: list[Figure]) -> None:
+    """The figures as files, and none that an earlier report has left there."""
+    temporary = folder.with_name(f".{folder.name}")
+    for path in (temporary, folder):
+        if path.exists():
+            shutil.rmtree(path)
+    temporary.mkdir()
+    for figure in figures:
+        start = figure.svg.index(">") + 1
+        (temporary / f"{figure.name}.svg").write_text(
+            f"{figure.svg[:start]}{STYLE}{figure.svg[start:]}\n", encoding="utf-8"
+        )
+    os.replace(temporary, folder)
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
