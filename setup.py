@@ -10,7 +10,12 @@ VERSION = re.search(r'^__version__ = "([^"]+)"', (ROOT / "fairseq_kd" / "version
 
 MOSES = ["sacremoses>=0.1"]
 TEST = [*MOSES, "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6", "tensorboardX>=2.6", "setuptools>=69"]
-TEST += ["matplotlib>=3.8", "scikit-learn>=1.5", "uncertainty-calibration>=0.1.4"]  # the last two: to compare with
+TEST += [
+    "matplotlib>=3.8",
+    "jinja2>=3.1",
+    "scikit-learn>=1.5",
+    "uncertainty-calibration>=0.1.4",
+]  # the last two: to compare with
 
 setup(
     name="fairseq_kd",

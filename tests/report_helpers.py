@@ -41,7 +41,8 @@ def finish_study(plan, work, rich=True, leave_out=()) -> None:
             finish_stage(plan, work, stage, 9.0)
             write_result(work, stage, _result(draw, "teacher", float(on.partition("@")[2] or 0), 128, rich), rich)
     for claim in plan.claims:
-        if {plan.cells[cell]["results"][claim["on"]] for cell in (*claim["cells_better"], *claim["cells_worse"])} <= kept:
+        cells = (*claim["cells_better"], *claim["cells_worse"])
+        if {plan.cells[cell]["results"][claim["on"]] for cell in cells} <= kept:
             finish_stage(plan, work, claim["compare"], 3.0)
             write_comparison(work, claim["compare"], seeds=len(claim["cells_better"]), p=draw.uniform(0, 0.1))
 
@@ -82,7 +83,8 @@ def write_comparison(work, stage, seeds, p) -> None:
 
 def _result(draw, method, noise, width, rich) -> dict:
     bleu = 27 + GAIN[method] + 3 * math.log2(width / 64) - 0.25 * noise + draw.gauss(0, 0.4)
-    bins = [{"tokens": 500, "confidence": c / 11, "accuracy": (c / 11) ** 1.2} for c in range(1, 11)]
+    power = draw.uniform(1, 1.6)
+    bins = [{"tokens": 500, "confidence": c / 11, "accuracy": (c / 11) ** power} for c in range(1, 11)]
     return {
         "format": 2,
         "kind": "result",

@@ -22,11 +22,11 @@ REQUIRED = {
 OPTIONAL = {
     "tensorboardX": ("tensorboardX", "report", "--tensorboard-logdir of fairseq-train"),
     "sacremoses": ("sacremoses", "report", "--eval-bleu-detok moses of fairseq-train"),
-    "matplotlib": ("matplotlib", "report", "--diagram of fairseq-kd evaluate"),
-    "jinja2": ("jinja2", "report", "nothing yet"),
+    "matplotlib": ("matplotlib", "report", "fairseq-kd study report, --diagram of fairseq-kd evaluate"),
+    "jinja2": ("jinja2", "report", "fairseq-kd study report"),
     "ctranslate2": ("ctranslate2", "fast", "fairseq-kd export and the fast backend of decode"),
-    "snakemake": ("snakemake", "study", "nothing yet"),
-    "optuna": ("optuna", "study", "nothing yet"),
+    "snakemake": ("snakemake", "study", "fairseq-kd study and search"),
+    "optuna": ("optuna", "study", "fairseq-kd search by Optuna"),
 }
 SUPPORTED_PYTHON = ((3, 11), (3, 12))
 

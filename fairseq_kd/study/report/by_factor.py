@@ -8,6 +8,7 @@ from fairseq_kd.study.report.rows import Study
 from fairseq_kd.study.report.series import placed, point_of, series_of, teacher_series
 
 SIZE = "parameters"
+MOST_TICKS = 8
 SPREAD = "Bands and bars: ± one standard deviation over seeds; with one seed half of the bootstrap's 95 %, if measured."
 POOLED = "A small dot is one combination of the other factors, the mean of its seeds; large dots are means of these."
 
@@ -69,7 +70,8 @@ def _figure(study: Study, title: str, names: list, on: str) -> Figure | None:
     def paint(axes):
         if numeric:
             draw_lines(axes, series + teachers, levels + teacher_levels)
-            axes.set(xlabel=title, ylabel=f"BLEU on {on}", xscale="log" if title == SIZE else "linear")
+            axes.set(xlabel=title, ylabel=f"BLEU on {on}")
+            _name_ticks(axes, sorted({point.x for one in series for point in one.points}), title == SIZE)
         else:
             draw_dots(axes, series + teachers, levels + teacher_levels, values)
             axes.set(xlabel=f"BLEU on {on}")
@@ -78,3 +80,12 @@ def _figure(study: Study, title: str, names: list, on: str) -> Figure | None:
     name = slug(f"bleu-{on}-by-{title}")
     about = f"BLEU on {on} against {title}" + (f" ({', '.join(names)})" if title == SIZE else "")
     return Figure(name, about, POOLED if pooled else SPREAD, picture(name, paint, height))
+
+
+def _name_ticks(axes, xs: list, sizes: bool) -> None:
+    """The values themselves as ticks, unless they are many; a logarithmic axis for sizes."""
+    if sizes:
+        axes.set_xscale("log")
+    if len(xs) <= MOST_TICKS:
+        axes.set_xticks(xs, [f"{x / 1e6:.3g} M" if sizes else f"{x:g}" for x in xs])
+        axes.minorticks_off()

@@ -5,20 +5,21 @@ Colours: Okabe & Ito 2008. Each series has its own marker as well.
 
 import io
 import re
+import textwrap
 from dataclasses import dataclass
 from statistics import mean, stdev
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 INK, FAINT = "#010203", "#040506"  # stand for the colour of the page's text, until `_svg`
-LONG_LABEL = 24  # characters; longer ones stand below each other in the legend
-WIDTH, HEIGHT = 5.2, 3.9  # inches of 72 px: text is of the page's size at the width of a phone
+LONG_LABEL, WIDEST_LABEL = 20, 40  # characters; longer ones stand below each other in the legend, or are folded
+WIDTH, HEIGHT = 4.7, 3.7  # inches of 72 px: about the width of a phone, so that text is readable there
 SETTINGS = {
     "svg.fonttype": "none",
     "svg.hashsalt": "fairseq_kd",
     "text.parse_math": False,
     "font.family": "sans-serif",
-    "font.size": 10,
+    "font.size": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -31,7 +32,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Point:
-    """values: one a seed, or one a row where rows are pooled; ci: half of an interval of 95 % where there is one seed."""
+    """values: one a seed, or one a row where rows are pooled; ci: half of an interval of 95 %, if measured."""
 
     x: object
     values: list
@@ -58,14 +59,13 @@ class Series:
     label: str
     points: list
     style: int | None = None
-    line: bool = True
 
     def look(self) -> dict:
         """Colour, marker and line of matplotlib."""
         if self.style is None:
             return {"color": INK, "marker": "*", "linestyle": "--", "linewidth": 1.2}
         number = self.style % len(COLOURS)
-        return {"color": COLOURS[number], "marker": MARKERS[number], "linestyle": "-" if self.line else ""}
+        return {"color": COLOURS[number], "marker": MARKERS[number], "linestyle": "-"}
 
 
 def picture(name: str, paint, height: float = HEIGHT) -> str:
@@ -79,6 +79,7 @@ def picture(name: str, paint, height: float = HEIGHT) -> str:
         paint(axes)
         handles, labels = axes.get_legend_handles_labels()
         if handles:
+            labels = [textwrap.fill(label, WIDEST_LABEL) for label in labels]
             columns = 2 if max(map(len, labels)) < LONG_LABEL else 1
             figure.legend(handles, labels, loc="outside lower center", ncols=columns)
         text = io.StringIO()

@@ -1,4 +1,4 @@
-"""Marks of significance in a table of scores: each row against the row of the method `ce` with the same other factors."""
+"""Marks of significance in a table of scores: each row against that of the method `ce` with the same other factors."""
 
 from fairseq_kd.evaluation.score import LOWER_IS_BETTER
 from fairseq_kd.evaluation.significance import holm, paired_t
@@ -36,7 +36,8 @@ def find_marks(study: Study, metric: str) -> tuple[dict, list[str]]:
             marks[number, on] = BETTER if better else WORSE
     note = (
         f"{BETTER.strip()} better and {WORSE.strip()} worse than {BASELINE} with the same other factors: paired t-test "
-        f"over seeds, p < {ALPHA} after Holm's correction for the {len(found)} tests of this table; {len(marks)} marked."
+        f"over seeds, p below {ALPHA} after Holm's correction for the {len(found)} tests of this table, of which "
+        f"{len(marks)} are marked."
     )
     return marks, [note]
 

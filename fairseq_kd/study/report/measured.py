@@ -6,38 +6,40 @@ from pathlib import Path
 from fairseq_kd.study.report.by_factor import SPREAD, Figure, slug
 from fairseq_kd.study.report.curves import validation_curve
 from fairseq_kd.study.report.draw import COLOURS, Point, Series, draw_lines, picture
-from fairseq_kd.study.report.rows import TEACHER, Row, Study
-from fairseq_kd.study.report.series import METRIC, point_of, series_of
+from fairseq_kd.study.report.rows import TEACHER, Row, Study, labels
+from fairseq_kd.study.report.series import METRIC, point_of
 
-SQUARE = 5.0  # inches, with the legend
+SQUARE = 4.8  # inches, with the legend
 
 
 def noise_figures(study: Study) -> list[Figure]:
-    """BLEU against noise of the test source, a figure for each subset that was evaluated at several levels."""
-    return [figure for subset in _subsets(study) if (figure := _noise_figure(study, subset)) is not None]
+    """BLEU against noise of the test source, for each subset that was evaluated at several levels."""
+    subsets = dict.fromkeys(on.partition("@")[0] for on in study.sets)
+    return [figure for subset in subsets for figure in _noise_figures(study, subset)]
 
 
-def _subsets(study: Study) -> list[str]:
-    return list(dict.fromkeys(on.partition("@")[0] for on in study.sets))
-
-
-def _noise_figure(study: Study, subset: str) -> Figure | None:
+def _noise_figures(study: Study, subset: str) -> list[Figure]:
     levels = {on: float(on.partition("@")[2] or 0) for on in study.sets if on.partition("@")[0] == subset}
-    teachers = [(row, point) for row in study.teachers for point in _noise_points(row, subset, levels)]
-    pairs = [(row, point) for row in study.rows for point in _noise_points(row, subset, levels)]
-    if len({point.x for _, point in pairs}) < 2:
-        return None
-    series = series_of(study, [], pairs)
-    if len(study.teachers) == 1 and teachers:
-        series.append(Series(TEACHER, [point for _, point in teachers]))
+    found = [(row, _noise_points(row, subset, levels)) for row in study.rows]
+    rows = [row for row, points in found if len(points) > 1]
+    teachers = [_noise_points(row, subset, levels) for row in study.teachers] if len(study.teachers) == 1 else []
+    figures = []
+    for number, (about, part) in enumerate(_parts(study, rows), start=1):
+        names = labels([row.factors for row in part])
+        series = [
+            Series(name, _noise_points(row, subset, levels), style)
+            for style, (name, row) in enumerate(zip(names, part, strict=True))
+        ]
+        series += [Series(TEACHER, points) for points in teachers if points]
+        name = slug(f"bleu-{subset}-by-test-noise-{number}")
+        svg = picture(name, lambda axes, series=series: _paint_noise(axes, series, subset))
+        figures.append(Figure(name, f"BLEU on {subset} against noise in its source{about}", SPREAD, svg))
+    return figures
 
-    def paint(axes):
-        draw_lines(axes, series, [])
-        axes.set(xlabel="noise in the source, % of its words", ylabel=f"BLEU on {subset}")
 
-    name = slug(f"bleu-{subset}-by-test-noise")
-    title = f"BLEU on {subset} against noise in its source"
-    return Figure(name, title, SPREAD, picture(name, paint))
+def _paint_noise(axes, series: list, subset: str) -> None:
+    draw_lines(axes, series, [])
+    axes.set(xlabel="noise in the source, % of its words", ylabel=f"BLEU on {subset}")
 
 
 def _noise_points(row: Row, subset: str, levels: dict) -> list[Point]:
@@ -69,10 +71,12 @@ def reliability_figures(study: Study) -> list[Figure]:
 def _paint_reliability(axes, study: Study, rows: list, on: str) -> None:
     axes.plot([0, 1], [0, 1], **Series("", []).look() | {"marker": "", "linewidth": 0.8})
     teachers = [row for row in study.teachers if _calibration(row, on)] if len(study.teachers) == 1 else []
-    for style, row in [*enumerate(rows), *((None, row) for row in teachers)]:
+    names = [*labels([row.factors for row in rows]), *(TEACHER for _ in teachers)]
+    styles = [*range(len(rows)), *(None for _ in teachers)]
+    for style, name, row in zip(styles, names, [*rows, *teachers], strict=True):
         found = _calibration(row, on)
         xs, ys = ([point[name] for point in found["bins"]] for name in ("confidence", "accuracy"))
-        axes.plot(xs, ys, label=f"{row.label}: {found['ece']:.3f}", markersize=5, **Series("", [], style).look())
+        axes.plot(xs, ys, label=f"{name}: {found['ece']:.3f}", markersize=5, **Series("", [], style).look())
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="confidence", ylabel="accuracy")
 
 
@@ -90,22 +94,26 @@ def training_figures(study: Study, work: Path) -> list[Figure]:
     figures = []
     rows = [row for number, row in enumerate(study.rows) if curves[number]]
     for number, (about, part) in enumerate(_parts(study, rows), start=1):
-        lines = [(row, style, curves[study.rows.index(row)]) for style, row in enumerate(part)]
+        names = labels([row.factors for row in part])
+        lines = [(names[style], style, curves[study.rows.index(row)]) for style, row in enumerate(part)]
         if len(study.teachers) == 1:
-            lines.append((study.teachers[0], None, curves[len(study.rows)]))
+            lines.append((TEACHER, None, curves[len(study.rows)]))
         name = f"training-{number}"
         svg = picture(name, lambda axes, lines=lines: _paint_training(axes, lines))
-        caption = "Cross-entropy on the validation set without label smoothing, a line for each seed (fairseq's nll_loss)."
+        caption = "fairseq's nll_loss on the validation set: without label smoothing. A line for each seed."
         figures.append(Figure(name, f"Training curves{about}", caption, svg))
     return figures
 
 
 def _paint_training(axes, lines: list) -> None:
-    for row, style, curves in lines:
+    from matplotlib.ticker import MaxNLocator
+
+    for label, style, curves in lines:
         for index, curve in enumerate(curves):
             look = Series("", [], style).look() | {"markersize": 4, "linewidth": 1.2}
-            axes.plot(*zip(*curve, strict=True), label=row.label if index == 0 else None, **look)
+            axes.plot(*zip(*curve, strict=True), label=label if index == 0 else None, **look)
     axes.set(xlabel="updates", ylabel="loss, bits a token")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
 
 def latency_figures(study: Study) -> list[Figure]:
@@ -118,7 +126,7 @@ def latency_figures(study: Study) -> list[Figure]:
             teachers = [point for row in study.teachers if (point := _latency_point(row, on)) is not None]
             name = slug(f"bleu-{on}-by-latency")
             svg = picture(name, lambda axes, pairs=pairs, more=teachers: _paint_latency(axes, study, pairs, more))
-            caption = "One sentence at a time, p50, means over seeds; the line is the front of what is not beaten in both."
+            caption = "p50 of one sentence at a time, means over seeds. The line is the front: not beaten in both."
             figures.append(Figure(name, f"BLEU on {on} against latency", caption, svg))
     return figures
 
@@ -152,8 +160,9 @@ def _parts(study: Study, rows: list) -> list[tuple[str, list]]:
     first, parts = next(iter(study.factors)), {}
     for row in rows:
         parts.setdefault(row.factors.get(first, "none"), []).append(row)
-    return [
-        (f", {first} {value}", part[start : start + len(COLOURS)])
-        for value, part in parts.items()
-        for start in range(0, len(part), len(COLOURS))
-    ]
+    pieces = []
+    for value, part in parts.items():
+        for start in range(0, len(part), len(COLOURS)):
+            more = f" ({start // len(COLOURS) + 1})" if len(part) > len(COLOURS) else ""
+            pieces.append((f", {first} {value}{more}", part[start : start + len(COLOURS)]))
+    return pieces

@@ -1,6 +1,5 @@
 """Tables and figures -> HTML and Markdown, by the templates beside this file."""
 
-import html
 from pathlib import Path
 
 from fairseq_kd.study.report.tables import Table
@@ -36,7 +35,7 @@ def markdown_table(table: Table) -> str:
 
 def escape(text: str) -> str:
     """Text that means nothing else in Markdown, and stays in its cell of a table."""
-    text = html.escape(str(text), quote=False).replace("\\", "\\\\").replace("|", "\\|")
+    text = str(text).replace("&", "&amp;").replace("<", "&lt;").replace("\\", "\\\\").replace("|", "\\|")
     for mark in "*_`[]":
         text = text.replace(mark, f"\\{mark}")
     return " ".join(text.split())

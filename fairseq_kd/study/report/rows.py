@@ -27,9 +27,8 @@ class Row:
 
     @property
     def label(self) -> str:
-        """As in a legend, such as "word, noise 10"."""
-        words = [str(self.factors["method"])] if "method" in self.factors else []
-        return ", ".join([*words, *(f"{name} {value}" for name, value in self.factors.items() if name != "method")])
+        """In words, such as "word, noise 10"."""
+        return label(self.factors)
 
     def found(self, on: str) -> list[dict]:
         """The results on one evaluation set that are there."""
@@ -63,6 +62,19 @@ class Study:
         """Those that any result has."""
         results = [result for row in [*self.teachers, *self.rows] for on in self.sets for result in row.found(on)]
         return [metric for metric in ("bleu", "chrf", "ter") if any(metric in result for result in results)]
+
+
+def label(factors: dict) -> str:
+    """Values of factors in words; that of the method speaks for itself."""
+    words = [str(factors["method"])] if "method" in factors else []
+    return ", ".join([*words, *(f"{name} {value}" for name, value in factors.items() if name != "method")])
+
+
+def labels(several: list[dict]) -> list[str]:
+    """For a legend: without the values that all have, unless there is nothing else."""
+    common = [item for item in several[0].items() if all(item in other.items() for other in several)]
+    short = [label({name: value for name, value in one.items() if (name, value) not in common}) for one in several]
+    return short if all(short) else [label(one) for one in several]
 
 
 def read_study(results: dict, work: Path) -> Study:

@@ -1,7 +1,7 @@
 """Rows of a study as series of points: what has one colour in a plot."""
 
 from fairseq_kd.study.report.draw import COLOURS, Point, Series
-from fairseq_kd.study.report.rows import TEACHER, Row, Study
+from fairseq_kd.study.report.rows import TEACHER, Row, Study, labels
 
 METRIC = "bleu"
 MOST_LEVELS = 4
@@ -23,9 +23,10 @@ def series_of(study: Study, names: list, pairs: list) -> list[Series]:
     if len(groups) > len(COLOURS):
         others = [name for name in others if name == "method"] or others[:1]
         groups = _grouped(pairs, others)
+    names = labels([dict(key) for key in groups]) if groups else []
     return [
-        Series(Row(dict(key), []).label or METRIC.upper(), _pooled(points), number)
-        for number, (key, points) in enumerate(groups.items())
+        Series(name or METRIC.upper(), _pooled(points), number)
+        for number, (name, points) in enumerate(zip(names, groups.values(), strict=True))
     ]
 
 
@@ -34,7 +35,7 @@ def placed(series: list[Series]) -> tuple[list[Series], list[Series]]:
     parts = []
     for wanted in (True, False):
         chosen = [[point for point in one.points if (point.x is not None) == wanted] for one in series]
-        parts.append([Series(s.label, p, s.style, s.line) for s, p in zip(series, chosen, strict=True) if p])
+        parts.append([Series(s.label, p, s.style) for s, p in zip(series, chosen, strict=True) if p])
     return parts[0], parts[1]
 
 

@@ -48,16 +48,16 @@ def score_tables(study: Study) -> list[Table]:
 def _scores(study: Study, metric: str) -> Table:
     marks, notes = find_marks(study, metric)
     lines = [
-        [*factor_words(study, row), str(len(row.runs)), *(_score(row, metric, on) for on in study.sets)]
+        [*factor_words(study, row), *(_score(row, metric, on) for on in study.sets), str(len(row.runs))]
         for row in study.teachers
     ]
     for number, row in enumerate(study.rows):
         scores = [_score(row, metric, on) + marks.get((number, on), "") for on in study.sets]
-        lines.append([*factor_words(study, row), str(len(row.runs)), *scores])
+        lines.append([*factor_words(study, row), *scores, str(len(row.runs))])
     about = [f"{NAMES[metric]}: mean ± standard deviation over seeds; {NOT_DONE} is not done."]
     if any("ci" in result.get(metric, {}) for row in study.rows for on in study.sets for result in row.found(on)):
-        about.append("With one seed, ± and “95 %” is half of the interval of sacreBLEU's bootstrap.")
-    head = [*study.factors, "seeds", *study.sets]
+        about.append("With one seed, ± (95 %) is half of the interval of sacreBLEU's bootstrap.")
+    head = [*study.factors, *study.sets, "seeds"]
     return Table(NAMES[metric], head, lines, len(study.factors), about + notes)
 
 
@@ -109,8 +109,8 @@ def claim_table(results: dict, work: Path) -> Table | None:
         return None
     lines = [[claim["text"], *_verdict(work, claim["comparison"])] for claim in results["claims"]]
     notes = [
-        f"Tested by fairseq-kd compare; supported and refuted are p < {ALPHA}. Each claim is tested by itself: p is not "
-        "corrected for the number of claims."
+        f"Tested by fairseq-kd compare; supported and refuted are p below {ALPHA}. Each is tested by itself: p is "
+        "not corrected for the number of claims."
     ]
     return Table("Claims", ["claim", "verdict", "test", "difference", "p"], lines, 3, notes)
 

@@ -80,9 +80,9 @@ def _figures(study: Study, work: Path) -> tuple[list[Figure], list[LeftOut]]:
     kinds = (
         (factor_figures(study), "BLEU against the factors", "finish a cell: fairseq-kd study run"),
         (noise_figures(study), "BLEU against noise in the source",
-         "evaluate: {noise: [0, 10]} in the spec, or noise-levels: [0, 10] there for one result with all levels"),
-        (reliability_figures(study), "Reliability diagrams", "evaluate: {calibration: true} in the spec"),
-        (latency_figures(study), "BLEU against latency", "evaluate: {latency: 100} in the spec"),
+         "give evaluate: {noise: [0, 10]} in the spec, or evaluate: {noise-levels: [0, 10]}"),
+        (reliability_figures(study), "Reliability diagrams", "give evaluate: {calibration: true} in the spec"),
+        (latency_figures(study), "BLEU against latency", "give evaluate: {latency: 100} in the spec"),
         (training_figures(study, work), "Training curves",
          "the trainings have not validated yet, or their train.log is gone"),
     )  # fmt: skip
