@@ -15,7 +15,7 @@ TEST += [
     "jinja2>=3.1",
     "scikit-learn>=1.5",
     "uncertainty-calibration>=0.1.4",
-]  # the last two: to compare with
+]
 
 setup(
     name="fairseq_kd",
