@@ -5,4 +5,7 @@ spec (YAML) -> factors     the cells: every combination of the factors' values t
             -> check       every command is parsed by the program it is for, before anything runs
             -> Snakefile   scheduling, retries, clusters; each job is `stage`, one command in one folder
             -> status, results
+
+search_spec (YAML) -> search_run     each batch that `search` or `optuna_search` asks for is such a study
+                   -> search_report  the trace, the choice on test data, what a wrong choice costs
 """
