@@ -79,7 +79,7 @@ def test_the_options_that_the_report_names_are_accepted_in_a_spec(tmp_path):
 
 def test_factors_that_change_the_size_are_drawn_over_parameters_and_words_as_dots(tmp_path):
     decoding = {"beam": {"strategy": "beam"}, "greedy": {"strategy": "greedy"}}
-    _, work, html, _ = reported(tmp_path, factors={"width": WIDTHS, "method": ["ce", "seq"], "decoding": decoding})
+    _, work, _, _ = reported(tmp_path, factors={"width": WIDTHS, "method": ["ce", "seq"], "decoding": decoding})
     assert plots_of(work) >= {"bleu-test-by-parameters.svg", "bleu-test-by-decoding.svg"}
     assert "bleu-test-by-width.svg" not in plots_of(work)
     sizes = (work / "plots" / "bleu-test-by-parameters.svg").read_text()
@@ -88,7 +88,7 @@ def test_factors_that_change_the_size_are_drawn_over_parameters_and_words_as_dot
 
 
 def test_the_same_results_give_the_same_bytes(tmp_path):
-    plan, work, html, _ = reported(tmp_path, factors=SEEDS)
+    plan, work, _, _ = reported(tmp_path, factors=SEEDS)
     before = {path: path.read_bytes() for path in [*work.glob("report.*"), *work.glob("plots/*")]}
     (work / "plots" / "old.svg").write_text("of an earlier report")
     code = "import sys; from fairseq_kd.cli.main import main; sys.exit(main(sys.argv[1:]))"
