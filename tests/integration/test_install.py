@@ -21,6 +21,8 @@ def test_an_installed_package_works_as_user_dir_and_brings_its_configs(tmp_path,
         [sys.executable, *words, "--target", target, source], capture_output=True, text=True, timeout=180
     )
     assert result.returncode == 0, result.stderr[-2000:]
+    for name in ("Snakefile", "report/report.html.j2", "report/report.md.j2", "report/style.css"):
+        assert (target / "fairseq_kd" / "study" / name).is_file(), name
     environment = os.environ | {"PYTHONPATH": str(target)}
     train = [sys.executable, "-m", "fairseq_cli.train", data_bin, *TINY_MODEL, "--user-dir", target / "fairseq_kd"]
     train += ["--criterion", "kd_word", "--teacher", teacher, "--max-update", "2", "--save-dir", tmp_path / "student"]

@@ -10,7 +10,6 @@ from study_helpers import write_spec
 from fairseq_kd.study.estimate import Estimates
 from fairseq_kd.study.factors import make_cells
 from fairseq_kd.study.plan import Plan
-from fairseq_kd.study.report import write_report
 from fairseq_kd.study.show import format_plan, format_status
 from fairseq_kd.study.spec import load_spec, shipped_specs
 
@@ -26,14 +25,12 @@ def kinds(plan) -> Counter:
     return Counter(stage.kind for stage in plan.stages.values())
 
 
-def finish(plan, work, name, seconds, bleu=None):
+def finish(plan, work, name, seconds):
     """Make a stage look finished."""
     folder = work / "stages" / name
     folder.mkdir(parents=True)
     record = {"stage": name, "seconds": seconds, "fingerprint": "x", "command": " ".join(plan.stages[name].command)}
     (folder / "done.json").write_text(json.dumps(record))
-    if bleu is not None:
-        (folder / "result.json").write_text(json.dumps({"bleu": {"score": bleu, "signature": "BLEU|x"}}))
 
 
 def test_eight_students_share_one_teacher_one_decoding_and_a_cache_for_each_training_set(tmp_path):
@@ -128,25 +125,6 @@ def test_the_state_of_cells_and_the_end_of_the_log_of_what_failed(tmp_path):
     assert Counter(states.values()) == {"done": 1, "failed": 4, "waiting": 3} and states["method=ce,seed=1"] == "done"
     assert any(line.startswith("failed: decode-") and "4 of 8 cells" in line for line in lines)
     assert lines[-1].strip() == "out of memory" and "    line 0" not in lines
-
-
-def test_the_report_shows_mean_and_standard_deviation_over_seeds(tmp_path):
-    plan = plan_of(tmp_path, factors=EIGHT)
-    for cell, bleu in (("method=ce,seed=1", 10.0), ("method=ce,seed=2", 13.0), ("method=seq,seed=1", 15.0)):
-        for name in plan.stages_of(cell):
-            if not (tmp_path / "stages" / name).exists():
-                finish(plan, tmp_path, name, 1.0, bleu if plan.stages[name].kind == "evaluate" else None)
-    report = write_report(plan, tmp_path)
-    assert (
-        "| ce | 2 | 11.50 ± 2.12 |" in report
-        and "| seq | 2 | 15.00 (1 of 2) |" in report
-        and "| word | 2 | – |" in report
-    )
-    assert "`BLEU|x`" in report
-    results = json.loads((tmp_path / "results.json").read_text())
-    assert [cell["state"] for cell in results["cells"][:3]] == ["done", "done", "waiting"]
-    path = results["cells"][0]["results"]["test"]
-    assert json.loads((tmp_path / path).read_text())["bleu"]["score"] == 10.0
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*.sh")), ids=lambda path: path.stem)
