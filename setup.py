@@ -28,7 +28,11 @@ setup(
     # configs/ stands at the top level of the repository and is installed as fairseq_kd/configs
     packages=[*find_packages(include=["fairseq_kd", "fairseq_kd.*"]), "fairseq_kd.configs"],
     package_dir={"fairseq_kd.configs": "configs"},
-    package_data={"fairseq_kd.configs": ["**/*.yaml"], "fairseq_kd.study": ["Snakefile"]},
+    package_data={
+        "fairseq_kd.configs": ["**/*.yaml"],
+        "fairseq_kd.study": ["Snakefile"],
+        "fairseq_kd.study.report": ["*.j2", "*.css"],
+    },
     install_requires=[
         "torch>=2.6",
         "numpy",
