@@ -13,7 +13,7 @@ from search_helpers import write_search
 from test_study_run import ENVIRONMENT, processes_of
 
 OUTPUTS = ("search.json", "search.md", "chosen.yaml")
-TIMEOUT = 300
+TIMEOUT = 1500  # on a busy machine
 
 
 def start(spec, work):
