@@ -71,6 +71,5 @@ def test_a_search_that_is_killed_ends_as_one_that_was_not_and_trains_nothing_twi
     assert not (last / "done.json").exists()
     finish(start(spec, work))
     assert {name: (work / name).read_bytes() for name in OUTPUTS} == expected
-    assert (last / "log.txt").read_text().count("fairseq-train") >= 2
     again = [path for path, changed in others.items() if path.stat().st_mtime_ns != changed]
     assert not [path for path in again if path.parent.name.split("-")[0] in ("prepare", "teacher", "student", "cache")]
