@@ -94,3 +94,15 @@ def distilled(data_bin, tmp_path_factory):
     from distilled_helpers import make_distilled
 
     return make_distilled(data_bin, tmp_path_factory.mktemp("distilled") / "data-bin")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item):
+    """A test that leaves torch without gradients would fail the next ones in its process: name it, and put that right."""
+    import warnings
+
+    result = yield
+    if (torch := sys.modules.get("torch")) is not None and not torch.is_grad_enabled():
+        torch.set_grad_enabled(True)
+        warnings.warn(f"{item.nodeid} left torch without gradients", stacklevel=1)
+    return result

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import pytest
 from conftest import ROOT
 from search_helpers import write_search
 from test_study_run import ENVIRONMENT, processes_of
@@ -30,6 +31,7 @@ def finish(process):
     return out
 
 
+@pytest.mark.skipif("FAIRSEQ_KD_SLOW" not in os.environ, reason="takes four minutes; set FAIRSEQ_KD_SLOW=1 to run it")
 def test_a_search_that_is_killed_ends_as_one_that_was_not_and_trains_nothing_twice(tmp_path, corpus):
     spec = write_search(
         tmp_path,
