@@ -98,7 +98,7 @@ def distilled(data_bin, tmp_path_factory):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item):
-    """A test that leaves torch without gradients would fail the next ones in its process: name it, and put that right."""
+    """A test that leaves torch without gradients would fail the next ones in its process: name it, put it right."""
     import warnings
 
     result = yield
