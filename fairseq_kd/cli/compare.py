@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fairseq_kd.corpus.manifest import ensure_writable_folder, write_json
+from fairseq_kd.corpus.manifest import ensure_writable_file, write_json
 from fairseq_kd.errors import KDError
 from fairseq_kd.evaluation.compare import CompareOptions, compare
 from fairseq_kd.evaluation.comparison_table import table
@@ -20,7 +20,7 @@ def add_arguments(parser) -> None:
         nargs="+",
         action="append",
         metavar=("NAME", "RESULT.json"),
-        help="instead: a system with a result for each seed, in the same order for all; the first is the baseline",
+        help="instead: a system with a result for each seed; runs of one seed are a pair; the first is the baseline",
     )
     parser.add_argument("--metric", choices=METRICS, default=defaults.metric, help="(default %(default)s)")
     parser.add_argument("--out", metavar="FILE.json", help="write the comparison here")
@@ -53,7 +53,9 @@ def run(args) -> int:
     systems = _systems(args)
     options = CompareOptions(args.metric, args.paired_bs_n, args.paired_ar_n, args.alpha)
     if args.out is not None:
-        ensure_writable_folder(Path(args.out).absolute().parent)  # before the work, not after it
+        ensure_writable_file(args.out)  # before the work, not after it
+        if Path(args.out).resolve() in {Path(path).resolve() for files in systems.values() for path in files}:
+            raise KDError(f"--out {args.out} is one of the results: it would be lost; give another name")
     comparison = compare(systems, options)
     print("\n".join(table(comparison)))
     if args.out is not None:
@@ -70,6 +72,8 @@ def _systems(args) -> dict[str, list[str]]:
     if not args.system:
         return {path: [path] for path in _each_once(args.results, "is given twice: each system is compared once")}
     for words in args.system:
+        if Path(words[0]).is_file():
+            raise KDError(f"--system {words[0]}: that is a file; a name comes first, then the results")
         if len(words) < 2:
             raise KDError(f"--system {words[0]}: a name and at least one result are needed")
     _each_once([words[0] for words in args.system], "is the name of two systems; choose another")

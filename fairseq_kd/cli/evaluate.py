@@ -1,10 +1,9 @@
 """`fairseq-kd evaluate`: checkpoint -> translations -> scores with intervals and signatures, and what else is asked."""
 
 import os
-from pathlib import Path
 
 from fairseq_kd.cli.decoding import add_decoding_arguments, decoding_options, note_dictionary_check
-from fairseq_kd.corpus.manifest import ensure_writable_folder, write_json
+from fairseq_kd.corpus.manifest import ensure_writable_file, write_json
 from fairseq_kd.errors import KDError
 from fairseq_kd.evaluation.agreement import TeacherOptions
 from fairseq_kd.evaluation.calibration import BINS
@@ -58,7 +57,7 @@ def run(args) -> None:
     measures = _measures(args)
     for path in (args.out, args.diagram):
         if path is not None:
-            ensure_writable_folder(Path(path).absolute().parent)  # before the work, not after it
+            ensure_writable_file(path)  # before the work, not after it
     result = evaluate(
         args.data_bin,
         args.checkpoint,
@@ -71,12 +70,12 @@ def run(args) -> None:
     )
     print("\n".join(summary(result)))
     note_dictionary_check(result)
-    if args.diagram is not None:
-        draw_reliability(result["calibration"], args.diagram)
-        print(f"wrote {args.diagram}")
     if args.out is not None:
         write_json(args.out, result)
         print(f"wrote {args.out}")
+    if args.diagram is not None:
+        draw_reliability(result["calibration"], args.diagram)
+        print(f"wrote {args.diagram}")
 
 
 def _measures(args) -> Measures:

@@ -65,7 +65,7 @@ def main(argv=None) -> int:
         report(KDError(f"{where}: {error.strerror}; {SYSTEM_REASONS[error.errno]}, then give the same command again"))
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
+        print("interrupted; give the same command again", file=sys.stderr)
         return 130
 
 

@@ -118,6 +118,13 @@ def ensure_writable_folder(folder) -> None:
         ) from error
 
 
+def ensure_writable_file(path) -> None:
+    """Create the folder of `path`. Raises KDError when a file cannot be written there, or `path` is a folder."""
+    if Path(path).is_dir():
+        raise KDError(f"cannot write to {path}: it is a folder; give the name of a file")
+    ensure_writable_folder(Path(path).absolute().parent)
+
+
 @contextlib.contextmanager
 def exclusive(path):
     """Hold a lock on `path` (by a file beside it) during the block; it ends with the process, however that ends.

@@ -1,5 +1,6 @@
 """What translations do, told by the text alone."""
 
+import unicodedata
 from collections.abc import Iterable
 
 from sacrebleu.metrics import BLEU
@@ -12,7 +13,8 @@ def rates(sources: list[str], hypotheses: list[str], references: list[str]) -> d
 
     length_ratio: tokens of the hypotheses / tokens of the references, as BLEU counts them (13a).
     repetition: see `repetition_rate`; repetition_of_references: the same of the references, to compare with.
-    copied: share of sentences whose hypothesis is the source, and not empty.
+    copied: share of sentences whose hypothesis is the source, and not empty; both in Unicode's form NFKC, to which
+    SentencePiece brings text.
     empty: share of sentences whose hypothesis has no characters.
     """
     count = len(hypotheses)
@@ -21,9 +23,13 @@ def rates(sources: list[str], hypotheses: list[str], references: list[str]) -> d
         "length_ratio": BLEU().corpus_score(hypotheses, [references]).ratio,
         "repetition": repetition_rate(hypotheses),
         "repetition_of_references": repetition_rate(references),
-        "copied": sum(bool(hypothesis) and source == hypothesis for source, hypothesis in pairs) / count,
+        "copied": sum(bool(hypothesis) and _same(source, hypothesis) for source, hypothesis in pairs) / count,
         "empty": sum(not hypothesis for hypothesis in hypotheses) / count,
     }
+
+
+def _same(source: str, hypothesis: str) -> bool:
+    return unicodedata.normalize("NFKC", source) == unicodedata.normalize("NFKC", hypothesis)
 
 
 def repetition_rate(lines: Iterable[str]) -> float:

@@ -6,6 +6,7 @@ Keys of a comparison (JSON), "format" 1:
     metric, segments, alpha, subset
     signatures          {"bootstrap", "approximate_randomisation"}: sacreBLEU's, with trials and seed
     baseline            name of the first system
+    pairing             of runs: "seed", or "order", that of the files, where the systems have not all the same seeds
     systems             list, the baseline first, of
 
         name, files, seeds      a file and the seed of its training for each run
@@ -22,6 +23,7 @@ shows nothing.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import mean, stdev
 
 from fairseq_kd.errors import KDError
@@ -53,14 +55,16 @@ class CompareOptions:
 def compare(systems: dict[str, list], options: CompareOptions) -> dict:
     """Compare result files; see the module for what is returned.
 
-    systems: name -> files, one a seed; the first is the baseline. Run i of each is paired with run i of the baseline.
+    systems: name -> files, one a seed; the first is the baseline. Runs of the same seed are a pair; where the systems
+    have not all the same seeds, each once, run i of each is paired with run i of the baseline.
     Raises KDError for files that cannot be compared.
     """
-    check_seed()
+    check_seed(of_tests=True)
     _check_systems(systems)
     paths = [path for files in systems.values() for path in files]
     results = {path: read_result(path) for path in paths}
     check_same_segments(paths, [results[path] for path in paths])
+    pairing, systems = _pair(systems, results)
     runs = _segment_tests(list(systems.values()), results, options)
     rows = [_describe(index, name, files, results, runs) for index, (name, files) in enumerate(systems.items())]
     _correct(rows[1:])
@@ -76,6 +80,7 @@ def compare(systems: dict[str, list], options: CompareOptions) -> dict:
         "alpha": options.alpha,
         "signatures": {test: runs[0][test]["signature"] for test in TESTS},
         "baseline": rows[0]["name"],
+        "pairing": pairing,
         "systems": rows,
     }
 
@@ -87,9 +92,18 @@ def _check_systems(systems: dict[str, list]) -> None:
     if len(set(counts.values())) > 1:
         found = ", ".join(f"{name} has {count}" for name, count in counts.items())
         raise KDError(f"{found} files: runs are compared seed by seed, so every system needs as many")
-    paths = [str(path) for files in systems.values() for path in files]
+    paths = [Path(path).resolve() for files in systems.values() for path in files]
     if twice := next((path for path in paths if paths.count(path) > 1), None):
         raise KDError(f"{twice} is given twice; each run counts once")
+
+
+def _pair(systems: dict[str, list], results: dict) -> tuple[str, dict[str, list]]:
+    """("seed", the files of each system in the order of their seeds), or ("order", systems as they are)."""
+    seeds = [[results[path]["seed"] for path in files] for files in systems.values()]
+    sets = {frozenset(of_system) for of_system in seeds}
+    if len(sets) > 1 or None in seeds[0] or len(set(seeds[0])) < len(seeds[0]):
+        return "order", systems
+    return "seed", {name: sorted(files, key=lambda path: results[path]["seed"]) for name, files in systems.items()}
 
 
 def _segment_tests(files: list[list], results: dict, options: CompareOptions) -> list[dict]:

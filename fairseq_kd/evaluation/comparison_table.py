@@ -10,7 +10,8 @@ def table(comparison: dict) -> list[str]:
     width = max(len(system["name"]) for system in comparison["systems"]) + 2
     lines = [f"{metric} of {comparison['segments']:,} segments against {baseline['name']}; p after Holm's correction"]
     if seeds > 1:
-        lines += ["", *_over_seeds(comparison, width, metric), "", "seed by seed, over segments"]
+        paired = "seed by seed" if comparison["pairing"] == "seed" else "run by run in the order of the files"
+        lines += ["", *_over_seeds(comparison, width, metric), "", f"{paired}, over segments"]
     lines += ["", *_over_segments(comparison, width, metric), ""]
     decided = "a paired t-test over seeds" if seeds > 1 else "approximate randomisation"
     for system in others:

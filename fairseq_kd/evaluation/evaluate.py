@@ -4,7 +4,7 @@ Keys of the result (JSON), "format" 2; the module named at the end defines what 
 
     kind                                            "result"
     checkpoint, checkpoint_sha256, updates, seed    what was evaluated; updates and seed of its training
-    data_bin, manifest_sha256, subset, corpus_name, reference, post_process, dictionary_check
+    data_bin, manifest_sha256, subset, corpus_name, reference, form, post_process, dictionary_check
     sentences             number of segments
     bleu, chrf, ter       {"score", "signature", "verbose"}, with intervals also "mean" and "ci": `score`
     behaviour             {"length_ratio", "repetition", "repetition_of_references", "copied", "empty"}: `behaviour`
@@ -26,16 +26,19 @@ and if it was asked for:
 Format 1 had no ter, seed, behaviour, efficiency, sources_sha256 and references.
 """
 
+from pathlib import Path
+
 import torch
 
 from fairseq_kd.corpus.manifest import library_versions, sha256_file
+from fairseq_kd.errors import KDError
 from fairseq_kd.evaluation.behaviour import rates
 from fairseq_kd.evaluation.efficiency import Meter, size
 from fairseq_kd.evaluation.measures import Measures, Measuring
 from fairseq_kd.evaluation.results import FORMAT
 from fairseq_kd.evaluation.score import check_seed, score
-from fairseq_kd.evaluation.segments import read_segments, text_hash
-from fairseq_kd.evaluation.system import open_system
+from fairseq_kd.evaluation.segments import Segments, read_segments, text_hash
+from fairseq_kd.evaluation.system import System, open_system
 from fairseq_kd.evaluation.translate import TranslateOptions
 
 
@@ -60,18 +63,19 @@ def evaluate(
     options, measures = options or TranslateOptions(), measures or Measures()
     check_seed()
     segments = read_segments(data_bin, subset, reference, post_process)
-    system = open_system(checkpoint, data_bin, subset, options, len(segments.references), trust=trust)
+    system, sha256 = _open(checkpoint, data_bin, subset, options, segments, trust)
+    sizes = size(system, checkpoint)
     measuring = Measuring(measures, system, segments)
     with Meter(options.device()) as meter:
         segmented = system.translate()
     hypotheses, references = [segments.decode(line) for line in segmented], segments.references
-    sources, sizes = segments.sources(system), size(system, checkpoint)
+    sources = segments.sources(system)
     scores = score(hypotheses, references, measures.resamples)
     return {
         "format": FORMAT,
         "kind": "result",
         "checkpoint": str(checkpoint),
-        "checkpoint_sha256": sha256_file(checkpoint),
+        "checkpoint_sha256": sha256,
         **segments.origin,
         "dictionary_check": system.dictionary_check,
         "sentences": len(hypotheses),
@@ -91,3 +95,12 @@ def evaluate(
         "hypotheses": hypotheses,
         "references": references,
     }
+
+
+def _open(checkpoint, data_bin, subset, options, segments: Segments, trust) -> tuple[System, str]:
+    """The model and the sha256 of its file, which a training may replace at any moment."""
+    sha256 = sha256_file(checkpoint) if Path(checkpoint).is_file() else None  # what is no file is refused below
+    system = open_system(checkpoint, data_bin, subset, options, len(segments.references), trust=trust)
+    if sha256_file(checkpoint) != sha256:
+        raise KDError(f"{checkpoint} was replaced while it was read: give a copy, or evaluate after the training")
+    return system, sha256

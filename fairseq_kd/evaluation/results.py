@@ -12,7 +12,7 @@ def read_result(path) -> dict:
     """A result with hypotheses and references. Raises KDError for any other file."""
     try:
         result = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise KDError(f"{path} cannot be read as a result of `fairseq-kd evaluate --out`: {reason}") from error
     if not isinstance(result, dict) or result.get("kind") != "result":
@@ -30,6 +30,12 @@ def _check_segments(path, result: dict) -> None:
     lists = [result.get(name) for name in ("hypotheses", "references")]
     if not all(isinstance(lines, list) for lines in lists) or not {"seed", "subset", "sources_sha256"} <= set(result):
         raise KDError(f"{path} is damaged: entries are missing; run `fairseq-kd evaluate` again")
+    is_text = all(isinstance(line, str) for lines in lists for line in lines)
+    if not is_text or not isinstance(result["seed"], int | None):
+        raise KDError(
+            f"{path} is damaged: a hypothesis or reference is no text, or the seed no number; run `fairseq-kd "
+            "evaluate` again"
+        )
     hypotheses, references = map(len, lists)
     if hypotheses != references or not references:
         raise KDError(

@@ -34,8 +34,10 @@ def score_by(name: str, hypotheses: list[str], references: list[str], resamples:
     return found | ({"mean": float(result._mean), "ci": float(result._ci)} if resamples > 1 else {})
 
 
-def check_seed() -> None:
-    """Raises KDError when SACREBLEU_SEED is neither a number nor "none"."""
+def check_seed(of_tests: bool = False) -> None:
+    """Raises KDError when SACREBLEU_SEED is neither a number nor "none"; for paired tests it must not be 0 either."""
     seed = os.environ.get("SACREBLEU_SEED", "12345")
     if seed.lower() != "none" and not seed.isdecimal():
         raise KDError(f"SACREBLEU_SEED is {seed!r}: sacreBLEU takes a number from 0, or none for another one each time")
+    if of_tests and seed.isdecimal() and int(seed) == 0:
+        raise KDError("SACREBLEU_SEED is 0: sacreBLEU's paired tests draw another seed each time then; take 1 or more")

@@ -60,6 +60,7 @@ def read_segments(data_bin, subset: str, reference=None, post_process=None) -> S
         "subset": subset,
         "corpus_name": corpus_name,
         "reference": str(reference),
+        "form": manifest.get("form", "cased") if manifest else None,
         "post_process": post_process,
     }
     return Segments(references, load_decoder(post_process), source, origin)

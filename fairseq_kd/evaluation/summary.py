@@ -6,6 +6,8 @@ def summary(result: dict) -> list[str]:
     lines = []
     for name in ("bleu", "chrf", "ter"):
         lines += [result[name]["verbose"], f"    {result[name]['signature']}"]
+    if result["form"] not in (None, "cased"):
+        lines.append(f"    of {result['form']} text: not comparable with scores of plain text")
     lines += [_behaviour(result["behaviour"]), *_efficiency(result)]
     sections = {
         "latency": _latency,

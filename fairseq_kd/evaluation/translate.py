@@ -1,5 +1,6 @@
 """Translate with fairseq's own task, batches and beam search."""
 
+import math
 from argparse import Namespace
 from dataclasses import asdict, dataclass
 
@@ -13,7 +14,7 @@ from fairseq_kd.sequence.backend import FairseqBackend
 
 @dataclass(frozen=True)
 class TranslateOptions:
-    """Beam search, as in fairseq-generate; the batch is bounded by max_tokens source or target tokens."""
+    """Beam search, as in fairseq-generate; a batch holds at most max_tokens source tokens, padding included."""
 
     beam: int = 5
     lenpen: float = 1.0
@@ -27,6 +28,10 @@ class TranslateOptions:
         for name in ("beam", "max_len_b", "max_tokens"):
             if getattr(self, name) < 1:
                 raise KDError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
+        for name in ("lenpen", "max_len_a"):
+            if not math.isfinite(value := getattr(self, name)) or (name == "max_len_a" and value < 0):
+                least = "a number from 0" if name == "max_len_a" else "a number"
+                raise KDError(f"--{name.replace('_', '-')} {value}: must be {least}")
         if self.fp16 and self.device().type == "cpu":
             raise KDError("--fp16 is for CUDA; on the CPU it would only be slower")
 

@@ -109,7 +109,7 @@ def select(measurements: Measurements, folder, by: str, out, *, last=None, avera
 
 
 def _check_average(average: AverageOptions, folder, trust: bool) -> None:
-    if average.out.absolute().parent == Path(folder).absolute() and average.out.match(PATTERN):
+    if average.out.parent.resolve() == Path(folder).resolve() and average.out.match(PATTERN):
         raise KDError(
             f"--out-checkpoint {average.out} would be one of the checkpoints the next time: give another name"
         )

@@ -10,6 +10,7 @@ from conftest import run_fairseq
 from fairseq_kd.cli.main import main
 from fairseq_kd.corpus.manifest import sha256_file
 from fairseq_kd.corpus.subword import SentencePieceModel
+from fairseq_kd.evaluation.system import System, open_system
 
 
 def evaluate(*words):
@@ -94,10 +95,14 @@ def test_a_plain_data_bin_needs_reference_and_post_process(plain_copy, data_bin,
     [
         (["--subset", "nothing"], "has no subset 'nothing'"),
         (["--beam", "0"], "--beam 0"),
+        (["--lenpen", "nan"], "--lenpen nan: must be a number"),
+        (["--max-len-a", "-1"], "--max-len-a -1.0: must be a number from 0"),
+        (["--max-len-a", "inf"], "--max-len-a inf: must be a number from 0"),
         (["--max-tokens", "5"], "give at least that"),
         (["--trust-checkpoint", "other.pt"], "is not the --checkpoint"),
         (["--reference", "x"], "brings its own references"),
         (["--out", "/dev/null/x.json"], "cannot write to"),
+        (["--out", "/tmp"], "cannot write to /tmp: it is a folder"),
         (["--confidence-n", "1"], "--confidence-n 1: give 0 for no intervals"),
         (["--bins", "5"], "--bins has no effect without --calibration"),
         (["--diagram", "a.png"], "--diagram has no effect without --calibration"),
@@ -146,3 +151,27 @@ def test_a_data_bin_of_other_dictionaries_is_refused(plain_copy, data_bin, teach
     words = ("--reference", data_bin / "raw" / "test.qab", "--post-process", "sentencepiece")
     assert evaluate(other, "--checkpoint", teacher, *words) == 2
     assert "the first difference is at index 4" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_refused(data_bin, teacher, tmp_path, monkeypatch, capsys):
+    copy = tmp_path / "checkpoint_last.pt"
+    shutil.copyfile(teacher, copy)
+
+    def open_and_replace(*arguments, **options):
+        system = open_system(*arguments, **options)
+        copy.write_bytes(copy.read_bytes() + b" ")
+        return system
+
+    monkeypatch.setattr("fairseq_kd.evaluation.evaluate.open_system", open_and_replace)
+    assert evaluate(data_bin, "--checkpoint", copy) == 2
+    assert "checkpoint_last.pt was replaced while it was read" in capsys.readouterr().err
+
+
+def test_a_checkpoint_may_go_while_it_is_decoded(data_bin, teacher, tmp_path, monkeypatch):
+    copy = tmp_path / "checkpoint_last.pt"
+    shutil.copyfile(teacher, copy)
+    translate = System.translate
+    monkeypatch.setattr(System, "translate", lambda system: [copy.unlink(), translate(system)][1])
+    out = tmp_path / "a.json"
+    assert evaluate(data_bin, "--checkpoint", copy, "--max-len-b", 20, "--out", out) == 0
+    assert json.loads(out.read_text())["checkpoint_sha256"] == sha256_file(teacher)

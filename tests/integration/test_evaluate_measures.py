@@ -18,7 +18,7 @@ from fairseq_kd.corpus.prepare import prepare
 from fairseq_kd.corpus.text import write_lines
 from fairseq_kd.errors import KDError
 from fairseq_kd.evaluation.calibration import observe
-from fairseq_kd.evaluation.efficiency import Meter
+from fairseq_kd.evaluation.efficiency import Meter, latency
 from fairseq_kd.evaluation.gold import gold_batches
 from fairseq_kd.evaluation.robustness import NoiseLevels, Robustness, binarised, relative_drop
 from fairseq_kd.evaluation.segments import read_segments
@@ -154,6 +154,14 @@ def test_latency_and_operations(data_bin, student, result, capsys):
     assert efficiency["operations_per_token"] == float(counted)
     system = open_student(data_bin, student)
     assert efficiency["operations_length"] == round(float(np.mean(system.dataset.src_sizes)))
+
+
+def test_latency_is_in_milliseconds_with_the_percentiles_of_numpy(data_bin, student, monkeypatch):
+    clock = iter(np.cumsum([0, 0.001, 0, 0.002, 0, 0.003, 0, 0.010]))  # begin and end of four sentences
+    monkeypatch.setattr("fairseq_kd.evaluation.efficiency.time.perf_counter", lambda: next(clock))
+    found = latency(open_student(data_bin, student), 4)
+    expected = {"p50_ms": 2.5, "p95_ms": 3 + 0.85 * 7, "mean_ms": 4.0}  # the 95th of 100 lies at 2.85 of 0 to 3
+    assert found == {"sentences": 4} | {name: pytest.approx(value) for name, value in expected.items()}
 
 
 def test_the_meter_sees_the_memory_of_its_block_alone():

@@ -19,3 +19,4 @@ def test_rates_of_four_sentences_worked_by_hand():
     assert found["empty"] == 2 / 4
     assert found["length_ratio"] == pytest.approx(3 / 6)  # tokens: 2 + 1 against 2 + 1 + 1 + 2
     assert found["repetition"] == found["repetition_of_references"] == 0
+    assert rates(["½ km … so"], ["1⁄2 km ... so"], ["x"])["copied"] == 1  # as SentencePiece writes it

@@ -63,7 +63,7 @@ def test_a_command_that_is_interrupted_says_how_to_continue(monkeypatch, capsys)
 
     monkeypatch.setattr(fairseq_kd.cli.doctor, "run", interrupt)
     assert main(["doctor"]) == 130
-    assert "the same command continues" in capsys.readouterr().err
+    assert "give the same command again" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("number", "advice"), [(errno.EACCES, "owner or mode"), (errno.ENOSPC, "make room")])

@@ -82,6 +82,35 @@ def test_the_exit_status_can_ask_for_a_better_system(make, errors, status):
     assert compare(make("a.json", 0.5), make("b.json", errors, seed=4)) == 0
 
 
+def test_runs_are_paired_by_seed_whatever_their_order(make, tmp_path, capsys):
+    ce = [make(f"ce{seed}.json", 0.5, seed) for seed in (1, 2, 3)]
+    kd = [make(f"kd{seed}.json", 0.3, seed) for seed in (1, 2, 3)]
+    found = []
+    for order in (kd, [kd[2], kd[0], kd[1]]):
+        assert compare("--system", "ce", *ce, "--system", "kd", *order, "--out", tmp_path / "out.json") == 0
+        assert "seed by seed, over segments" in capsys.readouterr().out
+        found.append(json.loads((tmp_path / "out.json").read_text()))
+    assert found[0] == found[1] and found[0]["pairing"] == "seed"
+
+
+def test_runs_of_other_seeds_are_paired_in_their_order_and_that_is_said(make, tmp_path, capsys):
+    ce = [make(f"ce{seed}.json", 0.5, seed) for seed in (2, 1)]
+    kd = [make(f"kd{seed}.json", 0.3, seed) for seed in (2, 3)]
+    assert compare("--system", "ce", *ce, "--system", "kd", *kd, "--out", tmp_path / "out.json") == 0
+    assert "run by run in the order of the files, over segments" in capsys.readouterr().out
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["pairing"] == "order" and [row["seeds"] for row in found["systems"]] == [[2, 1], [2, 3]]
+
+
+def test_the_same_translations_do_not_make_the_others_surer(make, tmp_path):
+    base, other = make("a.json", 0.5), make("c.json", 0.45, seed=3)
+    assert compare(base, make("same.json", 0.5), other, "--out", tmp_path / "out.json") == 0
+    _, same, c = json.loads((tmp_path / "out.json").read_text())["systems"]
+    for test in ("bootstrap", "approximate_randomisation"):
+        assert same[test] == {"p": [1.0], "p_holm": [1.0]}
+        assert c[test]["p_holm"][0] == pytest.approx(min(1.0, 2 * c[test]["p"][0]))
+
+
 def test_a_system_compared_with_its_own_translations_shows_nothing(make, tmp_path, capsys):
     same = [make(f"{number}.json", 0.5) for number in range(4)]
     assert compare("--system", "a", *same[:2], "--system", "b", *same[2:]) == 0
@@ -99,6 +128,8 @@ def test_a_system_compared_with_its_own_translations_shows_nothing(make, tmp_pat
         ({"hypotheses": ["one"]}, "is damaged: it has 1 hypotheses for 80"),
         ({"references": "text"}, "is damaged"),
         ({"hypotheses": None}, "is damaged"),
+        ({"hypotheses": [1] * 80}, "a hypothesis or reference is no text"),
+        ({"references": [None] * 80}, "a hypothesis or reference is no text"),
     ],
 )
 def test_results_that_cannot_be_compared_are_one_error(make, tmp_path, capsys, other, message):
@@ -107,6 +138,14 @@ def test_results_that_cannot_be_compared_are_one_error(make, tmp_path, capsys, o
     error = capsys.readouterr().err
     assert error.startswith("fairseq_kd: error: ") and error.count("\n") == 1
     assert message in error and "b.json" in error and not out.exists()
+
+
+def test_a_seed_that_is_no_number_is_damage(tmp_path, make, capsys):
+    other = make("b.json", 0.3)
+    result = json.loads((tmp_path / "b.json").read_text()) | {"seed": [1]}
+    (tmp_path / "b.json").write_text(json.dumps(result))
+    assert compare(make("a.json", 0.3), other) == 2
+    assert "or the seed no number" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -125,15 +164,27 @@ def test_results_that_cannot_be_compared_are_one_error(make, tmp_path, capsys, o
         (["a.json", "."], ". cannot be read as a result"),
         (["a.json", "b.json", "--alpha", "5"], "--alpha 5.0: must be between 0 and 1"),
         (["a.json", "b.json", "--out", "/dev/null/x.json"], "cannot write to"),
+        (["a.json", "b.json", "--out", "."], "cannot write to .: it is a folder"),
+        (["a.json", "b.json", "--out", "./b.json"], "--out ./b.json is one of the results"),
+        (["--system", "a.json", "b.json"], "--system a.json: that is a file; a name comes first"),
+        (["--system", "x", "a.json", "./a.json", "--system", "y", "b.json", "c.json"], "a.json is given twice"),
+        (["a.json", "deep.json"], "deep.json cannot be read as a result"),
     ],
 )
 def test_bad_options_are_one_error(make, tmp_path, monkeypatch, capsys, words, message):
     monkeypatch.chdir(tmp_path)
     make("a.json", 0.3), make("b.json", 0.3)
     (tmp_path / "broken.json").write_text('{"format": 2, "hypo')
+    (tmp_path / "deep.json").write_text("[" * 200_000)
     assert compare(*words) == 2
     error = capsys.readouterr().err
     assert error.startswith("fairseq_kd: error: ") and error.count("\n") == 1 and message in error
+
+
+def test_a_seed_of_0_is_refused_because_sacrebleu_would_draw_another(make, monkeypatch, capsys):
+    monkeypatch.setenv("SACREBLEU_SEED", "0")
+    assert compare(make("a.json", 0.3), make("b.json", 0.3)) == 2
+    assert "SACREBLEU_SEED is 0" in capsys.readouterr().err
 
 
 def test_numbers_of_resamples_are_checked(make, capsys):

@@ -31,6 +31,22 @@ def test_p_values_are_those_of_the_sacrebleu_command(tmp_path, test, option):
     assert f"|{option}:200|seed:12345|" in ours["signature"]
 
 
+def with_right_segments(count: int) -> list[str]:
+    """BASE with so many wrong translations replaced by their references."""
+    wrong = [number for number, line in enumerate(BASE) if line != GOLD[number]]
+    return [GOLD[number] if number in wrong[:count] else line for number, line in enumerate(BASE)]
+
+
+@pytest.mark.parametrize(("differing", "p"), [(0, 1.0), (1, 1.0), (3, 0.25)])
+def test_approximate_randomisation_of_few_segments_is_no_surer_than_all_their_exchanges(differing, p):
+    """All of them better: of the 2^k exchanges, two have a difference as large, counted by hand."""
+    found = segment_tests(
+        "bleu", [BASE, with_right_segments(differing)], GOLD, {"bootstrap": 50, "approximate_randomisation": 500}
+    )
+    assert found["approximate_randomisation"]["p"] == [None, p]
+    assert found["bootstrap"]["p"][1] == 1.0 if differing == 0 else 0 < found["bootstrap"]["p"][1] < 1
+
+
 def test_paired_t_of_three_seeds_worked_by_hand():
     found = paired_t([11.0, 22.0, 33.0], [10.0, 20.0, 30.0])
     # differences 1, 2, 3: mean 2, sd 1, t = 2 / (1 / sqrt 3); p = 1 - t / sqrt(t² + 2) with two degrees of freedom
@@ -40,6 +56,8 @@ def test_paired_t_of_three_seeds_worked_by_hand():
 
 def test_differences_that_do_not_vary_show_nothing():
     assert paired_t([1.0, 2.0], [1.0, 2.0]) == {"t": None, "degrees_of_freedom": 1, "p": None}
+    apart = paired_t([31.3, 29.1, 30.2], [30.2, 28.0, 29.1])  # 1.1 each, up to rounding
+    assert apart == {"t": None, "degrees_of_freedom": 2, "p": None}
 
 
 def test_holm_worked_by_hand():
