@@ -15,6 +15,7 @@ TEST += [
     "jinja2>=3.1",
     "scikit-learn>=1.5",
     "uncertainty-calibration>=0.1.4",
+    "snakemake-executor-plugin-cluster-generic>=1.0.9",
 ]
 
 setup(

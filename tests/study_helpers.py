@@ -1,11 +1,37 @@
-"""Specs of studies with tiny models, as YAML in a temporary folder."""
+"""Specs of studies with tiny models, as YAML in a temporary folder; studies run as a user runs them."""
 
 import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import yaml
 from conftest import ROOT
 
 SMOKE = yaml.safe_load((ROOT / "configs" / "studies" / "smoke.yaml").read_text())
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+def start(*words, **options):
+    command = [sys.executable, "-m", "fairseq_kd.cli.main", "study", *map(str, words)]
+    return subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+def processes_of(work) -> list[str]:
+    """Command lines of the processes that work in a folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            where = os.readlink(path.parent / "cwd")
+        except OSError:
+            continue
+        if str(work) in line or where == str(work):
+            found.append(line)
+    return found
 
 
 def write_spec(folder, **changes):

@@ -1,6 +1,8 @@
 """Run a study: Snakemake in a process of its own, one line of progress, and what has failed."""
 
+import contextlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -15,13 +17,15 @@ from fairseq_kd.study.plan import PLAN_NAME, Plan
 from fairseq_kd.study.results import RESULTS_NAME, write_results
 from fairseq_kd.study.show import StudyProgress, format_failures
 from fairseq_kd.study.stage import GPUS
-from fairseq_kd.study.state import stage_states
+from fairseq_kd.study.state import DONE, FAILED, stage_states
+from fairseq_kd.study.state import LOG as STAGE_LOG
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 LOG = "snakemake.log"
 LOG_LINES_SHOWN = 15
 FAILURE = 1
 SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_TO_CANCEL = 60
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,18 @@ def run_stages(plan: Plan, work: Path, options: RunOptions) -> dict:
     with exclusive(work / "study"):  # so Snakemake's own lock, which outlives a killed process, is not needed
         write_json(work / PLAN_NAME, plan.as_dict())
         _link_cells(plan, work)
+        for name, state in stage_states(plan, work).items():
+            if state == "failed":  # Snakemake puts a done.json from before back when its stage fails
+                (work / "stages" / name / DONE).unlink(missing_ok=True)
+        begin = (work / LOG).stat().st_size if (work / LOG).is_file() else 0
         status = _snakemake(plan, work, options)
+        if options.dry_run:
+            return stage_states(plan, work)
+        note_ended_jobs(plan, work, (work / LOG).read_bytes()[begin:].decode(errors="replace"))
         found = stage_states(plan, work)
-        if not options.dry_run:
-            write_results(plan, work)
-            if "failed" not in found.values() and (status != 0 or set(found.values()) != {"done"}):
-                raise KDError(f"snakemake ended with status {status}; the end of {work / LOG}:\n{_end_of_log(work)}")
+        write_results(plan, work)
+        if "failed" not in found.values() and (status != 0 or set(found.values()) != {"done"}):
+            raise KDError(f"snakemake ended with status {status}; the end of {work / LOG}:\n{_end_of_log(work)}")
         return found
 
 
@@ -78,6 +88,25 @@ def _link_cells(plan: Plan, work: Path) -> None:
             (folder / f"{number}-{plan.stages[stage].kind}").symlink_to(Path("../../stages") / stage)
 
 
+def note_ended_jobs(plan: Plan, work: Path, log: str) -> None:
+    """Record as failed what could not say so itself: jobs that a cluster did not take, or ended for memory or time.
+
+    log: of Snakemake. What it says of the job goes to the end of the log of the stage.
+    """
+    states = stage_states(plan, work)
+    for error in re.split(r"^Error in rule ", log, flags=re.MULTILINE)[1:]:
+        found = dict(re.findall(r"^ {4}(message|output|log): (.*)", error, re.MULTILINE)[:3])
+        output = re.match(r"stages/([^/]+)/", found.get("output", ""))
+        if output is None or states.get(output[1]) != "waiting":
+            continue
+        folder = work / "stages" / output[1]
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / STAGE_LOG, "a", encoding="utf-8") as file:
+            message = found.get("message", "the process of this stage was killed").split("For further error details")[0]
+            print(message, found.get("log", ""), sep="\n", file=file)
+        write_json(folder / FAILED, {"stage": output[1]})
+
+
 def _snakemake(plan: Plan, work: Path, options: RunOptions) -> int:
     gpus = 0 if options.cpu else _gpus()
     command = [sys.executable, "-m", "snakemake", *_arguments(work, options, gpus)]
@@ -86,9 +115,14 @@ def _snakemake(plan: Plan, work: Path, options: RunOptions) -> int:
             command, stdout=log, stderr=subprocess.STDOUT, env=_environment(options, gpus), preexec_fn=die_with_parent
         )
         progress = StudyProgress(plan, work)
-        while process.poll() is None:
-            progress.look()
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+        try:
+            while process.poll() is None:
+                progress.look()
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+        except KeyboardInterrupt:  # Snakemake has got it too, and cancels its jobs on a cluster
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(SECONDS_TO_CANCEL)
+            raise
         progress.finish()
     return process.returncode
 
@@ -104,7 +138,7 @@ def _arguments(work: Path, options: RunOptions, gpus: int) -> list[str]:
             if elsewhere
             else ["--cores", str(jobs * options.threads), "--resources", f"gpu={gpus}"]
         ),
-        *("--keep-going", "--rerun-incomplete", "--rerun-triggers", "mtime", "--nolock", "--scheduler", "greedy"),
+        *("--keep-going", "--ignore-incomplete", "--rerun-triggers", "mtime", "--nolock", "--scheduler", "greedy"),
         *(["--dry-run"] if options.dry_run else []),
         *options.passed_on,
     ]
@@ -119,7 +153,8 @@ def _environment(options: RunOptions, gpus: int) -> dict:
 
 def _is_elsewhere(options: RunOptions) -> bool:
     """Whether a cluster runs the stages."""
-    return any(word.split("=")[0] in ("--executor", "-e", "--profile") for word in options.passed_on)
+    given = {word.split("=")[0] for word in options.passed_on}
+    return bool(given & {"--executor", "-e", "--profile", "--workflow-profile"}) or "SNAKEMAKE_PROFILE" in os.environ
 
 
 def _gpus() -> int:

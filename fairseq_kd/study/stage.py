@@ -18,7 +18,7 @@ from fairseq_kd.corpus.manifest import MANIFEST_NAME, library_versions, sha256_f
 from fairseq_kd.errors import KDError, report
 from fairseq_kd.resources import PACKAGE
 from fairseq_kd.study.plan import CHOSEN_TEACHER, PLAN_NAME, TRAININGS
-from fairseq_kd.study.state import DONE, FAILED, LOCK, LOG, fingerprint_of
+from fairseq_kd.study.state import DONE, FAILED, LOCK, LOG, fingerprint_of, record_of
 
 FAILURE = 1
 GPUS = "FAIRSEQ_KD_GPUS"  # names separated by commas, set by `study run`
@@ -60,7 +60,10 @@ def _a_gpu(work: Path):
 
 
 def run_stage(work: Path, plan: dict, name: str) -> int:
-    """Run or continue a stage, with all its output in its log; return its exit status."""
+    """Run or continue a stage, with all its output in its log; return its exit status.
+
+    Nothing is run when it is done, from inputs that are still the same: on a cluster, jobs of a killed study go on.
+    """
     stage, folder = plan["stages"][name], work / "stages" / name
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / LOCK, "w") as lock, open(folder / LOG, "a", encoding="utf-8", buffering=1) as log:
@@ -68,15 +71,20 @@ def run_stage(work: Path, plan: dict, name: str) -> int:
         (folder / FAILED).unlink(missing_ok=True)
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
+        inputs = {source: fingerprint_of(work / "stages" / source) for source in stage["inputs"]}
+        if (record_of(folder) or {}).get("inputs") == inputs:
+            print("done by the job of an earlier run", flush=True)
+            return 0
+        (folder / DONE).unlink(missing_ok=True)
         command = resolve(stage["command"], work, folder, plan["raw"])
         print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(command)}", flush=True)
         try:
-            record = _execute(stage, command, work, folder)
+            record = _execute(stage, command, folder, inputs)
         except KDError as error:
             report(error)
             write_json(folder / FAILED, {"stage": name, "command": shlex.join(command)})
             return FAILURE
-        write_json(folder / DONE, {"stage": name, **record, "versions": library_versions()})
+        write_json(folder / DONE, {"stage": name, **record, "inputs": inputs, "versions": library_versions()})
     return 0
 
 
@@ -93,12 +101,11 @@ def resolve(command: list[str], work, folder, raw) -> list[str]:
     return resolved
 
 
-def _execute(stage: dict, command: list[str], work: Path, folder: Path) -> dict:
+def _execute(stage: dict, command: list[str], folder: Path, inputs: dict) -> dict:
     """Run the command and return what done.json says about it. Raises KDError when it fails."""
     if stage["kind"] in TRAININGS:
         from fairseq_kd.training.run import train  # and with it torch
 
-        inputs = {name: fingerprint_of(work / "stages" / name) for name in stage["inputs"]}
         record = train(folder, command[1:], inputs, stage["updates"], stage["name"])
         known = {name: record[name] for name in ("command", "seconds", "updates")}
         return known | {"fingerprint": record["checkpoint_sha256"]}

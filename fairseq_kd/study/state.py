@@ -32,11 +32,12 @@ def cell_states(plan: Plan, stages: dict) -> dict:
 
 
 def _state(folder: Path) -> str:
-    if (folder / DONE).is_file():
+    failed = (folder / FAILED).is_file()  # then Snakemake may have put a done.json from before back
+    if (folder / DONE).is_file() and not failed:
         return "done"
     if is_running(folder):
         return "running"
-    return "failed" if (folder / FAILED).is_file() else "waiting"
+    return "failed" if failed else "waiting"
 
 
 def is_running(folder: Path) -> bool:

@@ -8,38 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT
-from study_helpers import write_spec
+from study_helpers import ENVIRONMENT, processes_of, start, write_spec
 
 from fairseq_kd.cli.main import main
 from fairseq_kd.study.spec import shipped_specs
-
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
-
-
-def start(*words, **options):
-    command = [sys.executable, "-m", "fairseq_kd.cli.main", "study", *map(str, words)]
-    return subprocess.Popen(
-        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
-    )
-
-
-def processes_of(work) -> list[str]:
-    """Command lines of the processes that work in a folder."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            where = os.readlink(path.parent / "cwd")
-        except OSError:
-            continue
-        if str(work) in line or where == str(work):
-            found.append(line)
-    return found
 
 
 @pytest.mark.parametrize("name", shipped_specs())

@@ -54,6 +54,7 @@ class Engine:
                 raise KeyboardInterrupt
             self.begun.append(stage.name)
             folder.mkdir(parents=True, exist_ok=True)
+            (folder / "failed.json").unlink(missing_ok=True)
             (folder / "log.txt").write_text("out of memory\n")
             if self.fails(stage):
                 (folder / "failed.json").write_text("{}")
