@@ -16,6 +16,7 @@ from fairseq_kd.study.factors import make_cells
 from fairseq_kd.study.plan import Plan
 from fairseq_kd.study.show import format_plan, format_status
 from fairseq_kd.study.spec import load_spec, shipped_specs
+from fairseq_kd.study.state import cell_states, stage_states
 
 EIGHT = {"method": ["ce", "word", "seq", "word+seq"], "seed": [1, 2]}
 
@@ -201,6 +202,17 @@ def test_time_is_estimated_from_what_is_done(tmp_path):
     shown = format_plan(plan, tmp_path)
     assert "student          8                8      1       0.13" in shown and "not known" in shown
     assert "8 cells" in shown and "method=word+seq,seed=2" in shown
+
+
+def test_a_cell_is_running_only_while_a_process_works_on_it(tmp_path):
+    plan = plan_of(tmp_path, factors=EIGHT)
+    cell = plan.cells["method=ce,seed=1"]
+    for name in plan.stages_of("method=ce,seed=1")[:-1]:
+        finish(plan, tmp_path, name, 1.0)
+    states = stage_states(plan, tmp_path)
+    assert cell_states(plan, states)["method=ce,seed=1"] == "waiting"
+    running = cell_states(plan, states | {cell["results"]["test"]: "running"})
+    assert running["method=ce,seed=1"] == "running" and running["method=ce,seed=2"] == "waiting"
 
 
 def test_the_state_of_cells_and_the_end_of_the_log_of_what_failed(tmp_path):
