@@ -308,6 +308,7 @@ def test_a_wrong_spec_is_one_clear_error(tmp_path, capsys, search, changes, mess
     [
         (["nothing"], "there is no spec nothing: give a file, or one of greedy"),
         (["greedy", "--jobs", "0"], "--jobs 0: must"),
+        (["greedy", "--dry-run"], "--dry-run: no effect with search"),
     ],
 )
 def test_bad_options_are_one_error(tmp_path, words, message, capsys):
