@@ -36,7 +36,7 @@ def finish_study(plan, work, rich=True, leave_out=()) -> None:
                 noise = float(cell["factors"].get("noise", 0)) + float(on.partition("@")[2] or 0)
                 width = float(cell["factors"].get("width", 64))
                 write_result(work, stage, _result(draw, method, noise, width, rich), rich)
-    for teacher in plan.teachers.values():
+    for teacher in plan.teachers:
         for on, stage in teacher["results"].items():
             finish_stage(plan, work, stage, 9.0)
             write_result(work, stage, _result(draw, "teacher", float(on.partition("@")[2] or 0), 128, rich), rich)

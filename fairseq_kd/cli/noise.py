@@ -45,9 +45,14 @@ def add_arguments(parser) -> None:
     )
 
 
+def options_of(args) -> NoiseOptions:
+    """The checked options. Raises KDError."""
+    return NoiseOptions(**{name: getattr(args, name) for name in NoiseOptions.__dataclass_fields__})
+
+
 def run(args) -> None:
     """Make the noise, and say what was done."""
-    options = NoiseOptions(**{name: getattr(args, name) for name in NoiseOptions.__dataclass_fields__})
+    options = options_of(args)
     if (args.prefix is None) == (args.data_bin is None):
         raise KDError("give --prefix IN or --data-bin DIR, one of them")
     common = {"sides": CHOICES[args.side], "seed": args.seed, "workers": args.workers}

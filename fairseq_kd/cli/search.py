@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from fairseq_kd.cli.study import add_folders, add_run_options, check_run_options
+from fairseq_kd.errors import KDError
 
 
 def add_arguments(parser) -> None:
@@ -17,6 +18,9 @@ def add_arguments(parser) -> None:
 def run(args) -> int:
     """Search, or continue the search."""
     check_run_options(args)
+    if refused := {"--dry-run", "--dryrun", "-n"} & set(args.passed_on):
+        raise KDError(f"{refused.pop()}: no effect with search, which knows what to train next by the scores of what "
+                      "it has trained; leave it out")  # fmt: skip
     from fairseq_kd.study.opening import check_folder
     from fairseq_kd.study.run import RunOptions
     from fairseq_kd.study.search_run import run_search

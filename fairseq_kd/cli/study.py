@@ -51,7 +51,7 @@ def check_run_options(args) -> None:
 
 def run(args) -> int | None:
     """Do what is asked for."""
-    from fairseq_kd.study.opening import open_plan
+    from fairseq_kd.study.opening import check_same_study, open_plan
     from fairseq_kd.study.plan import PLAN_NAME
 
     check_run_options(args)
@@ -63,6 +63,8 @@ def run(args) -> int | None:
         raise KDError(f"--calibrate has no effect with study {args.action}, only with study plan")
     work = Path(args.out).absolute()
     plan = open_plan(args.spec, work, recipe=args.recipe, raw=args.raw)
+    if args.action in ("status", "report"):
+        check_same_study(plan, work)
     if args.action == "plan":
         from fairseq_kd.study.calibrate import calibrate
         from fairseq_kd.study.show import format_plan

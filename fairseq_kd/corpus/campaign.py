@@ -125,16 +125,27 @@ def check_recorded_hash(path: Path) -> str:
     return found
 
 
-def describe_origin(corpus: Corpus, archives: dict[Archive, Path]) -> dict:
-    """What identifies the raw text: the sha256 of each archive, or of the files where it was unpacked."""
-    origin = {}
+def files_read(corpus: Corpus, archives: dict[Archive, Path]) -> dict[str, Path]:
+    """Name -> file of all that is read: the archives, or their members where they were unpacked.
+
+    Raises KDError for members that are missing.
+    """
+    found = {}
     for archive, path in archives.items():
         if path.is_file():
-            origin[path.name] = check_recorded_hash(path)
-            continue
-        found = extract(path, _members(corpus, archive), path)
-        origin |= {member: sha256_file(file) for member, file in sorted(found.items())}
-    return {"archives": origin}
+            found[path.name] = path
+        else:
+            found |= sorted(extract(path, _members(corpus, archive), path).items())
+    return found
+
+
+def describe_origin(corpus: Corpus, archives: dict[Archive, Path]) -> dict:
+    """What identifies the raw text: the sha256 of each archive, or of the files where it was unpacked."""
+    whole = set(archives.values())
+    files = files_read(corpus, archives).items()
+    return {
+        "archives": {name: check_recorded_hash(file) if file in whole else sha256_file(file) for name, file in files}
+    }
 
 
 def write_text(corpus: Corpus, archives: dict[Archive, Path], folder, languages, *, tokenised: bool) -> dict:

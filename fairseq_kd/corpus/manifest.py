@@ -50,6 +50,8 @@ def write_json(path, value) -> None:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             json.dump(value, file, indent=2, ensure_ascii=False)
             file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())  # or the name could outlive a crash of the machine without the content
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:

@@ -3,11 +3,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from fairseq_kd.errors import KDError
 from fairseq_kd.resources import config_folder
 from fairseq_kd.training.options import RESERVED, check_keys
+from fairseq_kd.yaml_file import read_yaml
 
 CORPUS_KEYS = ("name", "source_lang", "target_lang", "vocab_size")
 DECODING_KEYS = ("beam", "lenpen")
@@ -44,10 +43,7 @@ def _recipes() -> list[Path]:
 def load_recipe(path) -> Recipe:
     """Read and check a recipe. Raises KDError that names the key at fault and the nearest valid one."""
     path = Path(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise KDError(f"recipe {path} cannot be read: {error}") from error
+    content = read_yaml(path, "recipe")
     sections = tuple(Recipe.__dataclass_fields__)
     check_keys(path, "the recipe", content, sections, required=sections[:-1])
     check_keys(path, "corpus", content["corpus"], (*CORPUS_KEYS, "form"), required=CORPUS_KEYS)

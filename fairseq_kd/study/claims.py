@@ -51,20 +51,40 @@ def _read(spec: Spec, number: int, text, cells: dict, sets: list[str]) -> Claim:
         if name not in names:
             raise KDError(f"{where}: unknown {kind} {name!r}; the nearest valid one is {nearest(name, names)!r}")
     values = _values(cells)
-    factor, better = _find(where, found["better"], values)
-    _, worse = _find(where, found["worse"], {factor: values[factor]})
-    at = {}
-    for condition in (found["at"] or "").split(","):
-        if condition.strip():
-            name, _, value = condition.strip().partition(" ")
-            if name not in values:
-                raise KDError(f"{where}: unknown factor {name!r}; the nearest valid one is {nearest(name, values)!r}")
-            at[name] = _find(where, value, {name: values[name]})[1]
+    factor, better, worse = _compared(where, found["better"], found["worse"], values)
+    at = _conditions(where, found["at"] or "", factor, values)
     sides = [_side(f"{where}, {text!r}", cells, {factor: value} | at) for value in (better, worse)]
     if set(sides[0]) != set(sides[1]):
         raise KDError(f"{where}, {text!r}: the two sides have other seeds: {list(sides[0])} and {list(sides[1])}")
+    if shared := set(sides[0].values()) & set(sides[1].values()):
+        raise KDError(f"{where}, {text!r}, compares {min(shared)} with itself: {factor} has no effect there, or both "
+                      "sides name one value; compare two values, `at` others where they have an effect")  # fmt: skip
     pairs = tuple(sides[0].values()), tuple(sides[1][seed] for seed in sides[0])
     return Claim(str(text), factor, better, worse, at, on, metric, *pairs)
+
+
+def _compared(where: str, better: str, worse: str, values: dict) -> tuple:
+    """(factor, its better value, its worse value): the factor that has both."""
+    having = [factor for factor, known in values.items() if {better.strip(), worse.strip()} <= set(known)]
+    if len(having) > 1:
+        raise KDError(f"{where}: {' and '.join(having)} have both values, {better} and {worse}, so it is not clear "
+                      "which is meant; give the values of one of them labels of their own")  # fmt: skip
+    factor, value = _find(where, better, {name: values[name] for name in having} or values)
+    return factor, value, _find(where, worse, {factor: values[factor]})[1]
+
+
+def _conditions(where: str, text: str, factor: str, values: dict) -> dict:
+    """Factor -> value, of what a claim says after `at`."""
+    at = {}
+    for condition in filter(None, map(str.strip, text.split(","))):
+        name, _, value = condition.partition(" ")
+        if name not in values:
+            raise KDError(f"{where}: unknown factor {name!r}; the nearest valid one is {nearest(name, values)!r}")
+        if name == factor or name in at:
+            already = "is what the claim compares" if name == factor else "is there twice"
+            raise KDError(f"{where}: {name} after `at` {already}, so one of its values would be lost; leave it out")
+        at[name] = _find(where, value, {name: values[name]})[1]
+    return at
 
 
 def _side(where: str, cells: dict, wanted: dict) -> dict:

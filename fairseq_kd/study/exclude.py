@@ -62,6 +62,9 @@ def check_exclusions(spec: Spec, factors: dict, exclusions: list, concerned: lis
             raise KDError(f"{spec.path}: the factor {name} has no effect with method "
                           f"{', '.join(factors['method'])}")  # fmt: skip
         for value in values:
+            if not any(cell.get(name) == value for cell in concerned):
+                raise KDError(f"{spec.path}: the value {value} of the factor {name} has no effect with method "
+                              f"{', '.join(factors['method'])}; leave it out")  # fmt: skip
             if not any(cell.get(name) == value for cell in kept):
                 raise KDError(f"{spec.path}: the exclusions contradict the factors: together they leave no cell with "
                               f"{name} {value}; take it out of the factor, or out of an exclusion")  # fmt: skip

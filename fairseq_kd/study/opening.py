@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fairseq_kd.corpus.manifest import PROBE
+from fairseq_kd.corpus.manifest import PROBE, read_manifest
 from fairseq_kd.errors import KDError
 from fairseq_kd.study.check import check_commands
 from fairseq_kd.study.factors import make_cells
@@ -19,7 +19,32 @@ def open_plan(spec, work, recipe=None, raw=None) -> Plan:
     checked = load_spec(spec_path(spec), recipe, raw)
     plan = Plan(checked, make_cells(checked))
     check_commands(plan)
+    _check_distinct(plan)
     return plan
+
+
+def _check_distinct(plan: Plan) -> None:
+    """Cells of one training that is measured in one way would be shown as separate results."""
+    seen = {}
+    for name, cell in plan.cells.items():
+        first = seen.setdefault((cell["student"], *cell["results"].items()), name)
+        if first != name:
+            one, other = plan.cells[first]["factors"], cell["factors"]
+            differ = [factor for factor in one | other if one.get(factor) != other.get(factor)]
+            raise KDError(f"{plan.spec.path}: the cells {first} and {name} are the same experiment, for "
+                          f"{' and '.join(differ)} has no effect there; take it out, or exclude one")  # fmt: skip
+
+
+def check_same_study(plan: Plan, work: Path) -> None:
+    """Raises KDError when `work` holds the study of that name with other stages: nothing of it would be found.
+
+    The commands that only look are not to take it for one that has not begun.
+    """
+    held = read_manifest(work, PLAN_NAME)
+    if held is not None and held["name"] == plan.spec.name and not held["stages"].keys() & plan.stages.keys():
+        raise KDError(f"{work} holds the study {plan.spec.name} with another recipe, with other data or of another "
+                      "version of fairseq_kd: none of its stages is planned here; give --recipe and --raw as for the "
+                      "run, or another --out")  # fmt: skip
 
 
 def check_folder(work: Path) -> None:

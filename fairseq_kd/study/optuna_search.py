@@ -11,6 +11,7 @@ from pathlib import Path
 from fairseq_kd.corpus.manifest import ensure_writable_folder, exclusive
 from fairseq_kd.errors import KDError
 from fairseq_kd.study.search import Runs, Search, check_parameters
+from fairseq_kd.study.values import is_number
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Range:
             raise KDError(f"{self}: low must be below high, and above 0 for log")
 
     def __contains__(self, value) -> bool:
-        return self.low <= value <= self.high
+        return is_number(value) and self.low <= value <= self.high
 
 
 def optuna_search(
@@ -100,12 +101,14 @@ def _open(optuna, storage: Path, begun_from: dict, first: dict):
         )
     except Exception as error:  # whatever SQLAlchemy, alembic or sqlite3 raise for a file that is none of theirs
         reason = " ".join(str(error).split())[:200]
-        raise KDError(f"{storage} is not the storage of a search ({reason}): remove it or choose another") from error
+        raise KDError(
+            f"{storage} is not the storage of a search ({reason}): remove it, or choose another --out"
+        ) from error
     if (found := study.user_attrs.get("begun_from")) not in (None, begun_from):
         name = next(name for name in begun_from if found.get(name) != begun_from[name])
         raise KDError(
             f"{storage} was begun with {name} = {found.get(name)}, now it is {begun_from[name]}: give what was given "
-            "before, or choose another storage"
+            f"before, remove {storage} (its trials are then proposed anew), or choose another --out"
         )
     study.set_user_attr("begun_from", begun_from)
     if not study.trials:

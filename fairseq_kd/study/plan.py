@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 from fairseq_kd.study.claims import Claim, read_claims
 from fairseq_kd.study.factors import Cell, Cells
-from fairseq_kd.study.raw import raw_hashes
+from fairseq_kd.study.files import with_files
+from fairseq_kd.study.raw import RawText, raw_text
 from fairseq_kd.study.spec import Spec
+from fairseq_kd.study.values import SHARES
 from fairseq_kd.training.options import to_arguments, training_arguments
 from fairseq_kd.version import __version__
 
@@ -45,10 +47,11 @@ class Plan:
     """Stages by name, and what each cell and each teacher is made of."""
 
     def __init__(self, spec: Spec, cells: Cells):
-        self.spec, self.stages, self.cells, self.teachers = spec, {}, {}, {}
+        self.spec, self.stages, self.cells = spec, {}, {}
+        self.teachers = []  # those whose results are shown: {"checkpoint", "results", "cells"}
         self.excluded, self.repeated = cells.excluded, cells.repeated
         self.asked = dict.fromkeys(KINDS, 0)  # stages that the cells would take alone
-        self._raw = raw_hashes(spec)
+        self._raw, self._files, self._measured = {}, {}, {}
         for cell in cells.cells:
             self._add_cell(cell)
         first = next(iter(self.cells.values()))
@@ -83,8 +86,12 @@ class Plan:
 
     def stages_of(self, cell: str) -> list[str]:
         """Names of all stages that a cell is made of, inputs first."""
+        return self.needed(self.cells[cell]["results"].values())
+
+    def needed(self, names) -> list[str]:
+        """Names of these stages and of all that they need, inputs first."""
         found = {}
-        for name in self.cells[cell]["results"].values():
+        for name in names:
             self._collect(name, found)
         return list(found)
 
@@ -104,6 +111,8 @@ class Plan:
         return self.stages[name]
 
     def _tool(self, kind: str, words: list, options: dict, depends=None) -> Stage:
+        options, files = with_files(f"{self.spec.path}: {kind}", options, self._files)
+        depends = depends if files is None else [depends, files]
         return self._add(kind, ["fairseq-kd", *words, *to_arguments(options)], depends)
 
     def _add_cell(self, cell: Cell) -> None:
@@ -116,7 +125,7 @@ class Plan:
             options["criterion"] = "label_smoothed_cross_entropy"
         else:
             teacher = self._teacher(clean if settings["teacher-noise"] == "clean" else data, settings)
-            self._add_teacher_evaluations(teacher, clean, settings)
+            self._add_teacher(teacher, clean, cell)
         if "seq" in method:
             data = self._decoded(data, teacher, settings)
         if "word" in method:
@@ -133,23 +142,31 @@ class Plan:
     def _prepared(self, settings: dict) -> str:
         data = dict(settings["data"])
         name, raw = data.pop("name"), {"raw": "@raw"} if data.pop("raw", None) else {}
-        return self._tool("prepare", ["prepare", name], data | raw | {"out": "@out/data-bin"}, self._raw).path(
-            "data-bin"
-        )
+        given = data | raw | {"out": "@out/data-bin"}
+        return self._tool("prepare", ["prepare", name], given, self._raw_text(settings).hashes).path("data-bin")
+
+    def _raw_text(self, settings: dict) -> RawText:
+        data = settings["data"]
+        key = json.dumps(data)
+        if key not in self._raw:
+            self._raw[key] = raw_text(self.spec.path, data)
+        return self._raw[key]
 
     def _noised(self, data_bin: str, subset: str, level: float, settings: dict) -> str:
         """The data-bin with so many percent of the words of `subset` changed, each operation by its share."""
         if level == 0:
             return data_bin
         options = dict(settings["noise"])
-        shares = {name: options.pop(name) for name in ("delete", "substitute", "swap")}
+        shares = {name: options.pop(name) for name in SHARES}
         rates = {name: round(level / 100 * share / sum(shares.values()), 6) for name, share in shares.items() if share}
         given = {"data-bin": data_bin, "subset": subset} | rates | options | {"out": "@out/data-bin"}
         return self._tool("noise", ["noise"], given).path("data-bin")
 
     def _training(self, kind: str, data_bin: str, options: dict) -> Stage:
-        arguments = training_arguments(data_bin, *self.spec.languages, options, user_dir="@user-dir")
-        return self._add(kind, ["fairseq-train", *arguments], updates=int(options["max-update"]))
+        options, files = with_files(f"{self.spec.path}: {kind}", options, self._files)
+        languages = (self.spec.sections["data"][f"{side}-lang"] for side in ("source", "target"))
+        arguments = training_arguments(data_bin, *languages, options, user_dir="@user-dir")
+        return self._add(kind, ["fairseq-train", *arguments], files, updates=options["max-update"])
 
     def _teacher(self, data_bin: str, settings: dict) -> str:
         """The checkpoint of the teacher: the one with the lowest validation loss, unless another is chosen."""
@@ -182,6 +199,7 @@ class Plan:
         subsets, levels = options.pop("subsets"), options.pop("noise")
         found = {}
         for subset in subsets:
+            self._raw_text(settings).check_subset(self.spec.path, subset)
             for level in levels:
                 given = {"checkpoint": checkpoint, "subset": subset} | options | {"out": "@out/result.json"}
                 data_bin = self._noised(clean, subset, level, settings)
@@ -189,6 +207,14 @@ class Plan:
                 found[name] = self._tool("evaluate", ["evaluate", data_bin], given).name
         return found
 
-    def _add_teacher_evaluations(self, checkpoint: str, clean: str, settings: dict) -> None:
-        if checkpoint not in self.teachers:
-            self.teachers[checkpoint] = {"results": self._evaluations(checkpoint, clean, settings)}
+    def _add_teacher(self, checkpoint: str, clean: str, cell: Cell) -> None:
+        """A teacher is measured as its students are, so cells that are measured otherwise have it again."""
+        key = checkpoint, clean, json.dumps([cell.settings["evaluate"], cell.settings["noise"]])
+        if key not in self._measured:
+            self._measured[key] = self._evaluations(checkpoint, clean, cell.settings)
+        results = self._measured[key]
+        for teacher in self.teachers:
+            if (teacher["checkpoint"], teacher["results"]) == (checkpoint, results):
+                teacher["cells"].append(cell.name)
+                return
+        self.teachers.append({"checkpoint": checkpoint, "results": results, "cells": [cell.name]})

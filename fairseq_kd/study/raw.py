@@ -1,37 +1,67 @@
-"""What identifies the raw text of a study, found before anything runs."""
+"""What identifies the raw text of a cell, and the subsets that it gives, found before anything runs."""
 
-from fairseq_kd.corpus import datasets
+from dataclasses import dataclass
+from pathlib import Path
+
+from fairseq_kd.corpus import campaign, datasets
+from fairseq_kd.corpus.corpora import CORPORA
 from fairseq_kd.corpus.manifest import sha256_file
 from fairseq_kd.errors import KDError
-from fairseq_kd.study.spec import Spec
+from fairseq_kd.training.options import nearest
+
+SUBSETS = ("train", "valid", "test")
 
 
-def raw_hashes(spec: Spec) -> dict | None:
-    """File name -> sha256 of the user's own text, or size where `prepare` knows the corpus; None without files.
+@dataclass(frozen=True)
+class RawText:
+    """hashes: file name -> sha256 of the user's own text, size where `prepare` knows the corpus; None without files."""
+
+    subsets: tuple
+    hashes: dict | None
+
+    def check_subset(self, path, subset: str) -> None:
+        """Raises KDError, naming the spec, for a subset to evaluate that the data lack."""
+        if subset not in self.subsets:
+            raise KDError(f"{path}: evaluate has the subset {subset!r}, which the data lack; the nearest of theirs is "
+                          f"{nearest(subset, self.subsets)!r}")  # fmt: skip
+
+
+def raw_text(path, data: dict) -> RawText:
+    """The files that `prepare` will read for a section `data` of the spec `path`, and no others.
 
     Raises KDError when files are missing, or the named corpus in `raw` is not the official one.
     """
-    data = spec.sections["data"]
     name, raw = data["name"], data.get("raw")
     if name == "synthetic" and raw is not None:
-        raise KDError(f"{spec.path}: raw has no effect with the synthetic corpus: it is generated")
-    if name == "multi30k" and raw is not None:
-        datasets.multi30k_files(*spec.languages, raw)
-    if name != "text":
-        return (
-            None
-            if raw is None
-            else {path.name: path.stat().st_size for path in sorted(datasets.existing_folder(raw).iterdir())}
-        )
-    if raw is None:
-        raise KDError(f"{spec.path}: data lacks 'raw', the folder with your files (or give --raw)")
-    stems = _stems(data)
-    files = datasets.text_files(raw, *spec.languages, stems)
-    return {path.name: sha256_file(path) for pair in files.values() for path in (pair.source, pair.target)}
+        raise KDError(f"{path}: raw has no effect with the synthetic corpus: it is generated")
+    if raw is not None and not Path(raw).is_dir():
+        raise KDError(f"{path}: {raw} is not a folder; give the one with your raw files as raw in data, or by --raw")
+    if name == "text":
+        return _own_text(path, data)
+    subsets = tuple(dict.fromkeys((*SUBSETS, *CORPORA[name].subsets))) if name in CORPORA else SUBSETS
+    return RawText(subsets, None if raw is None else _sizes(name, data))
+
+
+def _sizes(name: str, data: dict) -> dict:
+    raw = data["raw"]
+    if name in CORPORA:
+        files = campaign.files_read(CORPORA[name], campaign.locate_archives(CORPORA[name], raw))
+    else:
+        pairs = datasets.multi30k_files(data["source-lang"], data["target-lang"], raw).values()
+        files = {file.name: file for pair in pairs for file in (pair.source, pair.target)}
+    return {name: files[name].stat().st_size for name in sorted(files)}
+
+
+def _own_text(path, data: dict) -> RawText:
+    if data.get("raw") is None:
+        raise KDError(f"{path}: data lacks 'raw', the folder with your files (or give --raw)")
+    files = datasets.text_files(data["raw"], data["source-lang"], data["target-lang"], _stems(data))
+    hashes = {file.name: sha256_file(file) for pair in files.values() for file in (pair.source, pair.target)}
+    return RawText(tuple(files), hashes)
 
 
 def _stems(data: dict) -> dict | None:
-    if not {"train", "valid", "test"} <= set(data):
+    if not set(SUBSETS) <= set(data):
         return None
     tests = data["test"] if isinstance(data["test"], list) else [data["test"]]
     named = {f"test{number or ''}": stem for number, stem in enumerate(tests)}

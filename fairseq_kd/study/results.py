@@ -31,11 +31,20 @@ def write_results(plan: Plan, work: Path) -> dict:
             for name, cell in plan.cells.items()
         ],
         "teachers": [
-            {"checkpoint": checkpoint.removeprefix("@/"), "results": _paths(teacher["results"], stages)}
-            for checkpoint, teacher in plan.teachers.items()
+            {
+                "checkpoint": teacher["checkpoint"].removeprefix("@/"),
+                "results": _paths(teacher["results"], stages),
+                "cells": teacher["cells"],
+                "stages": plan.needed([Path(teacher["checkpoint"]).parts[2]]),
+            }
+            for teacher in plan.teachers
         ],
         "claims": [
-            claim | {"comparison": _paths({"": claim["compare"]}, stages, "comparison.json")[""]}
+            claim
+            | {
+                "comparison": _paths({"": claim["compare"]}, stages, "comparison.json")[""],
+                "state": stages[claim["compare"]],
+            }
             for claim in plan.claims
         ],
         "commands": {name: (record_of(work / "stages" / name) or {}).get("command") for name in plan.stages},

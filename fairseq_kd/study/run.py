@@ -17,7 +17,7 @@ from fairseq_kd.study.plan import PLAN_NAME, Plan
 from fairseq_kd.study.results import RESULTS_NAME, write_results
 from fairseq_kd.study.show import StudyProgress, format_failures
 from fairseq_kd.study.stage import GPUS
-from fairseq_kd.study.state import DONE, FAILED, stage_states
+from fairseq_kd.study.state import DONE, FAILED, record_of, stage_states
 from fairseq_kd.study.state import LOG as STAGE_LOG
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
@@ -44,6 +44,7 @@ def run_study(plan: Plan, work: Path, options: RunOptions) -> int:
     found = run_stages(plan, work, options)
     if options.dry_run:
         return 0
+    _remove_other_cells(plan, work)
     if failures := format_failures(plan, work, found):
         print(failures, file=sys.stderr)
         return FAILURE
@@ -54,7 +55,7 @@ def run_study(plan: Plan, work: Path, options: RunOptions) -> int:
 def run_stages(plan: Plan, work: Path, options: RunOptions) -> dict:
     """Run what is not done yet, write results.json and return the state of each stage (`stage_states`).
 
-    Raises KDError when Snakemake cannot start, or ends before all is done and nothing has failed.
+    Raises KDError when Snakemake cannot start, or ends before all is done and no stage has failed in this run.
     """
     if find_spec("snakemake") is None:
         raise KDError("studies need Snakemake: pip install 'fairseq_kd[study]'")
@@ -62,19 +63,41 @@ def run_stages(plan: Plan, work: Path, options: RunOptions) -> dict:
     with exclusive(work / "study"):  # so Snakemake's own lock, which outlives a killed process, is not needed
         write_json(work / PLAN_NAME, plan.as_dict())
         _link_cells(plan, work)
-        for name, state in stage_states(plan, work).items():
-            if state == "failed":  # Snakemake puts a done.json from before back when its stage fails
-                (work / "stages" / name / DONE).unlink(missing_ok=True)
+        _forget_stale(plan, work)
+        before = _failures(plan, work)
         begin = (work / LOG).stat().st_size if (work / LOG).is_file() else 0
         status = _snakemake(plan, work, options)
-        if options.dry_run:
-            return stage_states(plan, work)
-        note_ended_jobs(plan, work, (work / LOG).read_bytes()[begin:].decode(errors="replace"))
+        said = (work / LOG).read_bytes()[begin:].decode(errors="replace")
+        if not options.dry_run:
+            note_ended_jobs(plan, work, said, before)
+            write_results(plan, work)
         found = stage_states(plan, work)
-        write_results(plan, work)
-        if "failed" not in found.values() and (status != 0 or set(found.values()) != {"done"}):
-            raise KDError(f"snakemake ended with status {status}; the end of {work / LOG}:\n{_end_of_log(work)}")
+        finished = status == 0 and (options.dry_run or set(found.values()) == {"done"})
+        if not finished and _failures(plan, work) == before:
+            raise KDError(f"snakemake ended with status {status}; the end of {work / LOG}:\n{_end(said)}")
+        if options.dry_run:
+            print(said)
         return found
+
+
+def _forget_stale(plan: Plan, work: Path) -> None:
+    """Remove each done.json that says nothing: Snakemake would take it for a stage that is done.
+
+    That is one that was cut off, and one beside failed.json: Snakemake puts it back when its stage fails.
+    """
+    for name, state in stage_states(plan, work).items():
+        folder = work / "stages" / name
+        if state == "failed" or (state == "waiting" and record_of(folder) is None):
+            (folder / DONE).unlink(missing_ok=True)
+
+
+def _failures(plan: Plan, work: Path) -> dict:
+    """Stage that has failed -> when; of one that fails again it is another time."""
+    found = {}
+    for name in plan.stages:
+        with contextlib.suppress(FileNotFoundError):
+            found[name] = (work / "stages" / name / FAILED).stat().st_mtime_ns
+    return found
 
 
 def _link_cells(plan: Plan, work: Path) -> None:
@@ -88,16 +111,28 @@ def _link_cells(plan: Plan, work: Path) -> None:
             (folder / f"{number}-{plan.stages[stage].kind}").symlink_to(Path("../../stages") / stage)
 
 
-def note_ended_jobs(plan: Plan, work: Path, log: str) -> None:
+def _remove_other_cells(plan: Plan, work: Path) -> None:
+    """The links of cells that the spec no longer has; what is not a link stays."""
+    for folder in (work / "cells").iterdir():
+        if folder.is_dir() and folder.name not in plan.cells:
+            for link in filter(Path.is_symlink, list(folder.iterdir())):
+                link.unlink()
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def note_ended_jobs(plan: Plan, work: Path, log: str, before: dict) -> None:
     """Record as failed what could not say so itself: jobs that a cluster did not take, or ended for memory or time.
 
-    log: of Snakemake. What it says of the job goes to the end of the log of the stage.
+    log: of Snakemake. What it says of the job goes to the end of the log of the stage. before: see `_failures`, of
+    earlier runs.
     """
-    states = stage_states(plan, work)
+    states, new = stage_states(plan, work), dict(_failures(plan, work).items() - before.items())
+    unknown = {name for name, state in states.items() if state == "waiting" or (state == "failed" and name not in new)}
     for error in re.split(r"^Error in rule ", log, flags=re.MULTILINE)[1:]:
         found = dict(re.findall(r"^ {4}(message|output|log): (.*)", error, re.MULTILINE)[:3])
         output = re.match(r"stages/([^/]+)/", found.get("output", ""))
-        if output is None or states.get(output[1]) != "waiting":
+        if output is None or output[1] not in unknown:
             continue
         folder = work / "stages" / output[1]
         folder.mkdir(parents=True, exist_ok=True)
@@ -163,6 +198,5 @@ def _gpus() -> int:
     return torch.cuda.device_count()
 
 
-def _end_of_log(work: Path) -> str:
-    lines = (work / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
-    return "\n".join(lines[-LOG_LINES_SHOWN:])
+def _end(log: str) -> str:
+    return "\n".join(log.splitlines()[-LOG_LINES_SHOWN:])

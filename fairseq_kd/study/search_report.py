@@ -94,7 +94,7 @@ def _collect(search: SearchSpec, outcome: Outcome, work: Path) -> dict:
         "steps": [_step(step, search, plan, work) for step in outcome.steps],
         "costs": {name: None if cost is None else vars(cost) for name, cost in outcome.costs.items()},
         "finalists": {name: _finalist(name, options, last, work) for name, options in compared.items()},
-        "teachers": [_teacher(last, checkpoint, work) for checkpoint in last.teachers],
+        "teachers": [_teacher(last, teacher, work) for teacher in last.teachers],
         "failed": [{"stage": name, "log": end_of_log(work / "stages" / name, LOG_LINES_SHOWN)} for name in failed],
     }
 
@@ -128,8 +128,8 @@ def _finalist(name: str, options: dict, plan: Plan, work: Path) -> dict:
     return {"options": options, **scores, "results": {key: _files(found) for key, found in stages.items()}}
 
 
-def _teacher(plan: Plan, checkpoint: str, work: Path) -> dict:
-    command, results = plan.stages[checkpoint.split("/")[2]].command, plan.teachers[checkpoint]["results"]
+def _teacher(plan: Plan, teacher: dict, work: Path) -> dict:
+    command, results = plan.stages[teacher["checkpoint"].split("/")[2]].command, teacher["results"]
     chosen = f" {command[command.index('--by') + 1]}" if "--by" in command else ""
     return {"name": f"teacher{chosen}"} | {key: _scores([results[subset]], work) for key, subset in SUBSETS.items()}
 

@@ -22,8 +22,10 @@ from fairseq_kd.study.search_values import (
     read_parameters,
     simplest,
 )
-from fairseq_kd.study.spec import Spec, read_sections, read_yaml
+from fairseq_kd.study.spec import Spec, read_sections
+from fairseq_kd.study.values import SEEDS
 from fairseq_kd.training.options import check_keys, nearest
+from fairseq_kd.yaml_file import read_yaml
 
 SECTIONS = ("recipe", "data", "common", "teacher", "student", "budget", "select", "cache", "evaluate", "search")
 ALGORITHMS = ("greedy", "grid", "optuna")
@@ -85,7 +87,7 @@ def load_search(path, recipe=None, raw=None) -> SearchSpec:
     Raises KDError that names the key at fault and the nearest valid one.
     """
     path = Path(path)
-    content = read_yaml(path)
+    content = read_yaml(path, "spec")
     if isinstance(content, dict) and "kd" in content:
         raise KDError(f"{path}: a search has no section kd; give its options in start, in the section search")
     check_keys(path, "the spec", content, SECTIONS, required=("search",))
@@ -115,7 +117,7 @@ def load_search(path, recipe=None, raw=None) -> SearchSpec:
 def read_configuration(path) -> dict:
     """A file like configs/kd/robust.yaml as option -> value; `by` of select-teacher is teacher-choice."""
     path = Path(path)
-    content = read_yaml(path)
+    content = read_yaml(path, "spec")
     check_keys(path, "the configuration", content, ("select-teacher", "kd"), required=("kd",))
     check_keys(path, "select-teacher", content.get("select-teacher", {}), ("by",))
     check_keys(path, "kd", content["kd"], option_names()[1:])
@@ -144,9 +146,9 @@ def _start(path: Path, given, robust: dict) -> dict:
 
 
 def _seeds(path: Path, seeds) -> list:
-    whole = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    whole = isinstance(seeds, list) and all(type(seed) is int and 0 <= seed < SEEDS for seed in seeds)
     if not whole or not seeds or len(set(seeds)) < len(seeds):
-        raise KDError(f"{path}: seeds must be a list of whole numbers from 0, each once, found {seeds!r}")
+        raise KDError(f"{path}: seeds must be a list of whole numbers from 0, each once, below 2^31, found {seeds!r}")
     return seeds
 
 

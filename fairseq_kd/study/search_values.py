@@ -4,8 +4,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from fairseq_kd.errors import KDError
-from fairseq_kd.study.factors import CHOICES, routes
 from fairseq_kd.study.optuna_search import Range
+from fairseq_kd.study.routes import CHOICES, routes
 from fairseq_kd.study.search import SAME
 from fairseq_kd.training.options import check_keys, nearest
 

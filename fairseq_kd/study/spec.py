@@ -1,16 +1,18 @@
 """Specs of studies: configs/studies/*.yaml, read and checked key by key before anything runs."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
-
-import yaml
 
 from fairseq_kd.corpus import synthetic
 from fairseq_kd.corpus.corpora import NAMES
 from fairseq_kd.errors import KDError
 from fairseq_kd.quickstart.recipe import available_recipes, find_recipe, load_recipe
 from fairseq_kd.resources import config_folder
-from fairseq_kd.training.options import RESERVED, check_keys
+from fairseq_kd.study.reserved import check_section
+from fairseq_kd.study.values import check_noise_level, check_seed, check_shares, check_text, check_updates
+from fairseq_kd.training.options import check_keys, nearest
+from fairseq_kd.yaml_file import read_yaml
 
 SECTIONS = ("recipe", "data", "common", "teacher", "student", "budget", "kd", "select", "cache", "decode")
 SECTIONS += ("noise", "evaluate")
@@ -38,11 +40,6 @@ class Spec:
         """The name of the study, that of the file."""
         return self.path.stem
 
-    @property
-    def languages(self) -> tuple[str, str]:
-        """Source and target language."""
-        return self.sections["data"]["source-lang"], self.sections["data"]["target-lang"]
-
 
 def shipped_specs(folder: str = "studies") -> list[str]:
     """Names of the specs that come with fairseq_kd, in this folder of configs/."""
@@ -66,7 +63,7 @@ def load_spec(path, recipe=None, raw=None) -> Spec:
     Raises KDError that names the key at fault and the nearest valid one.
     """
     path = Path(path)
-    content = read_yaml(path)
+    content = read_yaml(path, "spec")
     check_keys(path, "the spec", content, KEYS, required=("factors",))
     sections = read_sections(path, content, recipe, raw)
     return Spec(
@@ -77,34 +74,36 @@ def load_spec(path, recipe=None, raw=None) -> Spec:
 def read_sections(path: Path, content: dict, recipe=None, raw=None) -> dict:
     """Section -> options, of the recipe and what changes it, checked; see `load_spec`."""
     recipe = recipe or content.get("recipe")
-    sections = _recipe_sections(recipe) if recipe else {}
+    sections = _recipe_sections(path, recipe) if recipe else {}
     for name in SECTIONS[1:]:
         given = content.get(name, {})
-        if name == "budget" and isinstance(given, int):
+        if name == "budget" and not isinstance(given, dict) and given is not None:
             given = dict.fromkeys(BUDGETS, given)
         check_keys(path, name, given, valid=_valid_keys(name, given))
         sections[name] = sections.get(name, {}) | given
+        check_section(path, name, sections[name])
     if raw is not None:
         sections["data"]["raw"] = str(raw)
-    _check_reserved(path, sections)
     _complete_data(path, sections["data"])
     sections["noise"] = NOISE_DEFAULTS | sections["noise"]
     sections["evaluate"] = EVALUATE_DEFAULTS | sections["evaluate"]
+    for who, updates in sections["budget"].items():
+        check_updates(path, f"{who} in budget", updates)
+    if "seed" in sections["teacher"]:
+        check_seed(path, "seed in teacher", sections["teacher"]["seed"])
+    check_shares(path, sections["noise"])
     _check_evaluate(path, sections["evaluate"])
     return sections
 
 
-def read_yaml(path: Path) -> dict:
-    """What is in a file. Raises KDError when it cannot be read."""
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise KDError(f"spec {path} cannot be read: {error}") from error
-
-
-def _recipe_sections(recipe) -> dict:
+def _recipe_sections(path: Path, recipe) -> dict:
     """A recipe of the quickstart as sections of a spec; max-update becomes the budget."""
-    found = load_recipe(find_recipe(recipe) if recipe in available_recipes() else recipe)
+    check_text(path, "recipe", recipe)
+    known = available_recipes()
+    if recipe not in known and not Path(recipe).exists():
+        raise KDError(f"recipe {recipe} cannot be read: there is no such file; the nearest known recipe is "
+                      f"{nearest(recipe, known)!r}")  # fmt: skip
+    found = load_recipe(find_recipe(recipe) if recipe in known else recipe)
     data = {name.replace("_", "-"): value for name, value in found.corpus.items()}
     sections = {"data": data, "kd": dict(found.kd), "evaluate": dict(found.decoding), "budget": {}}
     sections |= {name: dict(getattr(found, name)) for name in TRAINED}
@@ -122,21 +121,6 @@ def _valid_keys(section: str, given) -> tuple:
     return tuple(given) if isinstance(given, dict) else ()
 
 
-def _check_reserved(path, sections: dict) -> None:
-    reserved = dict.fromkeys(TRAINED, (*RESERVED, "max-update")) | {"kd": RESERVED}
-    reserved["teacher"] = tuple(name for name in reserved["teacher"] if name != "seed")
-    for name in ("cache", "decode"):
-        reserved[name] = ("teacher", "out", "shard", "subset", "cpu")
-    reserved["data"], reserved["evaluate"] = ("out",), ("checkpoint", "subset", "out", "cpu")
-    reserved["select"] = ("checkpoints", "by", "out", "cpu", "average", "out-checkpoint")
-    reserved["noise"] = ("prefix", "data-bin", "subset", "out", "source-lang", "target-lang")
-    remedies = {"max-update": "give it in budget", "seed": "give it as a factor"}
-    for section, names in reserved.items():
-        for key in sections[section]:
-            if key in names:
-                raise KDError(f"{path}: {key} in {section} is set by the study; {remedies.get(key, 'leave it out')}")
-
-
 def _complete_data(path, data: dict) -> None:
     check_keys(path, "data", data, valid=tuple(data), required=("name",))
     if data["name"] not in NAMES:
@@ -145,17 +129,21 @@ def _complete_data(path, data: dict) -> None:
         data.setdefault("source-lang", synthetic.SOURCE)
         data.setdefault("target-lang", synthetic.TARGET)
     check_keys(path, "data", data, valid=tuple(data), required=("source-lang", "target-lang"))
+    for key in ("source-lang", "target-lang", "raw"):
+        if key in data:
+            check_text(path, f"{key} in data", data[key])
+    if "raw" in data:
+        data["raw"] = os.path.abspath(data["raw"])  # stages run in another folder
 
 
 def _check_evaluate(path, evaluate: dict) -> None:
     for key in EVALUATE_DEFAULTS:
         if not isinstance(evaluate[key], list) or not evaluate[key]:
             raise KDError(f"{path}: {key} in evaluate must be a list with one entry or more, found {evaluate[key]!r}")
+    for subset in evaluate["subsets"]:
+        check_text(path, "an entry of subsets in evaluate", subset)
     for level in evaluate["noise"]:
         check_noise_level(path, "evaluate", level)
-
-
-def check_noise_level(path, where: str, level) -> None:
-    """Raises KDError unless `level` is a percentage."""
-    if isinstance(level, bool) or not isinstance(level, int | float) or not 0 <= level <= 100:
-        raise KDError(f"{path}: noise {level!r} in {where} must be a percentage of the words, from 0 to 100")
+    for key in EVALUATE_DEFAULTS:
+        if len(set(evaluate[key])) < len(evaluate[key]):
+            raise KDError(f"{path}: {key} in evaluate has an entry twice: {', '.join(map(str, evaluate[key]))}")

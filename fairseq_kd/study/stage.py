@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 from fairseq_kd.child import die_with_parent
@@ -71,21 +72,33 @@ def run_stage(work: Path, plan: dict, name: str) -> int:
         (folder / FAILED).unlink(missing_ok=True)
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
-        inputs = {source: fingerprint_of(work / "stages" / source) for source in stage["inputs"]}
-        if (record_of(folder) or {}).get("inputs") == inputs:
-            print("done by the job of an earlier run", flush=True)
-            return 0
-        (folder / DONE).unlink(missing_ok=True)
-        command = resolve(stage["command"], work, folder, plan["raw"])
-        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(command)}", flush=True)
         try:
-            record = _execute(stage, command, folder, inputs)
-        except KDError as error:
-            report(error)
-            write_json(folder / FAILED, {"stage": name, "command": shlex.join(command)})
+            _complete(work, plan, stage, folder)
+        except Exception as error:  # whatever it is: without failed.json it would not be known as a failure
+            _note_failure(folder, name, error)
             return FAILURE
-        write_json(folder / DONE, {"stage": name, **record, "inputs": inputs, "versions": library_versions()})
     return 0
+
+
+def _note_failure(folder: Path, name: str, error: Exception) -> None:
+    if isinstance(error, KDError):
+        report(error)
+    else:
+        traceback.print_exception(error)
+    with contextlib.suppress(OSError, KDError):  # the disk may be full
+        write_json(folder / FAILED, {"stage": name})
+
+
+def _complete(work: Path, plan: dict, stage: dict, folder: Path) -> None:
+    inputs = {source: fingerprint_of(work / "stages" / source) for source in stage["inputs"]}
+    if (record_of(folder) or {}).get("inputs") == inputs:
+        print("done by the job of an earlier run", flush=True)
+        return
+    (folder / DONE).unlink(missing_ok=True)
+    command = resolve(stage["command"], work, folder, plan["raw"])
+    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(command)}", flush=True)
+    record = _execute(stage, command, folder, inputs)
+    write_json(folder / DONE, {"stage": stage["name"], **record, "inputs": inputs, "versions": library_versions()})
 
 
 def resolve(command: list[str], work, folder, raw) -> list[str]:

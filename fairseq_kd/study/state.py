@@ -17,7 +17,10 @@ def stage_states(plan: Plan, work) -> dict:
 
 
 def cell_states(plan: Plan, stages: dict) -> dict:
-    """Name of the cell -> one of STATES: failed if any of its stages is, done if all are."""
+    """Name of the cell -> one of STATES: failed if any of its stages is, done if all are.
+
+    Running: a process works on its student, or on what this is measured by.
+    """
     cells = {}
     for cell in plan.cells:
         found = {stages[name] for name in plan.stages_of(cell)}
@@ -27,13 +30,13 @@ def cell_states(plan: Plan, stages: dict) -> dict:
         elif found == {"done"}:
             cells[cell] = "done"
         else:
-            cells[cell] = "running" if "running" in own or "done" in own else "waiting"
+            cells[cell] = "running" if "running" in own else "waiting"
     return cells
 
 
 def _state(folder: Path) -> str:
     failed = (folder / FAILED).is_file()  # then Snakemake may have put a done.json from before back
-    if (folder / DONE).is_file() and not failed:
+    if not failed and record_of(folder) is not None:
         return "done"
     if is_running(folder):
         return "running"
@@ -51,9 +54,11 @@ def is_running(folder: Path) -> bool:
 
 
 def record_of(folder: Path) -> dict | None:
-    """What done.json says, None while the stage is not finished."""
-    path = Path(folder) / DONE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    """What done.json says, None while the stage is not finished; one that is cut off says nothing."""
+    try:
+        return json.loads((Path(folder) / DONE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def fingerprint_of(folder: Path) -> str:

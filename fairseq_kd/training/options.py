@@ -21,7 +21,8 @@ def nearest(name, valid) -> str:
 def check_keys(path, where: str, found, valid, required=()) -> None:
     """Raises KDError for an unknown key (naming the nearest) or a missing one in the section `where` of the file."""
     if not isinstance(found, dict):
-        raise KDError(f"{path}: {where} must be a mapping, found {type(found).__name__}")
+        what = "nothing" if found is None else type(found).__name__
+        raise KDError(f"{path}: {where} must be a mapping, found {what}")
     for key in found:
         if key not in valid:
             raise KDError(f"{path}: unknown key {key!r} in {where}; the nearest valid one is {nearest(key, valid)!r}")

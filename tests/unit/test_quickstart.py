@@ -67,7 +67,7 @@ def test_recipes_of_corpora_are_understood_by_fairseq(name, model, tmp_path):
         ({"corpus": {"name": "text"}}, "corpus lacks 'source_lang'"),
         ({"kd": {"max-update": 9}}, "unknown key 'max-update' in kd"),
         ({"common": {"cpu": True}}, "cpu in common is set by the quickstart"),
-        ({"kd": None}, "kd must be a mapping, found NoneType"),
+        ({"kd": None}, "kd must be a mapping, found nothing"),
         ({"teacher": {}}, "max-update is needed"),
     ],
 )

@@ -284,7 +284,7 @@ def test_what_optuna_cannot_go_on_with_is_one_clear_error(tmp_path):
     with pytest.raises(KDError, match="was begun with seed = 5, now it is 6"):
         next(wide_search(storage, seed=6))
     (tmp_path / "other").write_text("no database " * 100)
-    with pytest.raises(KDError, match="other is not the storage of a search"):
+    with pytest.raises(KDError, match=r"other is not the storage of a search \(.*remove it, or choose another --out"):
         next(wide_search(tmp_path / "other"))
     with pytest.raises(KDError, match="0 trials in batches of 3"):
         next(wide_search(storage, trials=0))

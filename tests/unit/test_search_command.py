@@ -33,6 +33,7 @@ GREEDY = {
 WEIGHTS = {"kd-weight": [0.5, 0.7, 0.9]}
 OPTUNA = {"algorithm": "optuna", "trials": 7, "batch": 2, "teacher-checkpoints": 2}
 OPTUNA |= {"parameters": {"kd-weight": {"low": 0.1, "high": 0.9}, "kd-select": ["all", "batch"]}}
+SAME_START = {"start": {"student-temperature": "same"}}
 OUTPUTS = ("search.json", "search.md", "chosen.yaml")
 
 
@@ -280,6 +281,10 @@ def test_the_script_names_a_shipped_search():
         (GREEDY | {"trials": 3}, {}, "trials has no effect with the algorithm greedy"),
         (GREEDY | {"start": {"kd-wight": 1}}, {}, "in start; the nearest valid one is 'kd-weight'"),
         (GREEDY | {"start": "nowhere.yaml"}, {}, "nowhere.yaml cannot be read"),
+        (GREEDY | {"seeds": [2**32]}, {}, "seeds must be a list of whole numbers from 0, each once, below 2^31"),
+        (GREEDY, {"budget": {"teacher": "abc", "student": 3}}, "teacher in budget must be a whole number of updates"),
+        (OPTUNA | {"parameters": {"student-temperature": {"low": 0.5, "high": 4}}} | SAME_START, {},
+         "the start has student-temperature = same, which is not within"),
         (GREEDY | {"seeds": [1, 1]}, {}, "seeds must be a list of whole numbers from 0, each once"),
         (GREEDY | {"teacher-checkpoints": 9}, {}, "budget must be at least 9 updates"),
         (GREEDY | {"teacher-checkpoints": 1}, {}, "teacher-checkpoints must be a whole number from 2"),
@@ -303,6 +308,7 @@ def test_a_wrong_spec_is_one_clear_error(tmp_path, capsys, search, changes, mess
     [
         (["nothing"], "there is no spec nothing: give a file, or one of greedy"),
         (["greedy", "--jobs", "0"], "--jobs 0: must"),
+        (["greedy", "--dry-run"], "--dry-run: no effect with search"),
     ],
 )
 def test_bad_options_are_one_error(tmp_path, words, message, capsys):

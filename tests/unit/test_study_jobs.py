@@ -1,12 +1,16 @@
 """What a stage and `study run` make of jobs that are not their own, and of jobs that were ended from outside."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 
 import pytest
 from study_helpers import ENVIRONMENT, write_spec
 
+from fairseq_kd.errors import KDError
+from fairseq_kd.study import run as study_run
 from fairseq_kd.study.opening import open_plan
 from fairseq_kd.study.run import RunOptions, _is_elsewhere, note_ended_jobs
 from fairseq_kd.study.state import end_of_log, stage_states
@@ -50,11 +54,102 @@ def test_a_job_that_a_cluster_has_ended_is_a_failed_stage_whose_log_says_why(tmp
     plan = open_plan(str(write_spec(tmp_path)), tmp_path / "work")
     ended, done = (name for name, stage in plan.stages.items() if stage.kind in ("teacher", "prepare"))
     write(tmp_path / "work" / "stages" / done / "done.json", {})
-    note_ended_jobs(plan, tmp_path / "work", ERROR.format(stage=ended) + ERROR.format(stage=done))
+    note_ended_jobs(plan, tmp_path / "work", ERROR.format(stage=ended) + ERROR.format(stage=done), {})
     states = stage_states(plan, tmp_path / "work")
     assert (states[ended], states[done]) == ("failed", "done") and list(states.values()).count("failed") == 1
     shown = end_of_log(tmp_path / "work" / "stages" / ended, 12)
     assert "SLURM status is: 'TIMEOUT'" in shown and "slurm_logs/68.log" in shown
+
+
+def test_a_stage_that_ends_by_a_defect_is_a_failed_stage_whose_log_says_where(tmp_path):
+    stage = {"kind": "evaluate", "name": "evaluate-2", "command": ["fairseq-kd"], "inputs": ["student-1"]}
+    write(tmp_path / "plan.json", {"stages": {"evaluate-2": stage}, "on_gpu": [], "raw": None})
+    command = [sys.executable, "-m", "fairseq_kd.study.stage", "evaluate-2"]  # of student-1 there is no done.json
+    assert subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT).returncode == 1
+    folder = tmp_path / "stages" / "evaluate-2"
+    assert "Traceback" in (folder / "log.txt").read_text() and (folder / "failed.json").is_file()
+
+
+@pytest.fixture
+def failed(tmp_path):
+    """A planned study, its folder, and the folder of its teacher, which has failed in an earlier run."""
+    plan = open_plan(str(write_spec(tmp_path)), tmp_path / "work")
+    (teacher,) = (name for name, stage in plan.stages.items() if stage.kind == "teacher")
+    folder = tmp_path / "work" / "stages" / teacher
+    write(folder / "failed.json", {})
+    (folder / "log.txt").write_text("an old failure\n")
+    (tmp_path / "work" / "snakemake.log").write_text("of an earlier run\n")
+    return plan, tmp_path / "work", folder
+
+
+def snakemake(monkeypatch, status, does=lambda: None):
+    """In the place of Snakemake: one line in its log."""
+
+    def run(plan, work, options):
+        does()
+        with open(work / "snakemake.log", "a") as log:
+            print("invalid choice: 'slrm'", file=log)
+        return status
+
+    monkeypatch.setattr(study_run, "_snakemake", run)
+
+
+def test_an_old_failure_does_not_hide_what_snakemake_says_now(failed, monkeypatch, capsys):
+    plan, work, folder = failed
+    snakemake(monkeypatch, 2)
+    with pytest.raises(KDError, match="snakemake ended with status 2") as error:
+        study_run.run_study(plan, work, RunOptions())
+    assert "slrm" in str(error.value) and "of an earlier run" not in str(error.value)
+    snakemake(monkeypatch, 1, lambda: os.utime(folder / "failed.json", ns=(1, 1)))
+    assert study_run.run_study(plan, work, RunOptions()) == 1  # it has failed again
+    assert "an old failure" in capsys.readouterr().err
+
+
+def test_a_job_that_a_cluster_ends_in_a_stage_that_had_failed_before_is_noted_too(failed):
+    plan, work, folder = failed
+    note_ended_jobs(plan, work, ERROR.format(stage=folder.name), study_run._failures(plan, work))
+    assert "TIMEOUT" in end_of_log(folder, 2)
+
+
+def test_a_dry_run_shows_what_snakemake_says(failed, monkeypatch, capsys):
+    plan, work, _ = failed
+    snakemake(monkeypatch, 0)
+    assert study_run.run_study(plan, work, RunOptions(dry_run=True)) == 0
+    assert capsys.readouterr().out.split("\n")[0] == "invalid choice: 'slrm'"
+    snakemake(monkeypatch, 2)
+    with pytest.raises(KDError, match="slrm"):
+        study_run.run_study(plan, work, RunOptions(dry_run=True))
+
+
+def test_a_record_that_was_cut_off_is_that_of_a_stage_that_is_not_done(failed, monkeypatch):
+    plan, work, folder = failed
+    (folder / "failed.json").unlink()
+    (folder / "done.json").write_text('{"stage": "teach')
+    assert stage_states(plan, work)[folder.name] == "waiting"
+    snakemake(monkeypatch, 2)
+    with pytest.raises(KDError):
+        study_run.run_study(plan, work, RunOptions())
+    assert not (folder / "done.json").exists()  # Snakemake would take it for done
+
+
+def test_the_links_of_cells_that_the_spec_no_longer_has_are_removed(failed, monkeypatch):
+    plan, work, folder = failed
+    (folder / "failed.json").unlink()
+    for stage in plan.stages:
+        write(work / "stages" / stage / "done.json", {"command": "", "seconds": 1})
+    for name in ("old", "kept"):
+        (work / "cells" / name).mkdir(parents=True)
+        (work / "cells" / name / "1-prepare").symlink_to("../../stages")
+    (work / "cells" / "kept" / "notes.txt").write_text("precious")
+    snakemake(monkeypatch, 0)
+    assert study_run.run_study(plan, work, RunOptions()) == 0
+    assert {path.name for path in (work / "cells").iterdir()} == {*plan.cells, "kept"}
+    assert [path.name for path in (work / "cells" / "kept").iterdir()] == ["notes.txt"]
+
+
+def test_a_python_in_a_path_with_a_space_is_one_word_of_the_shell():
+    (command,) = re.findall(r"exec .*", study_run.SNAKEFILE.read_text())
+    assert command.startswith("exec {params.python:q} ")
 
 
 @pytest.mark.parametrize(

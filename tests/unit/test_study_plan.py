@@ -5,13 +5,18 @@ from collections import Counter
 
 import pytest
 from conftest import ROOT
+from corpora_helpers import IWSLT14_SETS, iwslt_members, tar
 from study_helpers import write_spec
 
+from fairseq_kd.cli.main import main
+from fairseq_kd.corpus.campaign import check_recorded_hash
+from fairseq_kd.errors import KDError
 from fairseq_kd.study.estimate import Estimates
 from fairseq_kd.study.factors import make_cells
 from fairseq_kd.study.plan import Plan
 from fairseq_kd.study.show import format_plan, format_status
 from fairseq_kd.study.spec import load_spec, shipped_specs
+from fairseq_kd.study.state import cell_states, stage_states
 
 EIGHT = {"method": ["ce", "word", "seq", "word+seq"], "seed": [1, 2]}
 
@@ -84,6 +89,93 @@ def test_raw_text_is_known_by_its_content(tmp_path, corpus):
     assert not before.stages.keys() & plan_of(tmp_path, data=data | {"raw": str(copy)}).stages.keys()
 
 
+def test_only_the_files_that_are_read_identify_a_corpus(tmp_path):
+    archive = tmp_path / "raw" / "de-en.tgz"
+    archive.parent.mkdir()
+    changes = {"recipe": "iwslt14.de-en", "data": {"raw": str(archive.parent)}, "factors": {"method": ["ce"]}}
+    changes |= dict.fromkeys(("common", "teacher", "student", "decode"))
+    with pytest.raises(KDError, match="raw lacks de-en/train.tags"):
+        plan_of(tmp_path, **changes)
+    archive.write_bytes(tar(iwslt_members("de-en", IWSLT14_SETS, 9)))
+    before = plan_of(tmp_path, **changes).stages
+    check_recorded_hash(archive)
+    (archive.parent / ".notes").write_text("mine")
+    assert plan_of(tmp_path, **changes).stages == before
+    archive.write_bytes(b"another")
+    assert not plan_of(tmp_path, **changes).stages.keys() & before.keys()
+
+
+def test_raw_text_of_each_cell_is_known_by_its_content(tmp_path, corpus, monkeypatch):
+    for path in corpus.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+        (tmp_path / path.name.replace("train", "other")).write_bytes(path.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    data = {"name": "text", "source-lang": "qaa", "target-lang": "qab", "vocab-size": 120, "raw": "."}
+    data |= {"valid": "valid", "test": "test"}
+    changes = {"data": data, "factors": {"method": ["seq"], "data.train": ["train", "other"]}}
+    before = plan_of(tmp_path, **changes)
+    assert before.as_dict()["raw"] == str(tmp_path)  # stages run in another folder
+    (tmp_path / "other.qaa").write_text("more " + (tmp_path / "other.qaa").read_text())
+    after = plan_of(tmp_path, **changes)
+    kept = [before.cells[name]["student"] == after.cells[name]["student"] for name in before.cells]
+    assert kept == [True, False]
+
+
+def test_a_file_that_an_option_names_is_known_by_its_content(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "init.pt").write_text("one")
+    plans = [plan_of(tmp_path, factors=EIGHT, student={"finetune-from-model": "init.pt"})]
+    (tmp_path / "init.pt").write_text("two")
+    plans.append(plan_of(tmp_path, factors=EIGHT, student={"finetune-from-model": "init.pt"}))
+    students = [{name for name, stage in plan.stages.items() if stage.kind == "student"} for plan in plans]
+    assert len(students[0]) == 8 and not students[0] & students[1]
+    for name in students[1]:
+        command = plans[1].stages[name].command
+        assert command[command.index("--finetune-from-model") + 1] == str(tmp_path / "init.pt")
+
+
+def test_a_teacher_is_measured_in_every_way_in_which_its_students_are(tmp_path):
+    plan = plan_of(tmp_path, factors={"method": ["ce", "word"], "evaluate.beam": [1, 5], "seed": [1, 2]}, decode=None)
+    assert len({teacher["checkpoint"] for teacher in plan.teachers}) == 1
+    cells = [[plan.cells[name]["factors"]["evaluate.beam"] for name in teacher["cells"]] for teacher in plan.teachers]
+    assert cells == [[1, 1], [5, 5]]
+    for beam, teacher in zip(("1", "5"), plan.teachers, strict=True):
+        command = plan.stages[teacher["results"]["test"]].command
+        assert command[command.index("--beam") + 1] == beam
+
+
+LAYERS = {"encoder-layers": [1, 2], "decoder-layers": [1, 2, 3]}
+
+
+@pytest.mark.parametrize(
+    ("claim", "message"),
+    [
+        (
+            "ce > ce at encoder-layers 1, decoder-layers 1 by bleu",
+            "method=ce,encoder-layers=1,decoder-layers=1 with",
+        ),
+        ("seq > word at method ce by bleu", "method after `at` is what the claim compares"),
+        (
+            "beam > greedy at method ce, encoder-layers 1, decoder-layers 1 by bleu",
+            "itself: strategy has no effect",
+        ),
+        ("word > ce at encoder-layers 1, encoder-layers 2 by bleu", "encoder-layers after `at` is there twice"),
+        ("1 > 2 at method ce by bleu", "encoder-layers and decoder-layers have both values, 1 and 2"),
+        ("1 > 4 at method ce by bleu", "no factor has the value '4'"),
+    ],
+)
+def test_a_claim_that_compares_a_cell_with_itself_or_is_not_clear_is_refused(tmp_path, claim, message):
+    factors = {"method": ["ce", "word", "seq"], "strategy": ["beam", "greedy"]} | LAYERS
+    with pytest.raises(KDError, match=message):
+        plan_of(tmp_path, factors=factors, claims=[claim])
+
+
+def test_a_claim_is_about_the_factor_that_has_both_values(tmp_path):
+    claims = ["1 > 3 at method ce, encoder-layers 2 by bleu"]
+    (claim,) = plan_of(tmp_path, factors={"method": ["ce", "word"]} | LAYERS, claims=claims, decode=None).claims
+    assert claim["factor"] == "decoder-layers" and len(claim["cells_worse"]) == 1
+
+
 def test_stages_name_only_earlier_stages_and_every_cell_ends_in_its_results(tmp_path):
     factors = EIGHT | {"teacher-choice": ["low-loss"], "mix-gold": [1], "compact": [True]}
     plan = plan_of(tmp_path, factors=factors, common={"save-interval-updates": 10})
@@ -110,6 +202,17 @@ def test_time_is_estimated_from_what_is_done(tmp_path):
     shown = format_plan(plan, tmp_path)
     assert "student          8                8      1       0.13" in shown and "not known" in shown
     assert "8 cells" in shown and "method=word+seq,seed=2" in shown
+
+
+def test_a_cell_is_running_only_while_a_process_works_on_it(tmp_path):
+    plan = plan_of(tmp_path, factors=EIGHT)
+    cell = plan.cells["method=ce,seed=1"]
+    for name in plan.stages_of("method=ce,seed=1")[:-1]:
+        finish(plan, tmp_path, name, 1.0)
+    states = stage_states(plan, tmp_path)
+    assert cell_states(plan, states)["method=ce,seed=1"] == "waiting"
+    running = cell_states(plan, states | {cell["results"]["test"]: "running"})
+    assert running["method=ce,seed=1"] == "running" and running["method=ce,seed=2"] == "waiting"
 
 
 def test_the_state_of_cells_and_the_end_of_the_log_of_what_failed(tmp_path):
@@ -149,3 +252,15 @@ def test_stages_on_one_machine_take_different_gpus(tmp_path, monkeypatch):
             assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
         with _a_gpu(tmp_path):
             assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+
+
+@pytest.mark.parametrize("action", ["status", "report"])
+def test_a_folder_with_the_study_on_other_data_is_not_taken_for_one_that_has_not_begun(tmp_path, capsys, action):
+    plan = plan_of(tmp_path, data={"pairs": 300, "vocab-size": 200})
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "plan.json").write_text(json.dumps(plan.as_dict()))
+    path = write_spec(tmp_path, data={"pairs": 200})
+    assert main(["study", action, str(path), "--out", str(work)]) == 2
+    assert "holds the study mine with another recipe, with other data" in capsys.readouterr().err
+    assert [path.name for path in work.iterdir()] == ["plan.json"]

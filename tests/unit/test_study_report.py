@@ -8,8 +8,11 @@ import pytest
 from report_helpers import finish_stage, finish_study, plan_of, write_result
 
 from fairseq_kd.cli.main import main
+from fairseq_kd.corpus.manifest import exclusive
+from fairseq_kd.errors import KDError
 from fairseq_kd.study.opening import open_plan
 from fairseq_kd.study.report.curves import validation_curve
+from fairseq_kd.study.report.draw import COLOURS
 from fairseq_kd.study.report.marks import find_marks
 from fairseq_kd.study.report.page import escape
 from fairseq_kd.study.report.rows import Row, Run, Study, labels
@@ -121,7 +124,9 @@ def test_names_from_the_spec_and_logs_are_text_and_nothing_else(tmp_path):
     (tmp_path / "stages" / failed / "log.txt").write_text("</pre><script>alert(1)</script>\n")
     write_report(plan, tmp_path)
     html, markdown = ((tmp_path / f"report.{kind}").read_text() for kind in ("html", "md"))
-    assert "<b onload" not in html + markdown and "<script" not in html + markdown
+    assert "<b onload" not in html + markdown and "<script" not in html
+    (line,) = (line for line in markdown.splitlines() if "<script" in line)
+    assert line.startswith("    </pre>")  # code, where nothing means anything
     assert "&lt;b onload=x&gt;&amp;|$a$" in html and "&lt;b onload=x>&amp;\\|$a$" in markdown
     assert "&lt;script&gt;alert(1)" in html
     assert escape("a|b_*c*\n`d`") == "a\\|b\\_\\*c\\* \\`d\\`"
@@ -139,9 +144,62 @@ def test_a_partial_study_says_so_on_top_with_what_has_failed(tmp_path):
     html, markdown = ((tmp_path / f"report.{kind}").read_text() for kind in ("html", "md"))
     for page in (shown, html, markdown):
         assert "6 of 9 cells are done, 3 failed." in page and "1 of 1 claims are not tested yet." in page
+    assert f"The end of the log of {decode}:\n\n    out of memory\n" in markdown
     assert html.index("This report is partial") < html.index("<table")
     assert f"{decode} has failed, and with it 3 cells" in html and "<pre>out of memory</pre>" in html
     assert "| seq | – | 3 |" in markdown and "| seq > word by bleu | not tested yet | – | – | – |" in markdown
+
+
+def test_a_claim_whose_test_has_failed_says_so(tmp_path):
+    plan = plan_of(tmp_path, factors=SEEDS, claims=["seq > word by bleu"])
+    finish_study(plan, tmp_path)
+    folder = tmp_path / "stages" / plan.claims[0]["compare"]
+    (folder / "done.json").rename(folder / "failed.json")
+    shown = write_report(plan, tmp_path)
+    assert "| seq > word by bleu | the test failed |" in shown and "The tests of 1 of 1 claims have failed." in shown
+
+
+def test_the_curve_of_a_chosen_teacher_is_that_of_its_training(tmp_path):
+    _, work, _, _ = reported(
+        tmp_path, factors=SEEDS | {"teacher-choice": ["low-loss"]}, common={"save-interval-updates": 10}
+    )
+    assert ">teacher<" in (work / "plots" / "training-1.svg").read_text()
+
+
+def test_a_teacher_that_is_measured_in_two_ways_has_two_rows(tmp_path):
+    _, _, _, markdown = reported(tmp_path, factors={"method": ["ce", "seq"], "evaluate.beam": [1, 5]})
+    table = markdown[markdown.index("## BLEU") : markdown.index("## chrF2")]
+    assert len(re.findall(r"^\| teacher \| [15] ", table, re.M)) == 2
+
+
+def test_plots_of_factors_in_other_alphabets_have_names_of_their_own(tmp_path):
+    factors = {"method": ["ce", "seq"]} | {
+        name: {"a": {f"{side}-layers": 1}, "b": {f"{side}-layers": 2}}
+        for name, side in (("größe", "encoder"), ("grüße", "decoder"))
+    }
+    _, work, html, _ = reported(tmp_path, factors=factors)
+    assert plots_of(work) >= {"bleu-test-by-gr-e.svg", "bleu-test-by-gr-e-2.svg"}
+    assert html.count("<svg") == len(plots_of(work))
+    ids = re.findall(r'\bid="([^"]+)"', html)
+    assert len(ids) == len(set(ids)) and set(re.findall(r'(?:url\(|href=")#([^)"]+)', html)) <= set(ids)
+
+
+def test_two_reports_at_a_time_are_refused(tmp_path):
+    plan = plan_of(tmp_path)
+    with exclusive(tmp_path / "report"), pytest.raises(KDError, match="another process is working on"):
+        write_report(plan, tmp_path)
+
+
+def test_the_colours_stand_out_on_a_white_page_and_on_a_dark_one():
+    def brightness(colour):  # relative luminance, WCAG 2
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        parts = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.05 + sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
+
+    for page in ("#ffffff", "#14171a"):
+        for colour in COLOURS:
+            low, high = sorted(map(brightness, (page, colour)))
+            assert high / low > 3, (page, colour)
 
 
 def test_a_study_of_which_nothing_is_done_has_a_report(tmp_path):
@@ -180,6 +238,8 @@ def test_marks_are_those_of_the_paired_t_test_after_holms_correction():
 def test_without_seeds_or_a_baseline_there_are_no_marks_and_the_note_says_why():
     marks, notes = find_marks(study_of(ce=[10], seq=[20]), "bleu")
     assert marks == {} and "one seed a row" in notes[0]
+    unequal = study_of(ce=[10, 11], seq=[20])  # the row of ce has all its seeds
+    assert "those of the row of ce that it is compared with" in find_marks(unequal, "bleu")[1][0]
     marks, notes = find_marks(study_of(word=[10, 11], seq=[20, 21]), "bleu")
     assert marks == {} and "no row has a row with the method ce" in notes[0]
 

@@ -33,7 +33,7 @@ def cells(tmp_path, **changes):
         ({"recipe": "syntetic"}, "recipe syntetic cannot be read"),
         ({"data": {"name": "multi40k"}}, "data has the name 'multi40k'; it must be one of"),
         ({"data": {"name": "text"}}, "data lacks 'raw'"),
-        ({"data": {"name": "text", "raw": "nowhere"}}, "nowhere is not a folder"),
+        ({"data": {"name": "text", "raw": "nowhere"}}, "nowhere is not a folder; give the one with your raw files"),
         ({"budget": {"studnt": 3}}, "unknown key 'studnt' in budget; the nearest valid one is 'student'"),
         ({"student": {"max-update": 3}}, "max-update in student is set by the study; give it in budget"),
         ({"common": {"seed": 3}}, "seed in common is set by the study; give it as a factor"),
@@ -45,6 +45,57 @@ def cells(tmp_path, **changes):
         ({"factors": {"method": ["word"], "divergence": ["mse"], "temperature": [2]}, "decode": None},
          "has no effect with --kd-divergence mse"),
         ({"factors": {"method": ["word"], "alpha": [3]}, "decode": None}, "--kd-weight 3.0: must be from 0"),
+        ({"factors": {"method": ["ce"], 1: [2]}}, "the name of a factor must be a word, found 1"),
+        ({"factors": {"method": ["ce"], True: [2]}}, "found True; YAML reads on, yes and no as true and false"),
+        ({"factors": {"method": ALL, "a": {"x": {3: 4}, "y": {}}}}, "the name of a factor must be a word, found 3"),
+        ({"factors": {"method": ALL, ".dropout": [0, 0.1]}}, "of the unknown section ''"),
+        ({"factors": {"method": ALL, "max-update": [10, 20]}}, "the factor max-update has no effect: max-update in "
+         "student is set by the study; vary budget.student"),
+        ({"factors": {"method": ALL, "criterion": ["x", "y"]}}, "is set by the study; vary method"),
+        ({"factors": {"method": ALL, "common.seed": [1, 2]}}, "the factor common.seed has no effect"),
+        ({"factors": {"method": ALL, "student.seed": [1, 2]}}, "set by the study; vary seed, or teacher.seed"),
+        ({"factors": {"method": ALL, "data.raw": ["A", "B"]}}, "raw in data is one for all cells"),
+        ({"factors": {"method": ALL, "evaluate.subset": ["valid", "test"]}}, "subset in evaluate is set by the study"),
+        ({"factors": {"method": ALL, "evaluate.subsets": ["valid", "test"]}}, "subsets in evaluate is one for all"),
+        ({"factors": {"method": ALL, "evaluate.noise": [0, 10]}}, "noise in evaluate is one for all cells"),
+        ({"factors": {"method": ALL, "alpha": [0.3], "kd-weight": [0.5]}},
+         "the factors alpha and kd-weight both set kd.kd-weight, so one would override the other"),
+        ({"factors": {"method": ALL, "temperature": [1, 2], "teacher-temperature": [1]}}, "kd.teacher-temperature, so"),
+        ({"factors": {"method": ["ce"], "system": {"A": {"method": "word"}, "B": {"method": "seq"}}}},
+         "the factors method and system both set method"),
+        ({"factors": {"method": ALL, "t": {"a": {"temperature": 2, "student-temperature": 1}}}}, "t sets twice"),
+        ({"factors": {"method": ALL, "common.lr": [0.1, 0.2], "lr": [0.3], "teacher.lr": [0.1]}},
+         "the cells method=ce,common.lr=0.1 and method=ce,common.lr=0.2 are the same experiment, for common.lr has no"),
+        ({"factors": {"method": ALL, "noise": [10, 10.0]}}, "the factor noise has a value twice: 10, 10.0"),
+        ({"factors": {"method": ALL, "noise.seed": [1, 2]}}, "the factor noise.seed has no effect with method"),
+        ({"factors": {"method": ["ce", "seq"], "a": {"x": {"kd-weight": 1}, "y": {"dropout": 0.3}}}},
+         "the value x of the factor a has no effect with method ce, seq"),
+        ({"factors": {"method": ALL, "seed": [2**32]}}, "seeds are whole numbers from 0 to below 2^31"),
+        ({"factors": {"method": ALL, "teacher.seed": [-1, 1]}}, "the factor teacher.seed has the value -1; seeds are"),
+        ({"teacher": {"seed": 2**32}}, "seed in teacher has the value 4294967296"),
+        ({"factors": {"method": ALL, "mix-gold": [-1, 1]}}, "mix-gold in factors must be a number from 0, found -1"),
+        ({"factors": {"method": ALL, "noise": [10], "noise.delete": [-1]}}, "delete in noise is its share of"),
+        ({"factors": {"method": ALL, "budget.student": [10, "x"]}}, "the factor budget.student must be a whole number"),
+        ({"budget": {"teacher": "abc"}}, "teacher in budget must be a whole number of updates from 1, found 'abc'"),
+        ({"budget": {"teacher": None}}, "must be a whole number of updates from 1, found None"),
+        ({"budget": [3]}, "must be a whole number of updates from 1, found [3]"),
+        ({"budget": float("inf")}, "must be a whole number of updates from 1, found inf"),
+        ({"budget": "1e5"}, "must be a whole number of updates from 1, found '1e5'"),
+        ({"budget": 0}, "must be a whole number of updates from 1, found 0"),
+        ({"budget": {"student": -5}}, "must be a whole number of updates from 1, found -5"),
+        ({"data": {"source-lang": False}}, "source-lang in data must be text, found False: put it in quotes"),
+        ({"data": {"raw": 5}}, "raw in data must be text, found 5"),
+        ({"recipe": ["a"]}, "recipe must be text, found ['a']"),
+        ({"recipe": 5}, "recipe must be text, found 5"),
+        ({"recipe": "synthetc"}, "there is no such file; the nearest known recipe is 'synthetic'"),
+        ({"noise": {"delete": "a"}}, "delete in noise is its share of the level, a number from 0, found 'a'"),
+        ({"noise": dict.fromkeys(("delete", "substitute", "swap"), 0)}, "in noise are all 0"),
+        ({"noise": {"sentence-share": 3}, "evaluate": {"noise": [10]}}, "--sentence-share 3.0: must be between"),
+        ({"evaluate": {"subsets": [["a"]]}}, "an entry of subsets in evaluate must be text, found ['a']"),
+        ({"evaluate": {"subsets": [None]}}, "an entry of subsets in evaluate must be text, found None"),
+        ({"evaluate": {"subsets": ["tset"]}}, "'tset', which the data lack; the nearest of theirs is 'test'"),
+        ({"evaluate": {"noise": [10, 10.0]}}, "noise in evaluate has an entry twice: 10, 10.0"),
+        ({"student": {"finetune-from-model": "init.pt"}}, "finetune-from-model init.pt: /"),
     ],
     ids=lambda value: None if isinstance(value, dict) else value[:30],
 )  # fmt: skip
@@ -74,6 +125,18 @@ def test_wrong_exclusions_are_one_clear_error(tmp_path, exclude, message):
     with pytest.raises(KDError) as error:
         cells(tmp_path, factors={"method": ALL, "strategy": ["beam", "greedy"]}, exclude=exclude)
     assert message in str(error.value)
+
+
+def test_a_key_that_stands_twice_is_one_clear_error(tmp_path):
+    path = write_spec(tmp_path)
+    path.write_text(f"{path.read_text()}\nstudent: {{dropout: 0.1}}\n")
+    with pytest.raises(KDError, match=r"mine.yaml cannot be read: line \d+ gives 'student' again"):
+        load_spec(path)
+    path.write_text("factors: {method: [ce]}\nteacher: &x {lr: 1}\nstudent: {<<: *x, lr: 2}\nrecipe: synthetic\n")
+    assert load_spec(path).sections["student"]["lr"] == 2  # what a merge key brings may be overridden
+    path.write_text("")
+    with pytest.raises(KDError, match="the spec must be a mapping, found nothing"):
+        load_spec(path)
 
 
 @pytest.mark.parametrize("text", ["exclude: &x [*x]", "exclude: [&x {method: *x}]", "exclude: [{method: &x [*x]}]"])
@@ -117,6 +180,27 @@ def test_the_values_of_a_factor_reach_the_option_that_they_are_for(tmp_path):
     (cell,) = cells(tmp_path, factors=factors, decode=None).cells
     assert cell.settings["kd"] == {"kd-weight": 0.3, "teacher-temperature": 2, "student-temperature": 2}
     assert cell.settings["student"]["lr"] == 0.1 and cell.settings["teacher"]["dropout"] == 0.4
+
+
+def test_a_label_without_options_is_the_baseline_of_its_factor(tmp_path):
+    factors = {"method": ["ce", "seq"], "decoding": {"default": {}, "greedy": {"strategy": "greedy"}}}
+    assert [cell.name for cell in cells(tmp_path, factors=factors).cells] == [
+        *("method=ce", "method=seq,decoding=default", "method=seq,decoding=greedy")
+    ]
+
+
+def test_options_of_noise_do_not_multiply_cells_without_noise(tmp_path):
+    found = cells(tmp_path, factors={"method": ["ce", "seq"], "noise": [0, 10], "noise.seed": [1, 2]})
+    assert [cell.name for cell in found.cells if cell.factors["method"] == "ce"] == [
+        *("method=ce,noise=0", "method=ce,noise=10,noise.seed=1", "method=ce,noise=10,noise.seed=2")
+    ]
+
+
+def test_every_cell_has_a_name_of_its_own_that_can_be_a_folder(tmp_path):
+    labelled = {label: {"dropout": n / 10} for n, label in enumerate(("a b", "a/b", "c", "é" * 200, "é" * 201))}
+    names = [cell.name for cell in cells(tmp_path, factors={"method": ["ce", "seq"], "size": labelled}).cells]
+    assert len(set(names)) == 10 and all(len(name.encode()) < 250 and "/" not in name for name in names)
+    assert "method=ce,size=c" in names and "method=ce,size=a_b" not in names
 
 
 @pytest.mark.parametrize(

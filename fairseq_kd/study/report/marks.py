@@ -25,7 +25,9 @@ def find_marks(study: Study, metric: str) -> tuple[dict, list[str]]:
             if ours.keys() == theirs.keys() and len(ours) == len(row.runs) == len(baseline.runs) > 1:
                 tested.append((number, on, [ours[seed] for seed in ours], [theirs[seed] for seed in ours]))
     if not tested:
-        why = "one seed a row" if all(len(row.runs) == 1 for row in study.rows) else "no row has all its seeds done"
+        why = f"no row has all its seeds done and those of the row of {BASELINE} that it is compared with"
+        if all(len(row.runs) == 1 for row in study.rows):
+            why = "one seed a row"
         return {}, [f"No marks of significance: {why}. fairseq-kd compare tests two results over their segments."]
     found = [(number, on, ours, theirs, paired_t(ours, theirs)["p"]) for number, on, ours, theirs in tested]
     found = [entry for entry in found if entry[-1] is not None]  # None: no difference between seeds varies

@@ -88,7 +88,7 @@ def training_figures(study: Study, work: Path) -> list[Figure]:
     """Loss on the validation set against updates, a line for each seed."""
     curves = {}
     for number, row in enumerate([*study.rows, *study.teachers]):
-        stages = [[name for name in run.stages if re.match("(student|select|teacher)-", name)][-1:] for run in row.runs]
+        stages = [[name for name in run.stages if re.match("(student|teacher)-", name)][-1:] for run in row.runs]
         logs = [work / "stages" / name / "train.log" for names in stages for name in names]
         curves[number] = [curve for log in logs if (curve := validation_curve(log))]
     figures = []

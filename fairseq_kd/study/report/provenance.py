@@ -35,9 +35,11 @@ def unfinished(results: dict) -> list[str]:
     if counts:
         others = ", ".join(f"{count} {state}" for state, count in counts.items())
         lines.append(f"{states.count('done')} of {len(states)} cells are done, {others}.")
-    untested = sum(claim["comparison"] is None for claim in results["claims"])
-    if untested:
-        lines.append(f"{untested} of {len(results['claims'])} claims are not tested yet.")
+    claims = [claim["state"] for claim in results["claims"]]
+    if untested := sum(state not in ("done", "failed") for state in claims):
+        lines.append(f"{untested} of {len(claims)} claims are not tested yet.")
+    if failed := claims.count("failed"):
+        lines.append(f"The tests of {failed} of {len(claims)} claims have failed.")
     teachers = sum(None in teacher["results"].values() for teacher in results["teachers"])
     if teachers:
         lines.append(f"{teachers} of {len(results['teachers'])} teachers are not evaluated yet.")

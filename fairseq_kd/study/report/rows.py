@@ -86,11 +86,11 @@ def read_study(results: dict, work: Path) -> Study:
         values = {name: cell["factors"][name] for name in factors if name in cell["factors"]}
         grouped.setdefault(tuple(values.items()), []).append(cell)
     rows = [Row(dict(values), [_run(cell, work) for cell in group]) for values, group in grouped.items()]
+    names = [{cell["name"] for cell in group} for group in grouped.values()]
     teachers, users = [], []
     for teacher in results["teachers"]:
-        stage = Path(teacher["checkpoint"]).parts[1]
-        taught = [number for number, row in enumerate(rows) if any(stage in run.stages for run in row.runs)]
-        teachers.append(_teacher_row(teacher, stage, [rows[number] for number in taught], factors, work))
+        taught = [number for number, group in enumerate(names) if group & set(teacher["cells"])]
+        teachers.append(_teacher_row(teacher, [rows[number] for number in taught], factors, work))
         users.append(taught)
     return Study(results["name"], list(cells[0]["results"]), factors, rows, teachers, users)
 
@@ -111,13 +111,13 @@ def _run(cell: dict, work: Path) -> Run:
     return Run(cell["factors"].get("seed"), results, cell["stages"], cell["training_seconds"])
 
 
-def _teacher_row(teacher: dict, stage: str, taught: list, factors: dict, work: Path) -> Row:
+def _teacher_row(teacher: dict, taught: list, factors: dict, work: Path) -> Row:
     """With the values that all its students share and not all students have, such as the noise of its data."""
     shared = {name: taught[0].factors.get(name) for name in factors if name != "method"}
     shared = {name: value for name, value in shared.items() if all(row.factors.get(name) == value for row in taught)}
     shared = {name: value for name, value in shared.items() if value is not None}
     results = {name: _read(work, path) for name, path in teacher["results"].items()}
-    return Row({"method": TEACHER} | shared, [Run(None, results, [stage], None)])
+    return Row({"method": TEACHER} | shared, [Run(None, results, teacher["stages"], None)])
 
 
 def _read(work: Path, path: str | None) -> dict | None:

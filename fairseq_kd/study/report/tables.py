@@ -107,7 +107,7 @@ def claim_table(results: dict, work: Path) -> Table | None:
     """The claims with their verdicts and the tests behind them; None for a study without claims."""
     if not results["claims"]:
         return None
-    lines = [[claim["text"], *_verdict(work, claim["comparison"])] for claim in results["claims"]]
+    lines = [[claim["text"], *_verdict(work, claim)] for claim in results["claims"]]
     notes = [
         f"Tested by fairseq-kd compare; supported and refuted are p below {ALPHA}. Each is tested by itself: p is "
         "not corrected for the number of claims."
@@ -115,11 +115,11 @@ def claim_table(results: dict, work: Path) -> Table | None:
     return Table("Claims", ["claim", "verdict", "test", "difference", "p"], lines, 3, notes)
 
 
-def _verdict(work: Path, comparison: str | None) -> list[str]:
+def _verdict(work: Path, claim: dict) -> list[str]:
     """The baseline of the comparison is the side that is said to be worse."""
-    if comparison is None:
-        return ["not tested yet", NOT_DONE, NOT_DONE, NOT_DONE]
-    found = json.loads((work / comparison).read_text(encoding="utf-8"))
+    if claim["comparison"] is None:
+        return ["the test failed" if claim["state"] == "failed" else "not tested yet", NOT_DONE, NOT_DONE, NOT_DONE]
+    found = json.loads((work / claim["comparison"]).read_text(encoding="utf-8"))
     other = found["systems"][1]
     verdict = {"better": "supported", "worse": "refuted"}.get(other["verdict"], "undecided")
     if other["decided_by"] == "paired_t":

@@ -3,12 +3,14 @@
 import importlib.util
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fairseq_kd.corpus.manifest import exclusive
 from fairseq_kd.errors import KDError
 from fairseq_kd.study.plan import Plan
 from fairseq_kd.study.report.by_factor import Figure, factor_figures
+from fairseq_kd.study.report.draw import renamed
 from fairseq_kd.study.report.measured import latency_figures, noise_figures, reliability_figures, training_figures
 from fairseq_kd.study.report.page import markdown_table, render
 from fairseq_kd.study.report.provenance import (
@@ -47,9 +49,14 @@ def check_packages() -> None:
 def write_report(plan: Plan, work: Path) -> str:
     """Write results.json and the report of a study, finished or not; return its main tables as Markdown.
 
-    Raises KDError, before anything is written, when a package is missing.
+    Raises KDError, before anything is written, when a package is missing or another process writes the report.
     """
     check_packages()
+    with exclusive(work / "report"):
+        return _write_report(plan, work)
+
+
+def _write_report(plan: Plan, work: Path) -> str:
     results = write_results(plan, work)
     study = read_study(results, work)
     figures, left_out = _figures(study, work)
@@ -86,8 +93,20 @@ def _figures(study: Study, work: Path) -> tuple[list[Figure], list[LeftOut]]:
         (training_figures(study, work), "Training curves",
          "the trainings have not validated yet, or their train.log is gone"),
     )  # fmt: skip
-    figures = [figure for found, _, _ in kinds for figure in found]
+    figures = _distinct([figure for found, _, _ in kinds for figure in found])
     return figures, [LeftOut(title, remedy) for found, title, remedy in kinds if not found]
+
+
+def _distinct(figures: list[Figure]) -> list[Figure]:
+    """Files and ids need names of their own: of factors in other alphabets little is left, or nothing."""
+    found = {}
+    for figure in figures:
+        name, number = figure.name, 1
+        while name in found:
+            number += 1
+            name = f"{figure.name}-{number}"
+        found[name] = replace(figure, name=name, svg=renamed(figure.svg, figure.name, name))
+    return list(found.values())
 
 
 def _write_plots(folder: Path, figures: list[Figure]) -> None:
