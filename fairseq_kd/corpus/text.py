@@ -16,6 +16,7 @@ from pathlib import Path
 from fairseq_kd.errors import KDError
 
 SPACES = re.compile(r"[\s\u0085\u2028\u2029\u200b\ufeff\x00-\x1f\x7f]+")
+READ_AT_ONCE = 2**20  # bytes
 EXAMPLES_KEPT = 5  # line numbers kept of each kind of damage
 
 
@@ -23,7 +24,7 @@ def open_bytes(path):
     """Open a plain or gzip-compressed file for reading bytes; the kind is told by the first two bytes."""
     with open(path, "rb") as file:
         compressed = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path, "rb") if compressed else open(path, "rb")
+    return gzip.open(path, "rb") if compressed else open(path, "rb", buffering=READ_AT_ONCE)
 
 
 def read_raw_lines(path) -> Iterator[bytes]:
@@ -38,14 +39,17 @@ def read_blocks(path, lines: int) -> Iterator[bytes]:
 
     Raises KDError for a damaged .gz and, with its number, for a line that is not UTF-8.
     """
+    from fairseq_kd.corpus.utf8 import is_common_utf8  # needs numpy, which most commands start without
+
     with _open_sound(path) as file:
         for number in itertools.count():
             block = b"".join(itertools.islice(file, lines))
             if not block:
                 return
-            if not block.isascii():
+            ended = block if block.endswith(b"\n") else block + b"\n"
+            if not block.isascii() and not is_common_utf8(ended):
                 _check_utf8(block, path, number * lines)
-            yield block if block.endswith(b"\n") else block + b"\n"
+            yield ended
 
 
 def count_lines(path) -> int:

@@ -3,6 +3,8 @@
     options                    what was asked for
     units                      where the words, characters or subwords of a block are
     vocabulary                 how often each occurs, and what they are replaced by
+    left                       what is left of a block after deletion
+    rewrite                    a block written anew, cut only where something changes
     block                      a block with noise, and counts
     text_level, token_level    what blocks are made of: text, or the ids of a data-bin
     side                       all blocks of one side of a corpus, in any number of processes

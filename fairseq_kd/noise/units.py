@@ -1,6 +1,8 @@
 """Where the units of a block are: words or characters of text, words or subwords of token ids."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
@@ -10,16 +12,19 @@ from fairseq_kd.errors import KDError
 
 NEWLINE = 10
 SPACE = 0x20  # bytes up to it are white space and control characters
+DELETE = 0x7F  # the control character
 # the others that `corpus.text.normalise_spaces` knows
 WIDE_SPACES = "\u0085\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u200b"
 WIDE_SPACES += "\u2028\u2029\u202f\u205f\u3000\ufeff"
-LEADS = sorted({char.encode()[0] for char in WIDE_SPACES})
-WIDE_CODES = np.array([int.from_bytes(char.encode().ljust(3, b"\0"), "big") for char in WIDE_SPACES])
-TWO_BYTES = 0xC2  # the first byte of those that have two; all others have three
+LATER_BYTES = {  # of the wide spaces, by their first byte and how many they have
+    key: [int.from_bytes(code[1:], "big") for code in codes]
+    for key, codes in groupby(sorted(map(str.encode, WIDE_SPACES)), key=lambda code: (code[0], len(code)))
+}
 JOINED = regex.compile(
     r"[\p{GCB=Extend}\p{GCB=ZWJ}\p{GCB=SpacingMark}\p{GCB=Prepend}\p{GCB=L}\p{GCB=V}\p{GCB=T}\p{RI}]"
 )
 MAX_BYTES = 2**30  # of a block: its places are kept in 32 bits
+AT_ONCE = 2**18  # bytes searched for places
 CLUSTER = regex.compile(r"\X")
 
 
@@ -43,27 +48,37 @@ class Units:
 
     def pieces(self) -> pa.Array:
         """All pieces as binary values, without a copy."""
-        buffers = [None, pa.py_buffer(self.edges), pa.py_buffer(self.data)]
-        return pa.BinaryArray.from_buffers(pa.binary(), len(self.edges) - 1, buffers)
+        return self.cut(self.edges)
+
+    def cut(self, edges: np.ndarray) -> pa.Array:
+        """The bytes between these places as binary values, without a copy."""
+        buffers = [None, pa.py_buffer(edges), pa.py_buffer(self.data)]
+        return pa.BinaryArray.from_buffers(pa.binary(), len(edges) - 1, buffers)
+
+    def per_line(self, numbers: np.ndarray) -> np.ndarray:
+        """How many of these units, given in order, each line has."""
+        if len(numbers) == 0:
+            return np.zeros(len(self.lines) - 1, dtype=np.int64)
+        return np.diff(np.searchsorted(numbers, self.lines))
 
 
 def find_words(block: bytes) -> Units:
     """The words of UTF-8 text whose last line is ended: what stands between white space or control characters."""
     data = np.frombuffer(block, np.uint8)
-    gap = _gaps(data, block.isascii())
-    changes = np.flatnonzero(gap[1:] != gap[:-1]) + 1
+    gap = _gaps(block, data)
     head = [0] if gap[0] else [0, 0]  # an empty prefix before a block that begins with a word
-    edges = np.concatenate([head, changes, [len(data)]])
-    return _with_lines(data, edges, np.flatnonzero(data == NEWLINE))
+    changes = _places(len(data) - 1, lambda part: gap[1:][part] != gap[:-1][part])
+    changes += 1
+    edges = np.concatenate([head, changes, [len(data)]], dtype=np.int32, casting="unsafe")
+    return _with_lines(data, edges, _places(len(data), lambda part: data[part] == NEWLINE))
 
 
 def find_characters(block: bytes) -> Units:
     """The extended grapheme clusters of UTF-8 text (UAX 29) but white space and control characters."""
     data = np.frombuffer(block, np.uint8)
-    ascii_only = block.isascii()
-    gap = _gaps(data, ascii_only)
+    gap = _gaps(block, data)
     first = ~gap
-    if not ascii_only:
+    if not block.isascii():
         first &= (data & 0xC0) != 0x80  # not the later bytes of a character
         first[_inside_clusters(block.decode(), data)] = False
     starts = np.flatnonzero(first)
@@ -89,24 +104,37 @@ def find_tokens(ids: np.ndarray, begins: np.ndarray, eos: int) -> Units:
     return _with_lines(ids.view(np.uint8), edges, ends_of_lines * size)
 
 
-def _gaps(data: np.ndarray, ascii_only: bool) -> np.ndarray:
+def _gaps(block: bytes, data: np.ndarray) -> np.ndarray:
     """bool (bytes,): which belong to white space or control characters."""
-    gap = (data <= SPACE) | (data == 0x7F)
-    if ascii_only:
+    gap = data <= SPACE
+    if DELETE in block:
+        gap |= data == DELETE
+    if block.isascii():
         return gap
-    candidate = data == LEADS[0]
-    for lead in LEADS[1:]:
-        candidate |= data == lead
-    places = np.flatnonzero(candidate)  # no character of the block is cut, and the block ends with a newline
-    padded = np.append(data, np.uint8(0)).astype(np.int32, copy=False) if len(places) else data
-    codes = padded[places] << 16 | padded[places + 1] << 8
-    wide = data[places] != TWO_BYTES
-    codes[wide] |= padded[places[wide] + 2]
-    found = np.isin(codes, WIDE_CODES)
-    for offset in (0, 1):
-        gap[places[found] + offset] = True
-    gap[places[found & wide] + 2] = True
+    for (lead, length), later_bytes in LATER_BYTES.items():
+        if lead not in block:
+            continue
+        places = np.flatnonzero(data == lead)  # no character is cut, and the block ends with a newline
+        codes = data[places + 1].astype(np.int32)
+        if length == 3:
+            codes = codes << 8 | data[places + 2]
+        found = places[np.isin(codes, later_bytes)]
+        for offset in range(length):
+            gap[found + offset] = True
     return gap
+
+
+def _places(length: int, flags: Callable[[slice], np.ndarray]) -> np.ndarray:
+    """int32: which of `length` flags are true.
+
+    flags: gives those of a part. Parts stay in the cache, as an array of all places in 64 bits would not.
+    """
+    parts = []
+    for begin in range(0, length, AT_ONCE):
+        found = np.flatnonzero(flags(slice(begin, begin + AT_ONCE))).astype(np.int32)
+        found += begin
+        parts.append(found)
+    return np.concatenate([np.zeros(0, np.int32), *parts])
 
 
 def _inside_clusters(text: str, data: np.ndarray) -> list[int]:
@@ -136,6 +164,6 @@ def _with_lines(data: np.ndarray, edges: np.ndarray, line_ends: np.ndarray) -> U
             f"{len(line_ends):,} neighbouring lines have {len(data):,} bytes: this is no text of sentences; check the "
             "line ends of the file"
         )
-    edges = edges.astype(np.int32)
-    lines = np.append(0, np.searchsorted(edges[1:-1:2], line_ends.astype(np.int32)))
+    edges = edges.astype(np.int32, copy=False)
+    lines = np.append(0, np.searchsorted(edges[1:-1:2], line_ends.astype(np.int32, copy=False)))
     return Units(data, edges, lines, groups=lines)
