@@ -4,7 +4,8 @@
 
 Runs the study in WORK/plain. Prints the seconds of its stages, those that its cells would take alone (each stage as
 often as cells need it), and how often each stage was begun. With --kills it is run in WORK/killed too, where it is
-killed with SIGKILL so often, at moments drawn over the time that the plain run took, and the results are compared.
+killed with SIGKILL so often, each time after it has begun and a time drawn so that the kills spread over what the plain
+run took; what ran at that moment is printed, and the results are compared.
 """
 
 import argparse
@@ -18,6 +19,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from fairseq_kd.study.state import is_running
+
 UNCOUNTED = ("checkpoint", "data_bin", "reference", "checkpoint_sha256", "seconds", "efficiency")  # paths, bytes, times
 
 
@@ -29,32 +32,34 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    started = time.monotonic()
+    started = time.time()
     run(args.spec, args.work / "plain")
-    wall = time.monotonic() - started
+    wall = time.time() - started
     print_shares(args.work / "plain", wall)
     if args.kills:
+        begin = min(path.stat().st_mtime for path in (args.work / "plain").glob("stages/*/.lock")) - started
         draw = random.Random(args.seed)
-        killed = sum(
-            run(args.spec, args.work / "killed", draw.uniform(0, 2 * wall / args.kills)) for _ in range(args.kills)
-        )
+        moments = [begin + draw.uniform(0, 2 * (wall - begin) / args.kills) for _ in range(args.kills)]
+        running = [run(args.spec, args.work / "killed", moment) for moment in moments]
+        killed = [names for names in running if names is not None]
         run(args.spec, args.work / "killed")
-        print(f"killed {killed} times, continued, finished")
+        print(f"killed {len(killed)} times, {Counter(name for names in killed for name in names)} at work; finished")
         compare(args.work / "plain", args.work / "killed")
 
 
-def run(spec: str, work: Path, seconds: float | None = None) -> bool:
-    """Run or continue the study; after so many seconds kill it. Return whether it was killed."""
+def run(spec: str, work: Path, seconds: float | None = None) -> list[str] | None:
+    """Run or continue the study; after so many seconds kill it. Return the kinds of stages that were at work then."""
     words = [sys.executable, "-m", "fairseq_kd.cli.main", "study", "run", spec, "--out", str(work)]
     with subprocess.Popen(words, stdout=subprocess.DEVNULL) as process:
         try:
             status = process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
+            kinds = [folder.name.split("-")[0] for folder in work.glob("stages/*") if is_running(folder)]
             os.kill(process.pid, signal.SIGKILL)
-            return True
+            return kinds
     if status != 0:
         sys.exit(f"the study ended with status {status}")
-    return False
+    return None
 
 
 def print_shares(work: Path, wall: float) -> None:
