@@ -56,8 +56,9 @@ def _check_record(path: Path) -> dict:
 
 def _train(folder: Path, command: list[str], request: dict, max_update: int, label: str) -> dict:
     checkpoints = folder / "checkpoints"
-    restore_last_checkpoint(checkpoints)
-    _run(command, folder / "train.log", max_update, label)
+    # killed between its last checkpoint and the record; fairseq-train would make one more update and save that
+    if restore_last_checkpoint(checkpoints) < max_update:
+        _run(command, folder / "train.log", max_update, label)
     state = read_checkpoint(checkpoints / "checkpoint_last.pt")
     best = checkpoints / "checkpoint_best.pt"
     record = {
@@ -65,7 +66,7 @@ def _train(folder: Path, command: list[str], request: dict, max_update: int, lab
         "checkpoint_sha256": sha256_file(best),
         "command": shlex.join(command),
         "seconds": round(state["extra_state"]["previous_training_time"], 1),
-        "updates": state["optimizer_history"][-1]["num_updates"],
+        "updates": _updates(state),
         "inputs": request["inputs"],
     }
     write_json(folder / RECORD, record)
@@ -82,33 +83,40 @@ def _check_same_request(folder: Path, request: dict) -> None:
         )
 
 
-def restore_last_checkpoint(checkpoints: Path) -> None:
-    """Make sure that checkpoint_last.pt, if there is one, can be read.
+def restore_last_checkpoint(checkpoints: Path) -> int:
+    """Make sure that checkpoint_last.pt, if there is one, can be read; return its number of updates, or 0.
 
     fairseq copies it in place, so a process killed during the copy leaves half a file. It is then replaced by the
-    newest whole checkpoint, or removed if there is none, and the log says so.
+    newest whole checkpoint, or removed if there is none, and the log says so. It is the last that fairseq writes: when
+    it is whole, so are the others of its update.
     """
     last = checkpoints / "checkpoint_last.pt"
-    if not last.is_file() or _readable(last):
-        return
+    if not last.is_file():
+        return 0
+    if (state := _read(last)) is not None:
+        return _updates(state)
     last.unlink()
     others = sorted(checkpoints.glob("checkpoint*.pt"), key=lambda path: path.stat().st_mtime, reverse=True)
-    whole = next((path for path in others if _readable(path)), None)
-    if whole is not None:
-        shutil.copyfile(whole, last.with_suffix(".part"))
-        os.replace(last.with_suffix(".part"), last)
-    print(
-        f"{last} was cut off when the run was killed; continuing from {whole.name if whole else 'the beginning'}",
-        file=sys.stderr,
-    )
+    for path in others:
+        if (state := _read(path)) is not None:
+            shutil.copyfile(path, last.with_suffix(".part"))
+            os.replace(last.with_suffix(".part"), last)
+            print(f"{last} was cut off when the run was killed; continuing from {path.name}", file=sys.stderr)
+            return _updates(state)
+    print(f"{last} was cut off when the run was killed; continuing from the beginning", file=sys.stderr)
+    return 0
 
 
-def _readable(path: Path) -> bool:
+def _read(path: Path) -> dict | None:
+    """The checkpoint, or None if it is cut off."""
     try:
-        read_checkpoint(path)
+        return read_checkpoint(path)
     except KDError:
-        return False
-    return True
+        return None
+
+
+def _updates(state: dict) -> int:
+    return state["optimizer_history"][-1]["num_updates"]
 
 
 def _run(command: list[str], log: Path, max_update: int, label: str) -> None:

@@ -67,8 +67,10 @@ def test_killed_in_the_middle_of_a_training_it_continues_and_then_repeats_nothin
         assert record["command"].startswith("fairseq-train ")
     assert "--criterion kd_word --teacher" in record["command"]
 
+    (runs / "student-ce-1" / "train.json").unlink()  # as if it had been killed between its last update and the record
     again, err = start(recipe, tmp_path).communicate(timeout=120)
-    assert again == out
+    assert again == out, err[-3000:]
+    assert json.loads((runs / "student-ce-1" / "train.json").read_text())["updates"] == 60
 
 
 def test_a_complete_run_whose_checkpoint_is_gone_is_an_error(tmp_path):

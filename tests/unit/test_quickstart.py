@@ -3,6 +3,7 @@ import yaml
 from conftest import ROOT
 from fairseq import options
 
+from fairseq_kd.checkpoint import read_checkpoint
 from fairseq_kd.cli.main import main
 from fairseq_kd.corpus.corpora import CORPORA, usual_options
 from fairseq_kd.errors import KDError
@@ -104,12 +105,13 @@ def test_half_a_checkpoint_is_replaced_by_the_newest_whole_one(tmp_path, teacher
     last = tmp_path / "checkpoint_last.pt"
     last.write_bytes(teacher.read_bytes()[:2000])
     (tmp_path / "checkpoint_1_20.pt").write_bytes(teacher.read_bytes())
-    restore_last_checkpoint(tmp_path)
+    updates = restore_last_checkpoint(tmp_path)
     assert last.read_bytes() == teacher.read_bytes()
+    assert updates == restore_last_checkpoint(tmp_path) == read_checkpoint(last)["optimizer_history"][-1]["num_updates"]
     assert "continuing from checkpoint_1_20.pt" in capsys.readouterr().err
     last.write_bytes(b"")
     (tmp_path / "checkpoint_1_20.pt").unlink()
-    restore_last_checkpoint(tmp_path)
+    assert restore_last_checkpoint(tmp_path) == 0
     assert not last.exists()
     assert "continuing from the beginning" in capsys.readouterr().err
 
