@@ -5,7 +5,7 @@ import sys
 from shutil import which
 
 import pytest
-from report_helpers import finish_stage, finish_study, plan_of, write_result
+from report_helpers import finish_stage, finish_study, plan_of, write_comparison, write_result
 
 from fairseq_kd.cli.main import main
 from fairseq_kd.corpus.manifest import exclusive
@@ -148,6 +148,45 @@ def test_a_partial_study_says_so_on_top_with_what_has_failed(tmp_path):
     assert html.index("This report is partial") < html.index("<table")
     assert f"{decode} has failed, and with it 3 cells" in html and "<pre>out of memory</pre>" in html
     assert "| seq | – | 3 |" in markdown and "| seq > word by bleu | not tested yet | – | – | – |" in markdown
+
+
+def test_claims_are_judged_by_p_after_holm_over_the_claims_that_are_tested(tmp_path):
+    tests = {
+        "seq > word by bleu": (0.71, 0.03, "supported", "0.0300"),  # the largest: not changed
+        "word > ce by bleu": (0.71, 0.012, "supported", "0.0240"),  # twice
+        "ce > word by bleu": (-0.71, 0.004, "refuted", "0.0120"),  # three times
+        "seq > ce by ter": (-2.0, None, "not tested yet", "–"),
+    }
+    plan = plan_of(tmp_path, factors=SEEDS, claims=list(tests))
+    (tmp_path / "work").mkdir()
+    finish_study(plan, tmp_path / "work")
+    for claim, (difference, p, *_) in zip(plan.claims, tests.values(), strict=True):
+        if p is None:
+            (tmp_path / "work/stages" / claim["compare"] / "done.json").unlink()
+        else:
+            write_comparison(tmp_path / "work", claim["compare"], seeds=3, p=p, difference=difference)
+    write_report(plan, tmp_path / "work")
+    report = (tmp_path / "work/report.md").read_text()
+    for text, (_, p, verdict, p_holm) in tests.items():
+        line = next(line for line in report.splitlines() if line.startswith(f"| {text} |"))
+        assert f"| {verdict} |" in line and line.endswith(f"| {'–' if p is None else f'{p:.4f}'} | {p_holm} |"), line
+    assert "Holm's correction for the 3 claims that are tested" in report
+
+
+def test_a_claim_is_undecided_where_p_is_small_only_before_the_correction(tmp_path):
+    texts = ["seq > word by ter", "word > ce by ter"]
+    plan, work = plan_of(tmp_path, factors=SEEDS, claims=texts), tmp_path / "work"
+    work.mkdir()
+    finish_study(plan, work)
+    for claim, p in zip(plan.claims, (0.03, 0.01), strict=True):
+        write_comparison(work, claim["compare"], seeds=1, p=p, difference=-0.5)
+    write_report(plan, work)
+    report = (work / "report.md").read_text()
+    assert re.search(r"seq > word by ter \| supported \| [^|]*1,000 segments \| -0.50 \| 0.0300 \| 0.0300", report)
+    for claim in plan.claims:
+        write_comparison(work, claim["compare"], seeds=1, p=0.03, difference=0.5)
+    write_report(plan, work)
+    assert (work / "report.md").read_text().count("| undecided | approximate randomisation") == 2
 
 
 def test_a_claim_whose_test_has_failed_says_so(tmp_path):

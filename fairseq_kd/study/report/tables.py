@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 
+from fairseq_kd.evaluation.score import LOWER_IS_BETTER
+from fairseq_kd.evaluation.significance import holm
 from fairseq_kd.study.report.marks import ALPHA, find_marks
 from fairseq_kd.study.report.rows import Row, Study
 
@@ -107,25 +109,38 @@ def claim_table(results: dict, work: Path) -> Table | None:
     """The claims with their verdicts and the tests behind them; None for a study without claims."""
     if not results["claims"]:
         return None
-    lines = [[claim["text"], *_verdict(work, claim)] for claim in results["claims"]]
+    tested = [_tested(work, claim) for claim in results["claims"]]
+    known = [number for number, (*_, p) in enumerate(tested) if p is not None]
+    corrected = dict(zip(known, holm([tested[number][-1] for number in known]), strict=True))
+    lines = []
+    for number, (claim, (test, difference, p)) in enumerate(zip(results["claims"], tested, strict=True)):
+        p_holm = corrected.get(number)
+        figures = [(difference, "{:+.2f}"), (p, "{:.4f}"), (p_holm, "{:.4f}")]
+        written = [NOT_DONE if value is None else form.format(value) for value, form in figures]
+        lines.append([claim["text"], _verdict(claim, difference, p_holm), test, *written])
     notes = [
-        f"Tested by fairseq-kd compare; supported and refuted are p below {ALPHA}. Each is tested by itself: p is "
-        "not corrected for the number of claims."
+        f"Tested by fairseq-kd compare. Supported and refuted are p below {ALPHA} after Holm's correction for the "
+        f"{len(known)} claims that are tested."
     ]
-    return Table("Claims", ["claim", "verdict", "test", "difference", "p"], lines, 3, notes)
+    return Table("Claims", ["claim", "verdict", "test", "difference", "p", "p, Holm"], lines, 3, notes)
 
 
-def _verdict(work: Path, claim: dict) -> list[str]:
-    """The baseline of the comparison is the side that is said to be worse."""
+def _tested(work: Path, claim: dict) -> tuple[str, float | None, float | None]:
+    """(test, difference, p for itself). The baseline of the comparison is the side that is said to be worse."""
     if claim["comparison"] is None:
-        return ["the test failed" if claim["state"] == "failed" else "not tested yet", NOT_DONE, NOT_DONE, NOT_DONE]
+        return NOT_DONE, None, None
     found = json.loads((work / claim["comparison"]).read_text(encoding="utf-8"))
     other = found["systems"][1]
-    verdict = {"better": "supported", "worse": "refuted"}.get(other["verdict"], "undecided")
     if other["decided_by"] == "paired_t":
-        test = f"paired t-test over {len(other['scores'])} seeds"
-        p = other["paired_t"]["p_holm"]
-    else:
-        test = f"approximate randomisation over {found['segments']:,} segments"
-        p = other["approximate_randomisation"]["p_holm"][0]
-    return [verdict, test, f"{other['difference']:+.2f}", NOT_DONE if p is None else f"{p:.4f}"]
+        return f"paired t-test over {len(other['scores'])} seeds", other["difference"], other["paired_t"]["p_holm"]
+    p = other["approximate_randomisation"]["p_holm"][0]
+    return f"approximate randomisation over {found['segments']:,} segments", other["difference"], p
+
+
+def _verdict(claim: dict, difference: float | None, p: float | None) -> str:
+    """p: after the correction."""
+    if claim["comparison"] is None:
+        return "the test failed" if claim["state"] == "failed" else "not tested yet"
+    if p is None or p >= ALPHA:
+        return "undecided"
+    return "supported" if (difference < 0) == (claim["metric"] in LOWER_IS_BETTER) else "refuted"
