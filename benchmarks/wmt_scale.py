@@ -114,8 +114,8 @@ def target_tokens(data_bin: Path) -> tuple[int, int]:
 
     manifest = json.loads((data_bin / "manifest.json").read_text())
     source, target = manifest["source_lang"], manifest["target_lang"]
-    sizes = MMapIndexedDataset(str(data_bin / f"train.{source}-{target}.{target}")).sizes
-    return len(sizes), int(sizes.sum())
+    dataset = MMapIndexedDataset(str(data_bin / f"train.{source}-{target}.{target}"))  # its sizes end with it
+    return len(dataset), int(dataset.sizes.sum())
 
 
 if __name__ == "__main__":

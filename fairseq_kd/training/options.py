@@ -8,8 +8,8 @@ from fairseq_kd.resources import PACKAGE
 # set by whatever starts the training
 RESERVED = (
     *("save-dir", "seed", "criterion", "teacher", "user-dir", "source-lang", "target-lang", "total-num-update"),
-    *("required-batch-size-multiple", "no-epoch-checkpoints", "distributed-world-size", "cpu"),
-    *("num-workers", "log-format", "log-interval"),
+    *("required-batch-size-multiple", "update-epoch-batch-itr", "no-epoch-checkpoints", "distributed-world-size"),
+    *("cpu", "num-workers", "log-format", "log-interval"),
 )
 
 
@@ -51,5 +51,7 @@ def training_arguments(data_bin, source_lang, target_lang, options: dict, *, cpu
         options["total-num-update"] = options["max-update"]
     # fairseq's default of 8 silently drops up to 7 of the longest sentences, of the validation set too
     options |= {"required-batch-size-multiple": 1, "no-epoch-checkpoints": True, "distributed-world-size": 1}
+    # fairseq keeps the batches of the epoch in which a process begins, so one that was continued would have others
+    options["update-epoch-batch-itr"] = "True"
     options |= {"cpu": cpu, "num-workers": 0, "log-format": "json", "log-interval": 10}
     return [str(data_bin), *to_arguments(options)]

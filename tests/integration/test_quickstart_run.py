@@ -1,11 +1,13 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+import torch
 import yaml
 from conftest import ROOT
 
@@ -71,6 +73,29 @@ def test_killed_in_the_middle_of_a_training_it_continues_and_then_repeats_nothin
     again, err = start(recipe, tmp_path).communicate(timeout=120)
     assert again == out, err[-3000:]
     assert json.loads((runs / "student-ce-1" / "train.json").read_text())["updates"] == 60
+
+
+def test_a_training_that_is_continued_in_any_epoch_ends_with_the_same_weights(data_bin, tmp_path):
+    from fairseq_kd.training.options import training_arguments
+    from fairseq_kd.training.run import train
+
+    sizes = ("encoder-embed-dim", "decoder-embed-dim", "encoder-ffn-embed-dim", "decoder-ffn-embed-dim")
+    options = {"arch": "transformer", "encoder-layers": 1, "decoder-layers": 1, **dict.fromkeys(sizes, 16)}
+    options |= {"encoder-attention-heads": 2, "decoder-attention-heads": 2, "share-all-embeddings": True}
+    options |= {"optimizer": "adam", "lr": 0.01, "max-tokens": 1600, "save-interval-updates": 14, "dropout": 0.1}
+    options |= {"criterion": "label_smoothed_cross_entropy", "max-update": 40, "seed": 1}
+    arguments = training_arguments(data_bin, "qaa", "qab", options, cpu=True)
+    train(tmp_path / "whole", arguments, {}, 40, "whole")
+    last = torch.load(tmp_path / "whole" / "checkpoints" / "checkpoint_last.pt")["model"]
+    kept = sorted((tmp_path / "whole" / "checkpoints").glob("checkpoint_*_*.pt"))
+    assert {path.name.split("_")[1] for path in kept} >= {"2", "3"}, kept
+    for checkpoint in kept:
+        folder = tmp_path / checkpoint.stem
+        (folder / "checkpoints").mkdir(parents=True)
+        shutil.copyfile(checkpoint, folder / "checkpoints" / "checkpoint_last.pt")
+        assert train(folder, arguments, {}, 40, "continued")["updates"] == 40
+        found = torch.load(folder / "checkpoints" / "checkpoint_last.pt")["model"]
+        assert all(torch.equal(found[name], last[name]) for name in last), checkpoint.name
 
 
 def test_a_complete_run_whose_checkpoint_is_gone_is_an_error(tmp_path):
