@@ -76,6 +76,11 @@ def read_checkpoint(path, trust: bool = False) -> dict:
     return state
 
 
+def updates_of(state: dict) -> int:
+    """How many updates the model of a checkpoint has had."""
+    return state["optimizer_history"][-1]["num_updates"]
+
+
 def _not_readable(path: Path, reason: str) -> str:
     return (
         f"checkpoint {path} ({path.stat().st_size:,} bytes) cannot be read: {reason}. It is damaged or not a "

@@ -146,12 +146,9 @@ def _correct(rows: list[dict]) -> None:
         corrected = iter(holm([p for row in rows for p in row[test]["p"]]))
         for row in rows:
             row[test]["p_holm"] = [next(corrected) for _ in row[test]["p"]]
-    tested = [row["paired_t"] for row in rows if row["paired_t"] and row["paired_t"]["p"] is not None]
+    tested = [row["paired_t"] for row in rows if row["paired_t"]]
     for found, p in zip(tested, holm([found["p"] for found in tested]), strict=True):
         found["p_holm"] = p
-    for row in rows:
-        if row["paired_t"]:
-            row["paired_t"].setdefault("p_holm", None)
 
 
 def _decide(row: dict, options: CompareOptions) -> dict:

@@ -67,13 +67,14 @@ def paired_t(ours: list[float], theirs: list[float]) -> dict:
     return {"t": float(result.statistic), "degrees_of_freedom": degrees, "p": float(result.pvalue)}
 
 
-def holm(p_values: list[float]) -> list[float]:
-    """p-values corrected for that there are m of them, in the same order.
+def holm(p_values: list[float | None]) -> list[float | None]:
+    """p-values corrected for that there are m of them, in the same order. None, where nothing was tested, stays.
 
     The i-th smallest, from 0, times m - i, never smaller than the one before it, at most 1. Source: Holm 1979.
     """
-    corrected, largest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(np.argsort(p_values, kind="stable")):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+    tested = [index for index, p in enumerate(p_values) if p is not None]
+    corrected, largest = [None] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(tested, key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(tested) - rank) * p_values[index]))
         corrected[index] = largest
     return corrected

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fairseq_kd.checkpoint import read_checkpoint
+from fairseq_kd.checkpoint import read_checkpoint, updates_of
 from fairseq_kd.errors import KDError
 from fairseq_kd.evaluation.translate import TranslateOptions, translate
 from fairseq_kd.teacher.batches import check_longest
@@ -51,7 +51,7 @@ def open_system(
     and when a sentence is too long for the model.
     """
     state = read_checkpoint(checkpoint, trust=trust)
-    updates, seed = state["optimizer_history"][-1]["num_updates"], state["cfg"].common.get("seed")
+    updates, seed = updates_of(state), state["cfg"].common.get("seed")
     recorded = data_folder(state["cfg"].task)
     configure_own_task(checkpoint, state, data=data_bin, data_option=data_option)
     dictionary_check = _check_recorded_dictionaries(checkpoint, recorded, state["cfg"].task)

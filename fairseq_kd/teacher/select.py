@@ -9,7 +9,7 @@ learns from the probabilities. arXiv 2401.06356 compares the two teachers.
 from dataclasses import dataclass
 from pathlib import Path
 
-from fairseq_kd.checkpoint import read_checkpoint
+from fairseq_kd.checkpoint import read_checkpoint, updates_of
 from fairseq_kd.corpus.manifest import ensure_writable_folder, exclusive, sha256_file, write_json
 from fairseq_kd.errors import KDError
 from fairseq_kd.progress import Progress
@@ -141,7 +141,7 @@ def _by_updates(candidates: list[Candidate], measurements: Measurements, trusted
 def _updates(candidate: Candidate, measurements: Measurements, trust: bool) -> int:
     if (known := measurements.known(candidate.sha256)) is not None:
         return known["updates"]
-    return read_checkpoint(candidate.path, trust=trust)["optimizer_history"][-1]["num_updates"]
+    return updates_of(read_checkpoint(candidate.path, trust=trust))
 
 
 def _is_trusted(candidate: Candidate, trusted: set[Path]) -> bool:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fairseq_kd.checkpoint import read_checkpoint
+from fairseq_kd.checkpoint import read_checkpoint, updates_of
 from fairseq_kd.child import die_with_parent
 from fairseq_kd.corpus.manifest import ensure_writable_folder, exclusive, sha256_file, write_json
 from fairseq_kd.errors import KDError
@@ -66,7 +66,7 @@ def _train(folder: Path, command: list[str], request: dict, max_update: int, lab
         "checkpoint_sha256": sha256_file(best),
         "command": shlex.join(command),
         "seconds": round(state["extra_state"]["previous_training_time"], 1),
-        "updates": _updates(state),
+        "updates": updates_of(state),
         "inputs": request["inputs"],
     }
     write_json(folder / RECORD, record)
@@ -94,7 +94,7 @@ def restore_last_checkpoint(checkpoints: Path) -> int:
     if not last.is_file():
         return 0
     if (state := _read(last)) is not None:
-        return _updates(state)
+        return updates_of(state)
     last.unlink()
     others = sorted(checkpoints.glob("checkpoint*.pt"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in others:
@@ -102,7 +102,7 @@ def restore_last_checkpoint(checkpoints: Path) -> int:
             shutil.copyfile(path, last.with_suffix(".part"))
             os.replace(last.with_suffix(".part"), last)
             print(f"{last} was cut off when the run was killed; continuing from {path.name}", file=sys.stderr)
-            return _updates(state)
+            return updates_of(state)
     print(f"{last} was cut off when the run was killed; continuing from the beginning", file=sys.stderr)
     return 0
 
@@ -113,10 +113,6 @@ def _read(path: Path) -> dict | None:
         return read_checkpoint(path)
     except KDError:
         return None
-
-
-def _updates(state: dict) -> int:
-    return state["optimizer_history"][-1]["num_updates"]
 
 
 def _run(command: list[str], log: Path, max_update: int, label: str) -> None:

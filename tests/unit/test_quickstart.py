@@ -13,7 +13,7 @@ from fairseq_kd.quickstart.recipe import available_recipes, find_recipe, load_re
 from fairseq_kd.quickstart.run import DISTILLED, PLAIN, TEACHER, _training_options
 from fairseq_kd.quickstart.table import format_table
 from fairseq_kd.study.spec import load_spec, shipped_specs
-from fairseq_kd.training.options import to_arguments
+from fairseq_kd.training.options import RESERVED, to_arguments, training_arguments
 from fairseq_kd.training.run import restore_last_checkpoint
 
 
@@ -99,6 +99,12 @@ def test_the_table_shows_every_seed_and_the_difference_of_the_means():
     table = format_table(rows)
     assert "distilled - plain: +1.50 BLEU (32.00 against 30.50, mean of 2 seeds)" in table
     assert table.count("1,234,567") == 5
+
+
+def test_no_option_that_every_training_is_given_can_be_set_in_a_recipe_and_lost():
+    words = training_arguments("data", "a", "b", {"lr-scheduler": "polynomial_decay", "max-update": 9}, cpu=True)
+    given = {word.removeprefix("--") for word in words if word.startswith("--")}
+    assert given - {"lr-scheduler", "max-update"} <= set(RESERVED) and "update-epoch-batch-itr" in given
 
 
 def test_half_a_checkpoint_is_replaced_by_the_newest_whole_one(tmp_path, teacher, capsys):

@@ -65,3 +65,4 @@ def test_holm_worked_by_hand():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.7]) == [1.0, 1.0]
     assert holm([0.02]) == [0.02] and holm([]) == []
+    assert holm([None, 0.03, 0.01, None]) == [None, 0.03, 0.02, None]

@@ -110,17 +110,15 @@ def claim_table(results: dict, work: Path) -> Table | None:
     if not results["claims"]:
         return None
     tested = [_tested(work, claim) for claim in results["claims"]]
-    known = [number for number, (*_, p) in enumerate(tested) if p is not None]
-    corrected = dict(zip(known, holm([tested[number][-1] for number in known]), strict=True))
+    corrected = holm([p for *_, p in tested])
     lines = []
-    for number, (claim, (test, difference, p)) in enumerate(zip(results["claims"], tested, strict=True)):
-        p_holm = corrected.get(number)
+    for claim, (test, difference, p), p_holm in zip(results["claims"], tested, corrected, strict=True):
         figures = [(difference, "{:+.2f}"), (p, "{:.4f}"), (p_holm, "{:.4f}")]
         written = [NOT_DONE if value is None else form.format(value) for value, form in figures]
         lines.append([claim["text"], _verdict(claim, difference, p_holm), test, *written])
     notes = [
         f"Tested by fairseq-kd compare. Supported and refuted are p below {ALPHA} after Holm's correction for the "
-        f"{len(known)} claims that are tested."
+        f"{sum(p is not None for p in corrected)} claims that are tested."
     ]
     return Table("Claims", ["claim", "verdict", "test", "difference", "p", "p, Holm"], lines, 3, notes)
 
