@@ -56,14 +56,19 @@ __all__ = ["__version__", "register"]
 
 
 def register() -> None:
-    """Register criterions, models and tasks, and allow-list the types of fairseq's checkpoints. Can be called again."""
+    """Register criterions, models and tasks with fairseq, and allow-list the types of its checkpoints.
+
+    fairseq's `eval` is confined to literals (`fairseq_kd.confinement`). Can be called again.
+    """
     import fairseq_kd.checkpoint
     import fairseq_kd.criterions.kd_hybrid
     import fairseq_kd.criterions.kd_word
     import fairseq_kd.models.adaptive  # and with it fairseq_kd.models.student
     import fairseq_kd.tasks.kd_translation  # noqa: F401
+    from fairseq_kd.confinement import confine
     from fairseq_kd.process import install_exit_handling
 
+    confine()
     install_exit_handling()
 
 

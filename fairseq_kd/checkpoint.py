@@ -4,14 +4,11 @@ torch >= 2.6 reads with `weights_only=True`: tensors, containers, numbers, strin
 this module allow-lists what fairseq-train writes beside those (`checkpoint_types`) and nothing else. Any other type is
 refused by name before anything of it is made.
 
-That is not the whole danger: fairseq passes some strings of the model's options to `eval`. So `read_checkpoint` also
-refuses options that hold a call. Stock commands that read a checkpoint by themselves (--path, --restore-file) have the
-check of types but not this one.
+fairseq passes some options to `eval`, which is confined to literals (`confinement`) in every module of fairseq, here
+and in stock commands that read a checkpoint by themselves (--path, --restore-file). `read_checkpoint` also judges the
+file and its options (`checkpoint_contents`), so that a small file cannot claim much memory or time.
 """
 
-import argparse
-import ast
-import contextlib
 import os
 import pickle
 import re
@@ -19,10 +16,17 @@ from pathlib import Path
 
 import torch
 
+from fairseq_kd.checkpoint_contents import Refused, check_file, check_options, check_weights
 from fairseq_kd.checkpoint_types import SAFE_TYPES
+from fairseq_kd.confinement import confined
 from fairseq_kd.errors import KDError
 
 torch.serialization.add_safe_globals(SAFE_TYPES)
+TRUST = "If you made this file yourself and trust it, name it with --trust-checkpoint"
+
+
+class DamagedCheckpoint(KDError):
+    """A file that is no whole checkpoint: not one that was refused, or that the system did not let us read."""
 
 
 def refused_type(error: BaseException) -> str | None:
@@ -37,8 +41,7 @@ def refusal(path, type_name: str) -> str:
     """The message for a checkpoint that holds a type which is not allow-listed."""
     return (
         f"{path} holds an object of type {type_name}, which fairseq checkpoints do not hold; it was refused without "
-        "running it, because a pickled object can run any code. If you made this file yourself and trust it, "
-        "name it with --trust-checkpoint"
+        f"running it, because a pickled object can run any code. {TRUST}"
     )
 
 
@@ -46,34 +49,58 @@ def read_checkpoint(path, trust: bool = False) -> dict:
     """Read a fairseq checkpoint to the CPU, upgraded to today's layout by fairseq itself.
 
     trust: load even if it holds other types; that runs whatever code the file carries.
-    Raises KDError when the file is missing, holds a type that is not allow-listed, is damaged, or is no fairseq
-    checkpoint.
+    Raises KDError when the file is missing, cannot be read, or is refused for what it holds, and DamagedCheckpoint when
+    it is damaged or no fairseq checkpoint.
     """
-    from fairseq import checkpoint_utils
-
     path = Path(path)
     if not path.is_file():
         raise KDError(f"checkpoint {path} is not there" + (" (it is a folder)" if path.is_dir() else ""))
     try:
-        with _trusting(trust):
-            state = checkpoint_utils.load_checkpoint_to_cpu(str(path))
+        if not trust:
+            check_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=not trust)
+        if not trust:
+            _check_state(state, path.stat().st_size)
+        state = _upgraded(state, trust)
         cfg = state["cfg"]
-        complete = bool(cfg.task and cfg.model and state["model"] and state["optimizer_history"])
-        code = None if trust else next(find_calls(cfg), None)
+        complete = bool(cfg.task and cfg.model and state["model"] and type(updates_of(state)) is int)
+    except Refused as error:
+        raise KDError(f"{path} {error}. {TRUST}") from error
+    except (OSError, MemoryError) as error:  # torch reports a file that is cut off in other ways
+        raise KDError(f"checkpoint {path} cannot be read ({type(error).__name__}: {error})") from error
     except Exception as error:  # a damaged file can fail anywhere in torch, fairseq or omegaconf
         if (name := refused_type(error)) is not None:
             raise KDError(refusal(path, name)) from error
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        raise KDError(_not_readable(path, reason)) from error
+        raise DamagedCheckpoint(_not_readable(path, reason)) from error
     if not complete:
-        raise KDError(_not_readable(path, "task, model, weights or history are missing in it"))
-    if code is not None:
-        raise KDError(
-            f"{path} has the option {code[:80]!r}, which calls a function; fairseq would evaluate it while it builds "
-            "the model. If you made this file yourself and trust it, name it with --trust-checkpoint"
-        )
+        raise DamagedCheckpoint(_not_readable(path, "task, model, weights or history are missing in it"))
     state["args"] = None  # of old checkpoints; cfg was made from it, and fairseq would prefer it to a changed cfg
     return state
+
+
+def _check_state(state, file_size: int) -> None:
+    if not isinstance(state, dict):
+        raise TypeError(f"it holds a {type(state).__name__}, not a dict")
+    if type(state.get("cfg")) not in (dict, type(None)):
+        raise TypeError(f"its cfg is a {type(state['cfg']).__name__}, not a dict")
+    for name in ("cfg", "args"):
+        check_options(state.get(name), name)
+    check_weights(state["model"], file_size)
+
+
+def _upgraded(state: dict, trust: bool) -> dict:
+    """The state of a file as fairseq's `load_checkpoint_to_cpu` would return it.
+
+    That function would read the file again, and before its options are judged.
+    """
+    from fairseq import checkpoint_utils
+    from omegaconf import OmegaConf
+
+    with confined(trust):
+        if state.get("cfg") is not None:
+            state["cfg"] = OmegaConf.create(state["cfg"], flags={"allow_objects": True})
+        return checkpoint_utils._upgrade_state_dict(state)
 
 
 def updates_of(state: dict) -> int:
@@ -88,53 +115,15 @@ def _not_readable(path: Path, reason: str) -> str:
     )
 
 
-def find_calls(value):
-    """Yield the strings inside nested options that are Python expressions with a call in them."""
-    if isinstance(value, str):
-        try:
-            nodes = ast.walk(ast.parse(value.strip(), mode="eval"))
-            if any(isinstance(node, ast.Call) for node in nodes):
-                yield value
-        except (SyntaxError, ValueError):
-            return  # eval would refuse it as well
-        except (MemoryError, RecursionError):
-            yield value
-    elif isinstance(value, argparse.Namespace):
-        yield from find_calls(vars(value))
-    elif hasattr(value, "items"):
-        for item in value.values():
-            yield from find_calls(item)
-    elif hasattr(value, "__iter__"):
-        for item in value:
-            yield from find_calls(item)
-
-
-@contextlib.contextmanager
-def _trusting(trust: bool):
-    """Let torch.load read any type inside the block, or no type beyond the allow-list whatever the environment says.
-
-    The variable is torch's own switch.
-    """
-    name = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
-    before = os.environ.pop(name, None)
-    if trust:
-        os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        os.environ.pop(name, None)
-        if before is not None:
-            os.environ[name] = before
-
-
 def write_initial_checkpoint(path, state: dict, weights: dict) -> None:
     """Write `weights` for --finetune-from-model, with the rest of `state` (from `read_checkpoint`) but its optimizer's.
 
-    Under a temporary name until it is whole. The configuration is written as plain containers.
+    Under a temporary name until it is whole. The configuration is written as plain containers, and as it was said: a
+    reference to something else, such as ${oc.env:NAME}, is not replaced by what it is on this machine.
     """
     from omegaconf import OmegaConf
 
-    plain = OmegaConf.to_container(state["cfg"], resolve=True, enum_to_str=True)
+    plain = OmegaConf.to_container(state["cfg"], resolve=False, enum_to_str=True)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")

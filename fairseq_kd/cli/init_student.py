@@ -36,9 +36,10 @@ def run(args) -> None:
         raise KDError(f"--trust-checkpoint {args.trust_checkpoint} is not the --teacher {args.teacher}")
     if Path(args.out).exists() and Path(args.out).samefile(args.teacher):
         raise KDError(f"--out {args.out} is the teacher itself: give another file")
-    state = read_checkpoint(args.teacher, trust=args.trust_checkpoint is not None)
+    trust = args.trust_checkpoint is not None
+    state = read_checkpoint(args.teacher, trust=trust)
     configure_own_task(args.teacher, state, data=args.data, data_option="--data")
-    teacher, _ = build_model(args.teacher, state)
+    teacher, _ = build_model(args.teacher, state, trust)
     student, model_args = build(args.arch, str(state["cfg"].task.data), args.passed_on, device="cpu")
     check_fit(state["cfg"].model, model_args)
     weights = initial_weights(teacher, student, args.layers)

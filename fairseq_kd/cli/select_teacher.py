@@ -43,7 +43,7 @@ def add_arguments(parser) -> None:
         metavar="FILE",
         action="append",
         default=[],
-        help="load this one of the checkpoints even if it holds code; can be given several times",
+        help="load this one of the checkpoints, or the average, even if it holds code; can be given several times",
     )
     group = parser.add_argument_group("averaging")
     group.add_argument("--average", type=int, metavar="N", help="also the mean of the weights of the best N")

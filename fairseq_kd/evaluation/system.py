@@ -55,7 +55,7 @@ def open_system(
     recorded = data_folder(state["cfg"].task)
     configure_own_task(checkpoint, state, data=data_bin, data_option=data_option)
     dictionary_check = _check_recorded_dictionaries(checkpoint, recorded, state["cfg"].task)
-    model, task = build_model(checkpoint, state)
+    model, task = build_model(checkpoint, state, trust)
     try:
         task.load_dataset(subset)
     except FileNotFoundError as error:

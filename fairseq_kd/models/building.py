@@ -29,8 +29,11 @@ def build(arch: str, data: str, options: list[str], device: str = "meta"):
             raise error.__cause__ from error
         reason = said.getvalue().strip().splitlines()[-1:] or ["it gave no reason"]
         raise KDError(f"fairseq does not understand {' '.join(options)}: {reason[0]}") from error
-    except (AssertionError, AttributeError, FileNotFoundError, TypeError, ValueError) as error:
-        raise KDError(f"fairseq cannot build --arch {arch} with {' '.join(words)}: {error}") from error
+    except KDError:
+        raise
+    except Exception as error:  # fairseq checks few options: a wrong one can fail in any way
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise KDError(f"fairseq cannot build --arch {arch} with {' '.join(words)}: {reason}") from error
     if not (hasattr(model, "encoder") and hasattr(model, "decoder")):
         raise KDError(f"--arch {arch} is a {type(model).__name__}; only encoder-decoder models are counted")
     return model, cfg.model

@@ -14,12 +14,16 @@ from pathlib import Path
 
 import torch
 
-from fairseq_kd.checkpoint import read_checkpoint
+from fairseq_kd.building_budget import Budget, OverBudget
+from fairseq_kd.checkpoint import TRUST, read_checkpoint
+from fairseq_kd.confinement import confined
 from fairseq_kd.errors import KDError
+from fairseq_kd.literals import NotALiteral
 from fairseq_kd.projection import output_projection
 from fairseq_kd.teacher.dictionaries import check_same_dictionary, warn_if_newer
 from fairseq_kd.teacher.signal import DenseSignal
 
+PRETRAINED = ("encoder_embed_path", "decoder_embed_path")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -82,7 +86,7 @@ def load_teacher(path, *, data=None, languages=(None, None), dtype: str = "float
     """
     state = read_checkpoint(path, trust=trust)
     configure_own_task(path, state, data, languages)
-    model, task = build_model(path, state)
+    model, task = build_model(path, state, trust)
     if not (hasattr(model, "encoder") and hasattr(model, "decoder")):
         raise KDError(f"{path} holds a {type(model).__name__}; a teacher must be an encoder-decoder translation model")
     return Teacher(model, task, path, dtype)
@@ -102,6 +106,9 @@ def configure_own_task(path, state, data=None, languages=(None, None), data_opti
             cfg.task.data = str(data)
         if "eval_bleu" in cfg.task:
             cfg.task.eval_bleu = False  # no generator is needed, and its options may be gone
+        for name in PRETRAINED:  # files that the weights of the checkpoint would replace at once
+            if name in cfg.model:
+                setattr(cfg.model, name, None)
         _fill_in_languages(path, cfg.task, languages)
     _check_dictionaries_exist(path, cfg.task, given=data is not None, option=data_option)
 
@@ -111,10 +118,11 @@ def data_folder(task_cfg) -> str:
     return str(task_cfg.data).split(":")[0]
 
 
-def build_model(path, state):
+def build_model(path, state, trust: bool = False):
     """Build the model of a checkpoint by a task of its own and load its weights; return (model, task).
 
-    state: what `configure_own_task` completed.
+    state: what `configure_own_task` completed. trust: let fairseq evaluate options that are not literals, and let the
+    model be far larger than its weights.
     Raises KDError when dictionaries and weights do not fit, or the architecture is not registered.
     """
     from fairseq import checkpoint_utils
@@ -122,7 +130,8 @@ def build_model(path, state):
     from fairseq_kd import register
 
     register()  # the architectures of fairseq_kd.models; the command fairseq-kd has not done it yet
-    with torch.random.fork_rng(devices=[]), _one_clear_error(path, state["cfg"]):
+    budget = contextlib.nullcontext() if trust else Budget(state["model"])
+    with _one_clear_error(path, state["cfg"]), torch.random.fork_rng(devices=[]), confined(trust), budget:
         models, _, task = checkpoint_utils.load_model_ensemble_and_task([str(path)], state=state)
     return models[0], task
 
@@ -163,16 +172,13 @@ def _check_dictionaries_exist(path, task_cfg, given: bool, option: str) -> None:
 def _one_clear_error(path, cfg):
     try:
         yield
+    except (NotALiteral, OverBudget) as error:
+        raise KDError(f"the model of {path} cannot be built: {error}. {TRUST}") from error
+    except KDError:
+        raise
     except (
-        AssertionError,
-        AttributeError,
-        IndexError,
-        KeyError,
-        OSError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
+        Exception
+    ) as error:  # an architecture can fail in any way when its options or its dictionaries are not its own
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         architecture = getattr(cfg.model, "arch", None) or getattr(cfg.model, "_name", "unknown")
         raise KDError(

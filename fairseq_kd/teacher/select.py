@@ -72,16 +72,18 @@ def select(measurements: Measurements, folder, by: str, out, *, last=None, avera
     """Measure the checkpoints of `folder`, choose, and write `out`/selection.json; return what is in it.
 
     measurements: those of `out`/measured. last: only the so many with the most updates. average: AverageOptions.
-    trusted: checkpoints to read even if they hold code. Killed at any moment, the same call continues.
+    trusted: checkpoints to read even if they hold code, each by name, the average too.
+    Killed at any moment, the same call continues.
     Raises KDError when a checkpoint cannot be used; what was measured before is kept.
     """
     if last is not None and last < 1:
         raise KDError(f"--last {last}: must be at least 1")
     out, trusted = Path(out), {Path(path) for path in trusted}
     if average is not None:
-        _check_average(average, folder, trust=bool(trusted))
+        _check_average(average, folder, trust=average.out in trusted)
     candidates = find_candidates(folder)
-    if strangers := trusted - {Path(folder) / name for one in candidates for name in (one.path.name, *one.same)}:
+    named = {Path(folder) / name for one in candidates for name in (one.path.name, *one.same)}
+    if strangers := trusted - named - ({average.out} if average else set()):
         raise KDError(f"--trust-checkpoint {min(strangers)} is not one of the checkpoints in {folder}")
     _check_ours(out)
     with exclusive(out / RESULT):
@@ -176,6 +178,6 @@ def _averaged(best: list[dict], average: AverageOptions, measurements: Measureme
     trusted_paths = [candidate.path for candidate in candidates if _is_trusted(candidate, trusted)]
     write_average({candidate.path: candidate.sha256 for candidate in candidates}, average.out, trusted_paths)
     sha256 = sha256_file(average.out)
-    found = measurements.known(sha256) or measurements.measure(average.out, sha256, trust=bool(trusted_paths))
+    found = measurements.known(sha256) or measurements.measure(average.out, sha256, trust=average.out in trusted)
     averaged_from = [candidate.path.name for candidate in candidates]
     return _row(Candidate(average.out, sha256, ()), found) | {"updates": None, "averaged_from": averaged_from}

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fairseq_kd.checkpoint import read_checkpoint, updates_of
+from fairseq_kd.checkpoint import DamagedCheckpoint, read_checkpoint, updates_of
 from fairseq_kd.child import die_with_parent
 from fairseq_kd.corpus.manifest import ensure_writable_folder, exclusive, sha256_file, write_json
 from fairseq_kd.errors import KDError
@@ -108,10 +108,10 @@ def restore_last_checkpoint(checkpoints: Path) -> int:
 
 
 def _read(path: Path) -> dict | None:
-    """The checkpoint, or None if it is cut off."""
+    """The checkpoint, or None if it is cut off. Raises KDError for one that is refused: it is whole, and is kept."""
     try:
         return read_checkpoint(path)
-    except KDError:
+    except DamagedCheckpoint:
         return None
 
 
