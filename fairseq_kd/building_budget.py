@@ -12,8 +12,8 @@ from fairseq_kd.errors import KDError
 
 FREE_BYTES = 2**28  # of one tensor, beyond twice the weights: tables of positions, masks
 FREE_BYTES_IN_ALL = 2**30  # beyond eight times the weights
-FREE_CALLS = 10_000  # operations of torch, beyond CALLS_OF_A_TENSOR for each tensor in the file
-CALLS_OF_A_TENSOR = 200
+FREE_CALLS = 5_000  # operations of torch, beyond CALLS_OF_A_TENSOR for each tensor in the file
+CALLS_OF_A_TENSOR = 100
 
 
 class OverBudget(KDError):

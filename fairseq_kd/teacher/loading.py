@@ -176,9 +176,7 @@ def _one_clear_error(path, cfg):
         raise KDError(f"the model of {path} cannot be built: {error}. {TRUST}") from error
     except KDError:
         raise
-    except (
-        Exception
-    ) as error:  # an architecture can fail in any way when its options or its dictionaries are not its own
+    except Exception as error:  # with options or dictionaries that are not its own, an architecture can fail in any way
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         architecture = getattr(cfg.model, "arch", None) or getattr(cfg.model, "_name", "unknown")
         raise KDError(

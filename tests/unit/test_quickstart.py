@@ -1,4 +1,5 @@
 import pytest
+import torch
 import yaml
 from conftest import ROOT
 from fairseq import options
@@ -120,6 +121,16 @@ def test_half_a_checkpoint_is_replaced_by_the_newest_whole_one(tmp_path, teacher
     assert restore_last_checkpoint(tmp_path) == 0
     assert not last.exists()
     assert "continuing from the beginning" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_was_refused_is_kept(tmp_path, teacher):
+    last, other = tmp_path / "checkpoint_last.pt", tmp_path / "checkpoint_1_20.pt"
+    torch.save(torch.load(teacher) | {"more": KDError("a type that fairseq does not write")}, last)
+    other.write_bytes(teacher.read_bytes())
+    before = last.read_bytes()
+    with pytest.raises(KDError, match=r"checkpoint_last\.pt holds an object of type fairseq_kd\.errors\.KDError"):
+        restore_last_checkpoint(tmp_path)
+    assert last.read_bytes() == before
 
 
 def test_progress_counts_only_new_work_for_its_rate(capsys):

@@ -253,6 +253,23 @@ def test_a_checkpoint_that_diverged_is_named_and_the_others_are_kept(training, d
     assert measured == ["checkpoint1.pt", "checkpoint2.pt", "checkpoint10.pt", "checkpoint4.pt"]
 
 
+class RunsCode:
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.folder),))
+
+
+def test_trust_in_one_checkpoint_does_not_reach_the_file_for_the_average(training, data_bin, tmp_path, capsys):
+    average = tmp_path / "average.pt"
+    torch.save(torch.load(training / "checkpoint1.pt") | {"more": RunsCode(tmp_path / "ran")}, average)
+    words = ["--average", "2", "--out-checkpoint", average, "--trust-checkpoint", training / "checkpoint1.pt"]
+    assert run(data_bin, training, *words) == 2
+    assert not (tmp_path / "ran").exists()
+    assert f"{average} holds an object of type posix.mkdir" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

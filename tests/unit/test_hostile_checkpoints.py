@@ -1,0 +1,275 @@
+"""Nothing that a checkpoint says is run, hangs, or takes much memory: not by our commands, not by stock ones."""
+
+import ast
+import os
+import sys
+import time
+import zipfile
+from functools import cache
+from pathlib import Path
+
+import fairseq
+import pytest
+import torch
+from conftest import TINY_MODEL, assert_user_error, run_fairseq
+from hostile_helpers import CALLS, OPTIONS, values, write_hostile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fairseq_kd.checkpoint import read_checkpoint
+from fairseq_kd.cli.main import main
+from fairseq_kd.errors import KDError
+from fairseq_kd.teacher.loading import load_teacher
+
+SLOW = os.environ.get("FAIRSEQ_KD_SLOW") == "1"
+SECONDS = 5  # of processor time, for one file
+CASES = st.sampled_from([(arch, option) for arch, options in OPTIONS.items() for option in options])
+loaded = cache(torch.load)
+
+
+def fuzz(examples: int):
+    """Settings of a test that writes `examples` hostile checkpoints."""
+    checks = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
+    return settings(max_examples=examples, deadline=None, suppress_health_check=checks, derandomize=True, database=None)
+
+
+def check_refused(data, teacher, folder: Path, open_it) -> None:
+    """Write one hostile checkpoint and hold that `open_it(path)` refuses it soon and runs nothing."""
+    arch, option = data.draw(CASES)
+    marker, path = folder / "ran", folder / "hostile.pt"
+    write_hostile(loaded(teacher), path, arch, option, data.draw(values(marker)))
+    began = time.process_time()
+    open_it(path)
+    assert time.process_time() - began < SECONDS
+    assert not marker.exists()
+
+
+@given(data=st.data())
+@fuzz(10_000 if SLOW else 100)
+def test_the_loader_refuses_every_hostile_option(data, teacher, data_bin, tmp_path):
+    def open_it(path):
+        with pytest.raises(KDError):
+            load_teacher(path, data=data_bin)
+
+    check_refused(data, teacher, tmp_path, open_it)
+
+
+def commands(data_bin, folder) -> dict:
+    """name -> words of a command that opens the checkpoint {path}."""
+    out = folder / "out"
+    by = ("--by", "low-loss", "--out", out, "--cpu")
+    return {
+        "evaluate": ["evaluate", data_bin, "--checkpoint", "{path}", "--cpu"],
+        "cache": ["cache", data_bin, "--teacher", "{path}", "--out", out, "--cpu"],
+        "decode": ["decode", data_bin, "--teacher", "{path}", "--out", out, "--cpu", "--teacher-data", data_bin],
+        "decode by CTranslate2": ["decode", data_bin, "--teacher", "{path}", "--out", out, "--backend", "ctranslate2"],
+        "init-student": ["init-student", "--teacher", "{path}", "--arch", "kd_student_3m", "--out", out / "x.pt"],
+        "select-teacher": ["select-teacher", data_bin, "--checkpoints", "{folder}", *by],
+        "compact": ["compact", "{path}", "--out", out / "x.pt"],
+        "export": ["export", "{path}", "--out", out, "--data", data_bin, "--to", "ctranslate2"],
+    }
+
+
+@pytest.mark.parametrize("name", sorted(commands(".", Path())))
+@given(data=st.data())
+@fuzz(50 if SLOW else 5)
+def test_every_command_refuses_every_hostile_option(name, data, teacher, data_bin, tmp_path, capsys):
+    (tmp_path / "checkpoints").mkdir(exist_ok=True)
+
+    def open_it(path):
+        path = path.rename(tmp_path / "checkpoints" / "checkpoint1.pt")
+        words = [str(word).format(path=path, folder=path.parent) for word in commands(data_bin, tmp_path)[name]]
+        assert main(words) == 2
+        assert str(path) in capsys.readouterr().err
+
+    check_refused(data, teacher, tmp_path, open_it)
+
+
+@pytest.mark.parametrize("kind", [str, str.encode])
+def test_stock_generate_with_the_plugin_runs_nothing(kind, teacher, data_bin, tmp_path):
+    path = tmp_path / "hostile.pt"
+    value = kind(CALLS[0].format(marker=str(tmp_path / "ran")))
+    write_hostile(loaded(teacher), path, "transformer", "xformers_att_config", value)
+    result = run_fairseq("generate", data_bin, "--path", path, "--cpu", "--results-path", tmp_path / "out")
+    assert not (tmp_path / "ran").exists()
+    if kind is str:
+        assert_user_error(result, "only literals are evaluated")
+    else:  # fairseq takes this option as it is where it is not text
+        assert result.returncode != 0
+
+
+def test_a_training_with_a_hostile_teacher_runs_nothing(teacher, data_bin, tmp_path):
+    path = tmp_path / "hostile.pt"
+    value = CALLS[2].format(marker=tmp_path / "ran")
+    write_hostile(loaded(teacher), path, "transformer", "adaptive_softmax_cutoff", value)
+    words = ["--criterion", "kd_word", "--teacher", path, "--max-update", "1", "--save-dir", tmp_path / "out"]
+    assert_user_error(run_fairseq("train", data_bin, *TINY_MODEL, *words), str(path), "only literals are evaluated")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_every_module_of_fairseq_that_evaluates_is_confined():
+    import fairseq_kd.literals
+
+    root = Path(fairseq.__file__).parent
+    found = set()
+    for path in root.rglob("*.py"):
+        name = ".".join(path.relative_to(root.parent).with_suffix("").parts)
+        if ".examples." in name or "eval(" not in (text := path.read_text(encoding="utf-8")):
+            continue
+        if any(isinstance(node, ast.Name) and node.id == "eval" for node in ast.walk(ast.parse(text))):
+            found.add(name)
+    assert {"fairseq.utils", "fairseq.models.fconv", "fairseq.optim.adam"} <= found
+    for name in found:
+        assert vars(sys.modules[name])["eval"] is fairseq_kd.literals.evaluate, name
+
+
+def test_python_has_its_own_eval():
+    assert eval("abs(-1)") == 1
+
+
+HONEST = {
+    "parentheses": lambda cfg, folder: cfg["checkpoint"].update(save_dir=str(folder / "runs/exp(2)")),
+    "parentheses in the data": lambda cfg, folder: cfg["task"].update(data=str(folder / "iwslt (1)")),
+    "a call": lambda cfg, folder: cfg["common"].update(tensorboard_logdir="log(x)"),
+    "embeddings that are gone": lambda cfg, folder: setattr(cfg["model"], "encoder_embed_path", str(folder / "gone")),
+}
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_honest_options_are_not_judged_by_how_they_look(name, teacher, data_bin, tmp_path):
+    state, path = torch.load(teacher), tmp_path / "honest.pt"
+    HONEST[name](state["cfg"], tmp_path)
+    torch.save(state, path)
+    load_teacher(path, data=data_bin)
+
+
+def large(**options):
+    """A change of the options of the model."""
+    return lambda state: vars(state["cfg"]["model"]).update(options)
+
+
+def laughs(state):
+    """Few objects that are many when each is counted where it appears."""
+    value = ["lol"] * 10
+    for _ in range(12):
+        value = [value] * 10
+    state["cfg"]["task"]["data"] = value
+
+
+def cycle(state):
+    value = []
+    value.append(value)
+    state["cfg"]["task"]["data"] = value
+
+
+def deep(state):
+    value = []
+    for _ in range(100):
+        value = [value]
+    state["cfg"]["task"]["data"] = value
+
+
+def expanded(state):
+    state["model"]["decoder.embed_tokens.weight"] = torch.zeros(1).expand(10**9, 10**9)
+
+
+BOMBS = {
+    "many layers": large(encoder_layers=10**9),
+    "wide layers": large(encoder_ffn_embed_dim=10**9),
+    "wide embeddings": large(encoder_embed_dim=2 * 10**8, decoder_embed_dim=2 * 10**8, encoder_attention_heads=1),
+    "many positions": large(max_source_positions=10**12),
+    "many learned positions": large(max_source_positions=10**10, encoder_learned_pos=True),
+    "many tails": large(adaptive_softmax_cutoff="[1] * 9000"),
+    "large tails": large(adaptive_softmax_cutoff="[10, 1000000000000]"),
+    "laughs": laughs,
+    "cycle": cycle,
+    "deep": deep,
+    "expanded": expanded,
+    "long text": lambda state: state["cfg"]["task"].update(data="x" * 10**6),
+    "bytearray": lambda state: state.update(more=bytearray(5)),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_small_file_cannot_claim_much(name, teacher, data_bin, tmp_path):
+    state, path = torch.load(teacher), tmp_path / "bomb.pt"
+    BOMBS[name](state)
+    torch.save(state, path)
+    began = time.process_time()
+    with pytest.raises(KDError, match=r"bomb\.pt"):
+        load_teacher(path, data=data_bin)
+    assert time.process_time() - began < SECONDS
+
+
+@pytest.mark.parametrize("level", [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED])
+def test_compressed_records_are_refused(level, teacher, data_bin, tmp_path):
+    path = tmp_path / "packed.pt"
+    with zipfile.ZipFile(teacher) as source, zipfile.ZipFile(path, "w", level) as target:
+        for record in source.infolist():
+            target.writestr(record.filename, source.read(record))
+    if level == zipfile.ZIP_STORED:
+        assert len(read_checkpoint(path)["model"]) == len(loaded(teacher)["model"])
+    else:
+        with pytest.raises(KDError, match=r"packed\.pt holds compressed records"):
+            read_checkpoint(path)
+
+
+def test_weights_that_say_they_are_larger_than_their_record_are_refused(teacher, tmp_path):
+    path = tmp_path / "lie.pt"
+    with zipfile.ZipFile(teacher) as source, zipfile.ZipFile(path, "w") as target:
+        for record in source.infolist():
+            data = source.read(record)
+            target.writestr(record.filename, data[: len(data) // 2] if "/data/" in record.filename else data)
+    with pytest.raises(KDError, match=r"lie\.pt"):
+        read_checkpoint(path)
+
+
+def with_secret(teacher, path):
+    state = torch.load(teacher)
+    state["cfg"]["checkpoint"]["save_dir"] = "${oc.env:FAIRSEQ_KD_SECRET}"
+    torch.save(state, path)
+    return path
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_nothing_of_the_environment_enters_a_student(trust, teacher, data_bin, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FAIRSEQ_KD_SECRET", "the-secret")
+    path, out = with_secret(teacher, tmp_path / "curious.pt"), tmp_path / "out.pt"
+    words = ["init-student", "--teacher", path, "--arch", "transformer", "--encoder-embed-dim", "16", "--out", out]
+    words += ["--encoder-layers", "1", "--decoder-layers", "1", "--decoder-embed-dim", "16", "--data", data_bin]
+    words += ["--encoder-attention-heads", "2", "--decoder-attention-heads", "2", "--share-all-embeddings"]
+    words += ["--encoder-ffn-embed-dim", "32", "--decoder-ffn-embed-dim", "32"]
+    status = main([*map(str, words), *(["--trust-checkpoint", str(path)] if trust else [])])
+    assert not out.exists() or b"the-secret" not in out.read_bytes()
+    said = capsys.readouterr()
+    assert "the-secret" not in said.err + said.out
+    if trust:
+        assert status == 0 and torch.load(out)["cfg"]["checkpoint"]["save_dir"] == "${oc.env:FAIRSEQ_KD_SECRET}"
+    else:
+        assert status == 2 and "cfg.checkpoint.save_dir" in said.err
+
+
+def test_nothing_of_the_environment_enters_an_average(teacher, tmp_path, monkeypatch):
+    from fairseq_kd.teacher.average import write_average
+
+    monkeypatch.setenv("FAIRSEQ_KD_SECRET", "the-secret")
+    paths, out = [with_secret(teacher, tmp_path / f"checkpoint{n}.pt") for n in (1, 2)], tmp_path / "average.pt"
+    with pytest.raises(KDError, match=r"checkpoint1\.pt.*environment"):
+        write_average(dict.fromkeys(paths, "0"), out)
+    assert not out.exists()
+
+
+def test_nothing_of_the_environment_enters_a_compact_student(teacher, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FAIRSEQ_KD_SECRET", "the-secret")
+    path = with_secret(teacher, tmp_path / "curious.pt")
+    assert main(["compact", str(path), "--out", str(tmp_path / "out.pt")]) == 2
+    assert "environment" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [{"encoder_attention_heads": 0}, {"activation_fn": []}, {"encoder_layers": None}])
+def test_an_error_of_any_class_while_building_is_one_clear_error(options, teacher, data_bin, tmp_path):
+    state, path = torch.load(teacher), tmp_path / "odd.pt"
+    vars(state["cfg"]["model"]).update(options)
+    torch.save(state, path)
+    with pytest.raises(KDError, match=r"odd\.pt .*cannot be built"):
+        load_teacher(path, data=data_bin)
