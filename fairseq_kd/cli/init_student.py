@@ -40,7 +40,8 @@ def run(args) -> None:
     state = read_checkpoint(args.teacher, trust=trust)
     configure_own_task(args.teacher, state, data=args.data, data_option="--data")
     teacher, _ = build_model(args.teacher, state, trust)
-    student, model_args = build(args.arch, str(state["cfg"].task.data), args.passed_on, device="cpu")
+    data = str(Path(state["cfg"].task.data).absolute())  # a word of a command line below: it must be no option
+    student, model_args = build(args.arch, data, args.passed_on, device="cpu")
     check_fit(state["cfg"].model, model_args)
     weights = initial_weights(teacher, student, args.layers)
     with open_dict(state["cfg"]):

@@ -54,12 +54,23 @@ def test_the_loader_refuses_every_hostile_option(data, teacher, data_bin, tmp_pa
     check_refused(data, teacher, tmp_path, open_it)
 
 
-def commands(data_bin, folder) -> dict:
+@pytest.fixture(scope="module")
+def teacher_cache(teacher, data_bin, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cached") / "cache"
+    words = ["cache", data_bin, "--teacher", teacher, "--out", folder, "--subset", "valid", "--top-k", "4", "--cpu"]
+    assert main([*map(str, words)]) == 0
+    return folder
+
+
+def commands(data_bin, folder, teacher="", cached="") -> dict:
     """name -> words of a command that opens the checkpoint {path}."""
     out = folder / "out"
     by = ("--by", "low-loss", "--out", out, "--cpu")
+    beside = ("--checkpoint", teacher, "--max-len-b", "3", "--beam", "1", "--cpu")
     return {
         "evaluate": ["evaluate", data_bin, "--checkpoint", "{path}", "--cpu"],
+        "evaluate beside a teacher": ["evaluate", data_bin, *beside, "--teacher", "{path}"],
+        "verify-cache": ["verify-cache", cached, "--teacher", "{path}", "--data-bin", data_bin, "--cpu"],
         "cache": ["cache", data_bin, "--teacher", "{path}", "--out", out, "--cpu"],
         "decode": ["decode", data_bin, "--teacher", "{path}", "--out", out, "--cpu", "--teacher-data", data_bin],
         "decode by CTranslate2": ["decode", data_bin, "--teacher", "{path}", "--out", out, "--backend", "ctranslate2"],
@@ -73,12 +84,13 @@ def commands(data_bin, folder) -> dict:
 @pytest.mark.parametrize("name", sorted(commands(".", Path())))
 @given(data=st.data())
 @fuzz(50 if SLOW else 5)
-def test_every_command_refuses_every_hostile_option(name, data, teacher, data_bin, tmp_path, capsys):
+def test_every_command_refuses_every_hostile_option(name, data, teacher, data_bin, teacher_cache, tmp_path, capsys):
     (tmp_path / "checkpoints").mkdir(exist_ok=True)
 
     def open_it(path):
         path = path.rename(tmp_path / "checkpoints" / "checkpoint1.pt")
-        words = [str(word).format(path=path, folder=path.parent) for word in commands(data_bin, tmp_path)[name]]
+        words = commands(data_bin, tmp_path, teacher, teacher_cache)[name]
+        words = [str(word).format(path=path, folder=path.parent) for word in words]
         assert main(words) == 2
         assert str(path) in capsys.readouterr().err
 
