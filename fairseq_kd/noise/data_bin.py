@@ -8,7 +8,7 @@ import numpy as np
 
 from fairseq_kd.corpus.binarise import count_unknown
 from fairseq_kd.corpus.derived import SideWriter, finished, hashes, inherited, link, link_the_rest
-from fairseq_kd.corpus.fingerprint import data_files, data_hashes
+from fairseq_kd.corpus.fingerprint import data_files, data_hashes, files_of_side
 from fairseq_kd.corpus.manifest import (
     MANIFEST_NAME,
     folder_in_progress,
@@ -45,7 +45,7 @@ def noise_data_bin(
 ) -> dict:
     """Write the data-bin `out` and return its manifest; a finished `out` of the same input and options is kept.
 
-    sides: of SIDES, those that get noise. languages: {"source": "de", "target": "en"}; None: by the file names.
+    sides: of SIDES, those that get noise. languages: {"source": "de", "target": "en"}; None: its own.
     post_process: how subwords make words, for a data-bin made by fairseq-preprocess.
     Raises KDError for bad input; then nothing is left under `out`.
     """
@@ -121,7 +121,7 @@ def _inherited(data_bin, folder: Path, subset: str, pair: tuple[str, str]) -> di
 
 
 def _link_clean(data_bin, folder: Path, names: list[str], lang: str, _) -> list[str]:
-    names = [name for name in names if name.split(".")[-2] == lang] + _raw(data_bin, names, lang)
+    names = files_of_side(names, lang) + _raw(data_bin, names, lang)
     for name in names:
         link(Path(data_bin) / name, folder / name)
     return names
@@ -138,7 +138,7 @@ def _write_noisy(data_bin, folder: Path, names: list[str], lang: str, noisy: Noi
     from fairseq.data.data_utils import load_indexed_dataset
 
     level = noisy.level
-    prefixes = [name.removesuffix(".bin") for name in names if name.endswith(f".{lang}.bin")]
+    prefixes = [name.removesuffix(".bin") for name in files_of_side(names, lang) if name.endswith(".bin")]
     datasets = [load_indexed_dataset(str(Path(data_bin) / prefix), level.dictionary) for prefix in prefixes]
     if level.options.substitute:
         noisy.count(itertools.chain.from_iterable(_blocks(dataset, level) for dataset in datasets), prefixes[0])
