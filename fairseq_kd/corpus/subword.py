@@ -10,8 +10,10 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from fairseq_kd.corpus.bpe_codes import read_codes
 from fairseq_kd.errors import KDError
 
+HEAD_BYTES = 4096  # of a file, to tell what it is
 KINDS = ("sentencepiece", "subword-nmt", "none")
 
 
@@ -28,7 +30,15 @@ class SentencePieceModel:
         try:
             self.processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (OSError, RuntimeError) as error:
-            raise KDError(f"{path} is not a SentencePiece model ({error})") from error
+            raise KDError(
+                f"{path} is not a SentencePiece model ({error}); codes of subword-nmt or fastBPE are for --subword "
+                "subword-nmt"
+            ) from error
+
+    @staticmethod
+    def copy(path, out: Path) -> None:
+        """Write the model in the file `path` to `out`."""
+        shutil.copyfile(path, out)
 
     @staticmethod
     def train(lines: Iterable[str], vocab_size: int, out: Path) -> None:
@@ -71,12 +81,12 @@ class SubwordNMTModel:
         """Load. Raises KDError when `path` holds no BPE codes."""
         from subword_nmt.apply_bpe import BPE
 
-        try:
-            # the reader of subword-nmt ends the process at a bad line, hence SystemExit
-            with open(path, encoding="utf-8") as codes, contextlib.redirect_stderr(io.StringIO()):
-                self.bpe = BPE(codes)
-        except (OSError, UnicodeDecodeError, SystemExit, ValueError) as error:
-            raise KDError(f"{path} holds no subword-nmt codes ({error})") from error
+        self.bpe = BPE(io.StringIO(read_codes(path), newline="\n"))
+
+    @staticmethod
+    def copy(path, out: Path) -> None:
+        """Write the codes in the file `path` to `out`, as subword-nmt itself reads them."""
+        out.write_bytes(read_codes(path).encode("utf-8"))
 
     @staticmethod
     def train(lines: Iterable[str], vocab_size: int, out: Path) -> None:
@@ -121,15 +131,15 @@ def load_subword_model(kind: str, path=None):
 
 
 def load_model_file(path):
-    """The model in a file: subword-nmt codes, which begin with their version, or else SentencePiece.
+    """The model in a file: text is BPE codes (see `read_codes`), anything else a SentencePiece model.
 
     Raises KDError when it is neither.
     """
     if not Path(path).is_file():
         raise KDError(f"--subword-model: {path} is not there")
     with open(path, "rb") as file:
-        kind = "subword-nmt" if file.read(8) == b"#version" else "sentencepiece"
-    return load_subword_model(kind, path)
+        is_text = b"\0" not in file.read(HEAD_BYTES)  # a SentencePiece model holds numbers of four bytes
+    return load_subword_model("subword-nmt" if is_text else "sentencepiece", path)
 
 
 def obtain_subword_models(kind, train_text: dict, vocab_size, joint: bool, reuse, folder: Path):
@@ -146,7 +156,7 @@ def obtain_subword_models(kind, train_text: dict, vocab_size, joint: bool, reuse
     suffix = MODELS[kind].suffix
     if reuse is not None:
         load_subword_model(kind, reuse)  # refuse before copying
-        shutil.copyfile(reuse, folder / f"joint{suffix}")
+        MODELS[kind].copy(reuse, folder / f"joint{suffix}")
         names = dict.fromkeys(languages, f"joint{suffix}")
     elif joint:
         both = (line for lang in languages for line in train_text[lang])
