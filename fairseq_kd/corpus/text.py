@@ -1,35 +1,25 @@
-"""Aligned text: reading (plain or .gz), checking and cleaning, one sentence a line.
+"""Aligned text: reading (plain or compressed), checking and cleaning, one sentence a line.
 
 A line ends at a newline byte and nowhere else, so the count of lines is that of `wc -l`, whatever else the text
 holds (carriage returns, U+2028, form feeds): those become spaces, because fairseq would split lines at some of them.
 """
 
-import contextlib
-import gzip
 import itertools
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from fairseq_kd.corpus.compressed import ENDINGS, open_sound
 from fairseq_kd.errors import KDError
 
 SPACES = re.compile(r"[\s\u0085\u2028\u2029\u200b\ufeff\x00-\x1f\x7f]+")
-READ_AT_ONCE = 2**20  # bytes
 EXAMPLES_KEPT = 5  # line numbers kept of each kind of damage
 
 
-def open_bytes(path):
-    """Open a plain or gzip-compressed file for reading bytes; the kind is told by the first two bytes."""
-    with open(path, "rb") as file:
-        compressed = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path, "rb") if compressed else open(path, "rb", buffering=READ_AT_ONCE)
-
-
 def read_raw_lines(path) -> Iterator[bytes]:
-    """The lines of a file as bytes, without the newline. Raises KDError for a damaged .gz."""
-    with _open_sound(path) as file:
+    """The lines of a file as bytes, without the newline. Raises KDError for a damaged compressed file."""
+    with open_sound(path) as file:
         for line in file:
             yield line.rstrip(b"\n")
 
@@ -37,11 +27,11 @@ def read_raw_lines(path) -> Iterator[bytes]:
 def read_blocks(path, lines: int) -> Iterator[bytes]:
     """A file in blocks of so many lines as bytes; the last line is ended if it was not.
 
-    Raises KDError for a damaged .gz and, with its number, for a line that is not UTF-8.
+    Raises KDError for a damaged compressed file and, with its number, for a line that is not UTF-8.
     """
     from fairseq_kd.corpus.utf8 import is_common_utf8  # needs numpy, which most commands start without
 
-    with _open_sound(path) as file:
+    with open_sound(path) as file:
         for number in itertools.count():
             block = b"".join(itertools.islice(file, lines))
             if not block:
@@ -53,21 +43,12 @@ def read_blocks(path, lines: int) -> Iterator[bytes]:
 
 
 def count_lines(path) -> int:
-    """How many lines a file has. Raises KDError for a damaged .gz."""
+    """How many lines a file has. Raises KDError for a damaged compressed file."""
     count, last = 0, b"\n"
-    with _open_sound(path) as file:
+    with open_sound(path) as file:
         while chunk := file.read(1 << 20):
             count, last = count + chunk.count(b"\n"), chunk[-1:]
     return count + (last != b"\n")
-
-
-@contextlib.contextmanager
-def _open_sound(path):
-    try:
-        with open_bytes(path) as file:
-            yield file
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise KDError(f"{path} is a damaged gzip file ({error}); fetch it again") from error
 
 
 def _check_utf8(block: bytes, path, lines_before: int) -> None:
@@ -87,11 +68,22 @@ def normalise_spaces(line: str) -> str:
 
 
 def find_text(folder, stem: str, lang: str) -> Path | None:
-    """`folder/stem.lang` or `folder/stem.lang.gz`, whichever is there."""
-    for name in (f"{stem}.{lang}", f"{stem}.{lang}.gz"):
-        if (path := Path(folder) / name).is_file():
-            return path
-    return None
+    """`folder/stem.lang`, plain or compressed (see ENDINGS), whichever is there first; None where none is."""
+    paths = (Path(folder) / f"{stem}.{lang}{ending}" for ending in ("", *ENDINGS))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def missing_text(folder, stem: str, lang: str) -> str:
+    """Why `find_text` found nothing, for an error."""
+    wanted = Path(folder) / f"{stem}.{lang}"
+    found = f"{wanted} is not there, neither plain nor with {', '.join(ENDINGS)}"
+    for table in sorted(Path(folder).glob("*.tsv*")):
+        if table.name.startswith(stem):
+            return (
+                f"{found}. {table.name} beside it is a table, which does not say which column is which language: write "
+                f"each column to a file of its own (cut -f1 {table.name} > {stem}.LANG; cut -f2 for the other)"
+            )
+    return found
 
 
 @dataclass
