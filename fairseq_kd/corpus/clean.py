@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fairseq_kd.corpus.options import PrepareOptions
 from fairseq_kd.corpus.parallel import map_lines
+from fairseq_kd.corpus.special_words import WholeWords
 from fairseq_kd.corpus.text import CleaningReport, read_pairs
 from fairseq_kd.corpus.tokenise import Tokenise
 from fairseq_kd.errors import KDError
@@ -15,7 +16,14 @@ PAIRS_AT_ONCE = 20_000
 
 
 def write_clean_text(
-    paths, languages: tuple[str, str], options: PrepareOptions, prefixes: dict[str, Path], label: str, *, training: bool
+    paths,
+    languages: tuple[str, str],
+    options: PrepareOptions,
+    prefixes: dict[str, Path],
+    label: str,
+    *,
+    training: bool,
+    whole_words: bool = False,
 ) -> tuple[CleaningReport, dict[str, int]]:
     """Write the pairs of `paths` (a SubsetFiles) as text, PREFIX.LANG; return the report and pairs a prefix.
 
@@ -23,9 +31,11 @@ def write_clean_text(
     `options.valid_every`-th of the pairs kept is to be a validation pair.
     In a training set, pairs that are empty on a side, not UTF-8, too long or too uneven in length are dropped and
     counted. An evaluation set must stay whole: there they are counted and kept, and bad UTF-8 is an error.
+    whole_words: words are not segmented, so that none may be a symbol of fairseq.
     Memory does not depend on the length of the files.
-    Raises KDError for bad files and for a training set without pairs.
+    Raises KDError for bad files, for special words (see `WholeWords`) and for a training set without pairs.
     """
+    special = WholeWords()
     report, written = CleaningReport(), dict.fromkeys(prefixes, 0)
     main, *rest = prefixes
     pairs = read_pairs(paths.source, paths.target, report, training=training)
@@ -41,12 +51,15 @@ def write_clean_text(
                 report.note(damage, number)
                 if training:
                     continue
+            if whole_words:
+                special.note(number, source, target)
             report.kept += 1
             name = rest[0] if rest and report.kept % options.valid_every == 0 else main
             written[name] += 1
             for file, line in zip(files[name], (source, target), strict=True):
                 file.write(line.encode("utf-8") + b"\n")
     progress.finish()
+    special.check(paths)
     if training and not written[main]:
         raise KDError(f"{paths.source} and {paths.target} leave no usable pair: {report.describe()}")
     return report, written

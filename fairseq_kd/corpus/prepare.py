@@ -124,12 +124,21 @@ def _finished(out: Path, request: dict) -> dict | None:
 def _clean(files: dict[str, SubsetFiles], languages, options, scratch: Path, say) -> tuple[dict, dict]:
     """Write the clean text of each subset; return its prefix, and what the manifest says of it."""
     prefixes, subsets = {}, {}
+    kind = options.subword
+    if options.like is not None:
+        kind = load_subword_models(options.like, *languages)[languages[0]].kind
     for subset, paths in files.items():
         goals = {subset: scratch / f"clean.{subset}"}
         if subset == "train" and options.valid_every is not None:
             goals["valid"] = scratch / "clean.valid"
         report, pairs = write_clean_text(
-            paths, languages, options, goals, f"reading {subset}", training=subset == "train"
+            paths,
+            languages,
+            options,
+            goals,
+            f"reading {subset}",
+            training=subset == "train",
+            whole_words=kind == "none",
         )
         say(f"{subset} ({paths.stem}): {report.describe()}")
         for name, prefix in goals.items():

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fairseq_kd.corpus.bpe_codes import read_codes
+from fairseq_kd.corpus.special_words import cut_special
 from fairseq_kd.errors import KDError
 
 HEAD_BYTES = 4096  # of a file, to tell what it is
@@ -63,7 +64,7 @@ class SentencePieceModel:
 
     def encode(self, line: str) -> str:
         """Text to space-separated pieces."""
-        return " ".join(self.processor.encode(line, out_type=str))
+        return cut_special(" ".join(self.processor.encode(line, out_type=str)))
 
     @staticmethod
     def decode(line: str) -> str:
@@ -98,7 +99,7 @@ class SubwordNMTModel:
 
     def encode(self, line: str) -> str:
         """Text to space-separated subwords; a subword that is continued ends in @@."""
-        return self.bpe.process_line(line)
+        return cut_special(self.bpe.process_line(line), "@@")
 
     @staticmethod
     def decode(line: str) -> str:
