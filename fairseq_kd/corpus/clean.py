@@ -1,9 +1,11 @@
 """From the raw files of one subset to the text that is segmented: its form, and the cleaning of a training set."""
 
+import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+from fairseq_kd.corpus.lengths import HEAD_PAIRS, fit_lengths
 from fairseq_kd.corpus.options import PrepareOptions
 from fairseq_kd.corpus.parallel import map_lines
 from fairseq_kd.corpus.special_words import WholeWords
@@ -36,7 +38,7 @@ def write_clean_text(
     Raises KDError for bad files, for special words (see `WholeWords`) and for a training set without pairs.
     """
     special = WholeWords()
-    report, written = CleaningReport(), dict.fromkeys(prefixes, 0)
+    report, written = CleaningReport(options.rules), dict.fromkeys(prefixes, 0)
     main, *rest = prefixes
     pairs = read_pairs(paths.source, paths.target, report, training=training)
     progress = Progress(label, None, "pairs")
@@ -45,8 +47,12 @@ def write_clean_text(
             name: [stack.enter_context(open(f"{prefix}.{lang}", "wb")) for lang in languages]
             for name, prefix in prefixes.items()
         }
-        for number, source, target, counted in progress.over(_in_form(pairs, languages, options)):
-            damage = options.rules.damage(*counted)
+        in_form = _in_form(pairs, languages, options)
+        head = list(itertools.islice(in_form, HEAD_PAIRS))
+        lengths = fit_lengths([counted for *_, counted in head])
+        report.measured = dict(zip(languages, lengths.describe(), strict=True))
+        for number, source, target, counted in progress.over(itertools.chain(head, in_form)):
+            damage = options.rules.damage(*lengths.of(*counted))
             if damage is not None:
                 report.note(damage, number)
                 if training:

@@ -25,7 +25,7 @@ from fairseq_kd.corpus.manifest import (
     sha256_file,
     write_json,
 )
-from fairseq_kd.corpus.subword import load_subword_model, obtain_subword_models
+from fairseq_kd.corpus.subword import SentencePieceModel, load_subword_model, obtain_subword_models
 from fairseq_kd.corpus.text import read_lines, write_lines
 from fairseq_kd.errors import KDError
 from fairseq_kd.progress import Progress
@@ -60,6 +60,7 @@ def prepare(name, files, source_lang, target_lang, out, options, say=print, orig
         pairs = {subset: found["pairs"] for subset, found in subsets.items()}
         subword = _subword_models(options, prefixes.get("train"), pairs.get("train", 0), languages, folder)
         say(f"subword model: {subword['kind']}")
+        _count_unreachable(prefixes, subsets, subword["models"], target_lang, say)
         joint = _segment_and_binarise(prefixes, pairs, subword["models"], languages, folder, options)
         _move_raw(prefixes, languages, folder)
         shutil.rmtree(scratch)
@@ -75,7 +76,7 @@ def prepare(name, files, source_lang, target_lang, out, options, say=print, orig
             "target_lang": target_lang,
             "form": options.form,
             "subsets": subsets,
-            "subword": {"kind": subword["kind"], "files": subword["files"]},
+            "subword": {"kind": subword["kind"], "files": subword["files"]} | _normalisation(subword["models"]),
             "joint_dictionary": joint,
             "versions": library_versions(),
             "files": hash_files(folder),
@@ -159,9 +160,36 @@ def _subword_models(options, train_prefix, train_pairs: int, languages, folder) 
         return {"kind": manifest["subword"]["kind"], "files": manifest["subword"]["files"], "models": models}
     text = {lang: _sample(f"{train_prefix}.{lang}", train_pairs, options.sample) for lang in languages}
     models, names = obtain_subword_models(
-        options.subword, text, options.vocab_size, options.joint, options.subword_model, folder / "subword"
+        options.subword,
+        text,
+        options.vocab_size,
+        options.joint,
+        options.subword_model,
+        folder / "subword",
+        options.rule_of_normalisation(),
     )
     return {"kind": options.subword, "files": names, "models": models}
+
+
+def _normalisation(models: dict) -> dict:
+    """Language -> the rule by which its SentencePiece model normalises text, for the manifest."""
+    rules = {lang: model.normalisation for lang, model in models.items() if isinstance(model, SentencePieceModel)}
+    return {"normalisation": rules} if rules else {}
+
+
+def _count_unreachable(prefixes, subsets, models, target_lang: str, say) -> None:
+    """Count the references that no output can equal, because the subword model normalises the text."""
+    model = models[target_lang]
+    if not isinstance(model, SentencePieceModel):
+        return
+    for subset in (name for name in prefixes if name != "train"):
+        lines = read_lines(f"{prefixes[subset]}.{target_lang}")
+        if count := sum(model.normalise(line) != line for line in lines):
+            subsets[subset]["references_out_of_reach"] = count
+            say(
+                f"{subset}: the subword model changes {count} of {subsets[subset]['pairs']} references (normalisation "
+                f"{model.normalisation}), so no translation can equal them; --normalisation identity keeps the text"
+            )
 
 
 def _sample(path, lines: int, wanted: int):

@@ -86,10 +86,39 @@ def missing_text(folder, stem: str, lang: str) -> str:
     return found
 
 
+@dataclass(frozen=True)
+class CleaningRules:
+    """Which pairs a training set keeps. Lengths are words, see `corpus.lengths`."""
+
+    max_words: int = 175
+    max_ratio: float = 9.0
+
+    def __post_init__(self):
+        if self.max_words < 1:
+            raise KDError(f"--max-words {self.max_words}: must be at least 1")
+        if self.max_ratio < 1:
+            raise KDError(f"--max-ratio {self.max_ratio}: must be at least 1")
+
+    def damage(self, n_source: float, n_target: float) -> str | None:
+        """Which kind of damage a pair of these lengths has, by its field of CleaningReport, or None."""
+        if not n_source or not n_target:
+            return "empty"
+        if max(n_source, n_target) > self.max_words:
+            return "too_long"
+        if max(n_source, n_target) > self.max_ratio * min(n_source, n_target):
+            return "uneven_length"
+        return None
+
+
 @dataclass
 class CleaningReport:
-    """What was found in one subset: counts of lines, and the first line numbers (from 1) of each kind."""
+    """What was found in one subset: counts of lines, and the first line numbers (from 1) of each kind.
 
+    measured: language -> what its lengths are counted in.
+    """
+
+    rules: CleaningRules = field(default_factory=CleaningRules)
+    measured: dict = field(default_factory=dict)
     read: int = 0
     kept: int = 0
     empty: int = 0
@@ -110,45 +139,23 @@ class CleaningReport:
         return asdict(self)
 
     def describe(self) -> str:
-        """One line for people: what was read, kept and found."""
+        """One line for people: what was read, kept and found, by which rule, and what was counted."""
         names = {
             "empty": "empty",
             "bad_utf8": "not UTF-8",
-            "too_long": "too long",
-            "uneven_length": "uneven in length",
+            "too_long": f"too long, by --max-words {self.rules.max_words}",
+            "uneven_length": f"uneven in length, by --max-ratio {self.rules.max_ratio:g}",
         }
-        found = [
+        found = [f"{self.read} pairs read, {self.kept} kept"]
+        found += [
             f"{getattr(self, kind)} {name} (lines {', '.join(map(str, self.first_lines[kind]))}"
             f"{', ...' if getattr(self, kind) > EXAMPLES_KEPT else ''})"
             for kind, name in names.items()
             if getattr(self, kind)
         ]
-        return f"{self.read} pairs read, {self.kept} kept" + ("; " + "; ".join(found) if found else "")
-
-
-@dataclass(frozen=True)
-class CleaningRules:
-    """Which pairs a training set keeps. Lengths are words between spaces."""
-
-    max_words: int = 175
-    max_ratio: float = 9.0
-
-    def __post_init__(self):
-        if self.max_words < 1:
-            raise KDError(f"--max-words {self.max_words}: must be at least 1")
-        if self.max_ratio < 1:
-            raise KDError(f"--max-ratio {self.max_ratio}: must be at least 1")
-
-    def damage(self, source: str, target: str) -> str | None:
-        """Which kind of damage a pair has, by its field of CleaningReport, or None."""
-        if not source or not target:
-            return "empty"
-        n_source, n_target = source.count(" ") + 1, target.count(" ") + 1
-        if max(n_source, n_target) > self.max_words:
-            return "too_long"
-        if max(n_source, n_target) > self.max_ratio * min(n_source, n_target):
-            return "uneven_length"
-        return None
+        if any(measure != "words" for measure in self.measured.values()):
+            found.append("lengths: " + ", ".join(f"{lang} in {measure}" for lang, measure in self.measured.items()))
+        return "; ".join(found)
 
 
 def read_pairs(source_path, target_path, report: CleaningReport, *, training: bool) -> Iterator[tuple[int, str, str]]:
