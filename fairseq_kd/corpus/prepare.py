@@ -115,11 +115,23 @@ def _finished(out: Path, request: dict) -> dict | None:
     if manifest is None:
         raise KDError(f"{out} exists and was not made by `fairseq-kd prepare`; choose another --out")
     if manifest.get("request") != request:
+        different = _differences(manifest.get("request", {}), request)
         raise KDError(
-            f"{out} was made from other inputs or options (see its {MANIFEST_NAME}); choose another --out or remove it"
+            f"{out} was made from other inputs or options ({different}; see its {MANIFEST_NAME}); choose another --out "
+            "or remove it"
         )
     check_files(out, manifest["files"])
     return manifest
+
+
+def _differences(made: dict, asked: dict) -> str:
+    """What of two requests differs, by name."""
+    before, now = made.get("options", {}), asked["options"]
+    names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    others = sorted(name for name in asked if name != "options" and made.get(name) != asked[name])
+    if names == ["normalisation"] and "normalisation" not in before:
+        return "it was made before --normalisation was an option, by nmt_nfkc; --normalisation nmt_nfkc keeps it"
+    return "other " + ", ".join(names + others)
 
 
 def _clean(files: dict[str, SubsetFiles], languages, options, scratch: Path, say) -> tuple[dict, dict]:

@@ -40,6 +40,18 @@ def test_codes_with_hyphens_and_full_stops_are_read(data_bin, tmp_path, source, 
     assert sides[0] != plain[0] and sides[1] == plain[1]  # noise is in the source alone
 
 
+def test_a_checkpoint_that_records_no_languages_has_those_of_its_data(data_bin, tmp_path):
+    from omegaconf import OmegaConf
+
+    from fairseq_kd.teacher.loading import configure_own_task
+
+    folder = renamed(data_bin, tmp_path / "in", "en", "pt-BR", manifest=False)
+    task = {"_name": "translation", "data": "elsewhere", "source_lang": None, "target_lang": None}
+    state = {"cfg": OmegaConf.create({"task": task})}
+    configure_own_task("checkpoint.pt", state, data=folder)
+    assert (state["cfg"].task.source_lang, state["cfg"].task.target_lang) == ("en", "pt-BR")
+
+
 def test_a_folder_of_several_pairs_is_not_guessed(data_bin, tmp_path):
     folder = renamed(data_bin, tmp_path / "in", "de", "en", manifest=False)
     for name in ("dict.de.txt", "train.de-en.de.idx"):
