@@ -145,11 +145,7 @@ def _clean(files: dict[str, SubsetFiles], languages, options, scratch: Path, say
         if subset == "train" and options.valid_every is not None:
             goals["valid"] = scratch / "clean.valid"
         report, pairs = write_clean_text(
-            paths,
-            languages,
-            options,
-            goals,
-            f"reading {subset}",
+            *(paths, languages, options, goals, f"reading {subset}"),
             training=subset == "train",
             whole_words=kind == "none",
         )
@@ -172,13 +168,8 @@ def _subword_models(options, train_prefix, train_pairs: int, languages, folder) 
         return {"kind": manifest["subword"]["kind"], "files": manifest["subword"]["files"], "models": models}
     text = {lang: _sample(f"{train_prefix}.{lang}", train_pairs, options.sample) for lang in languages}
     models, names = obtain_subword_models(
-        options.subword,
-        text,
-        options.vocab_size,
-        options.joint,
-        options.subword_model,
-        folder / "subword",
-        options.rule_of_normalisation(),
+        *(options.subword, text, options.vocab_size, options.joint, options.subword_model, folder / "subword"),
+        normalisation=options.rule_of_normalisation(),
     )
     return {"kind": options.subword, "files": names, "models": models}
 
