@@ -10,9 +10,9 @@ def add_arguments(parser) -> None:
     """Declare the options."""
     defaults = NoiseOptions(delete=1)
     given = parser.add_argument_group("what gets noise")
-    given.add_argument("--prefix", metavar="IN", help="aligned text: IN.SOURCE and IN.TARGET, plain or .gz")
+    given.add_argument("--prefix", metavar="IN", help="aligned text: IN.SOURCE and IN.TARGET, plain or compressed")
     given.add_argument("--data-bin", metavar="DIR", help="or a data-bin")
-    given.add_argument("--source-lang", "-s", metavar="LANG", help="(of a data-bin, default: by the file names)")
+    given.add_argument("--source-lang", "-s", metavar="LANG", help="(of a data-bin: by default its own)")
     given.add_argument("--target-lang", "-t", metavar="LANG")
     given.add_argument("--side", choices=CHOICES, default="source", help="(default %(default)s)")
     given.add_argument("--subset", metavar="NAME", help="of a data-bin: train, valid, test, ... (default train)")

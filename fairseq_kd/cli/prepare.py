@@ -5,6 +5,7 @@ import sys
 from fairseq_kd.corpus import synthetic
 from fairseq_kd.corpus.corpora import CORPORA, NAMES, prepare_by_name, usual_options
 from fairseq_kd.corpus.options import DEFAULT_SAMPLE, DEFAULT_VOCAB_SIZE, FORMS
+from fairseq_kd.corpus.subword import DEFAULT_NORMALISATION, NORMALISATIONS
 from fairseq_kd.corpus.text import CleaningRules
 from fairseq_kd.errors import KDError
 
@@ -33,6 +34,9 @@ def add_arguments(parser) -> None:
     group.add_argument("--vocab-size", type=int, help=f"subwords ({DEFAULT_VOCAB_SIZE})")
     group.add_argument("--separate", action="store_true", help="a subword model and dictionary a language")
     group.add_argument("--subword-model", metavar="FILE", help="reuse this model instead of training one")
+    group.add_argument(
+        "--normalisation", choices=NORMALISATIONS, help=f"of the text by SentencePiece ({DEFAULT_NORMALISATION})"
+    )
     group.add_argument("--subword-sample", type=int, metavar="PAIRS", help=f"pairs to learn from ({DEFAULT_SAMPLE:,})")
     group.add_argument("--like", metavar="DATA_BIN", help="reuse subword model and dictionaries of a data-bin")
     parser.add_argument("--workers", type=int, default=1, help="processes that tokenise and binarise (%(default)s)")
@@ -41,7 +45,8 @@ def add_arguments(parser) -> None:
 def run(args) -> None:
     """Make the data-bin."""
     given = {
-        name: getattr(args, name) for name in ("form", "subword", "vocab_size", "subword_model", "like", "workers")
+        name: getattr(args, name)
+        for name in ("form", "subword", "vocab_size", "normalisation", "subword_model", "like", "workers")
     }
     given |= {"sample": args.subword_sample, "max_words": args.max_words, "max_ratio": args.max_ratio}
     given["joint"] = False if args.separate else None

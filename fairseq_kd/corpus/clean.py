@@ -1,11 +1,14 @@
 """From the raw files of one subset to the text that is segmented: its form, and the cleaning of a training set."""
 
+import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+from fairseq_kd.corpus.lengths import HEAD_PAIRS, fit_lengths
 from fairseq_kd.corpus.options import PrepareOptions
 from fairseq_kd.corpus.parallel import map_lines
+from fairseq_kd.corpus.special_words import WholeWords
 from fairseq_kd.corpus.text import CleaningReport, read_pairs
 from fairseq_kd.corpus.tokenise import Tokenise
 from fairseq_kd.errors import KDError
@@ -15,7 +18,14 @@ PAIRS_AT_ONCE = 20_000
 
 
 def write_clean_text(
-    paths, languages: tuple[str, str], options: PrepareOptions, prefixes: dict[str, Path], label: str, *, training: bool
+    paths,
+    languages: tuple[str, str],
+    options: PrepareOptions,
+    prefixes: dict[str, Path],
+    label: str,
+    *,
+    training: bool,
+    whole_words: bool = False,
 ) -> tuple[CleaningReport, dict[str, int]]:
     """Write the pairs of `paths` (a SubsetFiles) as text, PREFIX.LANG; return the report and pairs a prefix.
 
@@ -23,10 +33,12 @@ def write_clean_text(
     `options.valid_every`-th of the pairs kept is to be a validation pair.
     In a training set, pairs that are empty on a side, not UTF-8, too long or too uneven in length are dropped and
     counted. An evaluation set must stay whole: there they are counted and kept, and bad UTF-8 is an error.
+    whole_words: words are not segmented, so that none may be a symbol of fairseq.
     Memory does not depend on the length of the files.
-    Raises KDError for bad files and for a training set without pairs.
+    Raises KDError for bad files, for special words (see `WholeWords`) and for a training set without pairs.
     """
-    report, written = CleaningReport(), dict.fromkeys(prefixes, 0)
+    special = WholeWords()
+    report, written = CleaningReport(options.rules), dict.fromkeys(prefixes, 0)
     main, *rest = prefixes
     pairs = read_pairs(paths.source, paths.target, report, training=training)
     progress = Progress(label, None, "pairs")
@@ -35,18 +47,25 @@ def write_clean_text(
             name: [stack.enter_context(open(f"{prefix}.{lang}", "wb")) for lang in languages]
             for name, prefix in prefixes.items()
         }
-        for number, source, target, counted in progress.over(_in_form(pairs, languages, options)):
-            damage = options.rules.damage(*counted)
+        in_form = _in_form(pairs, languages, options)
+        head = list(itertools.islice(in_form, HEAD_PAIRS))
+        lengths = fit_lengths([counted for *_, counted in head])
+        report.measured = dict(zip(languages, lengths.describe(), strict=True))
+        for number, source, target, counted in progress.over(itertools.chain(head, in_form)):
+            damage = options.rules.damage(*lengths.of(*counted))
             if damage is not None:
                 report.note(damage, number)
                 if training:
                     continue
+            if whole_words:
+                special.note(number, source, target)
             report.kept += 1
             name = rest[0] if rest and report.kept % options.valid_every == 0 else main
             written[name] += 1
             for file, line in zip(files[name], (source, target), strict=True):
                 file.write(line.encode("utf-8") + b"\n")
     progress.finish()
+    special.check(paths)
     if training and not written[main]:
         raise KDError(f"{paths.source} and {paths.target} leave no usable pair: {report.describe()}")
     return report, written

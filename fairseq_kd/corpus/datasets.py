@@ -4,9 +4,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from fairseq_kd.corpus.compressed import ENDINGS
 from fairseq_kd.corpus.download import download_files
 from fairseq_kd.corpus.manifest import sha256_file
-from fairseq_kd.corpus.text import find_text
+from fairseq_kd.corpus.text import find_text, missing_text
 from fairseq_kd.errors import KDError
 
 MULTI30K_URL = "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw"
@@ -28,6 +29,7 @@ MULTI30K_SHA256 = {
 }
 MULTI30K_STEMS = {"train": "train", "valid": "val", "test": "test_2016_flickr"}
 VALID_STEMS = ("valid", "val", "dev")
+ENDING = rf"(?:{'|'.join(map(re.escape, ENDINGS))})?$"  # of the name of a file, compressed or not
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def _check_official(raw: Path, wanted: dict) -> None:
 
 
 def text_files(raw, source_lang: str, target_lang: str, stems: dict | None = None) -> dict[str, SubsetFiles]:
-    """A folder of aligned text, STEM.LANG or STEM.LANG.gz.
+    """A folder of aligned text, STEM.LANG, plain or compressed.
 
     stems: subset -> stem. None: `train`, the first of valid, val and dev, and every stem that starts with "test"
     in alphabetical order as test, test1, ...
@@ -90,23 +92,20 @@ def text_files(raw, source_lang: str, target_lang: str, stems: dict | None = Non
         paths = {lang: find_text(raw, stem, lang) for lang in (source_lang, target_lang)}
         for lang, path in paths.items():
             if path is None:
-                raise KDError(
-                    f"neither {raw / f'{stem}.{lang}'} nor {raw / f'{stem}.{lang}.gz'} is there; "
-                    f"languages found in {raw}: {_languages(raw) or 'none'}"
-                )
+                raise KDError(f"{missing_text(raw, stem, lang)}; languages found in {raw}: {_languages(raw) or 'none'}")
         files[subset] = SubsetFiles(stem, paths[source_lang], paths[target_lang])
     return files
 
 
 def _guess_stems(raw: Path, source_lang: str, target_lang: str) -> dict:
     valid = next((s for s in VALID_STEMS if find_text(raw, s, source_lang)), VALID_STEMS[0])
-    pattern = re.compile(rf"(test[^/]*?)\.(?:{re.escape(source_lang)}|{re.escape(target_lang)})(?:\.gz)?$")
+    pattern = re.compile(rf"(test[^/]*?)\.(?:{re.escape(source_lang)}|{re.escape(target_lang)}){ENDING}")
     tests = sorted({m.group(1) for path in raw.iterdir() if (m := pattern.match(path.name))}) or ["test"]
     return {"train": "train", "valid": valid} | {f"test{i or ''}": stem for i, stem in enumerate(tests)}
 
 
 def _languages(raw: Path) -> str:
-    names = {path.name.removesuffix(".gz") for path in raw.iterdir() if path.is_file()}
+    names = {re.sub(ENDING, "", path.name) for path in raw.iterdir() if path.is_file()}
     return ", ".join(sorted({name.rsplit(".", 1)[1] for name in names if "." in name}))
 
 

@@ -29,6 +29,17 @@ def data_files(folder, subset: str, source_lang: str, target_lang: str) -> list[
         names, number = names + found, number + 1
 
 
+def files_of_side(names, lang: str) -> list[str]:
+    """Those of the names of `data_files` that hold the sentences in `lang`."""
+    found = []
+    for name in names:
+        rest = name.partition(".")[2][: -len(".bin")]  # SOURCE-TARGET.LANG
+        pair = rest.removesuffix(f".{lang}")
+        if pair != rest and (pair.startswith(f"{lang}-") or pair.endswith(f"-{lang}")):
+            found.append(name)
+    return found
+
+
 def data_hashes(folder, names) -> dict[str, str]:
     """sha256 of those of the named files that are in `folder`."""
     paths = [Path(folder) / name for name in names]

@@ -25,7 +25,7 @@ from fairseq_kd.corpus.manifest import (
     sha256_file,
     write_json,
 )
-from fairseq_kd.corpus.subword import load_subword_model, obtain_subword_models
+from fairseq_kd.corpus.subword import SentencePieceModel, load_subword_model, obtain_subword_models
 from fairseq_kd.corpus.text import read_lines, write_lines
 from fairseq_kd.errors import KDError
 from fairseq_kd.progress import Progress
@@ -60,6 +60,7 @@ def prepare(name, files, source_lang, target_lang, out, options, say=print, orig
         pairs = {subset: found["pairs"] for subset, found in subsets.items()}
         subword = _subword_models(options, prefixes.get("train"), pairs.get("train", 0), languages, folder)
         say(f"subword model: {subword['kind']}")
+        _count_unreachable(prefixes, subsets, subword["models"], target_lang, say)
         joint = _segment_and_binarise(prefixes, pairs, subword["models"], languages, folder, options)
         _move_raw(prefixes, languages, folder)
         shutil.rmtree(scratch)
@@ -75,7 +76,7 @@ def prepare(name, files, source_lang, target_lang, out, options, say=print, orig
             "target_lang": target_lang,
             "form": options.form,
             "subsets": subsets,
-            "subword": {"kind": subword["kind"], "files": subword["files"]},
+            "subword": {"kind": subword["kind"], "files": subword["files"]} | _normalisation(subword["models"]),
             "joint_dictionary": joint,
             "versions": library_versions(),
             "files": hash_files(folder),
@@ -114,22 +115,39 @@ def _finished(out: Path, request: dict) -> dict | None:
     if manifest is None:
         raise KDError(f"{out} exists and was not made by `fairseq-kd prepare`; choose another --out")
     if manifest.get("request") != request:
+        different = _differences(manifest.get("request", {}), request)
         raise KDError(
-            f"{out} was made from other inputs or options (see its {MANIFEST_NAME}); choose another --out or remove it"
+            f"{out} was made from other inputs or options ({different}; see its {MANIFEST_NAME}); choose another --out "
+            "or remove it"
         )
     check_files(out, manifest["files"])
     return manifest
 
 
+def _differences(made: dict, asked: dict) -> str:
+    """What of two requests differs, by name."""
+    before, now = made.get("options", {}), asked["options"]
+    names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    others = sorted(name for name in asked if name != "options" and made.get(name) != asked[name])
+    if names == ["normalisation"] and "normalisation" not in before:
+        return "it was made before --normalisation was an option, by nmt_nfkc; --normalisation nmt_nfkc keeps it"
+    return "other " + ", ".join(names + others)
+
+
 def _clean(files: dict[str, SubsetFiles], languages, options, scratch: Path, say) -> tuple[dict, dict]:
     """Write the clean text of each subset; return its prefix, and what the manifest says of it."""
     prefixes, subsets = {}, {}
+    kind = options.subword
+    if options.like is not None:
+        kind = load_subword_models(options.like, *languages)[languages[0]].kind
     for subset, paths in files.items():
         goals = {subset: scratch / f"clean.{subset}"}
         if subset == "train" and options.valid_every is not None:
             goals["valid"] = scratch / "clean.valid"
         report, pairs = write_clean_text(
-            paths, languages, options, goals, f"reading {subset}", training=subset == "train"
+            *(paths, languages, options, goals, f"reading {subset}"),
+            training=subset == "train",
+            whole_words=kind == "none",
         )
         say(f"{subset} ({paths.stem}): {report.describe()}")
         for name, prefix in goals.items():
@@ -150,9 +168,31 @@ def _subword_models(options, train_prefix, train_pairs: int, languages, folder) 
         return {"kind": manifest["subword"]["kind"], "files": manifest["subword"]["files"], "models": models}
     text = {lang: _sample(f"{train_prefix}.{lang}", train_pairs, options.sample) for lang in languages}
     models, names = obtain_subword_models(
-        options.subword, text, options.vocab_size, options.joint, options.subword_model, folder / "subword"
+        *(options.subword, text, options.vocab_size, options.joint, options.subword_model, folder / "subword"),
+        normalisation=options.rule_of_normalisation(),
     )
     return {"kind": options.subword, "files": names, "models": models}
+
+
+def _normalisation(models: dict) -> dict:
+    """Language -> the rule by which its SentencePiece model normalises text, for the manifest."""
+    rules = {lang: model.normalisation for lang, model in models.items() if isinstance(model, SentencePieceModel)}
+    return {"normalisation": rules} if rules else {}
+
+
+def _count_unreachable(prefixes, subsets, models, target_lang: str, say) -> None:
+    """Count the references that no output can equal, because the subword model normalises the text."""
+    model = models[target_lang]
+    if not isinstance(model, SentencePieceModel):
+        return
+    for subset in (name for name in prefixes if name != "train"):
+        lines = read_lines(f"{prefixes[subset]}.{target_lang}")
+        if count := sum(model.normalise(line) != line for line in lines):
+            subsets[subset]["references_out_of_reach"] = count
+            say(
+                f"{subset}: the subword model changes {count} of {subsets[subset]['pairs']} references (normalisation "
+                f"{model.normalisation}), so no translation can equal them; --normalisation identity keeps the text"
+            )
 
 
 def _sample(path, lines: int, wanted: int):

@@ -1,17 +1,26 @@
 """Subword models: trained, reused and applied by SentencePiece or subword-nmt.
 
-Both are reversible: `decode(encode(text))` is the text (SentencePiece first applies its NFKC normalisation), so
-hypotheses are detokenised by `decode` alone.
+Both are reversible: `decode(encode(text))` is the text, so hypotheses are detokenised by `decode` alone. But a
+SentencePiece model may normalise the text first, which cannot be undone: see NORMALISATIONS.
 """
 
 import contextlib
 import io
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
+from fairseq_kd.corpus.bpe_codes import read_codes
+from fairseq_kd.corpus.special_words import cut_special
 from fairseq_kd.errors import KDError
 
+NORMALIZER_SPEC, NORMALIZER_NAME = 3, 1  # fields of sentencepiece_model.proto
+HEAD_BYTES = 4096  # of a file, to tell what it is
+# SentencePiece's rules. By Unicode's NFKC full-width punctuation becomes ASCII: `，` becomes `,`, and a reference that
+# holds it cannot be reached. nmt_ treats some spaces and control characters too, _cf folds case.
+NORMALISATIONS = ("identity", "nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf")
+DEFAULT_NORMALISATION = "identity"
 KINDS = ("sentencepiece", "subword-nmt", "none")
 
 
@@ -28,11 +37,32 @@ class SentencePieceModel:
         try:
             self.processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (OSError, RuntimeError) as error:
-            raise KDError(f"{path} is not a SentencePiece model ({error})") from error
+            raise KDError(
+                f"{path} is not a SentencePiece model ({error}); codes of subword-nmt or fastBPE are for --subword "
+                "subword-nmt"
+            ) from error
 
     @staticmethod
-    def train(lines: Iterable[str], vocab_size: int, out: Path) -> None:
-        """Train a BPE model of `vocab_size` pieces and write it to `out`. Deterministic."""
+    def copy(path, out: Path) -> None:
+        """Write the model in the file `path` to `out`."""
+        shutil.copyfile(path, out)
+
+    @property
+    def normalisation(self) -> str:
+        """The rule that was named when the model was trained, one of NORMALISATIONS as a rule."""
+        specification = dict(_submessages(self.processor.serialized_model_proto())).get(NORMALIZER_SPEC, b"")
+        return dict(_submessages(specification)).get(NORMALIZER_NAME, b"").decode()
+
+    def normalise(self, line: str) -> str:
+        """The text as the model reads it, which is what its pieces spell."""
+        return self.processor.normalize(line).replace("\u2581", " ").strip()
+
+    @staticmethod
+    def train(lines: Iterable[str], vocab_size: int, out: Path, normalisation: str = DEFAULT_NORMALISATION) -> None:
+        """Train a BPE model of `vocab_size` pieces and write it to `out`. Deterministic.
+
+        normalisation: one of NORMALISATIONS.
+        """
         import sentencepiece
 
         writer = io.BytesIO()
@@ -43,6 +73,7 @@ class SentencePieceModel:
                 model_type="bpe",
                 vocab_size=vocab_size,
                 character_coverage=1.0,
+                normalization_rule_name=normalisation,
                 num_threads=1,
                 minloglevel=2,
             )
@@ -53,7 +84,7 @@ class SentencePieceModel:
 
     def encode(self, line: str) -> str:
         """Text to space-separated pieces."""
-        return " ".join(self.processor.encode(line, out_type=str))
+        return cut_special(" ".join(self.processor.encode(line, out_type=str)))
 
     @staticmethod
     def decode(line: str) -> str:
@@ -71,12 +102,12 @@ class SubwordNMTModel:
         """Load. Raises KDError when `path` holds no BPE codes."""
         from subword_nmt.apply_bpe import BPE
 
-        try:
-            # the reader of subword-nmt ends the process at a bad line, hence SystemExit
-            with open(path, encoding="utf-8") as codes, contextlib.redirect_stderr(io.StringIO()):
-                self.bpe = BPE(codes)
-        except (OSError, UnicodeDecodeError, SystemExit, ValueError) as error:
-            raise KDError(f"{path} holds no subword-nmt codes ({error})") from error
+        self.bpe = BPE(io.StringIO(read_codes(path), newline="\n"))
+
+    @staticmethod
+    def copy(path, out: Path) -> None:
+        """Write the codes in the file `path` to `out`, as subword-nmt itself reads them."""
+        out.write_bytes(read_codes(path).encode("utf-8"))
 
     @staticmethod
     def train(lines: Iterable[str], vocab_size: int, out: Path) -> None:
@@ -88,7 +119,7 @@ class SubwordNMTModel:
 
     def encode(self, line: str) -> str:
         """Text to space-separated subwords; a subword that is continued ends in @@."""
-        return self.bpe.process_line(line)
+        return cut_special(self.bpe.process_line(line), "@@")
 
     @staticmethod
     def decode(line: str) -> str:
@@ -110,6 +141,34 @@ class WordModel:
     decode = encode
 
 
+def _submessages(message: bytes) -> Iterator[tuple[int, bytes]]:
+    """(field number, content) of the strings and messages that a protobuf message holds.
+
+    sentencepiece can read a model's fields with the package protobuf alone, which it does not bring.
+    """
+    at = 0
+
+    def varint() -> int:
+        nonlocal at
+        value, shift = 0, 0
+        while True:
+            byte = message[at]
+            at, value, shift = at + 1, value | (byte & 0x7F) << shift, shift + 7
+            if byte < 0x80:
+                return value
+
+    while at < len(message):
+        field, wire = divmod(varint(), 8)
+        if wire == 0:
+            varint()
+        elif wire == 2:
+            size = varint()
+            yield field, message[at : at + size]
+            at += size
+        else:
+            at += {1: 8, 5: 4}[wire]
+
+
 MODELS = {model.kind: model for model in (SentencePieceModel, SubwordNMTModel, WordModel)}
 
 
@@ -121,41 +180,44 @@ def load_subword_model(kind: str, path=None):
 
 
 def load_model_file(path):
-    """The model in a file: subword-nmt codes, which begin with their version, or else SentencePiece.
+    """The model in a file: text is BPE codes (see `read_codes`), anything else a SentencePiece model.
 
     Raises KDError when it is neither.
     """
     if not Path(path).is_file():
         raise KDError(f"--subword-model: {path} is not there")
     with open(path, "rb") as file:
-        kind = "subword-nmt" if file.read(8) == b"#version" else "sentencepiece"
-    return load_subword_model(kind, path)
+        is_text = b"\0" not in file.read(HEAD_BYTES)  # a SentencePiece model holds numbers of four bytes
+    return load_subword_model("subword-nmt" if is_text else "sentencepiece", path)
 
 
-def obtain_subword_models(kind, train_text: dict, vocab_size, joint: bool, reuse, folder: Path):
+def obtain_subword_models(kind, train_text: dict, vocab_size, joint: bool, reuse, folder: Path, normalisation=None):
     """Train or copy the subword models of a language pair into `folder`.
 
     train_text: language -> iterable of lines, read once. joint: one model for both languages.
     reuse: None, or the path of a model to copy instead of training (joint only).
+    normalisation: of NORMALISATIONS, where a SentencePiece model is trained.
     Returns (language -> model, language -> file name in `folder` or None).
     """
     languages = list(train_text)
     if kind == "none":
         return {lang: WordModel() for lang in languages}, dict.fromkeys(languages)
     folder.mkdir(parents=True, exist_ok=True)
-    suffix = MODELS[kind].suffix
+    suffix, train = MODELS[kind].suffix, MODELS[kind].train
+    if normalisation is not None:
+        train = partial(train, normalisation=normalisation)
     if reuse is not None:
         load_subword_model(kind, reuse)  # refuse before copying
-        shutil.copyfile(reuse, folder / f"joint{suffix}")
+        MODELS[kind].copy(reuse, folder / f"joint{suffix}")
         names = dict.fromkeys(languages, f"joint{suffix}")
     elif joint:
         both = (line for lang in languages for line in train_text[lang])
-        MODELS[kind].train(both, vocab_size, folder / f"joint{suffix}")
+        train(both, vocab_size, folder / f"joint{suffix}")
         names = dict.fromkeys(languages, f"joint{suffix}")
     else:
         names = {lang: f"{lang}{suffix}" for lang in languages}
         for lang in languages:
-            MODELS[kind].train(train_text[lang], vocab_size, folder / names[lang])
+            train(train_text[lang], vocab_size, folder / names[lang])
     return {lang: load_subword_model(kind, folder / names[lang]) for lang in languages}, names
 
 

@@ -1,35 +1,25 @@
-"""Aligned text: reading (plain or .gz), checking and cleaning, one sentence a line.
+"""Aligned text: reading (plain or compressed), checking and cleaning, one sentence a line.
 
 A line ends at a newline byte and nowhere else, so the count of lines is that of `wc -l`, whatever else the text
 holds (carriage returns, U+2028, form feeds): those become spaces, because fairseq would split lines at some of them.
 """
 
-import contextlib
-import gzip
 import itertools
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from fairseq_kd.corpus.compressed import ENDINGS, open_sound
 from fairseq_kd.errors import KDError
 
 SPACES = re.compile(r"[\s\u0085\u2028\u2029\u200b\ufeff\x00-\x1f\x7f]+")
-READ_AT_ONCE = 2**20  # bytes
 EXAMPLES_KEPT = 5  # line numbers kept of each kind of damage
 
 
-def open_bytes(path):
-    """Open a plain or gzip-compressed file for reading bytes; the kind is told by the first two bytes."""
-    with open(path, "rb") as file:
-        compressed = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path, "rb") if compressed else open(path, "rb", buffering=READ_AT_ONCE)
-
-
 def read_raw_lines(path) -> Iterator[bytes]:
-    """The lines of a file as bytes, without the newline. Raises KDError for a damaged .gz."""
-    with _open_sound(path) as file:
+    """The lines of a file as bytes, without the newline. Raises KDError for a damaged compressed file."""
+    with open_sound(path) as file:
         for line in file:
             yield line.rstrip(b"\n")
 
@@ -37,11 +27,11 @@ def read_raw_lines(path) -> Iterator[bytes]:
 def read_blocks(path, lines: int) -> Iterator[bytes]:
     """A file in blocks of so many lines as bytes; the last line is ended if it was not.
 
-    Raises KDError for a damaged .gz and, with its number, for a line that is not UTF-8.
+    Raises KDError for a damaged compressed file and, with its number, for a line that is not UTF-8.
     """
     from fairseq_kd.corpus.utf8 import is_common_utf8  # needs numpy, which most commands start without
 
-    with _open_sound(path) as file:
+    with open_sound(path) as file:
         for number in itertools.count():
             block = b"".join(itertools.islice(file, lines))
             if not block:
@@ -53,21 +43,12 @@ def read_blocks(path, lines: int) -> Iterator[bytes]:
 
 
 def count_lines(path) -> int:
-    """How many lines a file has. Raises KDError for a damaged .gz."""
+    """How many lines a file has. Raises KDError for a damaged compressed file."""
     count, last = 0, b"\n"
-    with _open_sound(path) as file:
+    with open_sound(path) as file:
         while chunk := file.read(1 << 20):
             count, last = count + chunk.count(b"\n"), chunk[-1:]
     return count + (last != b"\n")
-
-
-@contextlib.contextmanager
-def _open_sound(path):
-    try:
-        with open_bytes(path) as file:
-            yield file
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise KDError(f"{path} is a damaged gzip file ({error}); fetch it again") from error
 
 
 def _check_utf8(block: bytes, path, lines_before: int) -> None:
@@ -87,17 +68,57 @@ def normalise_spaces(line: str) -> str:
 
 
 def find_text(folder, stem: str, lang: str) -> Path | None:
-    """`folder/stem.lang` or `folder/stem.lang.gz`, whichever is there."""
-    for name in (f"{stem}.{lang}", f"{stem}.{lang}.gz"):
-        if (path := Path(folder) / name).is_file():
-            return path
-    return None
+    """`folder/stem.lang`, plain or compressed (see ENDINGS), whichever is there first; None where none is."""
+    paths = (Path(folder) / f"{stem}.{lang}{ending}" for ending in ("", *ENDINGS))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def missing_text(folder, stem: str, lang: str) -> str:
+    """Why `find_text` found nothing, for an error."""
+    wanted = Path(folder) / f"{stem}.{lang}"
+    found = f"{wanted} is not there, neither plain nor with {', '.join(ENDINGS)}"
+    for table in sorted(Path(folder).glob("*.tsv*")):
+        if table.name.startswith(stem):
+            return (
+                f"{found}. {table.name} beside it is a table, which does not say which column is which language: write "
+                f"each column to a file of its own (cut -f1 {table.name} > {stem}.LANG; cut -f2 for the other)"
+            )
+    return found
+
+
+@dataclass(frozen=True)
+class CleaningRules:
+    """Which pairs a training set keeps. Lengths are words, see `corpus.lengths`."""
+
+    max_words: int = 175
+    max_ratio: float = 9.0
+
+    def __post_init__(self):
+        if self.max_words < 1:
+            raise KDError(f"--max-words {self.max_words}: must be at least 1")
+        if self.max_ratio < 1:
+            raise KDError(f"--max-ratio {self.max_ratio}: must be at least 1")
+
+    def damage(self, n_source: float, n_target: float) -> str | None:
+        """Which kind of damage a pair of these lengths has, by its field of CleaningReport, or None."""
+        if not n_source or not n_target:
+            return "empty"
+        if max(n_source, n_target) > self.max_words:
+            return "too_long"
+        if max(n_source, n_target) > self.max_ratio * min(n_source, n_target):
+            return "uneven_length"
+        return None
 
 
 @dataclass
 class CleaningReport:
-    """What was found in one subset: counts of lines, and the first line numbers (from 1) of each kind."""
+    """What was found in one subset: counts of lines, and the first line numbers (from 1) of each kind.
 
+    measured: language -> what its lengths are counted in.
+    """
+
+    rules: CleaningRules = field(default_factory=CleaningRules)
+    measured: dict = field(default_factory=dict)
     read: int = 0
     kept: int = 0
     empty: int = 0
@@ -118,45 +139,23 @@ class CleaningReport:
         return asdict(self)
 
     def describe(self) -> str:
-        """One line for people: what was read, kept and found."""
+        """One line for people: what was read, kept and found, by which rule, and what was counted."""
         names = {
             "empty": "empty",
             "bad_utf8": "not UTF-8",
-            "too_long": "too long",
-            "uneven_length": "uneven in length",
+            "too_long": f"too long, by --max-words {self.rules.max_words}",
+            "uneven_length": f"uneven in length, by --max-ratio {self.rules.max_ratio:g}",
         }
-        found = [
+        found = [f"{self.read} pairs read, {self.kept} kept"]
+        found += [
             f"{getattr(self, kind)} {name} (lines {', '.join(map(str, self.first_lines[kind]))}"
             f"{', ...' if getattr(self, kind) > EXAMPLES_KEPT else ''})"
             for kind, name in names.items()
             if getattr(self, kind)
         ]
-        return f"{self.read} pairs read, {self.kept} kept" + ("; " + "; ".join(found) if found else "")
-
-
-@dataclass(frozen=True)
-class CleaningRules:
-    """Which pairs a training set keeps. Lengths are words between spaces."""
-
-    max_words: int = 175
-    max_ratio: float = 9.0
-
-    def __post_init__(self):
-        if self.max_words < 1:
-            raise KDError(f"--max-words {self.max_words}: must be at least 1")
-        if self.max_ratio < 1:
-            raise KDError(f"--max-ratio {self.max_ratio}: must be at least 1")
-
-    def damage(self, source: str, target: str) -> str | None:
-        """Which kind of damage a pair has, by its field of CleaningReport, or None."""
-        if not source or not target:
-            return "empty"
-        n_source, n_target = source.count(" ") + 1, target.count(" ") + 1
-        if max(n_source, n_target) > self.max_words:
-            return "too_long"
-        if max(n_source, n_target) > self.max_ratio * min(n_source, n_target):
-            return "uneven_length"
-        return None
+        if any(measure != "words" for measure in self.measured.values()):
+            found.append("lengths: " + ", ".join(f"{lang} in {measure}" for lang, measure in self.measured.items()))
+        return "; ".join(found)
 
 
 def read_pairs(source_path, target_path, report: CleaningReport, *, training: bool) -> Iterator[tuple[int, str, str]]:

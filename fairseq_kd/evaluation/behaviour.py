@@ -14,7 +14,7 @@ def rates(sources: list[str], hypotheses: list[str], references: list[str]) -> d
     length_ratio: tokens of the hypotheses / tokens of the references, as BLEU counts them (13a).
     repetition: see `repetition_rate`; repetition_of_references: the same of the references, to compare with.
     copied: share of sentences whose hypothesis is the source, and not empty; both in Unicode's form NFKC, to which
-    SentencePiece brings text.
+    SentencePiece may have brought text.
     empty: share of sentences whose hypothesis has no characters.
     """
     count = len(hypotheses)

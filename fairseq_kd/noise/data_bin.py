@@ -8,7 +8,7 @@ import numpy as np
 
 from fairseq_kd.corpus.binarise import count_unknown
 from fairseq_kd.corpus.derived import SideWriter, finished, hashes, inherited, link, link_the_rest
-from fairseq_kd.corpus.fingerprint import data_files, data_hashes
+from fairseq_kd.corpus.fingerprint import data_files, data_hashes, files_of_side
 from fairseq_kd.corpus.manifest import (
     MANIFEST_NAME,
     folder_in_progress,
@@ -18,6 +18,7 @@ from fairseq_kd.corpus.manifest import (
     write_json,
 )
 from fairseq_kd.corpus.prepare import load_subword_models
+from fairseq_kd.corpus.special_words import ORIGIN
 from fairseq_kd.corpus.text import read_raw_lines, write_lines
 from fairseq_kd.errors import KDError
 from fairseq_kd.noise.block import BLOCK_LINES
@@ -45,7 +46,7 @@ def noise_data_bin(
 ) -> dict:
     """Write the data-bin `out` and return its manifest; a finished `out` of the same input and options is kept.
 
-    sides: of SIDES, those that get noise. languages: {"source": "de", "target": "en"}; None: by the file names.
+    sides: of SIDES, those that get noise. languages: {"source": "de", "target": "en"}; None: its own.
     post_process: how subwords make words, for a data-bin made by fairseq-preprocess.
     Raises KDError for bad input; then nothing is left under `out`.
     """
@@ -121,7 +122,7 @@ def _inherited(data_bin, folder: Path, subset: str, pair: tuple[str, str]) -> di
 
 
 def _link_clean(data_bin, folder: Path, names: list[str], lang: str, _) -> list[str]:
-    names = [name for name in names if name.split(".")[-2] == lang] + _raw(data_bin, names, lang)
+    names = files_of_side(names, lang) + _raw(data_bin, names, lang)
     for name in names:
         link(Path(data_bin) / name, folder / name)
     return names
@@ -138,7 +139,7 @@ def _write_noisy(data_bin, folder: Path, names: list[str], lang: str, noisy: Noi
     from fairseq.data.data_utils import load_indexed_dataset
 
     level = noisy.level
-    prefixes = [name.removesuffix(".bin") for name in names if name.endswith(f".{lang}.bin")]
+    prefixes = [name.removesuffix(".bin") for name in files_of_side(names, lang) if name.endswith(".bin")]
     datasets = [load_indexed_dataset(str(Path(data_bin) / prefix), level.dictionary) for prefix in prefixes]
     if level.options.substitute:
         noisy.count(itertools.chain.from_iterable(_blocks(dataset, level) for dataset in datasets), prefixes[0])
@@ -165,15 +166,25 @@ def _write_noisy(data_bin, folder: Path, names: list[str], lang: str, noisy: Noi
 
 
 def _blocks(dataset, level: TokenLevel) -> Iterator[bytes]:
-    """The ids of neighbouring sentences. Raises KDError when one is not what fairseq-preprocess writes."""
+    """The ids of neighbouring sentences. Raises KDError when EOS is not at the end of each and nowhere else."""
     eos = level.dictionary.eos()
     for start in range(0, len(dataset), BLOCK_LINES):
         sentences = [dataset[i].numpy() for i in range(start, min(start + BLOCK_LINES, len(dataset)))]
         ids = np.concatenate(sentences)
         ends = np.cumsum([len(sentence) for sentence in sentences]) - 1
-        if not np.array_equal(np.flatnonzero(ids == eos), ends):
-            raise KDError(
-                f"between sentences {start + 1:,} and {start + len(sentences):,}, one has the end-of-sentence symbol "
-                "elsewhere than at its end, so its words cannot be told; binarise the text with fairseq-preprocess"
-            )
+        if not np.array_equal(found := np.flatnonzero(ids == eos), ends):
+            _refuse_ends(start + 1, found, ends)
         yield ids.astype(level.dtype).tobytes()
+
+
+def _refuse_ends(first: int, found: np.ndarray, ends: np.ndarray) -> None:
+    """first: number of the first sentence, from 1. found, ends: where EOS is, and where it should be."""
+    inside = np.setdiff1d(found, ends)
+    if len(inside) == 0:
+        number = first + int(np.flatnonzero(~np.isin(ends, found))[0])
+        raise KDError(f"sentence {number:,} lacks the end-of-sentence symbol at its end; binarise the text again")
+    number = first + int(np.searchsorted(ends, inside[0]))
+    raise KDError(
+        f"sentence {number:,} has the end-of-sentence symbol in its middle, so its words cannot be told. "
+        f"{ORIGIN.format(word='</s>')}"
+    )

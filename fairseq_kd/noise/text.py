@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fairseq_kd.corpus.manifest import library_versions, sha256_file
 from fairseq_kd.corpus.subword import load_model_file
-from fairseq_kd.corpus.text import count_lines, find_text, read_blocks
+from fairseq_kd.corpus.text import count_lines, find_text, missing_text, read_blocks
 from fairseq_kd.errors import KDError
 from fairseq_kd.noise.block import BLOCK_LINES
 from fairseq_kd.noise.options import NoiseOptions
@@ -32,7 +32,7 @@ def noise_text(
     """Write the two files with noise in `sides`, and the manifest, which is returned.
 
     languages: {"source": "de", "target": "en"}. sides: of SIDES, those that get noise; the other is copied. Input may
-    be .gz, output is plain. subword_model: a file, for level subword.
+    be compressed, output is plain. subword_model: a file, for level subword.
     A finished `out` of the same input and options is checked and kept. Raises KDError for bad input; then nothing is
     left under `out`.
     """
@@ -74,7 +74,7 @@ def _input(prefix, lang: str) -> Path:
     prefix = Path(prefix)
     path = find_text(prefix.parent, prefix.name, lang)
     if path is None:
-        raise KDError(f"neither {prefix}.{lang} nor {prefix}.{lang}.gz is there (--prefix)")
+        raise KDError(f"{missing_text(prefix.parent, prefix.name, lang)} (--prefix)")
     return path
 
 

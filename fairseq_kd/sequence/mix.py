@@ -31,7 +31,7 @@ def mix(data_bins, times, out, *, languages=(None, None), seed: int = 1) -> dict
     """Write the data-bin `out` and return its manifest; a finished `out` of the same inputs is checked and kept.
 
     times: how often each training set is taken, above 0; 2.5 is two copies and a random half (of `seed`, in order).
-    languages: (source, target); (None, None): by the file names of the first. Everything but the training set is
+    languages: (source, target); (None, None): those of the first. Everything but the training set is
     linked from the first. Raises KDError when they do not fit together.
     """
     if len(times) != len(data_bins):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from fairseq.data import Dictionary
 
-from fairseq_kd.corpus.fingerprint import data_files
+from fairseq_kd.corpus.fingerprint import data_files, files_of_side
 from fairseq_kd.errors import KDError
 from fairseq_kd.teacher.dictionaries import first_difference
 
@@ -73,10 +73,7 @@ def check_pairs(pairs, distilled, folders, split: str, languages) -> None:
 
 def _same_source_files(of_gold, folder, split, languages) -> bool:
     """Whether the files of the source side are known to be equal. "No" may also mean that fairseq reads others too."""
-    names = [
-        [name for name in data_files(place, split, *languages) if name.split(".")[-2] == languages[0]]
-        for place in (of_gold, folder)
-    ]
+    names = [files_of_side(data_files(place, split, *languages), languages[0]) for place in (of_gold, folder)]
     if split != "train" or not names[0] or names[0] != names[1]:
         return False
     return all(filecmp.cmp(Path(of_gold) / name, Path(folder) / name, shallow=False) for name in names[0])

@@ -8,6 +8,7 @@ import torch
 
 from fairseq_kd.corpus.fingerprint import data_files, data_hashes, dictionary_hash
 from fairseq_kd.corpus.manifest import library_versions, sha256_file
+from fairseq_kd.corpus.special_words import ORIGIN
 from fairseq_kd.device import choose_device
 from fairseq_kd.errors import KDError
 from fairseq_kd.progress import Progress
@@ -107,11 +108,7 @@ class TeacherRows:
     def _fill(self, sentences: np.ndarray, start: int, offsets, rows: Rows, crc, root_shapes) -> None:
         """Put the rows and crcs of one batch in their places in the block that begins at sentence `start`."""
         sample, keep = self.collate(sentences)
-        if int(keep.sum()) != int(self.sizes[sentences].sum()):
-            raise KDError(
-                f"a target among sentences {sentences.min()} to {sentences.max()} holds the padding symbol as a word, "
-                "which no position of a batch can stand for: leave it out of the data-bin"
-            )
+        self._check_padding(sample, keep)
         inside = sample["id"].cpu().numpy() - start  # (B,)
         crc[inside, 0] = sentence_crcs(sample["net_input"]["src_tokens"], self.task.source_dictionary.pad())
         crc[inside, 1] = sentence_crcs(sample["target"], self.task.target_dictionary.pad())
@@ -123,6 +120,15 @@ class TeacherRows:
             self._check_finite(np.isfinite(chunk.delta).all() and not np.isnan(chunk.tail).any(), sentences)
             for name in self.format.token_arrays():
                 getattr(rows, name)[places[first : first + ROWS_AT_A_TIME]] = getattr(chunk, name)
+
+    def _check_padding(self, sample, keep: torch.Tensor) -> None:
+        numbers = sample["id"].cpu().numpy()
+        padded = numbers[keep.sum(dim=1).cpu().numpy() != self.sizes[numbers]]
+        if len(padded):
+            raise KDError(
+                f"the target of sentence {padded.min() + 1:,} holds the padding symbol as a word, which no position of "
+                f"a batch can stand for. {ORIGIN.format(word='<pad>')}"
+            )
 
     @staticmethod
     def _check_finite(finite: bool, sentences: np.ndarray) -> None:

@@ -17,6 +17,7 @@ import torch
 from fairseq_kd.building_budget import Budget, OverBudget
 from fairseq_kd.checkpoint import TRUST, read_checkpoint
 from fairseq_kd.confinement import confined
+from fairseq_kd.corpus.language_pair import language_pairs
 from fairseq_kd.errors import KDError
 from fairseq_kd.literals import NotALiteral
 from fairseq_kd.projection import output_projection
@@ -138,18 +139,16 @@ def build_model(path, state, trust: bool = False):
 
 def _fill_in_languages(path, task_cfg, languages) -> None:
     """fairseq-train records no languages when it inferred them from the names of the data files."""
-    from fairseq.data.data_utils import infer_language_pair
-
     if "source_lang" not in task_cfg:
         raise KDError(f"{path} is not a translation model: its task {task_cfg.get('_name')!r} has no source language")
     if task_cfg.source_lang and task_cfg.target_lang:
         return
     folder = Path(data_folder(task_cfg))
-    inferred = infer_language_pair(str(folder)) if folder.is_dir() else (None, None)
-    task_cfg.source_lang, task_cfg.target_lang = inferred if all(inferred) else languages
+    pairs = language_pairs(folder) if folder.is_dir() else []
+    task_cfg.source_lang, task_cfg.target_lang = pairs[0] if len(pairs) == 1 else languages
     if not all((task_cfg.source_lang, task_cfg.target_lang)):
         raise KDError(
-            f"{path} does not record its languages, and {folder} has no data files to infer them from; "
+            f"{path} does not record its languages, and the files of {folder} do not name one pair to take; "
             "give its data-bin"
         )
 

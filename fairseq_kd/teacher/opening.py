@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from fairseq_kd.corpus.language_pair import language_pairs
 from fairseq_kd.errors import KDError
 from fairseq_kd.teacher.loading import load_teacher
 
@@ -12,7 +13,8 @@ def load_pair(data_bin, teacher_path, subset: str, *, data=None, dtype: str = "f
     data: folder with the teacher's dictionaries; None: where the checkpoint says. dtype, trust: see `load_teacher`.
     Raises KDError when one of them cannot be used, or when their dictionaries differ.
     """
-    languages = _languages_by_file_names(data_bin)  # for a checkpoint that records none
+    pairs = _language_pairs(data_bin)
+    languages = pairs[0] if len(pairs) == 1 else (None, None)  # for a checkpoint that records none
     teacher = load_teacher(teacher_path, data=data, languages=languages, dtype=dtype, trust=trust)
     task = open_data(data_bin, teacher.languages, subset)
     teacher.check_dictionaries(task.source_dictionary, task.target_dictionary)
@@ -53,16 +55,17 @@ def open_data(data_bin, languages: tuple[str, str], subset: str):
 
 
 def infer_languages(data_bin) -> tuple[str, str]:
-    """(source, target) by the file names of a data-bin. Raises KDError when they do not say."""
-    languages = _languages_by_file_names(data_bin)
-    if not all(languages):
+    """(source, target) by the manifest or the file names of a data-bin. Raises KDError when they do not say."""
+    pairs = _language_pairs(data_bin)
+    if len(pairs) > 1:
+        listed = ", ".join(f"{source}-{target}" for source, target in pairs)
+        raise KDError(f"{data_bin} holds more than one language pair ({listed}): give --source-lang and --target-lang")
+    if not pairs:
         raise KDError(f"the file names in {data_bin} do not say its languages: give --source-lang and --target-lang")
-    return languages
+    return pairs[0]
 
 
-def _languages_by_file_names(data_bin) -> tuple:
-    from fairseq.data.data_utils import infer_language_pair
-
+def _language_pairs(data_bin) -> list[tuple[str, str]]:
     if not Path(data_bin).is_dir():
         raise KDError(f"{data_bin} is not a folder: give a data-bin made by fairseq-kd prepare or fairseq-preprocess")
-    return tuple(infer_language_pair(str(data_bin)))
+    return language_pairs(data_bin)

@@ -1,11 +1,15 @@
+import bz2
 import gzip
+import lzma
 
+import pyarrow
 import pytest
 
+from fairseq_kd.cli.main import main
 from fairseq_kd.corpus.clean import write_clean_text
-from fairseq_kd.corpus.datasets import SubsetFiles
+from fairseq_kd.corpus.datasets import SubsetFiles, text_files
 from fairseq_kd.corpus.options import PrepareOptions
-from fairseq_kd.corpus.text import CleaningRules, normalise_spaces, read_lines
+from fairseq_kd.corpus.text import CleaningRules, count_lines, normalise_spaces, read_blocks, read_lines, read_raw_lines
 from fairseq_kd.errors import KDError
 
 
@@ -85,9 +89,59 @@ def test_training_set_without_a_usable_pair_is_refused(tmp_path):
         read(tmp_path, "\n\n", "a\nb\n")
 
 
-def test_gzip_is_read_whatever_its_name_and_damage_is_named(tmp_path):
-    whole = gzip.compress(b"a\nb\n")
+def zstd(data: bytes) -> bytes:
+    return pyarrow.compress(data, codec="zstd", asbytes=True)
+
+
+COMPRESSIONS = {
+    "gz": ("gzip", gzip.compress),
+    "xz": ("xz", lzma.compress),
+    "bz2": ("bzip2", bz2.compress),
+    "zst": ("zstd", zstd),
+}
+
+
+@pytest.mark.parametrize("ending", COMPRESSIONS)
+def test_compressed_text_is_read_whatever_its_name_and_damage_is_named(tmp_path, ending):
+    name, compress = COMPRESSIONS[ending]
+    whole = compress(b"a\nb\n")
     pairs, _ = read(tmp_path, whole, "1\n2\n")
     assert pairs == [("a", "1"), ("b", "2")]
-    with pytest.raises(KDError, match="damaged gzip"):
+    in_parts, _ = read(tmp_path, compress(b"a\n") + compress(b"b\n"), "1\n2\n")  # as parallel programs write
+    assert in_parts == pairs
+    with pytest.raises(KDError, match=f"x.de is a damaged {name} file"):
         read(tmp_path, whole[:-6], "1\n2\n")
+
+
+@pytest.mark.parametrize("ending", COMPRESSIONS)
+def test_compressed_files_of_a_corpus_are_found_and_counted(tmp_path, ending):
+    _, compress = COMPRESSIONS[ending]
+    for stem in ("train", "dev", "test_a", "test_b"):
+        for lang in ("de", "en"):
+            write(tmp_path / f"{stem}.{lang}.{ending}", compress(f"{stem}\n".encode()))
+    files = text_files(tmp_path, "de", "en")
+    assert {subset: found.stem for subset, found in files.items()} == {
+        "train": "train",
+        "valid": "dev",
+        "test": "test_a",
+        "test1": "test_b",
+    }
+    assert list(read_raw_lines(files["test1"].target)) == [b"test_b"]
+    assert count_lines(files["train"].source) == 1 and list(read_blocks(files["train"].source, 9)) == [b"train\n"]
+    with pytest.raises(KDError, match="languages found in .*: de, en"):
+        text_files(tmp_path, "de", "fr")
+
+
+def test_text_that_begins_like_a_compressed_file_is_text(tmp_path):
+    pairs, _ = read(tmp_path, "BZh is a sign\nb\n", "1\n2\n")
+    assert pairs == [("BZh is a sign", "1"), ("b", "2")]
+
+
+def test_a_table_of_two_columns_is_named_as_what_it_is(tmp_path, capsys):
+    write(tmp_path / "train.tsv", "ein hund\ta dog\n")
+    command = ["prepare", "text", "--raw", str(tmp_path), "-s", "de", "-t", "en", "--out", str(tmp_path / "out")]
+    assert main(command) == 2
+    assert "train.tsv beside it is a table" in capsys.readouterr().err
+    command = ["noise", "--prefix", str(tmp_path / "train"), "-s", "de", "-t", "en", "--delete", "0.1"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 2
+    assert "cut -f1 train.tsv > train.LANG" in capsys.readouterr().err
