@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 from sacrebleu.metrics import BLEU, CHRF, TER
 
 from fairseq_kd.errors import KDError
@@ -33,13 +34,13 @@ class Scorer:
     def metric(self, name: str, **options):
         """A metric of sacreBLEU: "bleu", "chrf" or "ter". options: of BLEU. Raises KDError when it is not installed."""
         if name == "chrf":
-            return CHRF()
+            return _of_one_type(CHRF())
         tokenizer = load_tokenizer(self.tokenize)
         if name == "bleu":
             return BLEU(tokenize=self.tokenize, **options)
         if self.tokenize in ASIAN_TER:
-            return TER(normalized=True, asian_support=True)
-        return TER() if self.tokenize in (*BY_SPACES, "ko-mecab") else _TokenTER(tokenizer)
+            return _of_one_type(TER(normalized=True, asian_support=True))
+        return _of_one_type(TER() if self.tokenize in (*BY_SPACES, "ko-mecab") else _TokenTER(tokenizer))
 
     def score(self, hypotheses: list[str], references: list[str], resamples: int = 0) -> dict:
         """BLEU, chrF and TER of detokenised text against one reference each, all 0 to 100 (TER can be larger).
@@ -80,6 +81,20 @@ class _TokenTER(TER):
 
     def _preprocess_segment(self, sent: str) -> str:
         return self.tokenizer(sent.rstrip().lower())
+
+
+def _of_one_type(metric):
+    """Let all resamples have scores of one type: sacreBLEU cannot take the mean where some are 0 and so of another."""
+    compute = metric._compute_score_from_stats
+
+    def typed(stats):
+        found = compute(stats)
+        if isinstance(stats, np.ndarray):
+            found.score = stats.dtype.type(found.score)
+        return found
+
+    metric._compute_score_from_stats = typed
+    return metric
 
 
 PLAIN = Scorer()  # sacreBLEU's standard

@@ -48,6 +48,12 @@ def test_a_perfect_translation_has_bleu_100_and_ter_0():
     assert found["bleu"]["ci"] == pytest.approx(0, abs=1e-9)
 
 
+def test_translations_of_which_most_share_nothing_with_the_references_have_intervals():
+    """Some resamples hold no match at all: their chrF is 0, that of the others is not."""
+    found = Scorer().score(["", "x y", ""], ["a b", "x y", "c d"], resamples=50)
+    assert 0 < found["chrf"]["mean"] < 100 and found["chrf"]["ci"] > 0
+
+
 def test_a_seed_that_sacrebleu_would_not_understand_is_refused(monkeypatch):
     monkeypatch.setenv("SACREBLEU_SEED", "monday")
     with pytest.raises(KDError, match="SACREBLEU_SEED is 'monday'"):
