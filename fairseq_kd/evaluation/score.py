@@ -12,16 +12,15 @@ from fairseq_kd.evaluation.tokenizers import BY_SPACES, STANDARD, check_text, ch
 
 METRICS = ("bleu", "chrf", "ter")
 LOWER_IS_BETTER = {"ter"}
-ASIAN_TER = ("zh", "ja-mecab")  # their characters are what sacreBLEU's TER can separate
 
 
 @dataclass(frozen=True)
 class Scorer:
     """How text is scored. tokenize: of `TOKENIZERS`; it makes the words of BLEU, and with them those of TER.
 
-    TER of 13a, intl, none and ko-mecab is sacreBLEU's standard: words between spaces. TER of zh and ja-mecab has Asian
-    support, which has an effect with `normalized` only: Chinese characters are words. TER of the others is over the
-    tokens of BLEU. Its signature says which it is.
+    TER of 13a, intl, none and ko-mecab is sacreBLEU's standard: words between spaces. TER of zh has Asian support,
+    which has an effect with `normalized` only: Chinese characters are words. TER of the others is over the tokens of
+    BLEU, because sacreBLEU's TER leaves runs of kana, Thai or Khmer whole. Its signature says which it is.
     """
 
     tokenize: str = STANDARD
@@ -38,7 +37,7 @@ class Scorer:
         tokenizer = load_tokenizer(self.tokenize)
         if name == "bleu":
             return BLEU(tokenize=self.tokenize, **options)
-        if self.tokenize in ASIAN_TER:
+        if self.tokenize == "zh":
             return _of_one_type(TER(normalized=True, asian_support=True))
         return _of_one_type(TER() if self.tokenize in (*BY_SPACES, "ko-mecab") else _TokenTER(tokenizer))
 

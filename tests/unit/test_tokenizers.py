@@ -146,6 +146,20 @@ def test_ter_of_characters_is_that_of_text_with_a_space_after_each():
     assert "|tok:char|" in found["signature"] and "|case:lc|" in found["signature"]
 
 
+@pytest.mark.parametrize(("module", "name"), [("MeCab", "ja-mecab"), ("mecab_ko", "ko-mecab")])
+def test_japanese_and_korean_are_scored_as_sacrebleu_does(module, name):
+    pytest.importorskip(module)
+    from fairseq_kd.evaluation.score import Scorer
+
+    hypotheses, references = ["これはペンです。", "나는 학생입니다."], ["これは赤いペンです。", "나는 선생님입니다."]
+    found = Scorer(name).score(hypotheses, references)
+    score, signature = expected(BLEU(tokenize=name), hypotheses, references)
+    assert (found["bleu"]["score"], found["bleu"]["signature"]) == (pytest.approx(score), signature)
+    assert f"|tok:{name}-" in signature
+    if name == "ja-mecab":  # one word, 赤い, of six is missing
+        assert Scorer(name).score(hypotheses[:1], references[:1])["ter"]["score"] == pytest.approx(100 / 6)
+
+
 def test_results_of_different_tokenisers_are_not_compared(tmp_path, capsys):
     files = [write_result(tmp_path / f"{name}.json", WRONG, CHINESE, tokenize=name) for name in ("zh", "char")]
     assert main(["compare", *files]) == 2
