@@ -57,6 +57,9 @@ setup(
         "moses": MOSES,
         # fairseq-kd study
         "study": ["snakemake>=9"],
+        # BLEU of Japanese and Korean
+        "ja": ["sacrebleu[ja]>=2.4"],
+        "ko": ["sacrebleu[ko]>=2.4"],
         # for what is being built next: reports
         "report": ["matplotlib>=3.8", "jinja2>=3.1", "tensorboardX>=2.6"],
     },

@@ -17,9 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from fairseq_kd.corpus.manifest import read_prepared
-from fairseq_kd.corpus.subword import load_decoder
-from fairseq_kd.evaluation.score import score
+from fairseq_kd.corpus.prepare import subword_decoder
+from fairseq_kd.evaluation.score import choose_scorer
 from fairseq_kd.sequence.ctranslate2_backend import convert
 from fairseq_kd.sequence.teachers import open_teachers
 
@@ -70,9 +69,10 @@ def main() -> None:
     args = parser.parse_args()
     teachers = open_teachers(args.data_bin, args.teacher, args.subset, data=args.data_bin)
     convert(teachers)
-    join = load_decoder(read_prepared(args.data_bin)["subword"]["kind"])
+    join = subword_decoder(args.data_bin, teachers.task.cfg.target_lang, None)[1]
     symbols = teachers.task.target_dictionary.symbols
     gold = [join(" ".join(symbols[token] for token in row[:-1])) for row in teachers.dataset.tgt]
+    scorer = choose_scorer(teachers.task.cfg.target_lang, None, gold)
     print(f"{args.subset}: {len(gold):,} sentences, beam {args.beam}, {len(os.sched_getaffinity(0))} cores")
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
@@ -81,19 +81,19 @@ def main() -> None:
         print("fairseq-generate on test: " + ", ".join(f"{s:.1f} s with --max-tokens {n}" for n, s in tried.items()))
         baseline = generate(args, args.subset, best, scratch / "log")
         theirs = generated(scratch / "log")
-        report("fairseq-generate", baseline, baseline, theirs, theirs, gold, join)
+        report("fairseq-generate", baseline, baseline, theirs, theirs, gold, join, scorer)
         for name, options in SYSTEMS.items():
             out = scratch / name.replace(" ", "-")
             words = [sys.executable, "-m", "fairseq_kd.cli.main", "decode", args.data_bin, "--teacher", args.teacher]
             words += ["--teacher-data", args.data_bin, "--subset", args.subset, "--beam", args.beam, "--cpu"]
             seconds = timed([*words, "--out", out, *options], scratch / "log")
-            report(name, seconds, baseline, decoded(out), theirs, gold, join)
+            report(name, seconds, baseline, decoded(out), theirs, gold, join, scorer)
 
 
-def report(name, seconds, baseline, ours, theirs, gold, join) -> None:
+def report(name, seconds, baseline, ours, theirs, gold, join, scorer) -> None:
     """One line of the table."""
     same = sum(a == b for a, b in zip(ours, theirs, strict=True)) / len(theirs)
-    bleu = score([join(line) for line in ours], gold)["bleu"]["score"]
+    bleu = scorer.score_by("bleu", [join(line) for line in ours], gold)["score"]
     rate = len(gold) / seconds
     print(f"{name:22}{seconds:9.1f} s{rate:9.1f} /s{baseline / seconds:8.2f} x{100 * same:9.2f} % same{bleu:8.2f} BLEU")
 

@@ -17,9 +17,8 @@ from pathlib import Path
 import ctranslate2
 import numpy as np
 
-from fairseq_kd.corpus.manifest import read_prepared
-from fairseq_kd.corpus.subword import load_decoder
-from fairseq_kd.evaluation.score import score
+from fairseq_kd.corpus.prepare import subword_decoder
+from fairseq_kd.evaluation.score import choose_scorer
 from fairseq_kd.sequence.ctranslate2_backend import MAX_TOKENS, convert
 from fairseq_kd.sequence.teachers import open_teachers
 
@@ -89,10 +88,11 @@ def main() -> None:
     teachers = open_teachers(args.data_bin, args.teacher, "train", data=args.data_bin)
     dataset, task, model = teachers.dataset, teachers.task, convert(teachers)
     symbols, target_symbols = task.source_dictionary.symbols, task.target_dictionary.symbols
-    join = load_decoder(read_prepared(args.data_bin)["subword"]["kind"])
+    join = subword_decoder(args.data_bin, task.cfg.target_lang, None)[1]
     held_out = range(len(dataset) - args.sentences, len(dataset))
     sources = [[symbols[i] for i in dataset.src[n][:-1].tolist()] for n in held_out]
     gold = [join(" ".join(target_symbols[i] for i in dataset.tgt[n][:-1])) for n in held_out]
+    scorer = choose_scorer(task.cfg.target_lang, None, gold)
     known = [(dataset.src[n].numpy()[:-1], dataset.tgt[n].numpy()[:-1]) for n in range(held_out.start)]
     frequency = np.bincount(np.concatenate([target for _, target in known]), minlength=len(target_symbols))
     table = lexicon([(np.unique(s).astype(np.int64), np.unique(t)) for s, t in known], len(target_symbols))
@@ -108,7 +108,7 @@ def main() -> None:
             seconds, found = measure(folder, sources, **options)
             baseline = baseline or (seconds, found)
             same = 100 * np.mean([a == b for a, b in zip(found, baseline[1], strict=True)])
-            bleu = score([join(" ".join(words)) for words in found], gold)["bleu"]["score"]
+            bleu = scorer.score_by("bleu", [join(" ".join(words)) for words in found], gold)["score"]
             print(
                 f"{name:26}{seconds:7.2f} s{baseline[0] / seconds:7.2f} x{same:8.1f} % same{bleu:8.2f} BLEU", flush=True
             )

@@ -29,7 +29,7 @@ import torch
 from decode import generated
 
 from fairseq_kd import register
-from fairseq_kd.evaluation.score import score
+from fairseq_kd.evaluation.score import choose_scorer
 from fairseq_kd.evaluation.segments import read_segments
 from fairseq_kd.evaluation.system import open_system
 from fairseq_kd.evaluation.translate import TranslateOptions
@@ -154,6 +154,7 @@ def exported_against_generate(args, scratch: Path) -> None:
     print(f"{args.export}: {len(dataset):,} sentences of {args.subset}, {size(model):,} parameters")
     for name, all_spent in (("fairseq-generate", tried), ("exported", trials)):
         print(f"{name}: " + ", ".join(f"{spent} s in batches of {number}" for number, spent in all_spent.items()))
+    scorer = choose_scorer(task.cfg.target_lang, None, segments.references)
     theirs, ours = [], []
     for _ in range(args.rounds):
         theirs.append(generate(args, best, log))
@@ -164,7 +165,7 @@ def exported_against_generate(args, scratch: Path) -> None:
         "exported, int8": [task.target_dictionary.string(torch.tensor(row)) for row in tokens],
     }
     for (name, found), seconds in zip(lines.items(), (theirs, ours), strict=True):
-        bleu = score([segments.decode(line) for line in found], segments.references)["bleu"]
+        bleu = scorer.score_by("bleu", [segments.decode(line) for line in found], segments.references)
         report(name, len(dataset), seconds, theirs, f"{bleu['score']:.2f} BLEU")
     same = np.mean([ours == theirs for ours, theirs in zip(*lines.values(), strict=True)])
     print(f"same hypotheses: {100 * same:.2f} %; computed in {translator.compute_type}; {bleu['signature']}")

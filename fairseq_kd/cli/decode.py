@@ -2,6 +2,7 @@
 
 import time
 
+from fairseq_kd.cli.scoring import add_tokenize_argument
 from fairseq_kd.device import parse_shard
 from fairseq_kd.sequence.options import BACKENDS, DEFAULTS, DTYPES, METRICS, SELECTIONS, STRATEGIES, DecodeOptions
 
@@ -22,6 +23,7 @@ def add_arguments(parser) -> None:
         help="of n best: the most probable, or the closest to the gold target (default %(default)s)",
     )
     group.add_argument("--metric", choices=METRICS, default=defaults.metric, help="of closest (default %(default)s)")
+    add_tokenize_argument(group)
     group.add_argument("--post-process", metavar="KIND", help="how subwords are joined for --metric")
     group.add_argument(
         "--fallback",

@@ -2,12 +2,14 @@
 
 import sys
 
+from fairseq_kd.cli.scoring import add_tokenize_argument
 from fairseq_kd.corpus.subword import KINDS
 from fairseq_kd.evaluation.translate import TranslateOptions
 
 
 def add_decoding_arguments(parser) -> None:
     """Declare the options."""
+    add_tokenize_argument(parser)
     defaults = TranslateOptions()
     group = parser.add_argument_group("decoding")
     group.add_argument("--beam", type=int, default=defaults.beam, help="(default %(default)s)")

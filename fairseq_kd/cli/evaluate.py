@@ -65,6 +65,7 @@ def run(args) -> None:
         decoding_options(args),
         reference=args.reference,
         post_process=args.post_process,
+        tokenize=args.tokenize,
         trust=args.trust_checkpoint == args.checkpoint,
         measures=measures,
     )

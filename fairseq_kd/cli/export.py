@@ -34,6 +34,7 @@ def run(args) -> None:
         options=decoding_options(args),
         reference=args.reference,
         post_process=args.post_process,
+        tokenize=args.tokenize,
         trust=args.trust_checkpoint is not None,
     )
     print_summary(args.out, manifest)

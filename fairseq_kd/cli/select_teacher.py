@@ -4,6 +4,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+from fairseq_kd.cli.scoring import add_tokenize_argument
 from fairseq_kd.corpus.subword import KINDS
 from fairseq_kd.errors import KDError
 from fairseq_kd.evaluation.translate import TranslateOptions
@@ -45,6 +46,7 @@ def add_arguments(parser) -> None:
         default=[],
         help="load this one of the checkpoints, or the average, even if it holds code; can be given several times",
     )
+    add_tokenize_argument(parser)
     group = parser.add_argument_group("averaging")
     group.add_argument("--average", type=int, metavar="N", help="also the mean of the weights of the best N")
     group.add_argument("--out-checkpoint", metavar="FILE", help="where --average is written")
@@ -73,6 +75,7 @@ def run(args) -> None:
         TranslateOptions(**{field.name: getattr(args, field.name) for field in fields(TranslateOptions)}),
         reference=args.reference,
         post_process=args.post_process,
+        tokenize=args.tokenize,
     )
     trusted = args.trust_checkpoint
     result = select(measurements, args.checkpoints, args.by, out, last=args.last, average=average, trusted=trusted)

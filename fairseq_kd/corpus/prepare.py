@@ -9,6 +9,7 @@ The folder holds what fairseq-preprocess makes, and beside it
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from fairseq_kd.corpus.binarise import binarise, count_unknown
@@ -25,7 +26,13 @@ from fairseq_kd.corpus.manifest import (
     sha256_file,
     write_json,
 )
-from fairseq_kd.corpus.subword import SentencePieceModel, load_subword_model, obtain_subword_models
+from fairseq_kd.corpus.subword import (
+    KINDS,
+    SentencePieceModel,
+    load_decoder,
+    load_subword_model,
+    obtain_subword_models,
+)
 from fairseq_kd.corpus.text import read_lines, write_lines
 from fairseq_kd.errors import KDError
 from fairseq_kd.progress import Progress
@@ -217,6 +224,27 @@ def load_subword_models(data_bin, source_lang, target_lang) -> dict:
         lang: load_subword_model(kind, names[lang] and Path(data_bin) / "subword" / names[lang])
         for lang in (source_lang, target_lang)
     }
+
+
+def subword_decoder(data_bin, lang: str, post_process: str | None) -> tuple[str, Callable[[str], str]]:
+    """(kind of the subwords, the function that makes text of a line of them): by the data-bin's own model of `lang`.
+
+    post_process: the kind, for a data-bin of plain fairseq-preprocess, which brings no model; else None or the same
+    kind. Everything that compares or writes text of a data-bin asks here.
+    Raises KDError where it is not known how subwords make text, and for a kind that is not the data-bin's.
+    """
+    manifest = read_prepared(data_bin)
+    if manifest is None:
+        if post_process is None:
+            raise KDError(
+                f"{data_bin} was not made by `fairseq-kd prepare`, so it does not say how its subwords make text, and "
+                f"scores of subwords mean nothing: give --post-process {'|'.join(KINDS)}"
+            )
+        return post_process, load_decoder(post_process)
+    kind = manifest["subword"]["kind"]
+    if post_process not in (None, kind):
+        raise KDError(f"--post-process {post_process}: the manifest of {data_bin} says {kind}")
+    return kind, load_subword_models(data_bin, lang, lang)[lang].decode
 
 
 def _segment_and_binarise(prefixes, pairs, models, languages, folder, options) -> bool:

@@ -4,8 +4,11 @@ Both are reversible: `decode(encode(text))` is the text, so hypotheses are detok
 SentencePiece model may normalise the text first, which cannot be undone: see NORMALISATIONS.
 """
 
+import codecs
 import contextlib
 import io
+import itertools
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -22,6 +25,10 @@ HEAD_BYTES = 4096  # of a file, to tell what it is
 NORMALISATIONS = ("identity", "nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf")
 DEFAULT_NORMALISATION = "identity"
 KINDS = ("sentencepiece", "subword-nmt", "none")
+SPACE_MARK = "\u2581"  # SentencePiece writes a space so
+UNKNOWN = "<unk>"  # fairseq writes an unknown token so
+BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")  # of SentencePiece models with byte fallback
+REPLACEMENT = "\ufffd"  # stands for a byte that belongs to no character
 
 
 class SentencePieceModel:
@@ -86,10 +93,35 @@ class SentencePieceModel:
         """Text to space-separated pieces."""
         return cut_special(" ".join(self.processor.encode(line, out_type=str)))
 
-    @staticmethod
-    def decode(line: str) -> str:
-        """Space-separated pieces to text."""
-        return line.replace(" ", "").replace("\u2581", " ").strip()
+    def decode(self, line: str) -> str:
+        """Space-separated pieces to text, by the model. `<unk>` stays."""
+        runs = itertools.groupby(filter(None, line.split(" ")), UNKNOWN.__eq__)
+        return "".join("".join(run) if unknown else self._decode_run(list(run)) for unknown, run in runs).strip()
+
+    def _decode_run(self, pieces: list[str]) -> str:
+        """The model takes the first space away, and leaves the mark in pieces that it does not know."""
+        text = self.processor.decode(pieces).replace(SPACE_MARK, " ")
+        return f" {text}" if pieces[0].startswith(SPACE_MARK) and not text.startswith(" ") else text
+
+
+def join_pieces(line: str) -> str:
+    """Space-separated SentencePiece pieces to text, where the model is not at hand.
+
+    A run of byte pieces, `<0xC3> <0xB1>`, is read as UTF-8; each byte that belongs to no character becomes U+FFFD, as
+    in SentencePiece.
+    """
+    runs = itertools.groupby(line.split(" "), lambda piece: BYTE_PIECE.fullmatch(piece) is not None)
+    join = {True: _join_bytes, False: lambda pieces: "".join(pieces).replace(SPACE_MARK, " ")}
+    return "".join(join[are_bytes](pieces) for are_bytes, pieces in runs).strip()
+
+
+def _join_bytes(pieces: Iterable[str]) -> str:
+    data = bytes(int(BYTE_PIECE.fullmatch(piece).group(1), 16) for piece in pieces)
+    return data.decode("utf-8", errors="fairseq_kd_each_byte")
+
+
+# Python's own handler "replace" puts one mark for several bytes
+codecs.register_error("fairseq_kd_each_byte", lambda error: (REPLACEMENT * (error.end - error.start), error.end))
 
 
 class SubwordNMTModel:
@@ -222,10 +254,11 @@ def obtain_subword_models(kind, train_text: dict, vocab_size, joint: bool, reuse
 
 
 def load_decoder(post_process: str):
-    """The function that joins the subwords of one line. Needs no model: both kinds mark their joints in the text.
+    """The function that joins the subwords of one line without a model: both kinds mark their joints in the text.
 
-    Raises KDError for an unknown kind.
+    Raises KDError for an unknown kind. Where a data-bin brings its model, `prepare.subword_decoder` takes that.
     """
-    if post_process not in KINDS:
+    decoders = {"sentencepiece": join_pieces, "subword-nmt": SubwordNMTModel.decode, "none": WordModel.decode}
+    if post_process not in decoders:
         raise KDError(f"--post-process {post_process}: must be one of {', '.join(KINDS)}")
-    return load_subword_model("none").decode if post_process == "none" else MODELS[post_process].decode
+    return decoders[post_process]

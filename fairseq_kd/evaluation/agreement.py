@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from fairseq_kd.errors import KDError
 from fairseq_kd.evaluation.gold import gold_batches
-from fairseq_kd.evaluation.score import score_by
+from fairseq_kd.evaluation.score import Scorer
 from fairseq_kd.evaluation.system import System
 from fairseq_kd.evaluation.translate import translate
 from fairseq_kd.sequence.teachers import Teachers, open_teachers
@@ -35,7 +35,9 @@ class TeacherOptions:
         return teachers
 
 
-def agreement(system: System, teachers: Teachers, hypotheses: list[str], decode, resamples: int) -> dict:
+def agreement(
+    system: System, teachers: Teachers, hypotheses: list[str], decode, scorer: Scorer, resamples: int
+) -> dict:
     """{"tokens", "top1", "bleu", "teacher", "teacher_hypotheses"}.
 
     top1: share of the target tokens for which student and teacher find the same type most probable, given the gold
@@ -51,7 +53,7 @@ def agreement(system: System, teachers: Teachers, hypotheses: list[str], decode,
         "teacher": teachers.fingerprint(),
         "tokens": tokens,
         "top1": same / tokens,
-        "bleu": score_by("bleu", hypotheses, theirs, resamples),
+        "bleu": scorer.score_by("bleu", hypotheses, theirs, resamples),
         "teacher_hypotheses": theirs,
     }
 

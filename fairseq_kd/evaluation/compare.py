@@ -28,7 +28,7 @@ from statistics import mean, stdev
 
 from fairseq_kd.errors import KDError
 from fairseq_kd.evaluation.results import check_same_segments, read_result
-from fairseq_kd.evaluation.score import LOWER_IS_BETTER, check_seed
+from fairseq_kd.evaluation.score import LOWER_IS_BETTER, Scorer, check_seed
 from fairseq_kd.evaluation.significance import TESTS, holm, paired_t, segment_tests
 from fairseq_kd.progress import Progress
 
@@ -110,10 +110,10 @@ def _segment_tests(files: list[list], results: dict, options: CompareOptions) ->
     """For each run, what `segment_tests` returns: the i-th file of each system against that of the baseline."""
     samples = {"bootstrap": options.resamples, "approximate_randomisation": options.trials}
     progress = Progress("comparing", len(files[0]), "runs")
-    found = []
+    found, scorer = [], Scorer(results[files[0][0]]["tokenize"])
     for of_run in zip(*files, strict=True):
         hypotheses = [results[path]["hypotheses"] for path in of_run]
-        found.append(segment_tests(options.metric, hypotheses, results[of_run[0]]["references"], samples))
+        found.append(segment_tests(options.metric, hypotheses, results[of_run[0]]["references"], samples, scorer))
         progress.advance(1)
     progress.finish()
     return found

@@ -6,6 +6,7 @@ Keys of the result (JSON), "format" 2; the module named at the end defines what 
     checkpoint, checkpoint_sha256, updates, seed    what was evaluated; updates and seed of its training
     data_bin, manifest_sha256, subset, corpus_name, reference, form, post_process, dictionary_check
     sentences             number of segments
+    tokenize              sacreBLEU's tokeniser, the words of BLEU and TER: `Scorer`; without it 13a
     bleu, chrf, ter       {"score", "signature", "verbose"}, with intervals also "mean" and "ci": `score`
     behaviour             {"length_ratio", "repetition", "repetition_of_references", "copied", "empty"}: `behaviour`
     efficiency            {"parameters", "weights_bytes", "checkpoint_bytes", "operations_per_token",
@@ -36,7 +37,7 @@ from fairseq_kd.evaluation.behaviour import rates
 from fairseq_kd.evaluation.efficiency import Meter, size
 from fairseq_kd.evaluation.measures import Measures, Measuring
 from fairseq_kd.evaluation.results import FORMAT
-from fairseq_kd.evaluation.score import check_seed, score
+from fairseq_kd.evaluation.score import check_seed, choose_scorer
 from fairseq_kd.evaluation.segments import Segments, read_segments, text_hash
 from fairseq_kd.evaluation.system import System, open_system
 from fairseq_kd.evaluation.translate import TranslateOptions
@@ -50,6 +51,7 @@ def evaluate(
     *,
     reference=None,
     post_process=None,
+    tokenize=None,
     trust=False,
     measures=None,
 ) -> dict:
@@ -57,6 +59,7 @@ def evaluate(
 
     A data-bin made by `fairseq-kd prepare` brings references and subword model. For one made by plain
     fairseq-preprocess, reference (a text file) and post_process (how subwords are joined) must be given.
+    tokenize: sacreBLEU's tokeniser; None for that of the target language.
     measures: None for scores without intervals and what costs nothing.
     Raises KDError for input that cannot be used, before anything is decoded.
     """
@@ -65,12 +68,13 @@ def evaluate(
     segments = read_segments(data_bin, subset, reference, post_process)
     system, sha256 = _open(checkpoint, data_bin, subset, options, segments, trust)
     sizes = size(system, checkpoint)
-    measuring = Measuring(measures, system, segments)
+    scorer = choose_scorer(system.task.cfg.target_lang, tokenize, segments.references)
+    measuring = Measuring(measures, system, segments, scorer)
     with Meter(options.device()) as meter:
         segmented = system.translate()
     hypotheses, references = [segments.decode(line) for line in segmented], segments.references
     sources = segments.sources(system)
-    scores = score(hypotheses, references, measures.resamples)
+    scores = scorer.score(hypotheses, references, measures.resamples)
     return {
         "format": FORMAT,
         "kind": "result",
@@ -79,8 +83,9 @@ def evaluate(
         **segments.origin,
         "dictionary_check": system.dictionary_check,
         "sentences": len(hypotheses),
+        "tokenize": scorer.tokenize,
         **scores,
-        "behaviour": rates(sources, hypotheses, references),
+        "behaviour": rates(sources, hypotheses, references, scorer),
         "efficiency": sizes | meter.as_dict(len(hypotheses)),
         **measuring.run(hypotheses, scores["bleu"]),
         "seconds": round(meter.seconds, 3),

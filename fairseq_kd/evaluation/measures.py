@@ -8,6 +8,7 @@ from fairseq_kd.evaluation.calibration import calibration, observe
 from fairseq_kd.evaluation.efficiency import check_latency, latency
 from fairseq_kd.evaluation.gold import gold_batches
 from fairseq_kd.evaluation.robustness import NoiseLevels, Robustness
+from fairseq_kd.evaluation.score import Scorer
 from fairseq_kd.evaluation.segments import Segments
 from fairseq_kd.evaluation.system import System
 from fairseq_kd.teacher.batches import check_positions
@@ -34,15 +35,15 @@ class Measures:
 class Measuring:
     """The measures of one system. Raises KDError when it is made for what cannot be measured on it."""
 
-    def __init__(self, measures: Measures, system: System, segments: Segments):
-        self.measures, self.system, self.segments = measures, system, segments
+    def __init__(self, measures: Measures, system: System, segments: Segments, scorer: Scorer):
+        self.measures, self.system, self.segments, self.scorer = measures, system, segments, scorer
         data_bin, subset = segments.origin["data_bin"], segments.origin["subset"]
         if measures.latency:
             check_latency(measures.latency, len(system.dataset))
         if measures.bins or measures.teacher:
             _check_gold(system, subset)
         self.teachers = measures.teacher and measures.teacher.open(system, data_bin, subset)
-        self.robustness = measures.noise and Robustness(measures.noise, system, segments)
+        self.robustness = measures.noise and Robustness(measures.noise, system, segments, scorer)
 
     def run(self, hypotheses: list[str], bleu: dict) -> dict:
         """Entries of the result for what was asked for. hypotheses, bleu: of the subset as it is."""
@@ -53,7 +54,7 @@ class Measuring:
             found["calibration"] = calibration(observe(self.system.frozen, batches), self.measures.bins)
         if self.teachers:
             decode, resamples = self.segments.decode, self.measures.resamples
-            found["agreement"] = agreement(self.system, self.teachers, hypotheses, decode, resamples)
+            found["agreement"] = agreement(self.system, self.teachers, hypotheses, decode, self.scorer, resamples)
         if self.robustness:
             found["robustness"] = self.robustness.run(bleu, self.measures.resamples)
         if self.measures.latency:

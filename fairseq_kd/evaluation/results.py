@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 
 from fairseq_kd.errors import KDError
+from fairseq_kd.evaluation.tokenizers import STANDARD, TOKENIZERS
 
 FORMAT = 2  # of what `evaluate` returns
 
 
 def read_result(path) -> dict:
-    """A result with hypotheses and references. Raises KDError for any other file."""
+    """A result with hypotheses, references and `tokenize` (13a in older files). Raises KDError for any other file."""
     try:
         result = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
@@ -22,6 +23,7 @@ def read_result(path) -> dict:
             f"{path} has format {result.get('format')!r}, this fairseq-kd compares format {FORMAT} (format 1 holds no "
             "references): run `fairseq-kd evaluate` again"
         )
+    result.setdefault("tokenize", STANDARD)  # what all files were scored by that do not say it
     _check_segments(path, result)
     return result
 
@@ -36,6 +38,8 @@ def _check_segments(path, result: dict) -> None:
             f"{path} is damaged: a hypothesis or reference is no text, or the seed no number; run `fairseq-kd "
             "evaluate` again"
         )
+    if result["tokenize"] not in TOKENIZERS:
+        raise KDError(f"{path} was scored by the tokeniser {result['tokenize']!r}, which this fairseq-kd does not know")
     hypotheses, references = map(len, lists)
     if hypotheses != references or not references:
         raise KDError(
@@ -48,6 +52,11 @@ def check_same_segments(paths: list, results: list[dict]) -> None:
     """Raises KDError when results are of other segments than the first: a paired test would pair what is not a pair."""
     first, why = results[0], "paired tests need the same segments; evaluate all systems on the same subset"
     for path, result in zip(paths[1:], results[1:], strict=True):
+        if result["tokenize"] != first["tokenize"]:
+            raise KDError(
+                f"{path} was scored by the tokeniser {result['tokenize']}, {paths[0]} by {first['tokenize']}: their "
+                "BLEU and TER count other words; evaluate all systems with the same --tokenize"
+            )
         counts = len(result["references"]), len(first["references"])
         if counts[0] != counts[1]:
             raise KDError(f"{path} has {counts[0]} segments, {paths[0]} has {counts[1]}: {why}")

@@ -6,10 +6,11 @@ import numpy as np
 
 from fairseq_kd.corpus.prepare import load_subword_models
 from fairseq_kd.errors import KDError
-from fairseq_kd.evaluation.score import score_by
+from fairseq_kd.evaluation.score import Scorer
 from fairseq_kd.evaluation.segments import Segments, text_hash
 from fairseq_kd.evaluation.system import System, check_lengths
-from fairseq_kd.noise.lines import noise_lines
+from fairseq_kd.evaluation.tokenizers import unspaced_share
+from fairseq_kd.noise.lines import noise_and_count
 from fairseq_kd.noise.options import OPERATIONS, NoiseOptions
 
 KINDS = (*OPERATIONS, "mix")
@@ -35,50 +36,72 @@ class NoiseLevels:
         if len(set(self.percents)) < len(self.percents):
             raise KDError(f"--noise-levels {' '.join(f'{p:g}' for p in self.percents)}: a level is there twice")
 
-    def noise(self, lines: list[str], percent: float) -> list[str]:
-        """The lines with noise of one level; substitutes are drawn from the words of these lines, by frequency."""
+    def noise(self, lines: list[str], percent: float) -> tuple[list[str], float]:
+        """(the lines with noise of one level, the percentage of their words that met an operation).
+
+        Substitutes are drawn from the words of these lines, by frequency. The percentage is a little off `percent`:
+        words are drawn at random, no line loses all, and some words cannot change places.
+        """
         if percent == 0:
-            return lines
+            return lines, 0.0
         operations = OPERATIONS if self.kind == "mix" else (self.kind,)
         rates = dict.fromkeys(operations, percent / 100 / len(operations))
-        return noise_lines(lines, NoiseOptions(**rates), self.seed)
+        noised, report = noise_and_count(lines, NoiseOptions(**rates), self.seed)
+        if noised == lines:  # two equal words may have changed places
+            return lines, 0.0
+        return noised, 100 * sum(rate["done"] for rate in report["rates"].values()) / report["units"]
 
 
 class Robustness:
     """The noised subsets of one system, made and checked before anything is decoded."""
 
-    def __init__(self, levels: NoiseLevels, system: System, segments: Segments):
-        """Raises KDError when there is no plain text to noise, or when a noised sentence is too long."""
+    def __init__(self, levels: NoiseLevels, system: System, segments: Segments, scorer: Scorer):
+        """Raises KDError when there is no plain text to noise, or no words in it, or a noised sentence is too long."""
         if segments.source is None:
             raise KDError(
                 f"{segments.origin['data_bin']} was not made by `fairseq-kd prepare`, so it brings neither the source "
                 "text nor the subword model that --noise-levels needs"
             )
-        self.levels, self.system, self.segments = levels, system, segments
+        self.levels, self.system, self.segments, self.scorer = levels, system, segments, scorer
         cfg = system.task.cfg
         subword = load_subword_models(segments.origin["data_bin"], cfg.source_lang, cfg.target_lang)[cfg.source_lang]
-        sources = segments.sources(system)
-        self.texts = {percent: levels.noise(sources, percent) for percent in levels.percents}
+        self.sources = segments.sources(system)
+        _check_words(self.sources, cfg.source_lang)
+        noised = {percent: levels.noise(self.sources, percent) for percent in levels.percents}
+        self.texts = {percent: text for percent, (text, _) in noised.items()}
+        self.realised = {percent: share for percent, (_, share) in noised.items()}
         self.datasets = {percent: binarised(system, map(subword.encode, text)) for percent, text in self.texts.items()}
         for dataset in self.datasets.values():
             check_lengths(system, dataset)
 
     def run(self, clean: dict, resamples: int) -> dict:
-        """{"noise", "seed", "levels": [{"percent", "sources_sha256", "bleu", "relative_drop"}]}.
+        """{"noise", "seed", "levels": [{"percent", "realised", "sources_sha256", "bleu", "relative_drop"}]}.
 
-        clean: the BLEU entry of the subset as it is.
+        clean: the BLEU entry of the subset as it is. realised: see `NoiseLevels.noise`. Where a level above 0 has
+        changed nothing, nothing was measured: the drop is None.
         """
         rows = []
         for percent, dataset in self.datasets.items():
-            bleu = clean
-            if percent > 0:
+            bleu, changed = clean, self.texts[percent] != self.sources
+            if changed:
                 lines = self.system.translate(dataset, f"decoding, {percent:g} % noise")
                 hypotheses = [self.segments.decode(line) for line in lines]
-                bleu = score_by("bleu", hypotheses, self.segments.references, resamples)
-            drop = relative_drop(bleu["score"], clean["score"])
-            hashed = text_hash(self.texts[percent])
-            rows.append({"percent": percent, "sources_sha256": hashed, "bleu": bleu, "relative_drop": drop})
+                bleu = self.scorer.score_by("bleu", hypotheses, self.segments.references, resamples)
+            row = {"percent": percent, "realised": self.realised[percent], "bleu": bleu}
+            row["sources_sha256"] = text_hash(self.texts[percent])
+            row["relative_drop"] = relative_drop(bleu["score"], clean["score"]) if changed or percent == 0 else None
+            rows.append(row)
         return {"noise": self.levels.kind, "seed": self.levels.seed, "levels": rows}
+
+
+def _check_words(sources: list[str], lang: str) -> None:
+    """Raises KDError for text whose words cannot be told: to noise a "word" would be to noise a whole sentence."""
+    if (share := unspaced_share(sources)) > 0.5:
+        raise KDError(
+            f"--noise-levels changes words between spaces, and {share:.0%} of the letters of the source ({lang}) are "
+            "of a script without spaces between words: make a noisy copy by `fairseq-kd noise --level char` and "
+            "evaluate on that"
+        )
 
 
 def relative_drop(bleu: float, clean: float) -> float | None:

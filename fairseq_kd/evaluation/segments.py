@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fairseq_kd.corpus.manifest import MANIFEST_NAME, check_files, read_prepared, sha256_file
-from fairseq_kd.corpus.subword import load_decoder
+from fairseq_kd.corpus.prepare import subword_decoder
 from fairseq_kd.corpus.text import normalise_spaces, read_raw_lines
 from fairseq_kd.errors import KDError
 
@@ -49,8 +49,9 @@ def read_segments(data_bin, subset: str, reference=None, post_process=None) -> S
         check_files(data_bin, _files_of(subset, manifest))
         source = Path(data_bin) / "raw" / f"{subset}.{manifest['source_lang']}"
         reference = Path(data_bin) / "raw" / f"{subset}.{manifest['target_lang']}"
-        post_process = manifest["subword"]["kind"]
         corpus_name = manifest["subsets"][subset].get("corpus_name", subset)
+    # without a manifest the kind needs no language: there is no model of it
+    kind, decode = subword_decoder(data_bin, manifest and manifest["target_lang"], post_process)
     references = _read_text(reference)
     if not references:
         raise KDError(f"the reference {reference} is empty: there is nothing to score")
@@ -61,9 +62,9 @@ def read_segments(data_bin, subset: str, reference=None, post_process=None) -> S
         "corpus_name": corpus_name,
         "reference": str(reference),
         "form": manifest.get("form", "cased") if manifest else None,
-        "post_process": post_process,
+        "post_process": kind,
     }
-    return Segments(references, load_decoder(post_process), source, origin)
+    return Segments(references, decode, source, origin)
 
 
 def text_hash(lines: list[str]) -> str:

@@ -2,13 +2,15 @@
 
 import numpy as np
 
-from fairseq_kd.evaluation.score import METRICS
+from fairseq_kd.evaluation.score import PLAIN, Scorer
 
 ROUNDING = 1e-9
 TESTS = {"bootstrap": "bs", "approximate_randomisation": "ar"}  # our name -> sacreBLEU's
 
 
-def segment_tests(metric: str, systems: list[list[str]], references: list[str], samples: dict[str, int]) -> dict:
+def segment_tests(
+    metric: str, systems: list[list[str]], references: list[str], samples: dict[str, int], scorer: Scorer = PLAIN
+) -> dict:
     """Both of sacreBLEU's paired tests of each system against the first.
 
     systems: hypotheses of each over the same segments. samples: test -> resamples or trials.
@@ -23,7 +25,7 @@ def segment_tests(metric: str, systems: list[list[str]], references: list[str], 
     named = [(str(number), hypotheses) for number, hypotheses in enumerate(systems)]
     found = {}
     for test, kind in TESTS.items():
-        paired = PairedTest(named, {metric: METRICS[metric]()}, [references], kind, n_samples=samples[test])
+        paired = PairedTest(named, {metric: scorer.metric(metric)}, [references], kind, n_samples=samples[test])
         signatures, scores = paired()
         (name,) = signatures
         results = scores[name]

@@ -67,9 +67,11 @@ def _agreement(found: dict) -> list[str]:
 
 def _robustness(found: dict) -> list[str]:
     lines = [f"words of the source noised ({found['noise']}, seed {found['seed']}):"]
-    lines.append(f"{'noise':>10}{'BLEU':>8}{'± 95 %':>8}{'relative drop':>15}")
+    lines.append(f"{'noise':>10}{'realised':>10}{'BLEU':>8}{'± 95 %':>8}{'relative drop':>15}")
     for row in found["levels"]:
         interval = f"{row['bleu']['ci']:.2f}" if "ci" in row["bleu"] else "-"
         drop = "-" if row["relative_drop"] is None else f"{row['relative_drop']:.1%}"
-        lines.append(f"{row['percent']:>8g} %{row['bleu']['score']:>8.2f}{interval:>8}{drop:>15}")
+        shares = f"{row['percent']:>8g} %{row['realised']:>8.2f} %"
+        unchanged = "  no word was changed" if row["percent"] > 0 and row["realised"] == 0 else ""
+        lines.append(f"{shares}{row['bleu']['score']:>8.2f}{interval:>8}{drop:>15}{unchanged}")
     return lines

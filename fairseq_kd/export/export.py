@@ -21,7 +21,7 @@ from fairseq_kd.corpus.manifest import (
 )
 from fairseq_kd.errors import KDError
 from fairseq_kd.evaluation.evaluate import evaluate
-from fairseq_kd.evaluation.score import score
+from fairseq_kd.evaluation.score import Scorer, choose_scorer
 from fairseq_kd.evaluation.segments import Segments, read_segments
 from fairseq_kd.evaluation.system import System, open_system
 from fairseq_kd.evaluation.translate import TranslateOptions
@@ -44,11 +44,12 @@ def export(
     options=None,
     reference=None,
     post_process=None,
+    tokenize=None,
     trust=False,
 ) -> dict:
     """Write the folder `out`, translate `subset` with the checkpoint and with the folder, and return the manifest.
 
-    quantize: of `runtime.QUANTIZATIONS`. options, reference, post_process: as for `evaluate`.
+    quantize: of `runtime.QUANTIZATIONS`. options, reference, post_process, tokenize: as for `evaluate`.
     A complete `out` of the same inputs is checked and kept.
     Raises KDError for input that cannot be used, and for a model that CTranslate2 cannot express.
     """
@@ -58,7 +59,8 @@ def export(
     sentences = len(segments.references)
     exact = replace(options, fp16=False)  # what is written is not rounded before; --fp16 is for the translation before
     system = open_system(checkpoint, data_bin, subset, exact, sentences, trust=trust, data_option="--data")
-    request = describe(checkpoint, system, quantize, segments, options)
+    scorer = choose_scorer(system.task.cfg.target_lang, tokenize, segments.references)
+    request = describe(checkpoint, system, quantize, segments, options, scorer)
     if (manifest := finished(Path(out), request)) is not None:
         return manifest
     with folder_in_progress(out) as folder:
@@ -66,9 +68,9 @@ def export(
             write_model(system.model, system.task.source_dictionary, system.task.target_dictionary, folder, quantize)
         except KDError as error:
             raise KDError(f"{checkpoint} cannot be exported: {error}") from error
-        given = {"reference": reference, "post_process": post_process}
+        given = {"reference": reference, "post_process": post_process, "tokenize": scorer.tokenize}
         before = evaluate(data_bin, checkpoint, subset, options, **given, trust=trust)
-        after = evaluate_exported(folder, system, segments)
+        after = evaluate_exported(folder, system, segments, scorer)
         manifest = {
             **request,
             **compared(before, after, Path(checkpoint).stat().st_size, (folder / "model.bin").stat().st_size),
@@ -80,7 +82,9 @@ def export(
     return manifest
 
 
-def describe(checkpoint, system: System, quantize: str, segments: Segments, options: TranslateOptions) -> dict:
+def describe(
+    checkpoint, system: System, quantize: str, segments: Segments, options: TranslateOptions, scorer: Scorer
+) -> dict:
     """What the folder is made from."""
     task = system.task
     return {
@@ -95,10 +99,11 @@ def describe(checkpoint, system: System, quantize: str, segments: Segments, opti
         "post_process": segments.origin["post_process"],
         "decoding": options.as_dict(),
         "device": str(options.device()),
+        "tokenize": scorer.recorded,
     }
 
 
-def evaluate_exported(folder, system: System, segments: Segments) -> dict:
+def evaluate_exported(folder, system: System, segments: Segments, scorer: Scorer) -> dict:
     """Scores, seconds and hypotheses of the exported model, with as many threads as torch has for the other."""
     task, dataset, device = system.task, system.dataset, system.options.device()
     translator = load_translator(folder, device, "default", workers=torch.get_num_threads())
@@ -112,7 +117,7 @@ def evaluate_exported(folder, system: System, segments: Segments) -> dict:
     lines = (task.target_dictionary.string(torch.as_tensor(found[n][0].tokens)) for n in range(len(dataset)))
     hypotheses = [segments.decode(line) for line in lines]
     return {
-        **score(hypotheses, segments.references),
+        **scorer.score(hypotheses, segments.references),
         "seconds": round(seconds, 3),
         "hypotheses": hypotheses,
         "compute_type": translator.compute_type,

@@ -9,7 +9,7 @@ from fairseq_kd.training.options import RESERVED, check_keys
 from fairseq_kd.yaml_file import read_yaml
 
 CORPUS_KEYS = ("name", "source_lang", "target_lang", "vocab_size")
-DECODING_KEYS = ("beam", "lenpen")
+DECODING_KEYS = ("beam", "lenpen", "tokenize")
 # anything else here would train the distilled student in another way than the plain one
 KD_KEYS = ("kd-weight", "teacher-temperature", "student-temperature", "kd-scale", "teacher-dtype")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from fairseq_kd.corpus.corpora import prepare_by_name, usual_options
 from fairseq_kd.corpus.manifest import MANIFEST_NAME, sha256_file, write_json
 from fairseq_kd.evaluation.evaluate import evaluate
+from fairseq_kd.evaluation.tokenizers import STANDARD, choose_tokenizer
 from fairseq_kd.evaluation.translate import TranslateOptions
 from fairseq_kd.quickstart.recipe import Recipe
 from fairseq_kd.training.options import training_arguments
@@ -21,6 +22,7 @@ def run_quickstart(recipe: Recipe, data_bin, out, seeds: int, raw=None, cpu: boo
     data_bin: the folder to make. out: folder of the runs. seeds: students are trained with seeds 1..seeds.
     """
     data_bin, out = Path(data_bin), Path(out)
+    _tokenizer(recipe)  # refused before the work, not after it
     stages = _Stages(total=1 + 2 * (1 + 2 * seeds))
     stages.begin("corpus")
     _prepare(recipe.corpus, data_bin, raw)
@@ -34,7 +36,7 @@ def run_quickstart(recipe: Recipe, data_bin, out, seeds: int, raw=None, cpu: boo
         record = train(out / name, options, inputs, _max_update(recipe, model), stages.label)
         teacher = teacher or record["checkpoint"]
         stages.begin(f"score {name}")
-        result = _score(out / name / "result.json", data_bin, record["checkpoint"], recipe.decoding, cpu)
+        result = _score(out / name / "result.json", data_bin, record["checkpoint"], recipe, cpu)
         rows.append({"model": model, "seed": seed, "result": result, "training": record})
     return rows
 
@@ -80,13 +82,21 @@ def _training_options(recipe: Recipe, model, data_bin, teacher, seed, cpu) -> tu
     return training_arguments(data_bin, *languages, options, cpu=cpu), inputs
 
 
-def _score(path: Path, data_bin: Path, checkpoint, decoding: dict, cpu: bool) -> dict:
+def _tokenizer(recipe: Recipe) -> str:
+    return choose_tokenizer(recipe.corpus["target_lang"], recipe.decoding.get("tokenize"))
+
+
+def _score(path: Path, data_bin: Path, checkpoint, recipe: Recipe, cpu: bool) -> dict:
+    decoding = dict(recipe.decoding)
+    given = decoding.pop("tokenize", None)
     options = TranslateOptions(**decoding, cpu=cpu)
     if path.is_file():
         result = json.loads(path.read_text(encoding="utf-8"))
         made_from = (result["checkpoint_sha256"], result["manifest_sha256"], result["decoding"])
-        if made_from == (sha256_file(checkpoint), sha256_file(data_bin / MANIFEST_NAME), options.as_dict()):
+        made_from += (result.get("tokenize", STANDARD),)
+        wanted = (sha256_file(checkpoint), sha256_file(data_bin / MANIFEST_NAME), options.as_dict(), _tokenizer(recipe))
+        if made_from == wanted:
             return result
-    result = evaluate(data_bin, checkpoint, "test", options)
+    result = evaluate(data_bin, checkpoint, "test", options, tokenize=given)
     write_json(path, result)
     return result

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fairseq_kd.corpus.fingerprint import data_files, data_hashes, dictionary_hash
-from fairseq_kd.corpus.manifest import library_versions, read_manifest
+from fairseq_kd.corpus.manifest import library_versions
 from fairseq_kd.device import choose_device
 from fairseq_kd.errors import KDError
 from fairseq_kd.resumable.blocks import work_through
@@ -11,6 +11,7 @@ from fairseq_kd.sequence.backend import MAX_TOKENS, FairseqBackend, search_argum
 from fairseq_kd.sequence.ctranslate2_backend import convert, reason_against, teacher_backend
 from fairseq_kd.sequence.forcing import TeacherForcing
 from fairseq_kd.sequence.options import DecodeOptions
+from fairseq_kd.sequence.select import Closeness, open_closeness
 from fairseq_kd.sequence.teachers import Teachers, open_teachers
 from fairseq_kd.sequence.work import DecodeWork
 
@@ -38,17 +39,17 @@ def decode(
 
     teacher: a checkpoint, or an ensemble joined by ":". teacher_data: folder with the teacher's dictionaries; None:
     where the checkpoint says. trust: a checkpoint that may hold code. post_process: how subwords are joined for
-    --select closest; None: as the data-bin's manifest says, or not at all. workers: see `load_translator`.
+    --select closest; None: as the data-bin's manifest says. workers: see `load_translator`.
     Raises KDError for whatever does not fit together.
     """
     dtype = "float32" if options.dtype == "int8" else options.dtype
     teachers = open_teachers(data_bin, teacher, options.subset, data=teacher_data, dtype=dtype, trust=trust)
     if len(teachers.dataset) == 0:
         raise KDError(f"subset {options.subset!r} of {data_bin} has no sentences: there is nothing to decode")
+    closeness = open_closeness(data_bin, teachers, options, post_process)
     backend = choose_backend(teachers, options, workers, say)
-    kind = _post_process(data_bin, options, post_process)
-    work = DecodeWork(teachers, options, backend, kind, Path(data_bin), block_sentences)
-    request = describe(data_bin, teachers, options, backend, kind) | {"block_sentences": block_sentences}
+    work = DecodeWork(teachers, options, backend, closeness, Path(data_bin), block_sentences)
+    request = describe(data_bin, teachers, options, backend, closeness) | {"block_sentences": block_sentences}
     return work_through(out, request, work, shard)
 
 
@@ -83,18 +84,7 @@ def choose_backend(teachers: Teachers, options: DecodeOptions, workers=None, say
     return FairseqBackend(models, teachers.task, teachers.dataset, search, max_tokens, device)
 
 
-def _post_process(data_bin, options: DecodeOptions, post_process: str | None) -> str | None:
-    if options.select != "closest":
-        if post_process is not None:
-            raise KDError(f"--post-process {post_process} has no effect without --select closest")
-        return None
-    recorded = (read_manifest(data_bin) or {}).get("subword", {}).get("kind")
-    if post_process is not None and recorded not in (None, post_process):
-        raise KDError(f"--post-process {post_process}: the manifest of {data_bin} says {recorded}")
-    return post_process or recorded or "none"
-
-
-def describe(data_bin, teachers: Teachers, options: DecodeOptions, backend, post_process) -> dict:
+def describe(data_bin, teachers: Teachers, options: DecodeOptions, backend, closeness: Closeness | None) -> dict:
     """What the data are made from, for the manifest."""
     cfg, versions = teachers.task.cfg, library_versions()
     pair = (cfg.source_lang, cfg.target_lang)
@@ -105,7 +95,7 @@ def describe(data_bin, teachers: Teachers, options: DecodeOptions, backend, post
         "strategy": options.strategy,
         "settings": options.settings(),
         "select": options.select,
-        "closest": {"metric": options.metric, "post_process": post_process} if options.select == "closest" else None,
+        "closest": closeness and closeness.as_dict(),
         "filters": options.filters,
         "fallback": options.fallback,
         "backend": backend.name,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from fairseq_kd.errors import KDError
+from fairseq_kd.evaluation.tokenizers import TOKENIZERS
 
 STRATEGIES = ("beam", "greedy", "teacher-forcing", "sample")
 BACKENDS = ("auto", "fairseq", "ctranslate2")
@@ -50,6 +51,7 @@ class DecodeOptions:
     early_eos: str | None = None  # "replace": the next best token instead; "cut": the sentence ends there
     select: str = "best"
     metric: str = "bleu"
+    tokenize: str | None = None  # of metric bleu; None: that of the target language
     fallback: str = "reference"  # where the teacher has no answer: "reference" (counted) or "error"
     max_length_ratio: float | None = None
     drop_empty: bool = False
@@ -71,6 +73,8 @@ class DecodeOptions:
             raise KDError("--select closest chooses among several hypotheses: give --nbest 2 or more")
         if self.select == "best" and self.metric != "bleu":
             raise KDError(f"--metric {self.metric} has no effect without --select closest")
+        if self.tokenize is not None and (self.select == "best" or self.metric != "bleu"):
+            raise KDError(f"--tokenize {self.tokenize} has no effect without --select closest and --metric bleu")
         if self.dtype == "int8" and self.backend == "fairseq":
             raise KDError("--dtype int8 is for --backend ctranslate2: fairseq's models have no 8-bit form")
 
@@ -95,6 +99,7 @@ def _check_names(options: DecodeOptions) -> None:
         "metric": METRICS,
         "fallback": ("reference", "error"),
         "early_eos": (None, "replace", "cut"),
+        "tokenize": (None, *TOKENIZERS),
     }
     for name, names in known.items():
         if getattr(options, name) not in names:

@@ -1,19 +1,66 @@
 """Which of the n best hypotheses becomes the target, and which sentences are left out."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
+import numpy as np
+
+from fairseq_kd.corpus.prepare import subword_decoder
+from fairseq_kd.errors import KDError
+from fairseq_kd.evaluation.score import Scorer, choose_scorer
+from fairseq_kd.evaluation.tokenizers import LOOKED_AT
 from fairseq_kd.sequence.hypothesis import Hypothesis
+from fairseq_kd.sequence.options import DecodeOptions
 
 
-def sentence_metric(name: str) -> Callable[[str, str], float]:
-    """(hypothesis, reference) -> sentence-level score by sacreBLEU, 0 to 100.
+@dataclass(frozen=True)
+class Closeness:
+    """How near a hypothesis is to the gold target: both become text, and sacreBLEU scores one by the other.
 
-    "bleu": with the effective order, so that sentences under four words have one. "chrf": chrF2.
+    post_process: the kind of the subwords. decode: makes text of them. metric: "bleu" or "chrf".
     """
-    from sacrebleu.metrics import BLEU, CHRF
 
-    metric = BLEU(effective_order=True) if name == "bleu" else CHRF()
-    return lambda hypothesis, reference: metric.sentence_score(hypothesis, [reference]).score
+    post_process: str
+    decode: Callable[[str], str]
+    metric: str
+    scorer: Scorer
+
+    def as_dict(self) -> dict:
+        """For the manifest."""
+        return {"metric": self.metric, "post_process": self.post_process, "tokenize": self.scorer.recorded}
+
+    def sentence_metric(self) -> Callable[[str, str], float]:
+        """(hypothesis, reference) -> sentence-level score, 0 to 100.
+
+        "bleu": with the effective order, so that sentences under four words have one. "chrf": chrF2.
+        """
+        metric = self.scorer.metric(self.metric, **({"effective_order": True} if self.metric == "bleu" else {}))
+        return lambda hypothesis, reference: metric.sentence_score(hypothesis, [reference]).score
+
+
+def open_closeness(data_bin, teachers, options: DecodeOptions, post_process: str | None) -> Closeness | None:
+    """What --select closest asks for; None where it is not given.
+
+    Raises KDError for a data-bin whose subwords cannot be made text, and for a tokeniser that does not fit or is not
+    installed.
+    """
+    if options.select != "closest":
+        if post_process is not None:
+            raise KDError(f"--post-process {post_process} has no effect without --select closest")
+        return None
+    lang = teachers.task.cfg.target_lang
+    kind, decode = subword_decoder(data_bin, lang, post_process)
+    scorer = Scorer()
+    if options.metric == "bleu":
+        scorer = choose_scorer(lang, options.tokenize, map(decode, _gold_lines(teachers)))
+    return Closeness(kind, decode, options.metric, scorer)
+
+
+def _gold_lines(teachers):
+    """Gold targets from all over the subset, as subwords."""
+    dataset, symbols = teachers.dataset, teachers.task.target_dictionary.symbols
+    for number in np.unique(np.linspace(0, len(dataset) - 1, LOOKED_AT).astype(int)):
+        yield " ".join(symbols[token] for token in dataset.tgt[number][:-1])
 
 
 def closest(hypotheses: list[str], reference: str, metric: Callable[[str, str], float]) -> tuple[int, list[float]]:

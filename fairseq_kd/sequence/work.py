@@ -12,13 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from fairseq_kd.corpus.manifest import check_files
-from fairseq_kd.corpus.subword import load_decoder
 from fairseq_kd.errors import KDError
 from fairseq_kd.resumable.blocks import Block, cut_blocks
 from fairseq_kd.sequence.assemble import assemble
 from fairseq_kd.sequence.hypothesis import Hypothesis
 from fairseq_kd.sequence.options import DecodeOptions
-from fairseq_kd.sequence.select import closest, sentence_metric
+from fairseq_kd.sequence.select import Closeness, closest
 from fairseq_kd.sequence.teachers import Teachers
 
 
@@ -29,7 +28,7 @@ class DecodeWork:
     teachers: Teachers
     options: DecodeOptions
     backend: object
-    post_process: str | None
+    closeness: Closeness | None
     data_bin: Path
     block_sentences: int
     label: str = "decoding"
@@ -74,28 +73,24 @@ class DecodeWork:
             if self.options.fallback == "error":
                 raise KDError(f"the teacher gives nothing for sentence {number} (--fallback reference keeps its gold)")
             hypotheses = [Hypothesis(self.teachers.dataset.tgt[number].numpy()[:-1], float("nan"))]
-        chosen, closeness = 0, [None] * len(hypotheses)
+        chosen, nearness = 0, [None] * len(hypotheses)
         if fallback is None and self.options.select == "closest":
             texts = [self._text(hypothesis.tokens) for hypothesis in hypotheses]
             gold = self._text(self.teachers.dataset.tgt[number].numpy()[:-1])
-            chosen, closeness = closest(texts, gold, self._metric)
+            chosen, nearness = closest(texts, gold, self._metric)
         listed = [
             [None if np.isnan(h.score) else h.score, near, h.tokens.tolist()]
-            for h, near in zip(hypotheses, closeness, strict=True)
+            for h, near in zip(hypotheses, nearness, strict=True)
         ]
         return json.dumps([listed, chosen, fallback], separators=(",", ":")) + "\n"
 
     @cached_property
     def _metric(self):
-        return sentence_metric(self.options.metric)
-
-    @cached_property
-    def _join_subwords(self):
-        return load_decoder(self.post_process)
+        return self.closeness.sentence_metric()
 
     def _text(self, tokens: np.ndarray) -> str:
         symbols = self.teachers.task.target_dictionary.symbols
-        return self._join_subwords(" ".join(symbols[token] for token in tokens))
+        return self.closeness.decode(" ".join(symbols[token] for token in tokens))
 
     def join(self, folder: Path, request: dict) -> dict:
         """See `assemble`."""

@@ -175,11 +175,13 @@ class Plan:
         if settings["teacher-choice"] is None:
             return stage.path("checkpoints/checkpoint_best.pt")
         given = {"checkpoints": stage.path("checkpoints"), "by": settings["teacher-choice"]} | settings["select"]
-        words = ["select-teacher", data_bin]
-        return self._tool("select", words, given | {"out": "@out/selection"}).path(CHOSEN_TEACHER)
+        given |= _tokenizer(settings) | {"out": "@out/selection"}
+        return self._tool("select", ["select-teacher", data_bin], given).path(CHOSEN_TEACHER)
 
     def _decoded(self, data_bin: str, teacher: str, settings: dict) -> str:
-        given = {"teacher": teacher} | settings["decode"] | {"out": "@out/data-bin"}
+        by_text = settings["decode"].get("select") == "closest" and settings["decode"].get("metric", "bleu") == "bleu"
+        scored = _tokenizer(settings) if by_text else {}
+        given = {"teacher": teacher} | settings["decode"] | scored | {"out": "@out/data-bin"}
         decoded = self._tool("decode", ["decode", data_bin], given).path("data-bin")
         if settings["mix-gold"] == 0:
             return decoded
@@ -218,3 +220,8 @@ class Plan:
                 teacher["cells"].append(cell.name)
                 return
         self.teachers.append({"checkpoint": checkpoint, "results": results, "cells": [cell.name]})
+
+
+def _tokenizer(settings: dict) -> dict:
+    """The option --tokenize of a stage that scores text as the evaluations do."""
+    return {name: settings["evaluate"][name] for name in ("tokenize",) if name in settings["evaluate"]}

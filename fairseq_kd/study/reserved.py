@@ -11,18 +11,19 @@ IN_SECTIONS = {
     "student": _OF_TRAININGS,
     "kd": RESERVED,
     "cache": _OF_TEACHERS_OUTPUT,
-    "decode": _OF_TEACHERS_OUTPUT,
+    "decode": (*_OF_TEACHERS_OUTPUT, "tokenize"),
     "data": ("out",),
     "evaluate": ("checkpoint", "subset", "out", "cpu"),
-    "select": ("checkpoints", "by", "out", "cpu", "average", "out-checkpoint"),
+    "select": ("checkpoints", "by", "out", "cpu", "average", "out-checkpoint", "tokenize"),
     "noise": ("prefix", "data-bin", "subset", "out", "source-lang", "target-lang"),
 }
 # what a section may say, and what is then the same for all cells
-NO_FACTORS = {"evaluate": ("subsets", "noise"), "data": ("raw", "name", "source-lang", "target-lang")}
+NO_FACTORS = {"evaluate": ("subsets", "noise", "tokenize"), "data": ("raw", "name", "source-lang", "target-lang")}
 _REMEDIES = {
     "max-update": ("give it in budget", "vary budget.student or budget.teacher"),
     "seed": ("give it as a factor", "vary seed, or teacher.seed"),
     "criterion": ("vary method", "vary method"),
+    "tokenize": ("give it in evaluate", "give it in evaluate"),
     "by": ("vary teacher-choice", "vary teacher-choice"),
 }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from fairseq_kd.corpus import synthetic
 from fairseq_kd.corpus.corpora import NAMES
 from fairseq_kd.errors import KDError
+from fairseq_kd.evaluation.tokenizers import STANDARD, choose_tokenizer
 from fairseq_kd.quickstart.recipe import available_recipes, find_recipe, load_recipe
 from fairseq_kd.resources import config_folder
 from fairseq_kd.study.reserved import check_section
@@ -93,6 +94,7 @@ def read_sections(path: Path, content: dict, recipe=None, raw=None) -> dict:
         check_seed(path, "seed in teacher", sections["teacher"]["seed"])
     check_shares(path, sections["noise"])
     _check_evaluate(path, sections["evaluate"])
+    _complete_tokenizer(path, sections["evaluate"], sections["data"]["target-lang"])
     return sections
 
 
@@ -134,6 +136,19 @@ def _complete_data(path, data: dict) -> None:
             check_text(path, f"{key} in data", data[key])
     if "raw" in data:
         data["raw"] = os.path.abspath(data["raw"])  # stages run in another folder
+
+
+def _complete_tokenizer(path, evaluate: dict, lang: str) -> None:
+    """One tokeniser for all stages that score. 13a is left unsaid where it is the default, as studies always had it."""
+    given = evaluate.get("tokenize")
+    if "tokenize" in evaluate:
+        check_text(path, "tokenize in evaluate", given)
+    try:
+        tokenize = choose_tokenizer(lang, given)
+    except KDError as error:
+        raise KDError(f"{path}: evaluate: {error}") from error
+    if tokenize != STANDARD:
+        evaluate["tokenize"] = tokenize
 
 
 def _check_evaluate(path, evaluate: dict) -> None:

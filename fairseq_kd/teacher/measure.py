@@ -21,15 +21,26 @@ NOT_IN_KEY = ("max_tokens", "cpu")  # the device says what `cpu` does
 class Measurements:
     """Measures checkpoints and remembers what it found in `folder`, one JSON file a checkpoint."""
 
-    def __init__(self, folder, data_bin, subset: str, options: TranslateOptions, *, reference=None, post_process=None):
-        """reference, post_process: see `evaluate`. Raises KDError when `data_bin` has no such subset."""
+    def __init__(
+        self,
+        folder,
+        data_bin,
+        subset: str,
+        options: TranslateOptions,
+        *,
+        reference=None,
+        post_process=None,
+        tokenize=None,
+    ):
+        """reference, post_process, tokenize: see `evaluate`. Raises KDError when `data_bin` has no such subset."""
         self.folder, self.data_bin, self.subset, self.options = Path(folder), Path(data_bin), subset, options
-        self.reference, self.post_process = reference, post_process
+        self.reference, self.post_process, self.tokenize = reference, post_process, tokenize
         decoding = {name: value for name, value in options.as_dict().items() if name not in NOT_IN_KEY}
         self.made_from = {
             "data": self._data(),
             "subset": subset,
             "post_process": post_process,
+            "tokenize": tokenize or "by language",
             "decoding": decoding,
             "device": options.device().type,
             "versions": library_versions(),
@@ -68,6 +79,7 @@ class Measurements:
             self.options,
             reference=self.reference,
             post_process=self.post_process,
+            tokenize=self.tokenize,
             trust=trust,
         )
         if sha256_file(checkpoint) != sha256:

@@ -21,6 +21,7 @@ from fairseq_kd.evaluation.calibration import observe
 from fairseq_kd.evaluation.efficiency import Meter, latency
 from fairseq_kd.evaluation.gold import gold_batches
 from fairseq_kd.evaluation.robustness import NoiseLevels, Robustness, binarised, relative_drop
+from fairseq_kd.evaluation.score import Scorer
 from fairseq_kd.evaluation.segments import read_segments
 from fairseq_kd.evaluation.system import open_system
 from fairseq_kd.evaluation.translate import TranslateOptions
@@ -177,9 +178,10 @@ def test_the_meter_sees_the_memory_of_its_block_alone():
 
 def test_translations_at_a_level_are_those_of_a_noised_data_bin(corpus, data_bin, student, tmp_path, monkeypatch):
     sources, levels = (corpus / "test.qaa").read_text().splitlines(), NoiseLevels((50.0,), "substitute")
-    noised = levels.noise(sources, 50.0)
+    noised, share = levels.noise(sources, 50.0)
     pairs = [pair for lines in zip(sources, noised, strict=True) for pair in zip(*map(str.split, lines), strict=True)]
     assert sum(before != after for before, after in pairs) / len(pairs) == pytest.approx(0.5, abs=0.15)
+    assert share == pytest.approx(100 * sum(before != after for before, after in pairs) / len(pairs))
     raw = tmp_path / "raw"
     shutil.copytree(corpus, raw)
     write_lines(raw / "test.qaa", noised)
@@ -191,11 +193,13 @@ def test_translations_at_a_level_are_those_of_a_noised_data_bin(corpus, data_bin
 
     scored = []
     monkeypatch.setattr(
-        "fairseq_kd.evaluation.robustness.score_by",
-        lambda metric, hypotheses, references, resamples: scored.append((hypotheses, references)) or {"score": 30.0},
+        "fairseq_kd.evaluation.score.Scorer.score_by",
+        lambda scorer, metric, hypotheses, references, resamples: (
+            scored.append((hypotheses, references)) or {"score": 30.0}
+        ),
     )
     system = open_student(data_bin, student)
-    (row,) = Robustness(levels, system, read_segments(data_bin, "test")).run({"score": 40.0}, 0)["levels"]
+    (row,) = Robustness(levels, system, read_segments(data_bin, "test"), Scorer()).run({"score": 40.0}, 0)["levels"]
     assert scored == [(there["hypotheses"], there["references"])]
     assert row["sources_sha256"] == there["sources_sha256"]
     assert row["relative_drop"] == pytest.approx(0.25)
@@ -229,10 +233,10 @@ def test_relative_drop_worked_by_hand():
 
 def test_a_mix_is_a_third_of_each():
     lines = ["a b c d e f g h i j k l"] * 500
-    noised = NoiseLevels((60.0,), "mix").noise(lines, 60.0)
+    noised, _ = NoiseLevels((60.0,), "mix").noise(lines, 60.0)
     deleted = 1 - sum(len(line.split()) for line in noised) / 6000
     assert deleted == pytest.approx(0.2, abs=0.03)
-    assert NoiseLevels((0.0,)).noise(lines, 0.0) == lines
+    assert NoiseLevels((0.0,)).noise(lines, 0.0) == (lines, 0.0)
 
 
 def test_noise_levels_need_text_and_subword_model(data_bin, teacher, tmp_path, capsys):

@@ -113,3 +113,21 @@ def test_the_command_line_ends_with_status_2_and_one_line(data_bin, teacher, tmp
         main([*words[:-2], "--strategy", "viterbi"])
     assert end.value.code == 2 and "invalid choice: 'viterbi'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_closest_on_a_data_bin_that_does_not_say_how_its_subwords_make_text(data_bin, teacher, tmp_path):
+    """Subwords that are scored as words give other choices than the text does; `evaluate` refuses the same."""
+    plain = tmp_path / "plain"
+    shutil.copytree(data_bin, plain, ignore=shutil.ignore_patterns("manifest.json", "raw", "subword"))
+    options = DecodeOptions(cpu=True, subset="valid", nbest=2, beam=2, max_len_b=10, select="closest")
+    message = "does not say how its subwords make text.*--post-process sentencepiece"
+    refused(plain, teacher, tmp_path / "out", message, options)
+    told = decode(plain, str(teacher), tmp_path / "told", options, post_process="sentencepiece", say=lambda line: None)
+    known = decode(data_bin, str(teacher), tmp_path / "known", options, say=lambda line: None)
+    assert told["closest"]["post_process"] == known["closest"]["post_process"] == "sentencepiece"
+    name = "valid.qaa-qab.qab.bin"
+    assert (tmp_path / "told" / name).read_bytes() == (tmp_path / "known" / name).read_bytes()
+    refused(data_bin, teacher, tmp_path / "other", "--post-process none: the manifest of .* says", options,
+            post_process="none")  # fmt: skip
+    with pytest.raises(KDError, match="--post-process words: must be one of"):
+        decode(plain, str(teacher), tmp_path / "other", options, post_process="words")

@@ -11,7 +11,7 @@ from test_adaptive import ADAPTIVE, CROSS_ENTROPY
 
 from fairseq_kd.cli.main import main
 from fairseq_kd.corpus.prepare import load_subword_models
-from fairseq_kd.evaluation.score import score
+from fairseq_kd.evaluation.score import Scorer
 from fairseq_kd.sequence.decode import decode
 from fairseq_kd.sequence.options import DecodeOptions
 
@@ -67,7 +67,7 @@ def test_an_uneven_student_is_exported_loaded_as_readme_says_and_scored(uneven, 
     sources = [models["qaa"].encode(line).split() for line in texts["qaa"]]
     answers = translator.translate_batch(sources, beam_size=5, max_decoding_length=40)
     lines = [models["qab"].decode(" ".join(answer.hypotheses[0])) for answer in answers]
-    assert score(lines, texts["qab"])["bleu"] == manifest["after"]["bleu"]
+    assert Scorer().score(lines, texts["qab"])["bleu"] == manifest["after"]["bleu"]
     assert manifest["after"]["bleu"]["signature"] in printed
     assert f"{manifest['after']['bytes']:,}" in printed and 'Translator("' in printed
 

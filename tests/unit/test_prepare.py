@@ -18,7 +18,7 @@ from fairseq_kd.corpus.clean import write_clean_text
 from fairseq_kd.corpus.manifest import check_files, exclusive, folder_in_progress, read_manifest
 from fairseq_kd.corpus.options import PrepareOptions
 from fairseq_kd.corpus.prepare import _sample
-from fairseq_kd.corpus.subword import SentencePieceModel, SubwordNMTModel
+from fairseq_kd.corpus.subword import SentencePieceModel, SubwordNMTModel, load_decoder
 from fairseq_kd.corpus.text import write_lines
 from fairseq_kd.errors import KDError
 
@@ -50,9 +50,9 @@ def dataset(folder, subset, lang):
 @pytest.mark.parametrize(
     ("extra", "decode"),
     [
-        ((), SentencePieceModel.decode),
-        (("--separate", "--vocab-size", "40"), SentencePieceModel.decode),
-        (("--subword", "subword-nmt"), SubwordNMTModel.decode),
+        ((), load_decoder("sentencepiece")),
+        (("--separate", "--vocab-size", "40"), load_decoder("sentencepiece")),
+        (("--subword", "subword-nmt"), load_decoder("subword-nmt")),
         (("--subword", "none", "--vocab-size", "8000"), str),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 from result_helpers import references, translations
 
 from fairseq_kd.errors import KDError
-from fairseq_kd.evaluation.score import check_seed, score
+from fairseq_kd.evaluation.score import Scorer, check_seed
 
 GOLD = references()
 GUESS = translations(GOLD, 0.3, seed=1)
@@ -25,7 +25,7 @@ def test_scores_and_intervals_are_those_of_the_sacrebleu_command(files, monkeypa
     words = [sys.executable, "-m", "sacrebleu", "gold", "-i", "guess", "-m", "bleu", "chrf", "ter", "-w", "6"]
     words += ["--confidence", "--confidence-n", "150"]
     printed = subprocess.run(words, cwd=files, capture_output=True, text=True, check=True).stdout
-    ours = score(GUESS, GOLD, resamples=150)
+    ours = Scorer().score(GUESS, GOLD, resamples=150)
     for theirs in json.loads(printed):
         found = ours[{"BLEU": "bleu", "chrF2": "chrf", "TER": "ter"}[theirs["name"]]]
         assert found["score"] == pytest.approx(theirs["score"], abs=1e-6)
@@ -36,16 +36,22 @@ def test_scores_and_intervals_are_those_of_the_sacrebleu_command(files, monkeypa
 
 
 def test_without_resamples_there_is_no_interval():
-    found = score(GUESS, GOLD)
+    found = Scorer().score(GUESS, GOLD)
     assert set(found) == {"bleu", "chrf", "ter"}
     assert all(set(entry) == {"score", "signature", "verbose"} for entry in found.values())
     assert "bs:" not in found["bleu"]["signature"]
 
 
 def test_a_perfect_translation_has_bleu_100_and_ter_0():
-    found = score(GOLD, GOLD, resamples=20)
+    found = Scorer().score(GOLD, GOLD, resamples=20)
     assert found["bleu"]["score"] == pytest.approx(100) and found["ter"]["score"] == 0
     assert found["bleu"]["ci"] == pytest.approx(0, abs=1e-9)
+
+
+def test_translations_of_which_most_share_nothing_with_the_references_have_intervals():
+    """Some resamples hold no match at all: their chrF is 0, that of the others is not."""
+    found = Scorer().score(["", "x y", ""], ["a b", "x y", "c d"], resamples=50)
+    assert 0 < found["chrf"]["mean"] < 100 and found["chrf"]["ci"] > 0
 
 
 def test_a_seed_that_sacrebleu_would_not_understand_is_refused(monkeypatch):
