@@ -20,8 +20,8 @@ def add_arguments(parser) -> None:
         nargs="+",
         action="append",
         metavar=("NAME", "RESULT.json"),
-        help="instead: a system with a result for each run; runs of one seed are a pair where all seeds of a system are the "
-        "baseline's; the first is the baseline",
+        help="instead: a system with a result for each run, paired by seed where the seeds are those of the "
+        "baseline, the first",
     )
     parser.add_argument("--metric", choices=METRICS, default=defaults.metric, help="(default %(default)s)")
     parser.add_argument("--out", metavar="FILE.json", help="write the comparison here")
