@@ -63,9 +63,8 @@ def js(student_lprobs: torch.Tensor, teacher_lprobs: torch.Tensor, beta: float =
     """
     teacher_lprobs = _fitting(student_lprobs, teacher_lprobs)
     log_beta, log_rest = torch.tensor([beta, 1 - beta], dtype=torch.float64).log().tolist()
-    none = (teacher_lprobs == -math.inf) & (student_lprobs == -math.inf)  # there logaddexp has no gradient but NaN
-    parts = (lprobs.masked_fill(none, 0) for lprobs in (teacher_lprobs + log_beta, student_lprobs + log_rest))
-    mixture = torch.logaddexp(*parts)
+    least = torch.finfo(student_lprobs.dtype).min  # of two times -inf logaddexp has no gradient but NaN
+    mixture = torch.logaddexp(teacher_lprobs + log_beta, student_lprobs.clamp(min=least) + log_rest)
     return beta * _kl(teacher_lprobs, mixture) + (1 - beta) * _kl(student_lprobs, mixture)
 
 
@@ -120,10 +119,10 @@ def temperature_scale(policy: str | float, teacher_temperature: float, student_t
 
 
 def _kl(lprobs: torch.Tensor, other_lprobs: torch.Tensor) -> torch.Tensor:
-    """KL(first || second) of each row, in nats. What the first does not have counts as 0 = 1 (ln 1 - ln 1)."""
-    none = lprobs.detach().exp() == 0
-    lprobs, other_lprobs = lprobs.masked_fill(none, 0), other_lprobs.masked_fill(none, 0)
-    return (lprobs.exp() * (lprobs - other_lprobs)).sum(dim=-1)
+    """KL(first || second) of each row, in nats, with nothing for the outcomes that the first does not have."""
+    probs = lprobs.exp()
+    difference = (lprobs - other_lprobs).masked_fill(probs == 0, 0)
+    return (probs * difference).sum(dim=-1)
 
 
 def _fitting(student_lprobs: torch.Tensor, teacher_lprobs: torch.Tensor) -> torch.Tensor:
