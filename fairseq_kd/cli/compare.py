@@ -20,7 +20,8 @@ def add_arguments(parser) -> None:
         nargs="+",
         action="append",
         metavar=("NAME", "RESULT.json"),
-        help="instead: a system with a result for each seed; runs of one seed are a pair; the first is the baseline",
+        help="instead: a system with a result for each run, paired by seed where the seeds are those of the "
+        "baseline, the first",
     )
     parser.add_argument("--metric", choices=METRICS, default=defaults.metric, help="(default %(default)s)")
     parser.add_argument("--out", metavar="FILE.json", help="write the comparison here")
@@ -44,7 +45,7 @@ def add_arguments(parser) -> None:
         type=int,
         default=defaults.trials,
         metavar="N",
-        help="trials of approximate randomisation (default %(default)s)",
+        help="trials of approximate randomisation, where not all exchanges are counted (default %(default)s)",
     )
 
 

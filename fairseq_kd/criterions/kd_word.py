@@ -22,7 +22,7 @@ from fairseq_kd.criterions.source import signal_sources
 from fairseq_kd.errors import KDError, exit_on_user_error
 from fairseq_kd.loss.divergence import temperature_scale
 from fairseq_kd.loss.fused import fused_loss, token_nll
-from fairseq_kd.loss.objective import Losses, Objective, reference_losses
+from fairseq_kd.loss.objective import Losses, Objective, reference_losses, weighted
 from fairseq_kd.loss.selective import RecentTokens, hardest
 from fairseq_kd.projection import output_projection
 
@@ -131,7 +131,7 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
                 return -lprobs.detach().gather(-1, target.unsqueeze(-1)).squeeze(-1)
 
             losses = reference_losses(lprobs, target, signal, self._weighted(model, signal, nll))
-            return losses if weight is None else replace(losses, loss=weight * losses.loss)
+            return losses if weight is None else replace(losses, loss=weighted(weight, losses.loss))
         features, projection = net_output[0][keep], output_projection(model)  # (N, d), (V, d)
 
         def nll():

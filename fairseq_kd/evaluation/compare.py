@@ -1,25 +1,30 @@
-"""Systems against a baseline: over segments, and over seeds where there are several.
+"""Systems against a baseline: over segments, and over runs where there are several.
 
-Keys of a comparison (JSON), "format" 1:
+Keys of a comparison (JSON), "format" 2 (1 had one "pairing" and one signature for each test, and no "welch_t"):
 
     kind                "comparison"
     metric, segments, alpha, subset
-    signatures          {"bootstrap", "approximate_randomisation"}: sacreBLEU's, with trials and seed
+    signatures          {"bootstrap", "approximate_randomisation"} -> the signatures of all tests, each once
     baseline            name of the first system
-    pairing             of runs: "seed", or "order", that of the files, where the systems have not all the same seeds
     systems             list, the baseline first, of
 
-        name, files, seeds      a file and the seed of its training for each run
+        name, files, seeds      a file and the seed of its training for each run, by seed
         scores, mean, sd        of the metric; sd over runs, None for one
         bootstrap_mean, ci      of each run; ci is half the width of the interval of 95 %
-        difference              mean of system - baseline, None for the baseline, and so is what follows
-        bootstrap, approximate_randomisation     {"p": [...], "p_holm": [...]}, run by run against the baseline's run
-        paired_t                {"t", "degrees_of_freedom", "p", "p_holm"} over runs; None for one
-        decided_by              "paired_t" with several runs, else "approximate_randomisation"
+        pairing                 with the baseline's runs: "seed" where both have the same seeds, each once; "single"
+                                where both have one run; else "none". None for the baseline, and so is what follows
+        difference              mean of system - mean of baseline
+        bootstrap, approximate_randomisation     {"p", "p_holm", "signatures"}: a list each, run by run against the
+                                baseline's run of that seed; empty where the runs are not paired
+        paired_t                {"t", "degrees_of_freedom", "p", "p_holm"} over runs that are paired by seed, else None
+        welch_t                 the same over runs that are not paired, else None
+        decided_by              "paired_t" or "welch_t" with several runs, else "approximate_randomisation"
         verdict                 "better" or "worse" where p_holm of that test is below alpha, else "no difference shown"
 
-p_holm is corrected within each test, over all of its p-values. A paired t-test without any variance has p None and
-shows nothing.
+Nothing depends on the order in which the files of a system are given. A signature with "ar:exact_2^k" says that all
+exchanges of the k segments that differ in their statistics were counted.
+p_holm is corrected within each test, over all of its p-values; the t-tests count as one. A t-test without any variance
+has p None and shows nothing.
 """
 
 from dataclasses import dataclass
@@ -29,10 +34,11 @@ from statistics import mean, stdev
 from fairseq_kd.errors import KDError
 from fairseq_kd.evaluation.results import check_same_segments, read_result
 from fairseq_kd.evaluation.score import LOWER_IS_BETTER, Scorer, check_seed
-from fairseq_kd.evaluation.significance import TESTS, holm, paired_t, segment_tests
+from fairseq_kd.evaluation.significance import TESTS, holm, paired_t, segment_tests, welch_t
 from fairseq_kd.progress import Progress
 
-FORMAT = 1
+FORMAT = 2
+T_TESTS = ("paired_t", "welch_t")
 
 
 @dataclass(frozen=True)
@@ -55,8 +61,8 @@ class CompareOptions:
 def compare(systems: dict[str, list], options: CompareOptions) -> dict:
     """Compare result files; see the module for what is returned.
 
-    systems: name -> files, one a seed; the first is the baseline. Runs of the same seed are a pair; where the systems
-    have not all the same seeds, each once, run i of each is paired with run i of the baseline.
+    systems: name -> files, one a run; the first is the baseline. Runs of the same seed are a pair where a system has
+    the seeds of the baseline; else the runs are no pairs, and the t-test is Welch's.
     Raises KDError for files that cannot be compared.
     """
     check_seed(of_tests=True)
@@ -64,13 +70,17 @@ def compare(systems: dict[str, list], options: CompareOptions) -> dict:
     paths = [path for files in systems.values() for path in files]
     results = {path: read_result(path) for path in paths}
     check_same_segments(paths, [results[path] for path in paths])
-    pairing, systems = _pair(systems, results)
-    runs = _segment_tests(list(systems.values()), results, options)
-    rows = [_describe(index, name, files, results, runs) for index, (name, files) in enumerate(systems.items())]
+    systems = {name: _by_seed(files, results) for name, files in systems.items()}
+    baseline, *others = systems
+    pairings = {name: _pairing(systems[name], systems[baseline], results) for name in others}
+    measured = _measure(systems, pairings, results, options)
+    rows = [_describe(name, files, results, measured) for name, files in systems.items()]
+    for row in rows[1:]:
+        row |= _test(row, rows[0], pairings[row["name"]], [measured[path] for path in systems[row["name"]]])
     _correct(rows[1:])
     for row in rows[1:]:
         row |= _decide(row, options)
-    first = results[paths[0]]
+    first = results[systems[baseline][0]]
     return {
         "format": FORMAT,
         "kind": "comparison",
@@ -78,9 +88,8 @@ def compare(systems: dict[str, list], options: CompareOptions) -> dict:
         "segments": len(first["references"]),
         "subset": first["subset"],
         "alpha": options.alpha,
-        "signatures": {test: runs[0][test]["signature"] for test in TESTS},
-        "baseline": rows[0]["name"],
-        "pairing": pairing,
+        "signatures": {test: _each_once(found[test]["signatures"] for found in measured.values()) for test in TESTS},
+        "baseline": baseline,
         "systems": rows,
     }
 
@@ -89,39 +98,52 @@ def _check_systems(systems: dict[str, list]) -> None:
     if len(systems) < 2:
         raise KDError("give at least two systems to compare: the first is the baseline")
     counts = {name: len(files) for name, files in systems.items()}
-    if len(set(counts.values())) > 1:
+    if len({count > 1 for count in counts.values()}) > 1:
         found = ", ".join(f"{name} has {count}" for name, count in counts.items())
-        raise KDError(f"{found} files: runs are compared seed by seed, so every system needs as many")
+        raise KDError(
+            f"{found} files: one run says nothing of how much runs vary, so that it cannot be tested against several; "
+            "give one file a system, or at least two"
+        )
     paths = [Path(path).resolve() for files in systems.values() for path in files]
     if twice := next((path for path in paths if paths.count(path) > 1), None):
         raise KDError(f"{twice} is given twice; each run counts once")
 
 
-def _pair(systems: dict[str, list], results: dict) -> tuple[str, dict[str, list]]:
-    """("seed", the files of each system in the order of their seeds), or ("order", systems as they are)."""
-    seeds = [[results[path]["seed"] for path in files] for files in systems.values()]
-    sets = {frozenset(of_system) for of_system in seeds}
-    if len(sets) > 1 or None in seeds[0] or len(set(seeds[0])) < len(seeds[0]):
-        return "order", systems
-    return "seed", {name: sorted(files, key=lambda path: results[path]["seed"]) for name, files in systems.items()}
+def _by_seed(files: list, results: dict) -> list:
+    """The files in the order of their seeds; of equal seeds, and without one, in that of their names."""
+    return sorted(files, key=lambda path: (results[path]["seed"] is None, results[path]["seed"] or 0, str(path)))
 
 
-def _segment_tests(files: list[list], results: dict, options: CompareOptions) -> list[dict]:
-    """For each run, what `segment_tests` returns: the i-th file of each system against that of the baseline."""
+def _pairing(files: list, of_baseline: list, results: dict) -> str:
+    """ "seed", "single" or "none", see the module. Both have as many runs, or more than one."""
+    seeds, theirs = ([results[path]["seed"] for path in paths] for paths in (files, of_baseline))
+    if None not in seeds and len(set(seeds)) == len(seeds) and seeds == theirs:
+        return "seed"
+    return "single" if len(files) == 1 else "none"
+
+
+def _measure(systems: dict, pairings: dict, results: dict, options: CompareOptions) -> dict:
+    """file -> test -> its entries of what `segment_tests` returns: score, mean, ci; p and signature if it is paired."""
     samples = {"bootstrap": options.resamples, "approximate_randomisation": options.trials}
-    progress = Progress("comparing", len(files[0]), "runs")
-    found, scorer = [], Scorer(results[files[0][0]]["tokenize"])
-    for of_run in zip(*files, strict=True):
-        hypotheses = [results[path]["hypotheses"] for path in of_run]
-        found.append(segment_tests(options.metric, hypotheses, results[of_run[0]]["references"], samples, scorer))
-        progress.advance(1)
+    baseline, *others = systems
+    paired = [systems[name] for name in others if pairings[name] != "none"]
+    alone = [[path] for name in others if pairings[name] == "none" for path in systems[name]]
+    progress = Progress("comparing", len(results), "results")
+    measured, scorer = {}, Scorer(results[systems[baseline][0]]["tokenize"])
+    for paths in [*zip(systems[baseline], *paired, strict=True), *alone]:
+        hypotheses = [results[path]["hypotheses"] for path in paths]
+        found = segment_tests(options.metric, hypotheses, results[paths[0]]["references"], samples, scorer)
+        for index, path in enumerate(paths):
+            measured[path] = {test: {key: of[index] for key, of in found[test].items()} for test in TESTS}
+            progress.advance(1)
     progress.finish()
-    return found
+    return measured
 
 
-def _describe(index: int, name: str, files: list, results: dict, runs: list[dict]) -> dict:
-    """The row of a system, not yet corrected."""
-    scores = [run["bootstrap"]["scores"][index] for run in runs]
+def _describe(name: str, files: list, results: dict, measured: dict) -> dict:
+    """The row of a system without what the baseline does not have."""
+    bootstraps = [measured[path]["bootstrap"] for path in files]
+    scores = [found["scores"] for found in bootstraps]
     row = {
         "name": name,
         "files": [str(path) for path in files],
@@ -129,15 +151,24 @@ def _describe(index: int, name: str, files: list, results: dict, runs: list[dict
         "scores": scores,
         "mean": mean(scores),
         "sd": stdev(scores) if len(scores) > 1 else None,
-        "bootstrap_mean": [run["bootstrap"]["mean"][index] for run in runs],
-        "ci": [run["bootstrap"]["ci"][index] for run in runs],
+        "bootstrap_mean": [found["mean"] for found in bootstraps],
+        "ci": [found["ci"] for found in bootstraps],
     }
-    if index == 0:
-        return row | dict.fromkeys(("difference", *TESTS, "paired_t", "decided_by", "verdict"))
-    baseline = [run["bootstrap"]["scores"][0] for run in runs]
-    row["difference"] = mean(scores) - mean(baseline)
-    row |= {test: {"p": [run[test]["p"][index] for run in runs]} for test in TESTS}
-    return row | {"paired_t": paired_t(scores, baseline) if len(scores) > 1 else None}
+    keys = ("pairing", "difference", *TESTS, *T_TESTS, "decided_by", "verdict")
+    return row | dict.fromkeys(keys)
+
+
+def _test(row: dict, baseline: dict, pairing: str, measured: list[dict]) -> dict:
+    """The tests of a system against the baseline, not yet corrected. measured: of each of its runs."""
+    found = {"pairing": pairing, "difference": row["mean"] - baseline["mean"]}
+    for test in TESTS:
+        runs = [] if pairing == "none" else [run[test] for run in measured]
+        found[test] = {"p": [run["p"] for run in runs], "signatures": [run["signatures"] for run in runs]}
+    if pairing == "seed" and len(row["scores"]) > 1:
+        found["paired_t"] = paired_t(row["scores"], baseline["scores"])
+    elif pairing == "none":
+        found["welch_t"] = welch_t(row["scores"], baseline["scores"])
+    return found
 
 
 def _correct(rows: list[dict]) -> None:
@@ -146,14 +177,18 @@ def _correct(rows: list[dict]) -> None:
         corrected = iter(holm([p for row in rows for p in row[test]["p"]]))
         for row in rows:
             row[test]["p_holm"] = [next(corrected) for _ in row[test]["p"]]
-    tested = [row["paired_t"] for row in rows if row["paired_t"]]
+    tested = [row[test] for row in rows for test in T_TESTS if row[test]]
     for found, p in zip(tested, holm([found["p"] for found in tested]), strict=True):
         found["p_holm"] = p
 
 
 def _decide(row: dict, options: CompareOptions) -> dict:
-    test = "paired_t" if row["paired_t"] else "approximate_randomisation"
-    p = row["paired_t"]["p_holm"] if row["paired_t"] else row[test]["p_holm"][0]
+    test = next((test for test in T_TESTS if row[test]), "approximate_randomisation")
+    p = row[test]["p_holm"] if test in T_TESTS else row[test]["p_holm"][0]
     better = (row["difference"] < 0) == (options.metric in LOWER_IS_BETTER)
     shown = p is not None and p < options.alpha and row["difference"] != 0
     return {"decided_by": test, "verdict": ("better" if better else "worse") if shown else "no difference shown"}
+
+
+def _each_once(signatures) -> list[str]:
+    return [signature for signature in dict.fromkeys(signatures) if signature is not None]

@@ -30,16 +30,21 @@ class Scorer:
         """For manifests that say what they were made from: None for 13a, as older ones have it that do not say it."""
         return None if self.tokenize == STANDARD else self.tokenize
 
-    def metric(self, name: str, **options):
-        """A metric of sacreBLEU: "bleu", "chrf" or "ter". options: of BLEU. Raises KDError when it is not installed."""
+    def metric(self, name: str, references: list[list[str]] | None = None, **options):
+        """A metric of sacreBLEU: "bleu", "chrf" or "ter". Raises KDError when its tokeniser is not installed.
+
+        references: read once, for scores of several systems. options: of BLEU.
+        """
         if name == "chrf":
-            return _of_one_type(CHRF())
+            return _of_one_type(CHRF(references=references))
         tokenizer = load_tokenizer(self.tokenize)
         if name == "bleu":
-            return BLEU(tokenize=self.tokenize, **options)
+            return BLEU(tokenize=self.tokenize, references=references, **options)
         if self.tokenize == "zh":
-            return _of_one_type(TER(normalized=True, asian_support=True))
-        return _of_one_type(TER() if self.tokenize in (*BY_SPACES, "ko-mecab") else _TokenTER(tokenizer))
+            return _of_one_type(TER(normalized=True, asian_support=True, references=references))
+        if self.tokenize in (*BY_SPACES, "ko-mecab"):
+            return _of_one_type(TER(references=references))
+        return _of_one_type(_TokenTER(tokenizer, references))
 
     def score(self, hypotheses: list[str], references: list[str], resamples: int = 0) -> dict:
         """BLEU, chrF and TER of detokenised text against one reference each, all 0 to 100 (TER can be larger).
@@ -74,9 +79,11 @@ class Scorer:
 class _TokenTER(TER):
     """TER over the tokens of one of BLEU's tokenisers, of text in lower case as TER has it."""
 
-    def __init__(self, tokenizer):
+    def __init__(self, tokenizer, references=None):
         super().__init__()
         self.tokenizer, self.tokenizer_signature = tokenizer, tokenizer.signature()
+        if references is not None:
+            self._ref_cache = self._cache_references(references)
 
     def _preprocess_segment(self, sent: str) -> str:
         return self.tokenizer(sent.rstrip().lower())

@@ -1,57 +1,155 @@
-"""Is a difference real? Paired tests over segments (sacreBLEU's), a paired t-test over seeds, Holm's correction."""
+"""Is a difference real? Paired tests over segments, t-tests over runs, Holm's correction."""
+
+import os
+from collections.abc import Callable, Iterator
 
 import numpy as np
+from sacrebleu.significance import estimate_ci
 
 from fairseq_kd.evaluation.score import PLAIN, Scorer
 
 ROUNDING = 1e-9
-TESTS = {"bootstrap": "bs", "approximate_randomisation": "ar"}  # our name -> sacreBLEU's
+TESTS = {"bootstrap": "bs", "approximate_randomisation": "ar"}  # our name -> sacreBLEU's, in signatures
+EXACT = 2**16  # as many exchanges are enumerated, or as many as there are trials
+ROWS_AT_A_TIME = 512  # of trials; a multiple of 32, so that the draws are those of all rows at once
 
 
 def segment_tests(
     metric: str, systems: list[list[str]], references: list[str], samples: dict[str, int], scorer: Scorer = PLAIN
 ) -> dict:
-    """Both of sacreBLEU's paired tests of each system against the first.
+    """Paired bootstrap and approximate randomisation of each system against the first.
 
     systems: hypotheses of each over the same segments. samples: test -> resamples or trials.
-    Returns test -> {"signature", "scores", "p" (None for the first)}; the bootstrap also has "mean" and "ci" (half the
-    width of the interval of 95 %). The seed is SACREBLEU_SEED, 12345 where that is not set.
-    p is sacreBLEU's, but never below `least_p`: sacreBLEU counts only what is larger than the difference, so where few
-    segments differ it finds nothing and reports the smallest p there is.
-    Sources: Koehn 2004; Riezler & Maxwell 2005.
+    Returns test -> {"signatures", "scores", "p" (None for the first)}; the bootstrap also has "mean" and "ci" (half the
+    width of the interval of 95 %). The seed is SACREBLEU_SEED, 12345 where that is not set. A signature has
+    "ar:exact_2^k" where the exchanges of k segments were enumerated; that of the first is None.
+    Statistics of segments, scores and draws are sacreBLEU's, so that p is too, but for ties: sacreBLEU counts what is
+    larger than the observed difference. Here what is as large counts too, as in the sources.
+    Sources: `randomisation_p`, `bootstrap_p`.
     """
-    from sacrebleu.significance import PairedTest
+    measure = scorer.metric(metric, [references])
+    # the sums over segments are whole numbers, exact in float64
+    statistics = [np.array(measure._extract_corpus_statistics(lines, None), dtype=np.float64) for lines in systems]
+    sums = np.stack([of_system.sum(axis=0) for of_system in statistics])
+    score, scores = _scorer(measure), [measure._compute_score_from_stats(row) for row in sums.tolist()]
+    observed = np.array([one.score for one in scores])
+    shared = {"name": scores[0].name, "measure": measure}
+    resampled = _resample(score, statistics, samples["bootstrap"])
+    intervals = [estimate_ci(row) for row in resampled]
+    trials, others = samples["approximate_randomisation"], range(1, len(systems))
+    exchanged = [randomisation_p(score, statistics[0], other, trials) for other in statistics[1:]]
+    bootstrapped = _signature(**shared, seed=_seed(), bs=samples["bootstrap"])
+    return {
+        "bootstrap": {
+            "signatures": [bootstrapped for _ in systems],
+            "scores": observed.tolist(),
+            "p": [None] + [bootstrap_p(observed[[0, other]], resampled[[0, other]]) for other in others],
+            "mean": [float(mean) for mean, _ in intervals],
+            "ci": [float(ci) for _, ci in intervals],
+        },
+        "approximate_randomisation": {
+            "signatures": [None] + [_ar_signature(k, trials, shared) for _, k in exchanged],
+            "scores": observed.tolist(),
+            "p": [None] + [p for p, _ in exchanged],
+        },
+    }
 
-    named = [(str(number), hypotheses) for number, hypotheses in enumerate(systems)]
-    found = {}
-    for test, kind in TESTS.items():
-        paired = PairedTest(named, {metric: scorer.metric(metric)}, [references], kind, n_samples=samples[test])
-        signatures, scores = paired()
-        (name,) = signatures
-        results = scores[name]
-        found[test] = {
-            "signature": f"{name}|{signatures[name]}",
-            "scores": [float(result.score) for result in results],
-            "p": [None]
-            + [
-                max(result.p_value, least_p(test, systems[0], hypotheses))
-                for result, hypotheses in zip(results[1:], systems[1:], strict=True)
-            ],
-        }
-        if test == "bootstrap":
-            found[test] |= {"mean": [float(r.mean) for r in results], "ci": [float(r.ci) for r in results]}
-    return found
 
+def randomisation_p(score: Callable, ours: np.ndarray, theirs: np.ndarray, trials: int) -> tuple[float, int | None]:
+    """Two-sided p of approximate randomisation, and the number k of segments that were exchanged in all ways.
 
-def least_p(test: str, ours: list[str], theirs: list[str]) -> float:
-    """What p cannot be below: 1 for the same translations, and for approximate randomisation 2 / 2^k.
-
-    k is the number of segments that differ. Of the 2^k ways to exchange them, none and all give the difference itself.
+    score: sums of statistics (n, S) -> scores (n,). ours, theirs: statistics of N segments (N, S).
+    p is the share of exchanges of segments between the systems whose difference is as large as the observed one.
+    Segments with the same statistics are left alone, because exchanging them changes nothing. All 2^k exchanges of the
+    others are counted where there are not more than EXACT or `trials`; else so many are drawn, k is None and p is
+    (count + 1) / (trials + 1).
+    Source: Noreen 1989; Riezler & Maxwell 2005, figure 1.
     """
-    differing = sum(a != b for a, b in zip(ours, theirs, strict=True))
-    if differing == 0:
-        return 1.0
-    return 2.0 ** (1 - differing) if test == "approximate_randomisation" else 0.0
+    differing = np.flatnonzero((ours != theirs).any(axis=1))
+    gain, sums = (theirs - ours)[differing], (ours.sum(axis=0), theirs.sum(axis=0))
+
+    def differences(exchanged: np.ndarray) -> np.ndarray:
+        moved = exchanged.astype(np.float64) @ gain  # (n, S)
+        return np.abs(score(sums[0] + moved) - score(sums[1] - moved))
+
+    (observed,) = differences(np.zeros((1, len(differing))))
+    exact = 2 ** len(differing) <= max(EXACT, trials)
+    exchanges = _all_exchanges(len(differing)) if exact else _drawn_exchanges(len(ours), differing, trials)
+    counted = np.concatenate([differences(rows) >= _least(observed) for rows in exchanges])
+    return (float(counted.mean()), len(differing)) if exact else ((int(counted.sum()) + 1) / (trials + 1), None)
+
+
+def bootstrap_p(observed: np.ndarray, resampled: np.ndarray) -> float:
+    """p of the paired bootstrap from the scores of two systems (2,) and those of their resamples (2, n).
+
+    |difference| of a resample, less the mean of these, has to be as large as the observed |difference|.
+    It is sacreBLEU's and the Moses toolkit's. Only the upper tail counts, so p is about half of a two-sided one where
+    the difference is clear: the randomisation is the better test, and no verdict rests on this one.
+    Source: Riezler & Maxwell 2005, figure 2, after Noreen 1989. (The p of Koehn 2004 is another one.)
+    """
+    differences = np.abs(resampled[1] - resampled[0])
+    counted = differences - differences.mean() >= _least(abs(observed[1] - observed[0]))
+    return (int(counted.sum()) + 1) / (counted.size + 1)
+
+
+def _least(observed: float) -> float:
+    """What is as large as the observed difference, up to rounding."""
+    return observed - ROUNDING * max(1.0, observed)
+
+
+def _scorer(measure) -> Callable[[np.ndarray], np.ndarray]:
+    def score(sums: np.ndarray) -> np.ndarray:
+        rows, places = np.unique(sums, axis=0, return_inverse=True)
+        scores = np.array([measure._compute_score_from_stats(row).score for row in rows.tolist()])
+        return scores[places.reshape(-1)]
+
+    return score
+
+
+def _all_exchanges(segments: int) -> Iterator[np.ndarray]:
+    """Half of the 2^k exchanges (n, k): the last segment stays. Its exchange with that of all others is the mirror."""
+    for start in range(0, total := 2 ** max(segments - 1, 0), ROWS_AT_A_TIME):
+        numbers = np.arange(start, min(start + ROWS_AT_A_TIME, total))
+        yield numbers[:, None] >> np.arange(segments) & 1
+
+
+def _drawn_exchanges(segments: int, differing: np.ndarray, trials: int) -> Iterator[np.ndarray]:
+    """As sacreBLEU draws them: a bit for each segment."""
+    draw = np.random.default_rng(_seed())
+    for start in range(0, trials, ROWS_AT_A_TIME):
+        rows = draw.integers(2, size=(min(ROWS_AT_A_TIME, trials - start), segments), dtype=bool)
+        yield ~rows[:, differing]  # sacreBLEU's bit keeps a segment
+
+
+def _resample(score: Callable, statistics: list[np.ndarray], resamples: int) -> np.ndarray:
+    """Scores (systems, resamples) of the same resamples of all systems, drawn as sacreBLEU draws them."""
+    draw, segments = np.random.default_rng(_seed()), len(statistics[0])
+    scores = []
+    for start in range(0, resamples, ROWS_AT_A_TIME):
+        rows = draw.choice(segments, size=(min(ROWS_AT_A_TIME, resamples - start), segments), replace=True)
+        counts = np.stack([np.bincount(row, minlength=segments) for row in rows]).astype(np.float64)
+        scores.append([score(counts @ of_system) for of_system in statistics])
+    return np.concatenate(scores, axis=1)
+
+
+def _seed() -> int | None:
+    """sacreBLEU's; None for another one each time."""
+    seed = os.environ.get("SACREBLEU_SEED", "12345")
+    return None if seed.lower() == "none" else int(seed)
+
+
+def _ar_signature(segments: int | None, trials: int, shared: dict) -> str:
+    """segments: how many were exchanged in all ways; None for trials."""
+    if segments is not None:
+        return _signature(**shared, ar=f"exact_2^{segments}")
+    return _signature(**shared, seed=_seed(), ar=trials)
+
+
+def _signature(name: str, measure, **test) -> str:
+    signature = measure.get_signature()
+    for key, value in test.items():
+        signature.update(key, str(value).lower())
+    return f"{name}|{signature}"
 
 
 def paired_t(ours: list[float], theirs: list[float]) -> dict:
@@ -63,10 +161,29 @@ def paired_t(ours: list[float], theirs: list[float]) -> dict:
 
     differences = np.subtract(ours, theirs)
     degrees = len(differences) - 1
-    if np.ptp(differences) <= ROUNDING * max(1.0, np.abs(differences).max()):
+    if _constant(differences):
         return {"t": None, "degrees_of_freedom": degrees, "p": None}
     result = ttest_rel(ours, theirs)
     return {"t": float(result.statistic), "degrees_of_freedom": degrees, "p": float(result.pvalue)}
+
+
+def welch_t(ours: list[float], theirs: list[float]) -> dict:
+    """Two-sided t-test of Welch over runs that are no pairs, of each system two or more; as `paired_t`.
+
+    The systems may have other variances and other numbers of runs. t and p, and the degrees of freedom, are None where
+    neither varies. Source: Welch 1947.
+    """
+    from scipy.stats import ttest_ind
+
+    if _constant(ours) and _constant(theirs):
+        return {"t": None, "degrees_of_freedom": None, "p": None}
+    result = ttest_ind(ours, theirs, equal_var=False)
+    return {"t": float(result.statistic), "degrees_of_freedom": float(result.df), "p": float(result.pvalue)}
+
+
+def _constant(values) -> bool:
+    """Whether all are the same up to rounding."""
+    return bool(np.ptp(values) <= ROUNDING * max(1.0, np.abs(values).max()))
 
 
 def holm(p_values: list[float | None]) -> list[float | None]:

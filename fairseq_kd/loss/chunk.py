@@ -5,12 +5,13 @@ the same in every column, which `fused` adds. Each returns five values of the n 
 as in Losses.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from fairseq_kd.loss.objective import Objective, reference_losses
+from fairseq_kd.loss.objective import Objective, reference_losses, weighted
 from fairseq_kd.loss.shaped import ShapedTails
 from fairseq_kd.teacher.signal import DenseSignal, TopKSignal
 
@@ -88,6 +89,7 @@ def dense_kl(chunk: Chunk, objective: Objective, signal: DenseSignal, start: int
     named = z.gather(1, teacher_lprobs.argmax(dim=1, keepdim=True)).squeeze(1)
     probs = torch.exp(teacher_lprobs, out=chunk.spare(1))
     difference = torch.sub(teacher_lprobs, z, alpha=1 / tau, out=chunk.spare(0))  # teacher_lprobs is not needed again
+    difference.masked_fill_(probs == 0, 0)  # 0 ln 0 = 0
     kd = torch.linalg.vecdot(probs, difference)
     if tau == 1:
         lse, best = softmax_(z)
@@ -116,8 +118,12 @@ def by_autograd(chunk: Chunk, objective: Objective, signal):
 
 
 def softmax_(z):
-    """Softmax of each row, in place; returns (log-sum-exp, largest logit), (n,) each."""
+    """Softmax of each row, in place; returns (log-sum-exp, largest logit), (n,) each.
+
+    Of a row of nothing but -inf, whose log-sum-exp is -inf, it is 1 in the first column.
+    """
     best = z.amax(dim=1)
+    z[:, 0].masked_fill_(best == -math.inf, 0)
     torch.softmax(z, dim=1, out=z)
     return best - z.amax(dim=1).log(), best  # the largest probability is 1 / Σ exp(z - best)
 
@@ -126,7 +132,8 @@ def _weigh(chunk, objective, z_gold, lse, kd, agreed, correct):
     weight = objective.kd_weight
     chunk.add_gold(objective.label_smoothing, 1 - weight)
     gold_loss = chunk.smoothed(lse, z_gold, objective.label_smoothing)
-    return (1 - weight) * gold_loss + weight * objective.scale * kd, lse - z_gold, kd, agreed, correct
+    loss = weighted(1 - weight, gold_loss) + weighted(weight * objective.scale, kd)
+    return loss, lse - z_gold, kd, agreed, correct
 
 
 def _differentiate(chunk, named, rest, signal, objective, gold_weight):
@@ -144,8 +151,9 @@ def _differentiate(chunk, named, rest, signal, objective, gold_weight):
             leaves.append(chunk.shape_z.requires_grad_())
             shape_z = chunk.shape_z / objective.student_temperature
             kd = chunk.tails.forward_kl(outcomes[:, :-1], lse, shape_z, signal)
-        value = gold_weight * lse + objective.kd_weight * objective.scale * kd
+        value = gold_weight * lse + weighted(objective.kd_weight * objective.scale, kd)
         gradient, *others = torch.autograd.grad(value.sum(), leaves)
+    gradient[:, -1].masked_fill_(rest == -math.inf, 0)  # there is no logit to move
     chunk.d_shape_z = others[0] if others else None
     return gradient, lse.detach(), kd.detach()
 

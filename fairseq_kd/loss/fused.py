@@ -22,7 +22,7 @@ Label smoothing adds -ε_i to every column of dloss/dz: rank one, so it needs Σ
 import torch
 
 from fairseq_kd.loss.chunk import Chunk, by_autograd, dense_kl, gold_only, softmax_, top_k
-from fairseq_kd.loss.objective import Losses, Objective
+from fairseq_kd.loss.objective import Losses, Objective, weighted
 from fairseq_kd.loss.shaped import ShapedTails
 from fairseq_kd.teacher.signal import DenseSignal, TopKSignal
 
@@ -155,7 +155,7 @@ class _Walk:
             chunk.z.mul_(weight.unsqueeze(1))
             if chunk.d_shape_z is not None:
                 chunk.d_shape_z *= weight
-        return (weight * loss, *others), smoothing * weight
+        return (weighted(weight, loss), *others), smoothing * weight
 
     def _multiply(self, z, x, start, smoothing):
         """dX = G W, dW += Gᵀ x for the gradient G of the logits: what z holds, less `smoothing` in every column."""

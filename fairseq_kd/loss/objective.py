@@ -88,13 +88,23 @@ def reference_losses(lprobs: torch.Tensor, target: torch.Tensor, signal, objecti
     if signal is not None:
         kd, teacher_best = divergence(lprobs, signal, objective)
         weight = objective.kd_weight
-        losses.loss = (1 - weight) * loss + weight * objective.scale * kd
+        losses.loss = weighted(1 - weight, loss) + weighted(weight * objective.scale, kd)
         losses.kd, losses.agreed = kd.detach(), best == teacher_best
     return losses
 
 
+def weighted(weight: float | torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """weight · value, (N,): 0 where the weight is 0, also of what is infinite."""
+    if isinstance(weight, torch.Tensor):
+        return weight * value.masked_fill(weight == 0, 0)
+    return weight * value if weight != 0 else value.masked_fill(torch.ones_like(value, dtype=torch.bool), 0)
+
+
 def smoothed(nll: torch.Tensor, lprobs: torch.Tensor, label_smoothing: float) -> torch.Tensor:
-    """Label-smoothed cross-entropy (N,) in fairseq's form: ε / (V - 1) on each type that is not the gold one."""
+    """Label-smoothed cross-entropy (N,) in fairseq's form: ε / (V - 1) on each type that is not the gold one.
+
+    As there, +inf where ε > 0 and the student excludes a type.
+    """
     if label_smoothing == 0:
         return nll
     each = label_smoothing / (lprobs.size(-1) - 1)

@@ -45,7 +45,9 @@ class ShapedTails:
         log_w = signal.tail - outside.clamp(min=SMALLEST_OUTSIDE).log()
         negentropy = self.negentropy[signal.shape_ids] - (probs * lprobs).sum(dim=1)
         outside_z = shape_z - (probs * named).sum(dim=1)
-        top = (signal.lprobs.exp() * (signal.lprobs - named + lse.unsqueeze(1))).sum(dim=1)
+        top_probs = signal.lprobs.exp()
+        difference = (signal.lprobs - named + lse.unsqueeze(1)).masked_fill(top_probs == 0, 0)  # 0 ln 0 = 0
+        top = (top_probs * difference).sum(dim=1)
         return top + log_w.exp() * (outside * (log_w + lse) + negentropy - outside_z)
 
     def add_gradient(self, d_features, x, shape_ids, d_shape_z) -> None:

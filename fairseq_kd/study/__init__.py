@@ -8,5 +8,5 @@ spec (YAML) -> routes      which option each factor sets; no two the same, and n
             -> status, results
 
 search_spec (YAML) -> search_run     each batch that `search` or `optuna_search` asks for is such a study
-                   -> search_report  the trace, the choice on test data, what a wrong choice costs
+                   -> search_report  the trace, the choice on test data, what a wrong choice costs at most
 """

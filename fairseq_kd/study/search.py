@@ -30,12 +30,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Cost:
-    """What the wrong value of a parameter costs: the best against the worst of runs that differ in nothing else."""
+    """What a wrong value of a parameter costs at most: the best against the worst of runs that differ in nothing else.
+
+    groups: of so many groups of such runs this is the one with the largest difference.
+    """
 
     best_value: object
     best_score: float
     worst_value: object
     worst_score: float
+    groups: int
 
     @property
     def difference(self) -> float:
@@ -188,11 +192,11 @@ def largest_cost(runs: list[Run], name: str) -> Cost | None:
         if run.score is not None:
             others = {option: value for option, value in run.configuration.items() if option != name}
             groups.setdefault(_key(others), []).append(run)
-    costs = []
-    for group in groups.values():
-        if len(group) > 1:
-            best, worst = (choose(group, key=lambda run: run.score) for choose in (max, min))
-            costs.append(Cost(best.configuration[name], best.score, worst.configuration[name], worst.score))
+    costs, groups = [], [group for group in groups.values() if len(group) > 1]
+    for group in groups:
+        best, worst = (choose(group, key=lambda run: run.score) for choose in (max, min))
+        values = best.configuration[name], best.score, worst.configuration[name], worst.score
+        costs.append(Cost(*values, groups=len(groups)))
     return max(costs, key=lambda cost: cost.difference, default=None)
 
 

@@ -5,8 +5,11 @@ Keys of search.json, "format" 1; scores are BLEU, {"mean", "sd", "scores"} over 
     name, spec_sha256, algorithm, seeds, signature
     steps       how the choice was made: [{"parameters", "runs"}], a run is {"configuration", "options", "validation",
                 "chosen"}
-    costs       parameter -> {"best_value", "best_score", "worst_value", "worst_score"}, see `search.Cost`, or None
+    costs       parameter -> {"best_value", "best_score", "worst_value", "worst_score", "groups"}, see `search.Cost`, or
+                None
     finalists   "chosen", "start", "robust" -> {"options", "validation", "test", "results"}; results are files in WORK
+    tested      chosen against robust on the test set: {"difference", "test", "p", "verdict"}, tests and verdicts as in
+                `evaluation.compare`, p None where the difference does not vary over seeds; or {"not_tested"}: why
     teachers    those of the finalists: [{"name", "validation", "test"}], scores of one training
     failed      [{"stage", "log"}], with the end of the log
 """
@@ -20,6 +23,9 @@ import yaml
 
 from fairseq_kd.corpus.manifest import sha256_file, write_json
 from fairseq_kd.errors import KDError
+from fairseq_kd.evaluation.compare import CompareOptions, compare
+from fairseq_kd.evaluation.comparison_table import DECIDED_BY
+from fairseq_kd.evaluation.significance import paired_t
 from fairseq_kd.study.plan import Plan
 from fairseq_kd.study.search import Outcome, Run, Step, resolve_kd_word
 from fairseq_kd.study.search_spec import TEST, VALIDATION, SearchSpec
@@ -83,6 +89,7 @@ def _collect(search: SearchSpec, outcome: Outcome, work: Path) -> dict:
     last = search.plan(compared, [VALIDATION, TEST])
     states = stage_states(plan, work) | stage_states(last, work)
     failed = [name for name, state in states.items() if state == "failed"]
+    rows = {name: _finalist(name, options, last, work) for name, options in compared.items()}
     return {
         "format": FORMAT,
         "kind": "search",
@@ -93,7 +100,8 @@ def _collect(search: SearchSpec, outcome: Outcome, work: Path) -> dict:
         "signature": _signature(last, work),
         "steps": [_step(step, search, plan, work) for step in outcome.steps],
         "costs": {name: None if cost is None else vars(cost) for name, cost in outcome.costs.items()},
-        "finalists": {name: _finalist(name, options, last, work) for name, options in compared.items()},
+        "finalists": rows,
+        "tested": _test(rows["chosen"], rows.get("robust"), work),
         "teachers": [_teacher(last, teacher, work) for teacher in last.teachers],
         "failed": [{"stage": name, "log": end_of_log(work / "stages" / name, LOG_LINES_SHOWN)} for name in failed],
     }
@@ -128,6 +136,25 @@ def _finalist(name: str, options: dict, plan: Plan, work: Path) -> dict:
     return {"options": options, **scores, "results": {key: _files(found) for key, found in stages.items()}}
 
 
+def _test(chosen: dict, robust: dict | None, work: Path) -> dict:
+    """One test that was planned before: over seeds where there are several, else over segments. See the module."""
+    if robust is None or robust["test"] is None or chosen["test"] is None:
+        return {"not_tested": "one of them has no scores on the test set"}
+    if chosen["results"]["test"] == robust["results"]["test"]:  # the same experiment
+        return {"not_tested": "the choice is robust.yaml"}
+    ours, theirs = chosen["test"]["scores"], robust["test"]["scores"]
+    difference = chosen["test"]["mean"] - robust["test"]["mean"]
+    if len(ours) == 1:
+        files = {name: [work / row["results"]["test"][0]] for name, row in (("robust", robust), ("chosen", chosen))}
+        found = compare(files, CompareOptions())["systems"][1]
+        (p,) = found["approximate_randomisation"]["p"]
+        return {"difference": difference, "test": found["decided_by"], "p": p, "verdict": found["verdict"]}
+    p = paired_t(ours, theirs)["p"]
+    shown = p is not None and p < CompareOptions().alpha
+    verdict = ("better" if difference > 0 else "worse") if shown else "no difference shown"
+    return {"difference": difference, "test": "paired_t", "p": p, "verdict": verdict}
+
+
 def _teacher(plan: Plan, teacher: dict, work: Path) -> dict:
     command, results = plan.stages[teacher["checkpoint"].split("/")[2]].command, teacher["results"]
     chosen = f" {command[command.index('--by') + 1]}" if "--by" in command else ""
@@ -154,11 +181,17 @@ def _report(found: dict) -> list[str]:
             score = _format(run["validation"], missing="failed")
             lines.append(f"| {', '.join(step['parameters'])} | {values} | {score} | {'chosen' * run['chosen']} |")
     lines += ["", "## The choice on test data", "", *_finalists(found)]
-    lines += ["", "## What a wrong choice costs", ""]
-    lines += ["Validation BLEU of the two configurations that differ most among those that differ in this alone.", ""]
-    lines += ["| parameter | best | worst | difference |", "|---|---|---|---|"]
+    lines += ["", f"Chosen against robust on the test set: {_tested(found['tested'])}."]
+    lines += ["", "## What a wrong choice costs at most", ""]
+    lines += [
+        "Validation BLEU of the best and the worst configuration of a group that differs in this parameter alone. Each "
+        "row is the group with the largest difference, a maximum over as many groups as it says: partly luck, and more "
+        "than a wrong choice costs as a rule.",
+        "",
+    ]
+    lines += ["| parameter | best | worst | difference | groups |", "|---|---|---|---|---|"]
     for name, cost in found["costs"].items():
-        lines.append(f"| {name} | {_cost(cost) if cost else '– | – | no two differ in it alone'} |")
+        lines.append(f"| {name} | {_cost(cost) if cost else '– | – | no two differ in it alone | 0'} |")
     for failure in found["failed"]:
         lines += ["", f"Failed: {failure['stage']}, the end of its log:", "", "```text", failure["log"], "```"]
     return [*lines, "", "BLEU, mean ± standard deviation over seeds.", "", f"`{found['signature']}`"]
@@ -180,7 +213,15 @@ def _finalists(found: dict) -> list[str]:
 
 def _cost(cost: dict) -> str:
     best, worst = (f"{cost[f'{end}_value']}: {cost[f'{end}_score']:.2f}" for end in ("best", "worst"))
-    return f"{best} | {worst} | {cost['best_score'] - cost['worst_score']:.2f}"
+    return f"{best} | {worst} | {cost['best_score'] - cost['worst_score']:.2f} | {cost['groups']}"
+
+
+def _tested(tested: dict) -> str:
+    if "not_tested" in tested:
+        return f"not tested, {tested['not_tested']}"
+    p = "the difference does not vary, so no p" if tested["p"] is None else f"p = {tested['p']:.4f}"
+    by = f"{DECIDED_BY[tested['test']]}, {p}, alpha {CompareOptions().alpha:g}"
+    return f"{tested['difference']:+.2f} BLEU, {tested['verdict']} (by {by})"
 
 
 def _format(scores: dict | None, missing: str = "–") -> str:

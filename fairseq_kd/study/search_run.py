@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fairseq_kd.corpus.manifest import ensure_writable_folder, write_json
 from fairseq_kd.errors import KDError
+from fairseq_kd.evaluation.score import check_seed
 from fairseq_kd.study.optuna_search import optuna_search
 from fairseq_kd.study.plan import PLAN_NAME, Plan
 from fairseq_kd.study.run import FAILURE, LOG, RunOptions, run_stages
@@ -30,6 +31,8 @@ def run_search(search: SearchSpec, work: Path, options: RunOptions) -> int:
     Raises KDError when all of a step fail, and what `run_stages` raises.
     """
     ensure_writable_folder(work)
+    if len(search.seeds) == 1:
+        check_seed(of_tests=True)  # before the work: the choice is tested over segments at the end
     if not (work / PLAN_NAME).is_file():  # it says whose folder this is
         write_json(work / PLAN_NAME, _start_plan(search).as_dict())
     print(f"search {search.name}: {most_configurations(search)} configurations at most, {len(search.seeds)} seeds each")

@@ -1,7 +1,9 @@
 import json
+from pathlib import Path
 
 import pytest
 from result_helpers import references, translations, write_result
+from scipy.stats import ttest_ind
 
 from fairseq_kd.cli.main import main
 
@@ -28,12 +30,13 @@ def test_two_results_over_the_same_segments(make, tmp_path, capsys):
     worse, better = make("worse.json", 0.5), make("better.json", 0.2, seed=2)
     assert compare(worse, better, "--out", out) == 0
     found = json.loads(out.read_text())
-    assert (found["format"], found["kind"], found["baseline"], found["segments"]) == (1, "comparison", worse, 80)
+    assert (found["format"], found["kind"], found["baseline"], found["segments"]) == (2, "comparison", worse, 80)
     base, other = found["systems"]
     assert base["verdict"] is None and base["difference"] is None
     assert other["difference"] == pytest.approx(other["mean"] - base["mean"]) and other["difference"] > 5
     for test in ("bootstrap", "approximate_randomisation"):
-        assert other[test] == {"p": [pytest.approx(1 / 201)], "p_holm": [pytest.approx(1 / 201)]}
+        assert other[test]["p"] == other[test]["p_holm"] == [pytest.approx(1 / 201)]
+        assert other[test]["signatures"] == found["signatures"][test] and len(found["signatures"][test]) == 1
     assert other["paired_t"] is None and other["decided_by"] == "approximate_randomisation"
     assert other["verdict"] == "better"
     printed = capsys.readouterr().out
@@ -90,16 +93,47 @@ def test_runs_are_paired_by_seed_whatever_their_order(make, tmp_path, capsys):
         assert compare("--system", "ce", *ce, "--system", "kd", *order, "--out", tmp_path / "out.json") == 0
         assert "seed by seed, over segments" in capsys.readouterr().out
         found.append(json.loads((tmp_path / "out.json").read_text()))
-    assert found[0] == found[1] and found[0]["pairing"] == "seed"
+    assert found[0] == found[1] and found[0]["systems"][1]["pairing"] == "seed"
 
 
-def test_runs_of_other_seeds_are_paired_in_their_order_and_that_is_said(make, tmp_path, capsys):
-    ce = [make(f"ce{seed}.json", 0.5, seed) for seed in (2, 1)]
-    kd = [make(f"kd{seed}.json", 0.3, seed) for seed in (2, 3)]
-    assert compare("--system", "ce", *ce, "--system", "kd", *kd, "--out", tmp_path / "out.json") == 0
-    assert "run by run in the order of the files, over segments" in capsys.readouterr().out
-    found = json.loads((tmp_path / "out.json").read_text())
-    assert found["pairing"] == "order" and [row["seeds"] for row in found["systems"]] == [[2, 1], [2, 3]]
+@pytest.mark.parametrize("seeds", [(4, 5, 6), (2, 3, 4), (None, None, None), (1, 1, 2), (1, 2), (1, 2, 3, 4)])
+def test_runs_of_other_seeds_are_no_pairs_and_no_order_of_files_changes_anything(make, tmp_path, capsys, seeds):
+    ce = [make(f"ce{seed}.json", 0.5 - 0.02 * seed, seed) for seed in (1, 2, 3)]
+    kd = [make(f"kd{run}.json", 0.3 + 0.02 * run, run + 10) for run, _ in enumerate(seeds)]
+    for path, seed in zip(kd, seeds, strict=True):
+        Path(path).write_text(json.dumps(json.loads(Path(path).read_text()) | {"seed": seed}))
+    found = []
+    for theirs, ours in ((ce, kd), (ce, kd[::-1]), ([ce[1], ce[0], ce[2]], kd), (ce[::-1], [*kd[1:], kd[0]])):
+        assert compare("--system", "ce", *theirs, "--system", "kd", *ours, "--out", tmp_path / "out.json") == 0
+        found.append((json.loads((tmp_path / "out.json").read_text()), capsys.readouterr().out))
+    assert all(one == found[0] for one in found[1:])
+    base, other = found[0][0]["systems"]
+    reference = ttest_ind(other["scores"], base["scores"], equal_var=False)
+    assert other["pairing"] == "none" and other["decided_by"] == "welch_t" and other["paired_t"] is None
+    assert other["welch_t"]["p"] == other["welch_t"]["p_holm"] == pytest.approx(reference.pvalue)
+    assert other["verdict"] == ("better" if reference.pvalue < 0.05 else "no difference shown")
+    assert other["approximate_randomisation"] == {"p": [], "signatures": [], "p_holm": []}
+    assert "kd: not the seeds of ce, each once, so its runs are no pairs" in found[0][1]
+    assert "by Welch's t-test over runs" in found[0][1] and "seed by seed" not in found[0][1]
+
+
+def test_each_system_is_paired_with_the_baseline_by_itself(make, tmp_path, capsys):
+    out = tmp_path / "out.json"
+    systems = [("ce", 0.5, (1, 2, 3)), ("kd", 0.3, (1, 2, 3)), ("seq", 0.3, (4, 5, 6))]
+    words = [
+        word
+        for name, errors, seeds in systems
+        for word in ("--system", name, *(make(f"{name}{seed}.json", errors, seed) for seed in seeds))
+    ]
+    assert compare(*words, "--out", out) == 0
+    _, kd, seq = json.loads(out.read_text())["systems"]
+    assert (kd["pairing"], kd["decided_by"], len(kd["bootstrap"]["p"])) == ("seed", "paired_t", 3)
+    assert (seq["pairing"], seq["decided_by"], len(seq["bootstrap"]["p"])) == ("none", "welch_t", 0)
+    smaller, larger = sorted([kd["paired_t"], seq["welch_t"]], key=lambda found: found["p"])
+    assert smaller["p_holm"] == pytest.approx(2 * smaller["p"])  # the t-tests are one family
+    assert larger["p_holm"] == pytest.approx(max(larger["p"], 2 * smaller["p"]))
+    printed = capsys.readouterr().out
+    assert "seed by seed, over segments" in printed and "seq: not the seeds of ce" in printed
 
 
 def test_the_same_translations_do_not_make_the_others_surer(make, tmp_path):
@@ -107,7 +141,7 @@ def test_the_same_translations_do_not_make_the_others_surer(make, tmp_path):
     assert compare(base, make("same.json", 0.5), other, "--out", tmp_path / "out.json") == 0
     _, same, c = json.loads((tmp_path / "out.json").read_text())["systems"]
     for test in ("bootstrap", "approximate_randomisation"):
-        assert same[test] == {"p": [1.0], "p_holm": [1.0]}
+        assert same[test]["p"] == same[test]["p_holm"] == [1.0]
         assert c[test]["p_holm"][0] == pytest.approx(min(1.0, 2 * c[test]["p"][0]))
 
 

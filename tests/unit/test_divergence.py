@@ -153,3 +153,101 @@ def test_ranking_of_a_case_worked_by_hand():
     # first part: type 1 above type 0 by 0.1. Second part: type 2, which is less probable for the teacher than both,
     # is above 0 by 0.3 and above 1 by 0.2; type 1, less probable than 0, is above 0 by 0.1.
     assert ranked([0.2, 0.3, 0.5], [0.6, 0.3, 0.1], size=2) == pytest.approx(0.1 + 0.3 + 0.2 + 0.1, abs=1e-12)
+
+
+NONE = float("-inf")
+LN2, LN3 = math.log(2), math.log(3)
+
+
+@pytest.mark.parametrize(
+    ("divergence", "teacher", "student", "expected"),
+    [
+        (forward_kl, (1 / 2, 1 / 2, 0), (1 / 8, 3 / 8, 1 / 2), 2 * LN2 - LN3 / 2),  # 1/2 ln 4 + 1/2 ln 4/3
+        (forward_kl, (1 / 2, 1 / 2, 0), (1 / 4, 3 / 4, 0), LN2 - LN3 / 2),  # 1/2 ln 2 + 1/2 ln 2/3
+        (forward_kl, (1 / 2, 0, 1 / 2), (1 / 4, 3 / 4, 0), math.inf),
+        (reverse_kl, (1 / 8, 3 / 8, 1 / 2), (1 / 2, 1 / 2, 0), 2 * LN2 - LN3 / 2),
+        (reverse_kl, (1 / 2, 1 / 2, 0), (1 / 8, 3 / 8, 1 / 2), math.inf),
+        (js, (1, 0), (0, 1), LN2),  # nothing in common: m = (1/2, 1/2)
+        (js, (1 / 2, 1 / 2, 0), (1 / 2, 0, 1 / 2), LN2 / 2),  # m = (1/2, 1/4, 1/4): 1/2 ln 2 on each side
+        (js, (1 / 2, 1 / 2, 0, 0), (1 / 2, 0, 1 / 2, 0), LN2 / 2),
+        (centred_mse, (1 / 2, 1 / 2, 0), (1 / 8, 3 / 8, 1 / 2), LN3**2 / 4),  # -ln 4 and ln 3/4: mean +- (ln 3) / 2
+        (centred_mse, (1 / 2, 1 / 4, 1 / 4), (1 / 2, 1 / 2, 0), LN2**2 / 4),  # 0 and ln 2
+        (centred_mse, (1, 0), (0, 1), 0.0),  # no type with two logits
+    ],
+)
+def test_probabilities_of_nothing_by_hand(divergence, teacher, student, expected):
+    """0 ln 0 = 0, and a KL is infinite where its second distribution is 0 and its first is not."""
+    teacher, student = (torch.tensor([row], dtype=torch.float64).log() for row in (teacher, student))
+    assert divergence(student, teacher).item() == pytest.approx(expected, abs=1e-15)
+    assert divergence(student.float(), teacher.float()).item() == pytest.approx(expected, abs=1e-6)
+
+
+EXCLUDED = {  # of 6 tokens and 11 types: by the teacher, by the student
+    "nothing": (None, None),
+    "by the teacher": ([2, 5, 9], None),
+    "by the student": (None, [2, 5, 9]),
+    "by both": ([2, 5], [2, 5]),
+    "more by the teacher": ([2, 5, 9], [2, 9]),
+    "more by the student": ([2, 9], [2, 5, 9]),
+    "others": ([1, 2], [2, 3]),
+}
+FINITE = {
+    "kl": ("nothing", "by the teacher", "by both", "more by the teacher"),
+    "tie": ("nothing", "by the teacher", "by both", "more by the teacher"),
+    "reverse_kl": ("nothing", "by the student", "by both", "more by the student"),
+    "js": tuple(EXCLUDED),
+    "mse": tuple(EXCLUDED),
+}
+
+
+def exclude(logits, types):
+    """Log-probabilities: -inf at these types of every second token and at the first of them everywhere."""
+    excluded = torch.zeros(logits.shape, dtype=torch.bool)
+    if types is not None:
+        excluded[::2, types] = True
+        excluded[:, types[0]] = True
+    return logits.masked_fill(excluded, NONE).log_softmax(-1)
+
+
+@pytest.mark.parametrize(("name", "case"), [(name, case) for name, cases in FINITE.items() for case in cases])
+@pytest.mark.parametrize("kind", ["dense", "top_k"])
+@pytest.mark.parametrize("temperature", [1, 2])
+def test_types_that_are_excluded_leave_losses_and_gradients_finite(name, case, kind, temperature):
+    """Loss and gradient by finite differences. With k = 9 some of the named types are excluded by the teacher.
+
+    With k = 7 none is; the bucket of the others has a type that neither side excludes.
+    """
+    from fairseq_kd.loss.objective import Objective, divergence
+    from fairseq_kd.teacher.signal import DenseSignal
+
+    by_teacher, by_student = EXCLUDED[case]
+    signal = DenseSignal(exclude(random_logits(21), by_teacher), None, temperature)
+    if kind == "top_k":
+        signal = signal.truncate(9 if by_student is None else 7)
+    objective = Objective(divergence=name, student_temperature=temperature)
+
+    def loss(logits):
+        return divergence(exclude(logits, by_student), signal, objective)[0]
+
+    logits = random_logits(22).requires_grad_()
+    assert bool(loss(logits).isfinite().all())
+    assert torch.autograd.gradcheck(loss, (logits,), eps=1e-6, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("divergence", [forward_kl, js])
+def test_an_excluded_type_is_the_limit_of_an_unlikely_one(divergence):
+    logits, teacher = random_logits(23).requires_grad_(), random_logits(24)
+    found = []
+    for value in (-100.0, NONE):
+        teacher[:, 4] = value
+        loss = divergence(logits.log_softmax(-1), teacher.log_softmax(-1))
+        found.append((loss, *torch.autograd.grad(loss.sum(), logits)))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
+
+
+def test_a_bucket_of_nothing_has_no_gradient():
+    lprobs = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25]], dtype=torch.float64).log().requires_grad_()
+    outcomes = bucket(lprobs, torch.tensor([[0, 1], [0, 1]]))
+    assert outcomes[0, 2].item() == NONE and outcomes[1, 2].item() == pytest.approx(-LN2)
+    (gradient,) = torch.autograd.grad(outcomes[:, 2].sum(), lprobs)
+    torch.testing.assert_close(gradient, torch.tensor([[0.0, 0, 0, 0], [0, 0, 0.5, 0.5]], dtype=torch.float64))

@@ -305,3 +305,78 @@ def test_weights_of_one_change_nothing_at_all():
         loss.loss.backward()
         results.append([loss.loss.detach(), *(leaf.grad for leaf in leaves)])
     assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
+
+
+def excluded_by_teacher(teacher, most=V - 3):
+    """The teacher excludes types of each token: none of the first, and all but three of the second."""
+    count = torch.arange(N).remainder(6) * 2
+    count[1] = most
+    ranks = teacher.argsort(dim=-1).argsort(dim=-1)
+    return teacher.masked_fill(ranks < count.unsqueeze(1), float("-inf")).log_softmax(-1)
+
+
+@pytest.mark.parametrize(
+    ("divergence", "kind"), [(d, k) for d, k, *_ in GRID[:: len(OPTIONS[0]) * 6] if d != "reverse_kl"]
+)
+@pytest.mark.parametrize("temperature", [1, 2])
+@pytest.mark.parametrize("weight", [0.3, 1.0])
+def test_types_that_the_teacher_excludes_leave_losses_and_gradients_finite(divergence, kind, temperature, weight):
+    x, w, target, teacher = inputs()
+    signal = signal_of(kind, excluded_by_teacher(teacher), temperature)
+    objective = objective_of(divergence, temperature, 0.1, weight)
+    sums, dx, dw = by_fused(x, w, target, signal, objective)
+    losses, dx_reference, dw_reference = by_reference(x, w, target, signal, objective)
+    assert all(bool(tensor.isfinite().all()) for tensor in (sums.loss, sums.kd, losses.loss, losses.kd, dx, dw))
+    torch.testing.assert_close(sums.loss, losses.loss.sum(), rtol=1e-10, atol=0)
+    torch.testing.assert_close(sums.kd, losses.kd.sum(), rtol=1e-10, atol=0)
+    torch.testing.assert_close(dx, dx_reference, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(dw, dw_reference, rtol=1e-9, atol=1e-12)
+    step = 1e-5 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    ends = [fused_loss(moved, w, target, signal, objective).loss.item() for moved in (x + step, x - step)]
+    assert (ends[0] - ends[1]) / 2 == pytest.approx((dx * step).sum().item(), rel=1e-6, abs=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("divergence", "kind"), [("kl", "dense"), *((d, "top_k") for d in ("kl", "js", "mse", "reverse_kl"))]
+)
+@pytest.mark.parametrize("temperature", [1, 2])
+@pytest.mark.parametrize("weight", [0.3, 1.0])
+def test_logits_that_are_excluded_leave_losses_and_gradients_finite(divergence, kind, temperature, weight):
+    """Logits of -inf, as a product in float16 can give."""
+    from fairseq_kd.loss.chunk import Chunk, dense_kl, top_k
+
+    x, w, target, teacher = inputs()
+    teacher = excluded_by_teacher(teacher, most=10)
+    signal, objective = signal_of(kind, teacher, temperature), objective_of(divergence, temperature, 0, weight)
+    excluded = teacher == float("-inf")
+    if kind == "top_k":
+        excluded.scatter_(1, signal.ids, False)
+        if divergence in ("js", "mse"):
+            excluded[3, signal.ids[3, :2]] = True
+            excluded[5] = torch.ones(V, dtype=torch.bool).scatter(0, signal.ids[5], False)  # nothing in the bucket
+    target = (~excluded).double().cumsum(-1).argmax(-1)  # of the types that are left, the last
+    logits = (x @ w.t()).masked_fill(excluded, float("-inf")).requires_grad_()
+    losses = reference_losses(logits.log_softmax(-1), target, signal, objective)
+    (expected,) = torch.autograd.grad(losses.loss.sum(), logits)
+    assert bool(losses.loss.isfinite().all()) and bool(expected.isfinite().all())
+    z, *spare = logits.detach().clone(), torch.empty_like(logits), torch.empty_like(logits)
+    chunk = Chunk(z, target, None, spare.__getitem__)
+    ours = dense_kl(chunk, objective, signal, 0, N) if kind == "dense" else top_k(chunk, objective, signal)
+    torch.testing.assert_close(ours[0], losses.loss.detach(), rtol=1e-10, atol=0)
+    torch.testing.assert_close(ours[2], losses.kd, rtol=1e-10, atol=0)
+    torch.testing.assert_close(z, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0, torch.tensor([0.0, 1.0], dtype=torch.float64)])
+def test_what_has_no_weight_is_not_in_the_loss_even_if_it_is_infinite(weight):
+    """Gold tokens with the student's probability 1/2 and 0; the teacher has the 0 of the second token for sure."""
+    lprobs = torch.tensor([[0.5, 0.0, 0.5], [0.5, 0.0, 0.5]], dtype=torch.float64).log()
+    for target, probs, expected in (
+        ([0, 0], [[0.0, 1.0, 0.0], [0.5, 0.0, 0.5]], {0.0: [0.5, 0.5], "rows": [0.5, 1.0]}),  # kd: inf, 0
+        ([1, 1], [[0.5, 0.0, 0.5], [0.5, 0.0, 0.5]], {1.0: [1.0, 1.0]}),  # nll: inf, inf; kd: 0, 0
+    ):
+        key = "rows" if isinstance(weight, torch.Tensor) else weight
+        if key in expected:
+            teacher = DenseSignal(torch.tensor(probs, dtype=torch.float64).log(), None)
+            losses = reference_losses(lprobs, torch.tensor(target), teacher, Objective(weight))
+            torch.testing.assert_close(losses.loss, -torch.tensor(expected[key], dtype=torch.float64).log())

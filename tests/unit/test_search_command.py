@@ -7,6 +7,7 @@ import pytest
 import yaml
 from conftest import ROOT
 from helpers import parse
+from result_helpers import write_result
 from search_helpers import write_search
 
 from fairseq_kd.cli.main import main
@@ -60,10 +61,16 @@ class Engine:
                 (folder / "failed.json").write_text("{}")
                 continue
             if stage.kind == "evaluate":
-                result = {"bleu": {"score": self.score(plan, stage), "signature": "BLEU|made up"}}
-                (folder / "result.json").write_text(json.dumps(result))
+                self.write_result(folder, plan, stage)
             (folder / "done.json").write_text(json.dumps({"seconds": 1, "fingerprint": "x", "command": ""}))
         return stage_states(plan, work)
+
+    def write_result(self, folder, plan, stage):
+        """Six segments of the test set are wrong with the weight 0.9."""
+        score, gold = self.score(plan, stage), ["a b c d e f"] * 9
+        wrong = 6 if score < 20 and "valid" not in stage.command else 0
+        hypotheses = ["a b c d e x"] * wrong + gold[wrong:]
+        write_result(folder / "result.json", hypotheses, gold, bleu={"score": score, "signature": "BLEU|made up"})
 
     @staticmethod
     def score(plan, stage):
@@ -118,12 +125,57 @@ def test_a_greedy_search_by_hand(tmp_path, monkeypatch, capsys):
     report = (tmp_path / "work" / "search.md").read_text()
     assert report in capsys.readouterr().out
     assert "| kd-divergence | mse | 16.12 ± 0.18 |  |" in report
-    assert "| kd-divergence | kl: 20.12 | mse: 16.12 | 4.00 |" in report
+    assert "| kd-divergence | kl: 20.12 | mse: 16.12 | 4.00 | 1 |" in report
     (robust,) = [line for line in report.splitlines() if line.startswith("| robust ")]
     assert robust.endswith("| 20.12 ± 0.18 | 20.12 ± 0.18 | -2.50 |")
+    assert "Chosen against robust on the test set: -2.50 BLEU, no difference shown (by a paired t-test over " in report
+    assert found["tested"] == {"difference": -2.5, "test": "paired_t", "p": None, "verdict": "no difference shown"}
     assert "| teacher low-loss |" in report
     students = [name for name in engine.begun if name.startswith("student-")]
     assert len(students) == len(set(students)) == 2 * (5 + 1)  # the start, one more a step, and robust.yaml
+
+
+def test_the_report_says_that_a_cost_is_a_maximum_over_groups(tmp_path, monkeypatch):
+    """Of the grid of weight and divergence: 1 lies between the weights, with kl and with mse."""
+    values = {"kd-weight": [0.5, 0.9], "kd-divergence": ["kl", "mse"]}
+    run(tmp_path, monkeypatch, Engine(), {"algorithm": "grid", "teacher-checkpoints": 2, "parameters": values})
+    report = (tmp_path / "work" / "search.md").read_text()
+    assert "the largest difference, a maximum over as many groups as it says" in report
+    assert "| kd-weight | 0.9: 21.00 | 0.5: 20.00 | 1.00 | 2 |" in report
+    costs = json.loads((tmp_path / "work" / "search.json").read_text())["costs"]
+    assert costs["kd-weight"]["groups"] == costs["kd-divergence"]["groups"] == 2
+
+
+def test_the_choice_is_tested_against_robust_over_seeds(tmp_path, monkeypatch):
+    """Differences -2.5 and -2 on the test set: t = -2.25 / 0.25 with one degree of freedom, p = 2/pi arctan(1/9)."""
+
+    class Scattered(Engine):
+        def score(self, plan, stage):
+            score = Engine.score(plan, stage)
+            return score + 0.5 * (score == 17.75)  # the choice, seed 2, on the test set
+
+    run(tmp_path, monkeypatch, Scattered())
+    report = (tmp_path / "work" / "search.md").read_text()
+    (line,) = [line for line in report.splitlines() if "against robust on the test set" in line]
+    assert "-2.25 BLEU, no difference shown" in line and "p = 0.0704" in line
+
+
+def test_with_one_seed_the_choice_is_tested_against_robust_over_segments(tmp_path, monkeypatch):
+    """Six segments of nine differ, all for the worse: 2 of 2^6 exchanges are as far apart."""
+    run(tmp_path, monkeypatch, Engine(), GREEDY | {"seeds": [1]})
+    found = json.loads((tmp_path / "work" / "search.json").read_text())["tested"]
+    assert found == {"difference": -2.5, "test": "approximate_randomisation", "p": 2 / 64, "verdict": "worse"}
+    assert "by approximate randomisation, p = 0.0312" in (tmp_path / "work" / "search.md").read_text()
+
+
+@pytest.mark.parametrize("robust", ["chosen", "failed"])
+def test_where_there_is_nothing_to_test_the_report_says_so(tmp_path, monkeypatch, robust):
+    search = {"algorithm": "greedy", "teacher-checkpoints": 2, "parameters": {"kd-weight": [0.5, 0.3]}}
+    fails = Engine(lambda stage: stage.kind == "student" and robust == "failed" and "0.5" in stage.command)
+    run(tmp_path, monkeypatch, fails, search)
+    report = (tmp_path / "work" / "search.md").read_text()
+    why = "the choice is robust.yaml" if robust == "chosen" else "one of them has no scores on the test set"
+    assert f"Chosen against robust on the test set: not tested, {why}." in report
 
 
 def test_the_choice_is_yaml_that_kd_word_takes_and_a_search_can_start_from(tmp_path, monkeypatch):

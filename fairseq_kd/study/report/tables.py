@@ -10,6 +10,7 @@ from fairseq_kd.evaluation.significance import holm
 from fairseq_kd.study.report.marks import ALPHA, find_marks
 from fairseq_kd.study.report.rows import Row, Study
 
+T_TESTS = {"paired_t": "paired t-test", "welch_t": "Welch's t-test"}
 NAMES = {"bleu": "BLEU", "chrf": "chrF2", "ter": "TER"}
 NOT_DONE = "–"
 # title, unit in the title; the value in a result; how it is written
@@ -129,8 +130,8 @@ def _tested(work: Path, claim: dict) -> tuple[str, float | None, float | None]:
         return NOT_DONE, None, None
     found = json.loads((work / claim["comparison"]).read_text(encoding="utf-8"))
     other = found["systems"][1]
-    if other["decided_by"] == "paired_t":
-        return f"paired t-test over {len(other['scores'])} seeds", other["difference"], other["paired_t"]["p_holm"]
+    if (test := other["decided_by"]) in T_TESTS:
+        return f"{T_TESTS[test]} over {len(other['scores'])} seeds", other["difference"], other[test]["p_holm"]
     p = other["approximate_randomisation"]["p_holm"][0]
     return f"approximate randomisation over {found['segments']:,} segments", other["difference"], p
 
