@@ -15,13 +15,14 @@ import torch
 from fairseq_kd.corpus.manifest import sha256_file
 from fairseq_kd.errors import KDError
 from fairseq_kd.export.runtime import check_installed, load_translator, write_model
+from fairseq_kd.export.vocabulary import first_ids, numbers
 from fairseq_kd.sequence.hypothesis import Hypothesis
 from fairseq_kd.sequence.options import DecodeOptions
 from fairseq_kd.sequence.teachers import Teachers
 from fairseq_kd.teacher.batches import length_sorted
 
 MAX_TOKENS = {"cpu": 1024, "cuda": 16384}
-CONVERSION = 2  # counts the changes of `export.specification` that change a converted model
+CONVERSION = 3  # counts the changes of `export` that change a converted model
 
 
 class CTranslate2Backend:
@@ -29,13 +30,18 @@ class CTranslate2Backend:
 
     name = "ctranslate2"
 
-    def __init__(self, translator, task, dataset, settings: dict, max_tokens: int, max_target_positions: int):
-        """translator: a `ctranslate2.Translator`. settings: those of `DecodeOptions.settings` for a search."""
+    def __init__(
+        self, translator, task, dataset, settings: dict, max_tokens: int, max_target_positions: int, names=numbers
+    ):
+        """translator: a `ctranslate2.Translator`. settings: those of `DecodeOptions.settings` for a search.
+
+        names: those that the model was written with, see `write_model`.
+        """
         self.translator, self.dataset = translator, dataset
         self.settings, self.max_tokens, self.max_target_positions = settings, max_tokens, max_target_positions
         self.eos = task.source_dictionary.eos()
-        self._symbols = np.array([*task.source_dictionary.symbols], dtype=object)
-        self._index = {symbol: index for index, symbol in enumerate(task.target_dictionary.symbols)}
+        self._names = np.array(names(task.source_dictionary), dtype=object)
+        self._index = first_ids(names(task.target_dictionary))
         self._lengths = np.asarray(dataset.src_sizes)
 
     def translate(self, sentences: np.ndarray, advance) -> dict[int, list[Hypothesis]]:
@@ -64,10 +70,10 @@ class CTranslate2Backend:
         return found
 
     def _source(self, number: int) -> list[str]:
-        """Symbols of a source sentence; the converted model adds EOS."""
+        """Names of a source sentence's tokens; the converted model adds EOS."""
         tokens = self.dataset.src[number].numpy()
         assert tokens[-1] == self.eos, f"source {number} does not end with EOS"
-        return self._symbols[tokens[:-1]].tolist()
+        return self._names[tokens[:-1]].tolist()
 
     def _ids(self, words: list[str]) -> np.ndarray:
         return np.array([self._index[word] for word in words], dtype=np.int64)
@@ -126,7 +132,8 @@ def convert(teachers: Teachers) -> Path:
         final.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=final.parent, prefix=".part-") as scratch:
             converted = Path(scratch) / "model"
-            write_model(teacher.model, teacher.source_dictionary, teacher.target_dictionary, converted)
+            dictionaries = teacher.source_dictionary, teacher.target_dictionary
+            write_model(teacher.model, *dictionaries, converted, names=numbers)
             try:
                 os.replace(converted, final)
             except OSError:  # another process was faster

@@ -14,6 +14,7 @@ import torch
 from cache_helpers import content
 from conftest import run_fairseq
 from fairseq.data import Dictionary
+from helpers import write_variant
 
 from fairseq_kd.corpus.derived import SideWriter
 from fairseq_kd.errors import KDError
@@ -230,6 +231,26 @@ def test_backend_ctranslate2_gives_what_fairseq_generate_gives_but_for_the_mass_
         assert min(offsets) >= 0 and max(offsets) - min(offsets) < 1e-3 and max(offsets) < 0.1
         best = max(common, key=lambda item: item[1] + offsets[0] / item[2])
         assert len(common) >= 2 and found[number][0][1] == best[3]
+
+
+def test_both_backends_mean_the_same_tokens_where_a_dictionary_holds_symbols_twice(data_bin, teacher, tmp_path):
+    """All tokens are called like one of the four special ones, like one another, or like an id."""
+    pytest.importorskip("ctranslate2")
+    twice, names = tmp_path / "twice", ["<unk>", "<pad>", "</s>", "<s>", "<blank>", "same", "7"]
+    shutil.copytree(data_bin, twice, ignore=shutil.ignore_patterns("manifest.json"))
+    for lang in LANGUAGES:
+        path = twice / f"dict.{lang}.txt"
+        rows = [f"{names[number % 7]} 1 #fairseq:overwrite" for number, _ in enumerate(path.read_text().splitlines())]
+        path.unlink()
+        path.write_text("\n".join(rows) + "\n")
+    write_variant(teacher, tmp_path / "teacher.pt", noise=0.1, updates=1)  # its answers differ more
+    found = {}
+    for backend in ("fairseq", "ctranslate2"):
+        options = DecodeOptions(cpu=True, subset="test", strategy="greedy", max_len_b=30, backend=backend)
+        quiet(twice, tmp_path / "teacher.pt", tmp_path / backend, options, teacher_data=twice)
+        found[backend] = targets(tmp_path / backend, "test")
+    assert len({token for row in found["fairseq"] for token in row}) >= 5
+    assert found["ctranslate2"] == found["fairseq"]
 
 
 def test_the_closest_of_the_five_best_is_chosen(data_bin, teacher, tmp_path):
