@@ -1,8 +1,8 @@
 """How a CTranslate2 model names the entries of a fairseq dictionary. CTranslate2 takes and gives names, never ids.
 
-A dictionary can hold a symbol several times (`#fairseq:overwrite`), and a special symbol once more as a word. A name that
-stands for several entries means the first of them. So models that people use have `symbols`, with which text is
-written, and models that only this package runs have `numbers`, of which each stands for one entry.
+A dictionary can hold a symbol several times (`#fairseq:overwrite`), the special ones among them. A name that stands for
+several entries means the first of them. So a model that people use has `symbols`, which text is made of, and a model
+that only this package runs has `numbers`, each of which stands for one entry.
 """
 
 SPECIAL = {"bos": "<s>", "pad": "<blank>", "eos": "</s>", "unk": "<unk>"}  # as CTranslate2 calls them

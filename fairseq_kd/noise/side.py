@@ -70,7 +70,8 @@ class NoisySide:
 
         Called again, for further files of the side, it counts on.
         """
-        for (block, number), noised in _in_order(self._noise, zip(blocks, self._numbers, strict=False), self.workers):
+        numbered = ((block, next(self._numbers)) for block in blocks)
+        for (block, number), noised in _in_order(self._noise, numbered, self.workers):
             self.counts.add(noised.counts)
             if number == 0:
                 self.examples = self._examples(block, noised)

@@ -14,8 +14,8 @@ import torch
 
 from fairseq_kd.corpus.manifest import sha256_file
 from fairseq_kd.errors import KDError
+from fairseq_kd.export import vocabulary
 from fairseq_kd.export.runtime import check_installed, load_translator, write_model
-from fairseq_kd.export.vocabulary import first_ids, numbers
 from fairseq_kd.sequence.hypothesis import Hypothesis
 from fairseq_kd.sequence.options import DecodeOptions
 from fairseq_kd.sequence.teachers import Teachers
@@ -31,17 +31,18 @@ class CTranslate2Backend:
     name = "ctranslate2"
 
     def __init__(
-        self, translator, task, dataset, settings: dict, max_tokens: int, max_target_positions: int, names=numbers
+        self, translator, task, dataset, settings: dict, max_tokens: int, max_target_positions: int, names=None
     ):
         """translator: a `ctranslate2.Translator`. settings: those of `DecodeOptions.settings` for a search.
 
-        names: those that the model was written with, see `write_model`.
+        names: those that the model was written with, see `write_model`; None: `vocabulary.numbers`.
         """
+        names = names or vocabulary.numbers
         self.translator, self.dataset = translator, dataset
         self.settings, self.max_tokens, self.max_target_positions = settings, max_tokens, max_target_positions
         self.eos = task.source_dictionary.eos()
         self._names = np.array(names(task.source_dictionary), dtype=object)
-        self._index = first_ids(names(task.target_dictionary))
+        self._index = vocabulary.first_ids(names(task.target_dictionary))
         self._lengths = np.asarray(dataset.src_sizes)
 
     def translate(self, sentences: np.ndarray, advance) -> dict[int, list[Hypothesis]]:
@@ -133,7 +134,7 @@ def convert(teachers: Teachers) -> Path:
         with tempfile.TemporaryDirectory(dir=final.parent, prefix=".part-") as scratch:
             converted = Path(scratch) / "model"
             dictionaries = teacher.source_dictionary, teacher.target_dictionary
-            write_model(teacher.model, *dictionaries, converted, names=numbers)
+            write_model(teacher.model, *dictionaries, converted, names=vocabulary.numbers)
             try:
                 os.replace(converted, final)
             except OSError:  # another process was faster
