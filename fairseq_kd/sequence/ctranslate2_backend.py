@@ -16,6 +16,7 @@ from fairseq_kd.corpus.manifest import sha256_file
 from fairseq_kd.errors import KDError
 from fairseq_kd.export import vocabulary
 from fairseq_kd.export.runtime import check_installed, load_translator, write_model
+from fairseq_kd.sequence.backend import Backend
 from fairseq_kd.sequence.hypothesis import Hypothesis
 from fairseq_kd.sequence.options import DecodeOptions
 from fairseq_kd.sequence.teachers import Teachers
@@ -25,7 +26,7 @@ MAX_TOKENS = {"cpu": 1024, "cuda": 16384}
 CONVERSION = 3  # counts the changes of `export` that change a converted model
 
 
-class CTranslate2Backend:
+class CTranslate2Backend(Backend):
     """Beam and greedy search of one transformer, in batches that the translator's own threads share."""
 
     name = "ctranslate2"
@@ -38,14 +39,15 @@ class CTranslate2Backend:
         names: those that the model was written with, see `write_model`; None: `vocabulary.numbers`.
         """
         names = names or vocabulary.numbers
-        self.translator, self.dataset = translator, dataset
+        super().__init__(dataset)
+        self.translator = translator
         self.settings, self.max_tokens, self.max_target_positions = settings, max_tokens, max_target_positions
         self.eos = task.source_dictionary.eos()
         self._names = np.array(names(task.source_dictionary), dtype=object)
         self._index = vocabulary.first_ids(names(task.target_dictionary))
         self._lengths = np.asarray(dataset.src_sizes)
 
-    def translate(self, sentences: np.ndarray, advance) -> dict[int, list[Hypothesis]]:
+    def translate_filled(self, sentences: np.ndarray, advance) -> dict[int, list[Hypothesis]]:
         """See `Backend`."""
         settings, pending = self.settings, []
         for numbers in length_sorted(sentences, self._lengths, self.max_tokens):
