@@ -23,7 +23,7 @@ from fairseq_kd.errors import KDError
 from fairseq_kd.noise.block import BLOCK_LINES
 from fairseq_kd.noise.options import NoiseOptions
 from fairseq_kd.noise.side import SIDES, NoisySide
-from fairseq_kd.noise.token_level import TokenLevel
+from fairseq_kd.noise.token_level import TokenLevel, needs_model
 from fairseq_kd.progress import Progress
 from fairseq_kd.teacher.opening import infer_languages, open_data
 
@@ -97,7 +97,7 @@ def _levels(data_bin, task, options, languages, sides, post_process) -> dict[str
     if post_process is not None and options.level == "subword":
         raise KDError("--post-process has no effect with --level subword")
     kind = post_process if prepared is None else prepared["subword"]["kind"]
-    models = load_subword_models(data_bin, *languages.values()) if prepared and options.level == "char" else {}
+    models = load_subword_models(data_bin, *languages.values()) if prepared and needs_model(options) else {}
     dictionaries = {"source": task.source_dictionary, "target": task.target_dictionary}
     return {
         side: TokenLevel(
