@@ -19,6 +19,7 @@ import numpy as np
 
 from fairseq_kd.corpus.prepare import subword_decoder
 from fairseq_kd.evaluation.score import choose_scorer
+from fairseq_kd.export.vocabulary import numbers
 from fairseq_kd.sequence.ctranslate2_backend import MAX_TOKENS, convert
 from fairseq_kd.sequence.teachers import open_teachers
 
@@ -49,16 +50,16 @@ def lexicon(pairs, types: int, rounds: int = 4):
     return unique // types, unique % types, probability
 
 
-def write_shortlist(path: Path, table, symbols, target_symbols, frequency, per_type: int, frequent: int) -> None:
+def write_shortlist(path: Path, table, names, target_names, frequency, per_type: int, frequent: int) -> None:
     """The vocabulary map that CTranslate2 reads: source type, tab, target types; the first line is for every source."""
     sources, targets, probability = table
     order = np.lexsort((-probability, sources))
-    bounds = np.searchsorted(sources[order], np.arange(len(symbols) + 1))
-    lines = ["\t" + " ".join(target_symbols[i] for i in np.argsort(-frequency)[:frequent] if i > 3)]
-    for number in range(4, len(symbols)):
+    bounds = np.searchsorted(sources[order], np.arange(len(names) + 1))
+    lines = ["\t" + " ".join(target_names[i] for i in np.argsort(-frequency)[:frequent] if i > 3)]
+    for number in range(4, len(names)):
         chosen = targets[order[bounds[number] : bounds[number + 1]][:per_type]]
         if len(chosen):
-            lines.append(symbols[number] + "\t" + " ".join(target_symbols[i] for i in chosen))
+            lines.append(names[number] + "\t" + " ".join(target_names[i] for i in chosen))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -87,10 +88,12 @@ def main() -> None:
     args = parser.parse_args()
     teachers = open_teachers(args.data_bin, args.teacher, "train", data=args.data_bin)
     dataset, task, model = teachers.dataset, teachers.task, convert(teachers)
-    symbols, target_symbols = task.source_dictionary.symbols, task.target_dictionary.symbols
+    names, target_names = numbers(task.source_dictionary), numbers(task.target_dictionary)
+    target_symbols = task.target_dictionary.symbols
+    spelt = dict(zip(target_names, target_symbols, strict=True))
     join = subword_decoder(args.data_bin, task.cfg.target_lang, None)[1]
     held_out = range(len(dataset) - args.sentences, len(dataset))
-    sources = [[symbols[i] for i in dataset.src[n][:-1].tolist()] for n in held_out]
+    sources = [[names[i] for i in dataset.src[n][:-1].tolist()] for n in held_out]
     gold = [join(" ".join(target_symbols[i] for i in dataset.tgt[n][:-1])) for n in held_out]
     scorer = choose_scorer(task.cfg.target_lang, None, gold)
     known = [(dataset.src[n].numpy()[:-1], dataset.tgt[n].numpy()[:-1]) for n in range(held_out.start)]
@@ -104,11 +107,12 @@ def main() -> None:
             if "shortlist" in options:
                 folder = Path(scratch) / name
                 shutil.copytree(model, folder)
-                write_shortlist(folder / "vmap.txt", table, symbols, target_symbols, frequency, *options["shortlist"])
+                write_shortlist(folder / "vmap.txt", table, names, target_names, frequency, *options["shortlist"])
             seconds, found = measure(folder, sources, **options)
             baseline = baseline or (seconds, found)
             same = 100 * np.mean([a == b for a, b in zip(found, baseline[1], strict=True)])
-            bleu = scorer.score_by("bleu", [join(" ".join(words)) for words in found], gold)["score"]
+            lines = [join(" ".join(spelt[word] for word in words)) for words in found]
+            bleu = scorer.score_by("bleu", lines, gold)["score"]
             print(
                 f"{name:26}{seconds:7.2f} s{baseline[0] / seconds:7.2f} x{same:8.1f} % same{bleu:8.2f} BLEU", flush=True
             )

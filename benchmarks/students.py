@@ -34,6 +34,7 @@ from fairseq_kd.evaluation.segments import read_segments
 from fairseq_kd.evaluation.system import open_system
 from fairseq_kd.evaluation.translate import TranslateOptions
 from fairseq_kd.export.runtime import load_translator, write_model
+from fairseq_kd.export.vocabulary import symbols
 from fairseq_kd.models.building import build
 from fairseq_kd.models.compact import compact_checkpoint, compact_weights
 from fairseq_kd.sequence.backend import FairseqBackend
@@ -145,7 +146,8 @@ def exported_against_generate(args, scratch: Path) -> None:
     settings = {"beam": args.beam, "max_len_a": 0.0, "max_len_b": 200}
     limit, every, log = model.max_positions()[1], np.arange(len(dataset)), scratch / "log"
     backends = {
-        number: CTranslate2Backend(translator, task, dataset, settings, number, limit) for number in EXPORTED_MAX_TOKENS
+        number: CTranslate2Backend(translator, task, dataset, settings, number, limit, symbols)
+        for number in EXPORTED_MAX_TOKENS
     }
     trials = {number: round(timed(backend.translate, every)[0], 1) for number, backend in backends.items()}
     backend = backends[min(trials, key=trials.get)]

@@ -14,7 +14,7 @@ def add_arguments(parser) -> None:
         metavar="N",
         help="how often each training set is taken; 0.5: a random half (default: once each)",
     )
-    parser.add_argument("--seed", type=int, default=1, help="of random shares (default %(default)s)")
+    parser.add_argument("--seed", type=int, help="of random shares, as 0.5 is one (default 1)")
     parser.add_argument("--source-lang", metavar="LANG", help="(default: those of the first)")
     parser.add_argument("--target-lang", metavar="LANG")
 

@@ -1,7 +1,7 @@
 """`fairseq-kd noise`: aligned text or a data-bin -> the same with noise of known rates."""
 
 from fairseq_kd.errors import KDError
-from fairseq_kd.noise.options import LEVELS, OPERATIONS, SUBSTITUTES, NoiseOptions
+from fairseq_kd.noise.options import LEVELS, OPERATIONS, SUBSTITUTES, TOKENIZERS, NoiseOptions
 
 CHOICES = {"source": ("source",), "target": ("target",), "both": ("source", "target")}
 
@@ -34,6 +34,15 @@ def add_arguments(parser) -> None:
     )
     group.add_argument("--level", choices=LEVELS, default=defaults.level, help="(default %(default)s)")
     group.add_argument(
+        "--word-tokenizer",
+        choices=TOKENIZERS,
+        default=defaults.word_tokenizer,
+        help="words are what spaces separate, or also each character of a script without spaces (default %(default)s)",
+    )
+    group.add_argument(
+        "--protect", nargs="+", default=[], metavar="WORD", help="tags such as <BT> that stay as they are, uncounted"
+    )
+    group.add_argument(
         "--sentence-share", type=float, default=defaults.sentence_share, metavar="Q", help="of the sentences (1)"
     )
     group.add_argument("--seed", type=int, default=1, help="(default %(default)s)")
@@ -65,6 +74,8 @@ def run(args) -> None:
             if rate["asked"]:
                 share = "nothing" if rate["realised"] is None else f"{rate['realised']:.4f}"
                 print(f"    {name}: {rate['done']:,} of {rate['possible']:,}, {share} (asked: {rate['asked']:g})")
+        for word, count in report.get("protected", {}).items():  # 0.1.0 did not count them
+            print(f"    {word} is protected and stands there {count:,} times")
         if report["lines_kept_from_vanishing"]:
             print(f"    {report['lines_kept_from_vanishing']:,} sentences kept a word that was to be deleted")
 

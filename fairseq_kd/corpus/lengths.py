@@ -10,16 +10,12 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import regex
+from fairseq_kd.corpus.scripts import count_letters
 
 HEAD_PAIRS = 1_000  # that decide
-LETTERS = regex.compile(r"\p{L}")
-# Scripts without spaces, and from how many characters between spaces on, on average, a text in them is not segmented.
-# Segmented text has two characters to a Chinese or Japanese word, and five to seven to one of the others.
-UNSPACED = (
-    (regex.compile(r"[\p{L}&&[\p{Han}\p{Hiragana}\p{Katakana}]]", regex.V1), 3),
-    (regex.compile(r"[\p{L}&&[\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]]", regex.V1), 9),
-)
+# From how many characters between spaces on, on average, a text in a script without spaces is not segmented. Segmented
+# text has two characters to a Chinese or Japanese word, and five to seven to one of the scripts of South East Asia.
+UNSEGMENTED, UNSEGMENTED_SOUTH_EAST_ASIAN = 3, 9
 
 
 @dataclass(frozen=True)
@@ -61,12 +57,11 @@ def fit_lengths(pairs: Sequence[tuple[str, str]]) -> Lengths:
 
 def is_unspaced(lines: Sequence[str]) -> bool:
     """Whether most letters of the lines are of scripts without spaces, and nobody has put spaces between the words."""
-    letters = sum(len(LETTERS.findall(line)) for line in lines)
+    letters, south_east_asian, others = count_letters(lines)
     characters = sum(map(_characters, lines))
     between_spaces = characters / max(1, sum(line.count(" ") + 1 for line in lines if line))
-    found = [sum(len(script.findall(line)) for line in lines) for script, _ in UNSPACED]
-    longest = UNSPACED[found.index(max(found))][1]
-    return 2 * sum(found) > letters and between_spaces >= longest
+    longest = UNSEGMENTED_SOUTH_EAST_ASIAN if south_east_asian > others else UNSEGMENTED
+    return 2 * (south_east_asian + others) > letters and between_spaces >= longest
 
 
 def _length(line: str, per_word: float | None) -> float:

@@ -26,9 +26,15 @@ class Segments:
 
     def sources(self, system) -> list[str]:
         """Source text; without a file from the binarised sentences, where a word not in the dictionary is <unk>."""
-        if self.source is not None:
-            return _read_text(self.source)
         dictionary, dataset = system.task.source_dictionary, system.dataset
+        if self.source is not None:
+            lines = _read_text(self.source)
+            if len(lines) != len(dataset):
+                raise KDError(
+                    f"{self.source} has {len(lines):,} lines, the binary data beside it {len(dataset):,} sentences, so "
+                    "they are not aligned; make the data-bin again"
+                )
+            return lines
         lines = (dictionary.string(dataset[n]["source"]) for n in range(len(dataset)))
         return [self.decode(line) for line in lines]
 

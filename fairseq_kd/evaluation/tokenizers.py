@@ -10,8 +10,7 @@ import sys
 from collections.abc import Iterable
 from itertools import islice
 
-import regex
-
+from fairseq_kd.corpus.scripts import count_letters
 from fairseq_kd.errors import KDError
 
 STANDARD = "13a"
@@ -39,8 +38,6 @@ _OF_SCRIPTS = {
 }
 LANGUAGES = {code: name for name, codes in _OF_LANGUAGES.items() for code in codes}
 SCRIPTS = {code: name for name, codes in _OF_SCRIPTS.items() for code in codes}
-UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]")
-LETTER = regex.compile(r"[\p{L}\p{M}]")
 LOOKED_AT = 1000  # lines
 # what sacreBLEU raises, or ends the process by, where something is missing
 FAILURES = (RuntimeError, ImportError, AssertionError, OSError, SystemExit)
@@ -88,9 +85,8 @@ def load_tokenizer(name: str, why: str = ""):
 
 def unspaced_share(lines: Iterable[str]) -> float:
     """The share of letters whose script is written without spaces between words, of the first lines; 0 of none."""
-    text = "".join(islice(lines, LOOKED_AT))
-    letters = len(LETTER.findall(text))
-    return len(UNSPACED.findall(text)) / letters if letters else 0.0
+    letters, *unspaced = count_letters(islice(lines, LOOKED_AT))
+    return sum(unspaced) / letters if letters else 0.0
 
 
 def check_text(name: str, given: bool, lang: str, references: Iterable[str]) -> None:

@@ -26,6 +26,7 @@ from fairseq_kd.evaluation.segments import Segments, read_segments
 from fairseq_kd.evaluation.system import System, open_system
 from fairseq_kd.evaluation.translate import TranslateOptions
 from fairseq_kd.export.runtime import check_installed, load_translator, write_model
+from fairseq_kd.export.vocabulary import symbols
 from fairseq_kd.progress import Progress
 from fairseq_kd.sequence.ctranslate2_backend import MAX_TOKENS, CTranslate2Backend
 
@@ -108,7 +109,8 @@ def evaluate_exported(folder, system: System, segments: Segments, scorer: Scorer
     task, dataset, device = system.task, system.dataset, system.options.device()
     translator = load_translator(folder, device, "default", workers=torch.get_num_threads())
     limit = system.model.max_positions()[1]
-    backend = CTranslate2Backend(translator, task, dataset, system.options.as_dict(), MAX_TOKENS[device.type], limit)
+    settings, max_tokens = system.options.as_dict(), MAX_TOKENS[device.type]
+    backend = CTranslate2Backend(translator, task, dataset, settings, max_tokens, limit, symbols)
     progress = Progress("translating", len(dataset), "sentences")
     started = time.monotonic()
     found = backend.translate(np.arange(len(dataset)), progress.advance)

@@ -1,11 +1,13 @@
 """Folders that `ctranslate2.Translator` loads: written, and opened."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from fairseq_kd.errors import KDError
+from fairseq_kd.export.vocabulary import symbols
 
 QUANTIZATIONS = {"none": None, "float16": "float16", "int8": "int8"}  # of the weights on disk; none: float32
 
@@ -18,14 +20,17 @@ def check_installed() -> None:
         raise KDError("ctranslate2 is not installed (pip install 'fairseq_kd[fast]')") from error
 
 
-def write_model(model, source_dictionary, target_dictionary, folder, quantize: str = "none") -> None:
+def write_model(
+    model, source_dictionary, target_dictionary, folder, quantize: str = "none", names: Callable = symbols
+) -> None:
     """Write model.bin, config.json and the vocabulary to `folder`.
 
-    model: in eval mode; quantize: one of QUANTIZATIONS. Raises KDError for what CTranslate2 cannot express.
+    model: in eval mode; quantize: one of QUANTIZATIONS. names: `symbols` or `numbers` of `export.vocabulary`.
+    Raises KDError for what CTranslate2 cannot express.
     """
     from fairseq_kd.export.specification import specify
 
-    spec = specify(model, source_dictionary, target_dictionary)
+    spec = specify(model, names(source_dictionary), names(target_dictionary))
     spec.validate()
     spec.optimize(quantization=QUANTIZATIONS[quantize])
     Path(folder).mkdir(parents=True, exist_ok=True)

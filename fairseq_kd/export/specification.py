@@ -56,10 +56,10 @@ class Parameters:
         spec.gamma, spec.beta = self.linear(name)
 
 
-def specify(model, source_dictionary, target_dictionary) -> transformer_spec.TransformerSpec:
+def specify(model, source_vocabulary: list[str], target_vocabulary: list[str]) -> transformer_spec.TransformerSpec:
     """A model in eval mode as a specification, with its vocabularies, ready to be validated and saved.
 
-    Raises KDError that names the part which CTranslate2 cannot express.
+    The vocabularies: of `export.vocabulary`. Raises KDError that names the part which CTranslate2 cannot express.
     """
     check_options(model)
     parameters = Parameters(model)
@@ -69,16 +69,11 @@ def specify(model, source_dictionary, target_dictionary) -> transformer_spec.Tra
     if parameters.left:
         others = f" and {len(parameters.left) - 1} more parameters" if len(parameters.left) > 1 else ""
         raise KDError(f"CTranslate2 cannot express {min(parameters.left)}{others} of this model")
-    spec.register_source_vocabulary(vocabulary(source_dictionary))
-    spec.register_target_vocabulary(vocabulary(target_dictionary))
+    spec.register_source_vocabulary(source_vocabulary)
+    spec.register_target_vocabulary(target_vocabulary)
     spec.config.decoder_start_token = spec.config.eos_token
     spec.config.add_source_eos = True
     return spec
-
-
-def vocabulary(dictionary) -> list[str]:
-    """The symbols as CTranslate2 wants them: it knows padding as <blank>."""
-    return ["<blank>" if symbol == dictionary.pad_word else symbol for symbol in dictionary.symbols]
 
 
 def check_options(model) -> None:
@@ -175,7 +170,7 @@ def _attention(parameters: Parameters, spec, module, name: str, heads: int) -> N
             weight, bias = parameters.linear(f"{name}.{projection}_proj")
         projections.append((_padded(weight, width, 0), _padded(bias, width, 0)))
     parts = [projections] if len(spec.linear) == 2 else [projections[:1], projections[1:]]
-    for linear, part in zip(spec.linear, parts, strict=False):  # the last is the output projection
+    for linear, part in zip(spec.linear[:-1], parts, strict=True):  # the last is the output projection
         _set(linear, *(np.concatenate(arrays) for arrays in zip(*part, strict=True)))
 
 

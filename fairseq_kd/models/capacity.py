@@ -99,7 +99,7 @@ class Capacity:
         closed = torch.cat([gate.fixed_values() for gate in self.gates.values()]) == 0
         kept = 1 - (closed * self.costs.to(closed.device)).sum() / self.total
         values = torch.stack([share, share * self.total, kept, *(each.sum() for each in opened)]).tolist()
-        found = dict(zip(("capacity", "capacity_parameters", "capacity_kept"), values, strict=False))
+        found = dict(zip(("capacity", "capacity_parameters", "capacity_kept"), values[:3], strict=True))
         found |= dict(zip(("capacity_lambda1", "capacity_lambda2"), self.multipliers.tolist(), strict=True))
         return found | {f"open_{name}": value for name, value in zip(self.gates, values[3:], strict=True)}
 

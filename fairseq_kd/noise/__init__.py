@@ -2,6 +2,8 @@
 
     options                    what was asked for
     units                      where the words, characters or subwords of a block are
+    unsegmented                whether the words of a text can be told
+    protect                    words that must not be touched
     vocabulary                 how often each occurs, and what they are replaced by
     left                       what is left of a block after deletion
     rewrite                    a block written anew, cut only where something changes

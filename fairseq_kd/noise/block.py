@@ -7,6 +7,8 @@ Each unit of the block is drawn for one operation or for none, independently of 
     swap          from left to right, the unit changes places with one to its right, up to `swap_window` units away
                   among those that are left; of characters, only within their word
 
+Protected units meet none, keep their place, and do not count: as if the line had only the others.
+
 The gaps stay where they are, so a line that met no operation stays as it was, byte by byte. A line that would lose all
 its units keeps one of them, drawn at random. All draws depend on the seed, the side and the number of the block alone.
 """
@@ -32,9 +34,11 @@ class Counts:
 
     lines: int = 0
     lines_without_units: int = 0  # they stay as they are
+    lines_unsegmented: int = 0  # of a script without spaces, so that their words cannot be told
     lines_chosen: int = 0  # by sentence_share
     lines_changed: int = 0
-    units: int = 0
+    units: int = 0  # but for protected ones
+    protected: dict = field(default_factory=dict)  # how often each protected word stands there
     lines_kept_from_vanishing: int = 0  # all of their units were drawn for deletion
     possible: dict = field(default_factory=lambda: dict.fromkeys(OPERATIONS, 0))
     done: dict = field(default_factory=lambda: dict.fromkeys(OPERATIONS, 0))
@@ -43,7 +47,10 @@ class Counts:
         """Add another block's."""
         for name, value in vars(other).items():
             mine = getattr(self, name)
-            total = {key: mine[key] + value[key] for key in mine} if isinstance(value, dict) else mine + value
+            if isinstance(value, dict):
+                total = {key: mine.get(key, 0) + value.get(key, 0) for key in mine | value}
+            else:
+                total = mine + value
             setattr(self, name, total)
 
 
@@ -74,26 +81,31 @@ def add_noise(
     per_line = np.diff(units.lines)
     active = chosen_lines(options, seed, number, len(per_line))
     in_active = np.repeat(active, per_line)
+    if units.protected is not None:
+        in_active &= ~units.protected
+        per_line = units.per_line(units.free())
     drawn = _draw(in_active, options, rng)
     deleted, gone, spared = _spare(units, drawn["delete"], per_line, rng)
     left, substituted = Left(units, deleted, gone), drawn["substitute"]
+    movable = _movable(units, left, gone)
     substitutes = None
     if len(substituted):
         substitutes = vocabulary.draw(units.pieces().take(pa.array(2 * substituted + 1)), rng)
-    swapped = left.with_right_neighbour(drawn["swap"])
-    partners = left.partners(swapped, options.swap_window, rng)
+    swapped = movable.with_right_neighbour(drawn["swap"])
+    partners = movable.partners(swapped, options.swap_window, rng)
     data = rewrite(units, left, substituted, substitutes, swapped, partners)
     done = {"delete": deleted, "substitute": substituted, "swap": swapped}
     changed = (gone > 0) | (units.per_line(substituted) > 0) | (units.per_line(swapped) > 0)
-    units_chosen = int(per_line[active].sum())
+    units_chosen = int(np.count_nonzero(in_active))
     counts = Counts(
         lines=len(per_line),
         lines_without_units=int((per_line == 0).sum()),
         lines_chosen=int(active.sum()),
         lines_changed=int(changed.sum()),
         lines_kept_from_vanishing=spared,
-        units=len(units),
-        possible={"delete": units_chosen, "substitute": units_chosen, "swap": left.swappable(in_active)},
+        units=int(per_line.sum()),
+        protected=units.protected_words,
+        possible={"delete": units_chosen, "substitute": units_chosen, "swap": movable.swappable(in_active)},
         done={name: len(numbers) for name, numbers in done.items()},
     )
     return Noised(data, changed, counts)
@@ -102,7 +114,7 @@ def add_noise(
 def _draw(in_active: np.ndarray, options: NoiseOptions, rng) -> dict[str, np.ndarray]:
     """Numbers of the units that are drawn for each operation, in order.
 
-    in_active: bool (units,), which are in a line that gets noise.
+    in_active: bool (units,), which are in a line that gets noise, and not protected.
     """
     values = rng.random(len(in_active), dtype=np.float32)
     met = np.flatnonzero(values < options.total)
@@ -121,12 +133,25 @@ def _draw(in_active: np.ndarray, options: NoiseOptions, rng) -> dict[str, np.nda
     }
 
 
+def _movable(units: Units, left: Left, gone: np.ndarray) -> Left:
+    """Those left that can change places: units do so across a protected one, which keeps its place."""
+    if units.protected is None:
+        return left
+    fixed = np.flatnonzero(units.protected)
+    return Left(units, np.flatnonzero(left.is_deleted | units.protected), gone + units.per_line(fixed))
+
+
 def _spare(units: Units, deleted: np.ndarray, per_line: np.ndarray, rng) -> tuple[np.ndarray, np.ndarray, int]:
-    """(deleted, but for one unit of each line that would lose all, how many of each line, number of such lines)."""
+    """(deleted, but for one unit of each line that would lose all, how many of each line, number of such lines).
+
+    per_line: how many units each line has that are not protected.
+    """
     gone = units.per_line(deleted)
     bare = np.flatnonzero((gone == per_line) & (per_line > 0))
     if len(bare):
-        kept = units.lines[bare] + (rng.random(len(bare)) * per_line[bare]).astype(np.int64)
+        free = units.free()
+        chosen = (rng.random(len(bare)) * per_line[bare]).astype(np.int64)
+        kept = free[np.searchsorted(free, units.lines[bare]) + chosen]
         deleted = deleted[~np.isin(deleted, kept)]
         gone[bare] -= 1
     return deleted, gone, len(bare)

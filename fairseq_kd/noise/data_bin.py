@@ -19,12 +19,12 @@ from fairseq_kd.corpus.manifest import (
 )
 from fairseq_kd.corpus.prepare import load_subword_models
 from fairseq_kd.corpus.special_words import ORIGIN
-from fairseq_kd.corpus.text import read_raw_lines, write_lines
+from fairseq_kd.corpus.text import count_lines, read_raw_lines, write_lines
 from fairseq_kd.errors import KDError
 from fairseq_kd.noise.block import BLOCK_LINES
 from fairseq_kd.noise.options import NoiseOptions
 from fairseq_kd.noise.side import SIDES, NoisySide
-from fairseq_kd.noise.token_level import TokenLevel
+from fairseq_kd.noise.token_level import TokenLevel, needs_model
 from fairseq_kd.progress import Progress
 from fairseq_kd.teacher.opening import infer_languages, open_data
 
@@ -98,7 +98,7 @@ def _levels(data_bin, task, options, languages, sides, post_process) -> dict[str
     if post_process is not None and options.level == "subword":
         raise KDError("--post-process has no effect with --level subword")
     kind = post_process if prepared is None else prepared["subword"]["kind"]
-    models = load_subword_models(data_bin, *languages.values()) if prepared and options.level == "char" else {}
+    models = load_subword_models(data_bin, *languages.values()) if prepared and needs_model(options) else {}
     dictionaries = {"source": task.source_dictionary, "target": task.target_dictionary}
     return {
         side: TokenLevel(
@@ -145,6 +145,8 @@ def _write_noisy(data_bin, folder: Path, names: list[str], lang: str, noisy: Noi
         noisy.count(itertools.chain.from_iterable(_blocks(dataset, level) for dataset in datasets), prefixes[0])
     progress = Progress(f"noise in {prefixes[0]}", sum(map(len, datasets)), "sentences")
     raw = _raw(data_bin, names, lang)
+    for name in raw:
+        _check_aligned(Path(data_bin) / name, sum(map(len, datasets)))
     old_text = read_raw_lines(Path(data_bin) / raw[0]) if raw else None
     written, text = [], []
     for prefix, dataset in zip(prefixes, datasets, strict=True):
@@ -154,7 +156,8 @@ def _write_noisy(data_bin, folder: Path, names: list[str], lang: str, noisy: Noi
             for ids in level.sentences(block):
                 writer.add(ids.astype(np.int64))
             if raw:
-                lines = zip(old_text, level.lines(block), noised.changed, strict=False)
+                old_lines = itertools.islice(old_text, noised.counts.lines)
+                lines = zip(old_lines, level.lines(block), noised.changed, strict=True)
                 text += [new if changed else old.decode() for old, new, changed in lines]
             progress.advance(noised.counts.lines)
         written += writer.close()
@@ -163,6 +166,14 @@ def _write_noisy(data_bin, folder: Path, names: list[str], lang: str, noisy: Noi
         (folder / "raw").mkdir(exist_ok=True)
         write_lines(folder / raw[0], text)
     return written + raw
+
+
+def _check_aligned(path: Path, sentences: int) -> None:
+    if (lines := count_lines(path)) != sentences:
+        raise KDError(
+            f"{path} has {lines:,} lines, the binary data beside it {sentences:,} sentences, so they are not aligned "
+            "and cannot get the same noise; make the data-bin again"
+        )
 
 
 def _blocks(dataset, level: TokenLevel) -> Iterator[bytes]:

@@ -58,10 +58,13 @@ class Left:
     def swappable(self, in_active: np.ndarray) -> int:
         """How many units, left or not, have a unit to their right that is left.
 
-        in_active: bool (units,), those that are asked about: whole lines.
+        in_active: bool (units,), those that are asked about: whole lines, but for what is protected.
         """
         first, _, last_left = self._groups
-        return int((last_left - first)[in_active[last_left]].sum())
+        if self._units.protected is None:
+            return int((last_left - first)[in_active[last_left]].sum())
+        before = np.append(0, np.cumsum(in_active))
+        return int((before[last_left] - before[first]).sum())
 
     def other_gaps(self) -> tuple[np.ndarray, np.ndarray]:
         """(units that are followed by another unit's gap, whose gap).
@@ -72,7 +75,7 @@ class Left:
         _, end, last_left = self._lines
         is_other = last_left < end
         numbers, owners = last_left[is_other], end[is_other]
-        if self._groups is self._lines:
+        if not self._units.touching:
             return numbers, owners
         edges = self._units.edges
         filled = np.append(np.flatnonzero(edges[3::2] > edges[2:-1:2]), len(self._units))

@@ -14,6 +14,7 @@ import pyarrow as pa
 from fairseq_kd.errors import KDError
 from fairseq_kd.noise.block import Counts, Noised
 from fairseq_kd.noise.options import OPERATIONS, NoiseOptions
+from fairseq_kd.noise.unsegmented import LARGEST_SHARE
 from fairseq_kd.noise.vocabulary import Vocabulary, add_counts
 
 SIDES = ("source", "target")
@@ -69,9 +70,12 @@ class NoisySide:
         """Each block as it was and with noise, in order. The noise does not depend on the number of workers.
 
         Called again, for further files of the side, it counts on.
+        Raises KDError when the words of the text cannot be told.
         """
-        for (block, number), noised in _in_order(self._noise, zip(blocks, self._numbers, strict=False), self.workers):
+        numbered = ((block, next(self._numbers)) for block in blocks)
+        for (block, number), noised in _in_order(self._noise, numbered, self.workers):
             self.counts.add(noised.counts)
+            self._check_segmented()
             if number == 0:
                 self.examples = self._examples(block, noised)
             yield block, noised
@@ -91,6 +95,15 @@ class NoisySide:
         }
         types = None if self.vocabulary is None else len(self.vocabulary.units)
         return counts | {"rates": rates, "types": types, "examples": self.examples}
+
+    def _check_segmented(self) -> None:
+        found, lines = self.counts.lines_unsegmented, self.counts.lines
+        if found > LARGEST_SHARE * lines:
+            raise KDError(
+                f"{found:,} of the first {lines:,} {self.side} sentences are of a script without spaces (Chinese, "
+                "Japanese, Thai, ...) and not segmented, so that a word would be a whole sentence; give "
+                "--word-tokenizer char (each character of such a script is a word), or --level char or subword"
+            )
 
     def _noise(self, item: tuple[bytes, int]) -> Noised:
         block, number = item

@@ -6,7 +6,9 @@ import pyarrow as pa
 from fairseq_kd.errors import KDError
 from fairseq_kd.noise.block import Noised, add_noise
 from fairseq_kd.noise.options import NoiseOptions
-from fairseq_kd.noise.units import Units, find_characters, find_words
+from fairseq_kd.noise.protect import cut_out, protect
+from fairseq_kd.noise.units import Units, find_characters, find_words, find_words_and_characters
+from fairseq_kd.noise.unsegmented import unsegmented_text
 from fairseq_kd.noise.vocabulary import count_units
 
 
@@ -16,6 +18,13 @@ def check_subword(options: NoiseOptions, subword) -> None:
         raise KDError("--level subword on text needs --subword-model, to cut the text into subwords")
     if options.level != "subword" and subword is not None:
         raise KDError(f"--subword-model has no effect with --level {options.level}")
+
+
+def find_units(block: bytes, options: NoiseOptions) -> Units:
+    """The units of a block of text; of subwords, what stands between spaces."""
+    if options.level == "char":
+        return find_characters(block)
+    return find_words_and_characters(block) if options.word_tokenizer == "char" else find_words(block)
 
 
 class TextLevel:
@@ -35,7 +44,10 @@ class TextLevel:
 
     def noise(self, block: bytes, **where) -> Noised:
         """The block with noise; where: see `add_noise`."""
-        noised = add_noise(self._units(block), self.options, **where)
+        units = self._units(block)
+        noised = add_noise(units, self.options, **where)
+        if self.options.level == "word" and self.options.word_tokenizer == "spaces":
+            noised.counts.lines_unsegmented = unsegmented_text(units)
         return noised if self.subword is None else self._joined(block, noised)
 
     def lines(self, block: bytes) -> list[str]:
@@ -43,11 +55,22 @@ class TextLevel:
         return block.decode().split("\n")[:-1]
 
     def _units(self, block: bytes) -> Units:
-        if self.options.level == "char":
-            return find_characters(block)
-        if self.subword is None:
-            return find_words(block)
-        return find_words("".join([self.subword.encode(line) + "\n" for line in self.lines(block)]).encode())
+        if self.subword is not None:
+            block = "".join([self._segmented(line) + "\n" for line in self.lines(block)]).encode()
+        return protect(find_units(block, self.options), block, self.options.protect)
+
+    def _segmented(self, line: str) -> str:
+        words = self.options.protect
+        if not words:
+            return self.subword.encode(line)
+        return " ".join([piece if piece in words else self.subword.encode(piece) for piece in cut_out(line, words)])
+
+    def _text(self, segmented: str) -> str:
+        words = self.options.protect
+        if not words:
+            return self.subword.decode(segmented)
+        pieces = [piece if piece in words else self.subword.decode(piece) for piece in cut_out(segmented, words)]
+        return " ".join(filter(None, pieces))
 
     def _joined(self, block: bytes, noised: Noised) -> Noised:
         """Changed lines from subwords to text; the others as they were.
@@ -56,7 +79,7 @@ class TextLevel:
         """
         lines, new = self.lines(block), self.lines(noised.data.tobytes())
         for number in np.flatnonzero(noised.changed).tolist():
-            if text := self.subword.decode(new[number]):
+            if text := self._text(new[number]):
                 lines[number] = text
             else:
                 noised.changed[number] = False

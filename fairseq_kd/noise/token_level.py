@@ -1,17 +1,24 @@
 """Blocks of token ids of a data-bin: cut into words (groups of subwords), subwords or characters.
 
 Words and subwords are moved as the ids they are, so nothing is segmented anew and nothing can be lost: the subword
-models segment each word by itself. Characters need text: sentences that changed are decoded and encoded again.
+models segment each word by itself. Characters need text, as units and as words of a script without spaces: sentences
+that changed are decoded and encoded again.
 """
+
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 
+from fairseq_kd.corpus.scripts import letter_weights
 from fairseq_kd.corpus.subword import load_decoder
 from fairseq_kd.errors import KDError
 from fairseq_kd.noise.block import Noised, add_noise
 from fairseq_kd.noise.options import NoiseOptions
-from fairseq_kd.noise.units import Units, find_characters, find_tokens
+from fairseq_kd.noise.protect import cut_out, marked, protect
+from fairseq_kd.noise.text_level import find_units
+from fairseq_kd.noise.units import Units, find_tokens
+from fairseq_kd.noise.unsegmented import unsegmented_lines
 from fairseq_kd.noise.vocabulary import count_units
 
 WORD_MARK = "\u2581"  # SentencePiece: begins a word
@@ -29,12 +36,19 @@ class TokenLevel:
         """
         if options.level != "subword" and kind is None:
             raise KDError(f"--level {options.level} must know how subwords make words: give --post-process")
-        if options.level == "char" and model is None:
-            raise KDError("--level char needs the subword model, which only data-bins of `fairseq-kd prepare` bring")
+        self._by_text = needs_model(options)
+        if self._by_text and model is None:
+            option = "--level char" if options.level == "char" else f"--word-tokenizer {options.word_tokenizer}"
+            raise KDError(f"{option} needs the subword model, which only data-bins of `fairseq-kd prepare` bring")
         self.options, self.dictionary, self.dtype = options, dictionary, np.dtype(dtype)
         self.kind, self.model = kind, model
         self._join = None if kind is None else load_decoder(kind)
-        self._marked = np.array([_is_marked(symbol, kind) for symbol in dictionary.symbols])
+        symbols, words = dictionary.symbols, options.protect
+        self._marked = np.array([_is_marked(symbol, kind) for symbol in symbols])
+        self._is_protected = np.array([symbol in words for symbol in symbols])
+        plain = [symbol.removeprefix(WORD_MARK) if kind == "sentencepiece" else symbol for symbol in symbols]
+        plain = [symbol.removesuffix(JOINT) if kind == "subword-nmt" else symbol for symbol in plain]
+        self._may_begin_protected = np.array([any(word.startswith(symbol) for word in words) for symbol in plain])
 
     def count(self, block: bytes) -> pa.Table:
         """How often each unit of a block occurs, see `count_units`."""
@@ -42,8 +56,11 @@ class TokenLevel:
 
     def noise(self, block: bytes, **where) -> Noised:
         """The block with noise; where: see `add_noise`."""
-        noised = add_noise(self._units(block), self.options, **where)
-        return self._encoded(block, noised) if self.options.level == "char" else noised
+        units = self._units(block)
+        noised = add_noise(units, self.options, **where)
+        if self.options.level == "word" and not self._by_text:
+            noised.counts.lines_unsegmented = self._unsegmented(units)
+        return self._encoded(block, noised) if self._by_text else noised
 
     def lines(self, block: bytes) -> list[str]:
         """The sentences of a block: its symbols, or text where the way of joining them is known."""
@@ -56,31 +73,91 @@ class TokenLevel:
         ids = np.frombuffer(block, self.dtype)
         return np.split(ids, np.flatnonzero(ids == self.dictionary.eos())[:-1] + 1)
 
+    @cached_property
+    def _letters(self) -> np.ndarray:
+        """Of each symbol, the letters of scripts without spaces, see `letter_weights`."""
+        weights = letter_weights()
+        return np.array([sum(int(weights[ord(char)]) for char in symbol) for symbol in self.dictionary.symbols])
+
+    def _unsegmented(self, units: Units) -> int:
+        ids = units.data.view(self.dtype)
+        places = np.flatnonzero(self._letters[ids])
+        return unsegmented_lines(units, places * self.dtype.itemsize, self._letters[ids[places]])
+
     def _units(self, block: bytes) -> Units:
-        if self.options.level == "char":
-            return find_characters(self._text(block))
+        words = self.options.protect
+        if self._by_text:
+            text = self._text(block)
+            return protect(find_units(text, self.options), text, words)
         ids = np.frombuffer(block, self.dtype)
-        if self.options.level == "subword" or self.kind == "none":
-            begins = np.ones(len(ids), dtype=bool)
-        elif self.kind == "sentencepiece":
+        begins = np.ones(len(ids), dtype=bool) if self.options.level == "subword" else self._word_begins(ids)
+        units = find_tokens(ids, begins, self.dictionary.eos())
+        if not words:
+            return units
+        starts, ends, texts = self._protected(ids)
+        size = self.dtype.itemsize
+        return marked(units, starts * size, ends * size, texts, words)
+
+    def _word_begins(self, ids: np.ndarray) -> np.ndarray:
+        """bool (tokens,): where a word begins. A symbol that is protected is a word, whatever is beside it."""
+        if self.kind in (None, "none"):
+            return np.ones(len(ids), dtype=bool)
+        if self.kind == "sentencepiece":
             begins = self._marked[ids]
         else:
             begins = np.append(True, ~self._marked[ids[:-1]])
-        return find_tokens(ids, begins, self.dictionary.eos())
+        alone = self._is_protected[ids]
+        return begins | alone | np.append(False, alone[:-1])
+
+    def _protected(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """(first tokens, ends, texts) of the protected words, in order. A word may be of several subwords."""
+        words = find_tokens(ids, self._word_begins(ids), self.dictionary.eos())
+        starts, ends = words.starts() // self.dtype.itemsize, words.edges[2:-1:2] // self.dtype.itemsize
+        numbers = np.flatnonzero(self._may_begin_protected[ids[starts]])
+        texts = [self._spelt(ids[starts[number] : ends[number]]) for number in numbers.tolist()]
+        found = np.array([text in self.options.protect for text in texts], dtype=bool)
+        return starts[numbers[found]], ends[numbers[found]], [text for text in texts if text in self.options.protect]
+
+    def _spelt(self, ids: np.ndarray) -> str:
+        line = " ".join([self.dictionary.symbols[i] for i in ids])
+        return line if self._join is None else self._join(line)
 
     def _text(self, block: bytes) -> bytes:
-        symbols = list(self.dictionary.symbols)
-        symbols[self.dictionary.unk()] = UNKNOWN
-        lines = [self.model.decode(" ".join([symbols[i] for i in ids[:-1]])) for ids in self.sentences(block)]
+        lines = [" ".join([text for _, text in self._pieces(ids)]) for ids in self.sentences(block)]
         return "".join([line + "\n" for line in lines]).encode()
 
+    def _pieces(self, ids: np.ndarray) -> list[tuple[np.ndarray, str]]:
+        """The protected words of a sentence, and what is between them: (ids without EOS, text)."""
+        spans, at = [], 0
+        for start, end, text in zip(*self._protected(ids), strict=True) if self.options.protect else ():
+            spans += [(ids[at:start], None), (ids[start:end], text)]
+            at = end
+        spans.append((ids[at:-1], None))
+        pieces = [(part, self._decoded(part) if text is None else text) for part, text in spans]
+        return [piece for piece in pieces if piece[1]]
+
+    def _decoded(self, ids: np.ndarray) -> str:
+        symbols, unknown = self.dictionary.symbols, self.dictionary.unk()
+        return self.model.decode(" ".join([UNKNOWN if i == unknown else symbols[i] for i in ids]))
+
     def _encoded(self, block: bytes, noised: Noised) -> Noised:
-        """The sentences that changed as ids again, the others as they were."""
+        """The sentences that changed as ids again, the others and the protected words as they were."""
         sentences, lines = self.sentences(block), noised.data.tobytes().decode().split("\n")
         for number in np.flatnonzero(noised.changed).tolist():
-            symbols = self.model.encode(lines[number]).split()
-            sentences[number] = np.array([*map(self.dictionary.index, symbols), self.dictionary.eos()], self.dtype)
+            ids, words = [], self.options.protect
+            kept = {text: part for part, text in self._pieces(sentences[number]) if text in words}
+            for piece in cut_out(lines[number], kept) if words else [lines[number]]:
+                ids += kept[piece].tolist() if piece in kept else self._indices(piece)
+            sentences[number] = np.array([*ids, self.dictionary.eos()], self.dtype)
         return Noised(np.concatenate(sentences).view(np.uint8), noised.changed, noised.counts)
+
+    def _indices(self, text: str) -> list[int]:
+        return [self.dictionary.index(symbol) for symbol in self.model.encode(text).split()]
+
+
+def needs_model(options: NoiseOptions) -> bool:
+    """Whether a data-bin's sentences must become text for these options, and ids again."""
+    return options.level == "char" or options.word_tokenizer == "char"
 
 
 def _is_marked(symbol: str, kind: str | None) -> bool:

@@ -1,13 +1,14 @@
 """Where the units of a block are: words or characters of text, words or subwords of token ids."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
 import regex
 
+from fairseq_kd.corpus.scripts import code_points, is_unspaced, may_hold_unspaced
 from fairseq_kd.errors import KDError
 
 NEWLINE = 10
@@ -36,12 +37,18 @@ class Units:
     data: uint8 (bytes,). edges: int32 (2 * units + 2,), where each piece begins, and the end.
     lines: number of the first unit of each line, and of all units at the end (lines + 1,).
     groups: the same of groups within which neighbours can change places: lines, or words if units are characters.
+    touching: whether some units of a line have a gap between them and others have none.
+    protected: bool (units,), those that stay what and where they are; None: no unit.
+    protected_words: how often each protected word is in the block.
     """
 
     data: np.ndarray
     edges: np.ndarray
     lines: np.ndarray
     groups: np.ndarray
+    touching: bool = False
+    protected: np.ndarray | None = None
+    protected_words: dict = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.edges) // 2 - 1
@@ -54,6 +61,14 @@ class Units:
         """The bytes between these places as binary values, without a copy."""
         buffers = [None, pa.py_buffer(edges), pa.py_buffer(self.data)]
         return pa.BinaryArray.from_buffers(pa.binary(), len(edges) - 1, buffers)
+
+    def starts(self) -> np.ndarray:
+        """Byte place of each unit."""
+        return self.edges[1:-1:2]
+
+    def free(self) -> np.ndarray:
+        """Numbers of the units that are not protected."""
+        return np.arange(len(self)) if self.protected is None else np.flatnonzero(~self.protected)
 
     def per_line(self, numbers: np.ndarray) -> np.ndarray:
         """How many of these units, given in order, each line has."""
@@ -81,13 +96,35 @@ def find_characters(block: bytes) -> Units:
     if not block.isascii():
         first &= (data & 0xC0) != 0x80  # not the later bytes of a character
         first[_inside_clusters(block.decode(), data)] = False
+    units = _beginning_at(first, gap, data)
+    starts, ends = units.starts(), units.edges[2:-1:2]
+    words = np.flatnonzero(np.append(True, starts[1:] > ends[:-1])[: len(starts)])
+    return replace(units, groups=np.append(words, len(starts)))
+
+
+def find_words_and_characters(block: bytes) -> Units:
+    """As `find_words`, but each grapheme cluster of a script without spaces between words is a word by itself."""
+    data = np.frombuffer(block, np.uint8)
+    if not may_hold_unspaced(data):
+        return find_words(block)
+    gap, character = _gaps(block, data), np.flatnonzero((data & 0xC0) != 0x80)
+    alone = is_unspaced()[code_points(block)]
+    begins = alone | np.append(True, (alone | gap[character])[:-1])
+    begins &= ~gap[character]
+    first = np.zeros(len(data), dtype=bool)
+    first[character[begins]] = True
+    first[_inside_clusters(block.decode(), data)] = False
+    return _beginning_at(first, gap, data)
+
+
+def _beginning_at(first: np.ndarray, gap: np.ndarray, data: np.ndarray) -> Units:
+    """first, gap: bool (bytes,), where a unit begins, and what is white space."""
     starts = np.flatnonzero(first)
     # a unit ends where the next begins, or where white space begins
     behind_gap = np.flatnonzero(gap[1:] & ~gap[:-1]) + 1
     ends = np.minimum(np.append(starts[1:], len(data)), _next(behind_gap, starts, len(data)))
     units = _with_lines(data, _interleave(starts, ends, len(data)), np.flatnonzero(data == NEWLINE))
-    words = np.flatnonzero(np.append(True, starts[1:] > ends[:-1])[: len(starts)])
-    return replace(units, groups=np.append(words, len(starts)))
+    return replace(units, touching=True)
 
 
 def find_tokens(ids: np.ndarray, begins: np.ndarray, eos: int) -> Units:

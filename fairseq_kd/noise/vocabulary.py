@@ -11,8 +11,8 @@ from fairseq_kd.noise.units import Units
 
 
 def count_units(units: Units) -> pa.Table:
-    """How often each unit of a block occurs: columns unit (binary) and count (int64)."""
-    found = pc.value_counts(units.pieces().take(pa.array(np.arange(1, 2 * len(units), 2))))
+    """How often each unit of a block occurs that is not protected: columns unit (binary) and count (int64)."""
+    found = pc.value_counts(units.pieces().take(pa.array(2 * units.free() + 1)))
     return pa.table({"unit": found.field("values"), "count": found.field("counts")})
 
 

@@ -1,8 +1,8 @@
 """Decoding by fairseq's own search: any architecture, ensembles, sampling."""
 
+from abc import ABC, abstractmethod
 from argparse import Namespace
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,17 +14,40 @@ from fairseq_kd.teacher.batches import collate, length_sorted
 MAX_TOKENS = {"cpu": 4000, "cuda": 12000}  # source tokens of a batch, with padding
 
 
-class Backend(Protocol):
-    """Translates chosen sentences of a subset."""
+class Backend(ABC):
+    """Translates chosen sentences of a subset. The translation of an empty source is empty, by every backend.
+
+    A model would invent one: it has not seen empty sources, since cleaning leaves them out of training sets.
+    """
 
     name: str
     max_tokens: int  # of a batch, with padding
 
+    def __init__(self, dataset):
+        self.dataset = dataset
+        self._empty_sources = empty_sources(dataset)
+
     def translate(self, sentences: np.ndarray, advance: Callable[[int], None]) -> dict[int, list[Hypothesis]]:
-        """Sentence number -> hypotheses, best first; advance(n) after every n sentences."""
+        """Sentence number -> hypotheses, best first; advance(n) after every n sentences.
+
+        An empty source has one hypothesis, without tokens and of the score 0 (probability 1).
+        """
+        empty = self._empty_sources[sentences]
+        advance(int(empty.sum()))
+        found = {int(number): [Hypothesis(np.zeros(0, np.int64), 0.0)] for number in sentences[empty]}
+        return found | self.translate_filled(sentences[~empty], advance)
+
+    @abstractmethod
+    def translate_filled(self, sentences: np.ndarray, advance: Callable[[int], None]) -> dict[int, list[Hypothesis]]:
+        """The same of sentences of which none is empty."""
 
 
-class FairseqBackend:
+def empty_sources(dataset) -> np.ndarray:
+    """bool (sentences,): whose source is EOS alone."""
+    return np.asarray(dataset.src_sizes) <= 1
+
+
+class FairseqBackend(Backend):
     """Beam search, greedy search and sampling by `task.build_generator`.
 
     Samples are drawn from a generator that is seeded for each batch, so they do not depend on what ran before.
@@ -34,12 +57,13 @@ class FairseqBackend:
 
     def __init__(self, models: list, task, dataset, search: Namespace, max_tokens: int, device: torch.device):
         """models: on `device`, in eval mode, as many as the ensemble has. search: see `search_arguments`."""
-        self.models, self.task, self.dataset = models, task, dataset
+        super().__init__(dataset)
+        self.models, self.task = models, task
         self.max_tokens, self.device, self.search = max_tokens, device, search
         self.generator = task.build_generator(models, search)
         self._lengths = np.asarray(dataset.src_sizes)
 
-    def translate(self, sentences: np.ndarray, advance) -> dict[int, list[Hypothesis]]:
+    def translate_filled(self, sentences: np.ndarray, advance) -> dict[int, list[Hypothesis]]:
         """See `Backend`."""
         found = {}
         for numbers in length_sorted(sentences, self._lengths, self.max_tokens):

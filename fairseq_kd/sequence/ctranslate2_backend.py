@@ -14,31 +14,40 @@ import torch
 
 from fairseq_kd.corpus.manifest import sha256_file
 from fairseq_kd.errors import KDError
+from fairseq_kd.export import vocabulary
 from fairseq_kd.export.runtime import check_installed, load_translator, write_model
+from fairseq_kd.sequence.backend import Backend
 from fairseq_kd.sequence.hypothesis import Hypothesis
 from fairseq_kd.sequence.options import DecodeOptions
 from fairseq_kd.sequence.teachers import Teachers
 from fairseq_kd.teacher.batches import length_sorted
 
 MAX_TOKENS = {"cpu": 1024, "cuda": 16384}
-CONVERSION = 2  # counts the changes of `export.specification` that change a converted model
+CONVERSION = 3  # counts the changes of `export` that change a converted model
 
 
-class CTranslate2Backend:
+class CTranslate2Backend(Backend):
     """Beam and greedy search of one transformer, in batches that the translator's own threads share."""
 
     name = "ctranslate2"
 
-    def __init__(self, translator, task, dataset, settings: dict, max_tokens: int, max_target_positions: int):
-        """translator: a `ctranslate2.Translator`. settings: those of `DecodeOptions.settings` for a search."""
-        self.translator, self.dataset = translator, dataset
+    def __init__(
+        self, translator, task, dataset, settings: dict, max_tokens: int, max_target_positions: int, names=None
+    ):
+        """translator: a `ctranslate2.Translator`. settings: those of `DecodeOptions.settings` for a search.
+
+        names: those that the model was written with, see `write_model`; None: `vocabulary.numbers`.
+        """
+        names = names or vocabulary.numbers
+        super().__init__(dataset)
+        self.translator = translator
         self.settings, self.max_tokens, self.max_target_positions = settings, max_tokens, max_target_positions
         self.eos = task.source_dictionary.eos()
-        self._symbols = np.array([*task.source_dictionary.symbols], dtype=object)
-        self._index = {symbol: index for index, symbol in enumerate(task.target_dictionary.symbols)}
+        self._names = np.array(names(task.source_dictionary), dtype=object)
+        self._index = vocabulary.first_ids(names(task.target_dictionary))
         self._lengths = np.asarray(dataset.src_sizes)
 
-    def translate(self, sentences: np.ndarray, advance) -> dict[int, list[Hypothesis]]:
+    def translate_filled(self, sentences: np.ndarray, advance) -> dict[int, list[Hypothesis]]:
         """See `Backend`."""
         settings, pending = self.settings, []
         for numbers in length_sorted(sentences, self._lengths, self.max_tokens):
@@ -64,10 +73,10 @@ class CTranslate2Backend:
         return found
 
     def _source(self, number: int) -> list[str]:
-        """Symbols of a source sentence; the converted model adds EOS."""
+        """Names of a source sentence's tokens; the converted model adds EOS."""
         tokens = self.dataset.src[number].numpy()
         assert tokens[-1] == self.eos, f"source {number} does not end with EOS"
-        return self._symbols[tokens[:-1]].tolist()
+        return self._names[tokens[:-1]].tolist()
 
     def _ids(self, words: list[str]) -> np.ndarray:
         return np.array([self._index[word] for word in words], dtype=np.int64)
@@ -126,7 +135,8 @@ def convert(teachers: Teachers) -> Path:
         final.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=final.parent, prefix=".part-") as scratch:
             converted = Path(scratch) / "model"
-            write_model(teacher.model, teacher.source_dictionary, teacher.target_dictionary, converted)
+            dictionaries = teacher.source_dictionary, teacher.target_dictionary
+            write_model(teacher.model, *dictionaries, converted, names=vocabulary.numbers)
             try:
                 os.replace(converted, final)
             except OSError:  # another process was faster

@@ -8,6 +8,7 @@ Padding is never a token of the target.
 import numpy as np
 import torch
 
+from fairseq_kd.sequence.backend import Backend
 from fairseq_kd.sequence.hypothesis import Hypothesis
 from fairseq_kd.sequence.options import DecodeOptions
 from fairseq_kd.sequence.teachers import Teachers
@@ -15,20 +16,21 @@ from fairseq_kd.teacher.batches import collate, length_sorted
 from fairseq_kd.teacher.signal import ROWS_AT_A_TIME
 
 
-class TeacherForcing:
+class TeacherForcing(Backend):
     """A `Backend` that does not search."""
 
     name = "fairseq"
     MAX_TOKENS = 4000
 
     def __init__(self, teachers: Teachers, options: DecodeOptions, device: torch.device):
+        super().__init__(teachers.dataset)
         self.teachers, self.device = teachers, device
         self.cut = options.settings()["early_eos"] == "cut"
         self.max_tokens = options.max_tokens or self.MAX_TOKENS
         dataset = teachers.dataset
         self._lengths = np.maximum(dataset.src_sizes, dataset.tgt_sizes)
 
-    def translate(self, sentences: np.ndarray, advance) -> dict[int, list[Hypothesis]]:
+    def translate_filled(self, sentences: np.ndarray, advance) -> dict[int, list[Hypothesis]]:
         """See `Backend`: one hypothesis each."""
         found = {}
         for numbers in length_sorted(sentences, self._lengths, self.max_tokens):

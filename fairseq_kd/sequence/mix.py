@@ -27,10 +27,11 @@ KIND = "fairseq_kd mixed data-bin"
 FORMAT = 1
 
 
-def mix(data_bins, times, out, *, languages=(None, None), seed: int = 1) -> dict:
+def mix(data_bins, times, out, *, languages=(None, None), seed: int | None = None) -> dict:
     """Write the data-bin `out` and return its manifest; a finished `out` of the same inputs is checked and kept.
 
-    times: how often each training set is taken, above 0; 2.5 is two copies and a random half (of `seed`, in order).
+    times: how often each training set is taken, above 0; 2.5 is two copies and a random half, in order.
+    seed: of the random shares (None: 1), for which one of `times` must have a fraction.
     languages: (source, target); (None, None): those of the first. Everything but the training set is
     linked from the first. Raises KDError when they do not fit together.
     """
@@ -38,6 +39,7 @@ def mix(data_bins, times, out, *, languages=(None, None), seed: int = 1) -> dict
         raise KDError(f"--times: {len(times)} numbers for {len(data_bins)} data-bins; give one for each")
     if wrong := [value for value in times if not 0 < value < float("inf")]:
         raise KDError(f"--times {wrong[0]:g}: must be above 0")
+    seed = _checked_seed(seed, times)
     languages = languages if all(languages) else infer_languages(data_bins[0])
     tasks = [open_data(path, languages, "train") for path in data_bins]
     for path, task in zip(data_bins[1:], tasks[1:], strict=True):
@@ -60,6 +62,20 @@ def mix(data_bins, times, out, *, languages=(None, None), seed: int = 1) -> dict
         }
         write_json(folder / MANIFEST_NAME, manifest)
     return manifest
+
+
+def _checked_seed(seed: int | None, times) -> int:
+    if seed is None:
+        return 1
+    if seed < 0:
+        raise KDError(f"--seed {seed}: must be 0 or above")
+    if all(value == int(value) for value in times):
+        listed = " ".join(f"{value:g}" for value in times)
+        raise KDError(
+            f"--seed {seed} has no effect: each training set is taken whole (--times {listed}), so nothing is drawn; "
+            "leave it out"
+        )
+    return seed
 
 
 def chosen(count: int, times: float, rng: np.random.Generator) -> Iterator[int]:

@@ -15,6 +15,7 @@ from fairseq_kd.corpus.manifest import check_files
 from fairseq_kd.errors import KDError
 from fairseq_kd.resumable.blocks import Block, cut_blocks
 from fairseq_kd.sequence.assemble import assemble
+from fairseq_kd.sequence.backend import empty_sources
 from fairseq_kd.sequence.hypothesis import Hypothesis
 from fairseq_kd.sequence.options import DecodeOptions
 from fairseq_kd.sequence.select import Closeness, closest
@@ -68,10 +69,13 @@ class DecodeWork:
             assert self.too_long[number], f"no answer for sentence {number}"
             fallback = "too_long"
         elif not hypotheses or len(hypotheses[0].tokens) == 0:
-            fallback = "empty"
+            fallback = "empty_source" if self._empty_sources[number] else "empty"
         if fallback is not None:
             if self.options.fallback == "error":
-                raise KDError(f"the teacher gives nothing for sentence {number} (--fallback reference keeps its gold)")
+                why = "whose source is empty" if fallback == "empty_source" else "whose source is not empty"
+                raise KDError(
+                    f"the teacher gives nothing for sentence {number}, {why} (--fallback reference keeps its gold)"
+                )
             hypotheses = [Hypothesis(self.teachers.dataset.tgt[number].numpy()[:-1], float("nan"))]
         chosen, nearness = 0, [None] * len(hypotheses)
         if fallback is None and self.options.select == "closest":
@@ -83,6 +87,10 @@ class DecodeWork:
             for h, near in zip(hypotheses, nearness, strict=True)
         ]
         return json.dumps([listed, chosen, fallback], separators=(",", ":")) + "\n"
+
+    @cached_property
+    def _empty_sources(self) -> np.ndarray:
+        return empty_sources(self.teachers.dataset)
 
     @cached_property
     def _metric(self):

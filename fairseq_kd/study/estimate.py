@@ -1,6 +1,7 @@
 """How long stages take: as the done ones of the same shape, else by the calibration, else as the done of their kind."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean
 
@@ -51,7 +52,7 @@ def shape(stage: Stage) -> str:
     if stage.kind not in TRAININGS:
         return stage.kind
     words, kept = stage.command, []
-    for before, word in zip(["", *words], words, strict=False):
+    for before, word in pairwise(["", *words]):
         if word in WITHOUT or before in WITHOUT:
             continue
         kept.append("@" if word.startswith("@/") else word)

@@ -1,6 +1,7 @@
 """Dictionaries are compared by content: word-level KD needs the same meaning behind every index."""
 
 import logging
+from itertools import zip_longest
 from pathlib import Path
 
 from fairseq_kd.errors import KDError
@@ -13,9 +14,10 @@ def first_difference(one, other) -> tuple | None:
     ended; None when two fairseq dictionaries have the same symbols."""
     if one.symbols == other.symbols:
         return None
-    pairs = zip(one.symbols, other.symbols, strict=False)
-    index = next((i for i, (ours, theirs) in enumerate(pairs) if ours != theirs), min(len(one), len(other)))
-    return index, *(d.symbols[index] if index < len(d) else "nothing" for d in (one, other))
+    for index, found in enumerate(zip_longest(one.symbols, other.symbols)):
+        if found[0] != found[1]:
+            return index, *("nothing" if symbol is None else symbol for symbol in found)
+    raise AssertionError("lists that differ have a first difference")
 
 
 def check_same_dictionary(teacher, student, side: str) -> None:

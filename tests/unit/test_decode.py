@@ -14,13 +14,16 @@ import torch
 from cache_helpers import content
 from conftest import run_fairseq
 from fairseq.data import Dictionary
+from helpers import write_variant
 
 from fairseq_kd.corpus.derived import SideWriter
 from fairseq_kd.errors import KDError
+from fairseq_kd.evaluation.translate import TranslateOptions, translate
 from fairseq_kd.sequence import decode as decode_module
 from fairseq_kd.sequence.decode import decode
 from fairseq_kd.sequence.hypothesis import Hypothesis
 from fairseq_kd.sequence.options import DecodeOptions
+from fairseq_kd.sequence.teachers import open_teachers
 from fairseq_kd.teacher.opening import open_data
 
 LANGUAGES = ("qaa", "qab")
@@ -158,7 +161,7 @@ def test_an_empty_answer_is_replaced_by_gold_and_counted(awkward, teacher, tmp_p
     monkeypatch.setattr(decode_module, "choose_backend", lambda *arguments: Silent())
     manifest = quiet(awkward, teacher, tmp_path / "out")
     assert targets(tmp_path / "out") == targets(awkward)
-    assert manifest["fallbacks"] == {"empty": 134, "too_long": 23}
+    assert manifest["fallbacks"] == {"empty": 111, "empty_source": 23, "too_long": 23}
 
 
 def test_filters_leave_out_both_sides_and_say_which(numbering, awkward, teacher, tmp_path):
@@ -230,6 +233,75 @@ def test_backend_ctranslate2_gives_what_fairseq_generate_gives_but_for_the_mass_
         assert min(offsets) >= 0 and max(offsets) - min(offsets) < 1e-3 and max(offsets) < 0.1
         best = max(common, key=lambda item: item[1] + offsets[0] / item[2])
         assert len(common) >= 2 and found[number][0][1] == best[3]
+
+
+def test_both_backends_mean_the_same_tokens_where_a_dictionary_holds_symbols_twice(data_bin, teacher, tmp_path):
+    """All tokens are called like one of the four special ones, like one another, or like an id."""
+    pytest.importorskip("ctranslate2")
+    twice, names = tmp_path / "twice", ["<unk>", "<pad>", "</s>", "<s>", "<blank>", "same", "7"]
+    shutil.copytree(data_bin, twice, ignore=shutil.ignore_patterns("manifest.json"))
+    for lang in LANGUAGES:
+        path = twice / f"dict.{lang}.txt"
+        rows = [f"{names[number % 7]} 1 #fairseq:overwrite" for number, _ in enumerate(path.read_text().splitlines())]
+        path.unlink()
+        path.write_text("\n".join(rows) + "\n")
+    write_variant(teacher, tmp_path / "teacher.pt", noise=0.1, updates=1)  # its answers differ more
+    found = {}
+    for backend in ("fairseq", "ctranslate2"):
+        options = DecodeOptions(cpu=True, subset="test", strategy="greedy", max_len_b=30, backend=backend)
+        quiet(twice, tmp_path / "teacher.pt", tmp_path / backend, options, teacher_data=twice)
+        found[backend] = targets(tmp_path / backend, "test")
+    assert len({token for row in found["fairseq"] for token in row}) >= 5
+    assert found["ctranslate2"] == found["fairseq"]
+
+
+@pytest.fixture(scope="module")
+def with_empty_sources(data_bin, tmp_path_factory):
+    """Five sentences; the sources of the first, the third and the last are empty, and one target is."""
+    folder = tmp_path_factory.mktemp("empty") / "data"
+    folder.mkdir()
+    for lang, rows in (("qaa", [[], [20, 21], [], [30, 31, 32], []]), ("qab", [[40], [41, 42], [], [43], [44, 45]])):
+        (folder / f"dict.{lang}.txt").write_bytes((data_bin / f"dict.{lang}.txt").read_bytes())
+        writer = SideWriter(folder, f"train.qaa-qab.{lang}", Dictionary.load(str(folder / f"dict.{lang}.txt")))
+        for row in rows:
+            writer.add(np.array([*row, 2]))
+        writer.close()
+    return folder
+
+
+STRATEGIES = [
+    *({"backend": name, **more} for name in ("fairseq", "ctranslate2") for more in ({}, {"nbest": 3})),
+    *({"strategy": name} for name in ("sample", "teacher-forcing")),
+]
+
+
+@pytest.mark.parametrize("how", STRATEGIES, ids=lambda how: "-".join(map(str, how.values())))
+def test_the_translation_of_an_empty_source_is_empty_so_its_gold_stays(with_empty_sources, teacher, tmp_path, how):
+    if how.get("backend") == "ctranslate2":
+        pytest.importorskip("ctranslate2")
+    limit = {} if how.get("strategy") == "teacher-forcing" else {"max_len_b": 8}
+    manifest = quiet(with_empty_sources, teacher, tmp_path / "out", DecodeOptions(cpu=True, **limit, **how))
+    assert manifest["fallbacks"] == {"empty_source": 3}
+    found = targets(tmp_path / "out")
+    assert [found[0], found[2], found[4]] == [[40], [], [44, 45]] and found[1] and found[3]
+    lines = [line for line in hypotheses(tmp_path / "out") if line[0] in "024"]
+    assert [line[:4] for line in lines] == [[number, "0", "*", ""] for number in "024"]
+    with pytest.raises(KDError, match="gives nothing for sentence 0, whose source is empty"):
+        quiet(with_empty_sources, teacher, tmp_path / "no", DecodeOptions(cpu=True, fallback="error", **limit, **how))
+
+
+def test_what_is_evaluated_has_empty_translations_of_empty_sources_and_drop_empty_leaves_them_out(
+    with_empty_sources, teacher, tmp_path
+):
+    opened = open_teachers(with_empty_sources, str(teacher), "train")
+    options = TranslateOptions(cpu=True, max_len_b=8)
+    models = opened.models(torch.device("cpu"))
+    lines = translate(models, opened.task, opened.dataset, options, "")
+    assert [bool(line) for line in lines] == [False, True, False, True, False]
+    noised = opened.task.build_dataset_for_inference([torch.tensor([20, 21, 2]), torch.tensor([2])], np.array([3, 1]))
+    assert translate(models, opened.task, noised, options, "") == [lines[1], ""]
+    dropped = quiet(with_empty_sources, teacher, tmp_path / "out", DecodeOptions(cpu=True, drop_empty=True))
+    assert dropped["dropped"] == {"empty": 3} and dropped["pairs"] == 2
 
 
 def test_the_closest_of_the_five_best_is_chosen(data_bin, teacher, tmp_path):

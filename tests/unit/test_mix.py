@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from fairseq_kd.cli.main import main
 from fairseq_kd.errors import KDError
 from fairseq_kd.sequence.mix import chosen, mix
 from fairseq_kd.teacher.opening import open_data
@@ -35,6 +36,22 @@ def test_the_share_depends_on_the_seed(data_bin, tmp_path):
     for seed in (1, 2):
         mix([data_bin], [0.3], tmp_path / str(seed), seed=seed)
     assert pairs(tmp_path / "1") != pairs(tmp_path / "2")
+
+
+def test_a_seed_without_effect_is_refused(data_bin, tmp_path, capsys):
+    command = ["mix", str(data_bin), str(data_bin), "--out", str(tmp_path / "out")]
+    for more in (["--seed", "3"], ["--times", "1", "2", "--seed", "1"]):
+        assert main([*command, *more]) == 2
+        assert "has no effect: each training set is taken whole (--times 1 " in capsys.readouterr().err
+    assert main([*command, "--times", "1", "0.5", "--seed", "-1"]) == 2
+    assert "--seed -1: must be 0 or above" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main([*command, "--times", "1", "0.5", "--seed", "3"]) == 0
+
+
+def test_without_a_seed_the_share_is_that_of_seed_1(data_bin, tmp_path):
+    first = mix([data_bin], [0.3], tmp_path / "out", seed=1)
+    assert first["seed"] == 1 and mix([data_bin], [0.3], tmp_path / "out") == first
 
 
 def test_bad_input_is_one_clear_error(data_bin, tmp_path):

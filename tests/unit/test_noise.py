@@ -12,7 +12,7 @@ from fairseq_kd.errors import KDError
 from fairseq_kd.noise.block import BLOCK_LINES, add_noise
 from fairseq_kd.noise.lines import noise_lines
 from fairseq_kd.noise.options import NoiseOptions
-from fairseq_kd.noise.units import WIDE_SPACES, find_characters, find_tokens, find_words
+from fairseq_kd.noise.units import WIDE_SPACES, find_characters, find_tokens, find_words, find_words_and_characters
 from fairseq_kd.noise.vocabulary import Vocabulary
 
 ADVERSARIAL = [
@@ -106,14 +106,16 @@ def reference(units, groups, delete: float, swap: float, window: int, seed: int)
     return out
 
 
-@pytest.mark.parametrize("find", [find_words, find_characters])
+@pytest.mark.parametrize("find", [find_words, find_characters, find_words_and_characters])
 @pytest.mark.parametrize(
     ("delete", "swap", "window"), [(0.5, 0, 1), (0, 0.6, 1), (0, 0.6, 3), (0.4, 0.4, 1), (0.8, 0.2, 2)]
 )
 def test_arrays_do_what_the_definition_says_unit_by_unit(find, delete, swap, window):
     rng = random.Random(1)
     lines = [line for line in ADVERSARIAL if len(line) < 99]
-    lines += ["".join(rng.choice("ab\u00e9\u0301 \t\u3000") for _ in range(rng.randrange(9))) for _ in range(60)]
+    lines += [
+        "".join(rng.choice("ab\u00e9\u0301 \t\u3000\u4e2d\u0e44") for _ in range(rng.randrange(9))) for _ in range(60)
+    ]
     units = find(block_of(lines))
     options = NoiseOptions(delete=delete, swap=swap, swap_window=window)
     for seed in range(3):

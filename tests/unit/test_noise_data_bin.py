@@ -1,14 +1,19 @@
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fairseq.data import Dictionary
 
 from fairseq_kd.cli.main import main
 from fairseq_kd.corpus.datasets import text_files
+from fairseq_kd.corpus.derived import SideWriter
 from fairseq_kd.corpus.manifest import check_files, read_manifest
 from fairseq_kd.corpus.options import PrepareOptions
 from fairseq_kd.corpus.prepare import load_subword_models, prepare
+from fairseq_kd.corpus.text import write_lines
 from fairseq_kd.errors import KDError
+from fairseq_kd.evaluation.segments import Segments
 from fairseq_kd.noise.block import BLOCK_LINES
 from fairseq_kd.noise.data_bin import noise_data_bin
 from fairseq_kd.noise.options import NoiseOptions
@@ -110,6 +115,55 @@ def test_noise_of_an_evaluation_set_reaches_its_plain_text(data_bin, tmp_path):
     again = noise(out, tmp_path / "again", sides=("target",), **MIX)  # a noisy data-bin is a data-bin
     assert (tmp_path / "again" / "raw" / "test.qaa").read_bytes() == (out / "raw" / "test.qaa").read_bytes()
     assert list(again["noise"]) == ["qab"]
+
+
+@pytest.fixture
+def large(data_bin, tmp_path):
+    """A data-bin of words whose test set has two blocks and a bit, all sentences different, with its plain text."""
+    folder = tmp_path / "large"
+    (folder / "raw").mkdir(parents=True)
+    for lang in LANGUAGES:
+        shutil.copyfile(data_bin / f"dict.{lang}.txt", folder / f"dict.{lang}.txt")
+        dictionary = Dictionary.load(str(folder / f"dict.{lang}.txt"))
+        rows = [[10 + n // 2500, 10 + n // 50 % 50, 10 + n % 50, *[70 + n % 9] * (n % 4)] for n in range(9_000)]
+        writer = SideWriter(folder, f"test.qaa-qab.{lang}", dictionary)
+        for row in rows:
+            writer.add([*row, dictionary.eos()])
+        writer.close()
+        write_lines(folder / "raw" / f"test.{lang}", [" ".join(dictionary[i] for i in row) for row in rows])
+    return folder
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_plain_text_of_more_than_a_block_stays_aligned_line_by_line(large, tmp_path, workers):
+    out = tmp_path / "out"
+    manifest = noise(large, out, subset="test", post_process="none", sentence_share=0.5, workers=workers, **MIX)
+    lines = (out / "raw" / "test.qaa").read_text().splitlines()
+    assert len(lines) == manifest["sentences"] == 9_000 > 2 * BLOCK_LINES
+    assert lines == [" ".join(line) for line in symbols(out, subset="test")]
+    before = (large / "raw" / "test.qaa").read_text().splitlines()
+    assert 2_500 < sum(a != b for a, b in zip(before, lines, strict=True)) < 4_500
+    assert (out / "raw" / "test.qab").read_bytes() == (large / "raw" / "test.qab").read_bytes()
+
+
+@pytest.mark.parametrize("lines", [8_999, 9_001])
+def test_plain_text_with_another_number_of_lines_is_refused(large, tmp_path, lines):
+    write_lines(large / "raw" / "test.qaa", ["a"] * lines)
+    with pytest.raises(KDError, match=f"has {lines:,} lines, the binary data beside it 9,000 sentences"):
+        noise(large, tmp_path / "out", subset="test", post_process="none", **MIX)
+    assert not (tmp_path / "out").exists()
+
+
+def test_evaluate_refuses_source_text_that_is_not_aligned(large):
+    source = large / "raw" / "test.qaa"
+    for lines, sentences in ((9_000, 9_000), (9_000, 8_999), (9_000, 9_001)):
+        segments = Segments(["reference"] * sentences, str, source, {})
+        system = SimpleNamespace(task=SimpleNamespace(source_dictionary=None), dataset=range(sentences))
+        if lines == sentences:
+            assert len(segments.sources(system)) == lines
+        else:
+            with pytest.raises(KDError, match=f"has 9,000 lines, the binary data beside it {sentences:,} sentences"):
+                segments.sources(system)
 
 
 def test_workers_and_further_training_files_change_nothing(data_bin, tmp_path):
