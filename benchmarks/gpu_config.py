@@ -34,8 +34,11 @@ def configuration(model: list, criterion: dict, cpu: bool, precision: str = "fp3
     cfg = copy.deepcopy(parsed(*map(str, model)))
     with open_dict(cfg):
         if criterion["_name"] != STOCK:
-            other = parsed(*map(str, model[:1]), "--max-tokens", "1", *words_of(criterion["_name"], distilled))
-            cfg.criterion, cfg.task = copy.deepcopy(other.criterion), copy.deepcopy(other.task)
+            data = "unused" if distilled is None else str(model[0])
+            other = parsed(data, "--max-tokens", "1", *words_of(criterion["_name"], distilled))
+            cfg.criterion = copy.deepcopy(other.criterion)
+            if distilled is not None:
+                cfg.task = copy.deepcopy(other.task)
         if precision != "fp32":
             cfg.common[precision] = True
         cfg.common.cpu = cpu

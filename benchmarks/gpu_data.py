@@ -42,13 +42,38 @@ class Sizes:
     teacher: str
     sentences: int  # of the random data
     rounds: int
+    dimensions: tuple[str, ...] = ()  # options that change those of the students
 
 
 FULL = Sizes(
-    *(4000, 300, 500, 12, 700, 10007),
-    *((10_000, 32_000), (4096, 16_384, 32_768), ("kd_student_9m", "kd_student_66m"), "kd_student_66m", 4096, 5),
+    pairs=4000,
+    test=300,
+    teacher_updates=500,
+    updates=12,
+    rows=700,
+    vocabulary=10_007,
+    vocabularies=(10_000, 32_000),
+    tokens=(4096, 16_384, 32_768),
+    students=("kd_student_9m", "kd_student_66m"),
+    teacher="kd_student_66m",
+    sentences=4096,
+    rounds=5,
 )
-DRY = Sizes(*(200, 12, 8, 2, 90, 307), *((300,), (256,), ("kd_student_3m",), "kd_student_3m", 24, 1))
+DRY = Sizes(
+    pairs=200,
+    test=12,
+    teacher_updates=8,
+    updates=2,
+    rows=90,
+    vocabulary=307,
+    vocabularies=(300,),
+    tokens=(256,),
+    students=("kd_student_3m",),
+    teacher="kd_student_3m",
+    sentences=24,
+    rounds=1,
+    dimensions=("--encoder-layers", "1", "--decoder-layers", "1"),
+)
 
 
 @dataclass(frozen=True)
@@ -77,22 +102,23 @@ class Bench:
     def random(self, vocabulary: int) -> "RandomData":
         """Random sentences, their cache and an untrained teacher; made once for each size."""
         folder = self.folder / f"random-{vocabulary}"
-        return made(folder, vocabulary, self.sizes.sentences)
+        return made(folder, vocabulary, self.sizes.sentences, self.sizes.dimensions)
 
 
 @functools.cache
-def made(folder: Path, vocabulary: int, sentences: int) -> "RandomData":
+def made(folder: Path, vocabulary: int, sentences: int, dimensions: tuple[str, ...]) -> "RandomData":
     """See `RandomData`."""
-    return RandomData(folder, vocabulary, sentences)
+    return RandomData(folder, vocabulary, sentences, dimensions)
 
 
 class RandomData:
     """A data-bin of random sentences of 20 to 32 tokens, and a cache of random signals for it."""
 
-    def __init__(self, folder: Path, vocabulary: int, sentences: int):
-        """vocabulary: V, the types of the joint dictionary."""
+    def __init__(self, folder: Path, vocabulary: int, sentences: int, dimensions: tuple[str, ...] = ()):
+        """vocabulary: V, the types of the joint dictionary. dimensions: options of the students."""
         folder.mkdir()
         self.data_bin, self.cache, self.vocabulary = folder / "data-bin", folder / "cache", vocabulary
+        self.dimensions = dimensions
         self.data_bin.mkdir()
         dictionary = Dictionary()
         for number in range(vocabulary - len(dictionary)):
@@ -162,7 +188,17 @@ class RandomData:
     def words(self, arch: str) -> list[str]:
         """The command line of a training of this architecture."""
         capacity = ["--capacity-target", "0.8"] if arch.startswith("kd_adaptive") else []
-        return [str(self.data_bin), "--arch", arch, "--lr", "0.0001", "--max-tokens", "99999", *capacity]
+        return [
+            str(self.data_bin),
+            "--arch",
+            arch,
+            "--lr",
+            "0.0001",
+            "--max-tokens",
+            "99999",
+            *capacity,
+            *self.dimensions,
+        ]
 
     def teacher(self, arch: str, dtype: str) -> Teacher:
         """With random weights."""

@@ -75,7 +75,7 @@ def ctranslate2(bench: Bench, data: RandomData, arch: str) -> dict:
     folder = bench.folder / f"ctranslate2-{arch}"
     write_model(data.teacher(arch, "float32").model, *dictionaries(data), folder)
     words = [sys.executable, Path(__file__).with_name("gpu_ctranslate2.py"), folder, data.data_bin]
-    result = subprocess.run([*words, bench.device, str(DECODED)], capture_output=True, text=True, timeout=120)
+    result = subprocess.run([*words, bench.device, str(DECODED)], capture_output=True, text=True, timeout=90)
     if result.returncode != 0:
         lines = (result.stderr + result.stdout).strip().splitlines() or [f"status {result.returncode}"]
         return {"result": f"not available: {lines[-1][:200]}"}

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import gc
 import statistics
+import traceback
 from unittest import mock
 
 import torch
@@ -22,16 +23,15 @@ MIB = 2**20
 def measure(bench: Bench, section: Section) -> None:
     """Every student, vocabulary and number of tokens."""
     section.note(
-        f"Updates in bf16 of the student, by fairseq's trainer, on random sentences of 20 to 32 tokens in batches of "
-        f"so many tokens with padding. The variants take turns, update by update; medians of {bench.sizes.rounds} "
-        f"after {WARM_UP} for warming up, CUDA synchronised before and after each. MiB: weights, gradients and "
-        f"optimizer of the student and the peak of an update above them; the teacher ({bench.sizes.teacher}, "
-        "untrained) apart."
+        f"Updates in {precision(bench)} of the student, by fairseq's trainer, on random sentences of 20 to 32 tokens; "
+        "tokens: of a batch, with padding. The variants take turns, update by update; medians of "
+        f"{bench.sizes.rounds} after {WARM_UP} for warming up, CUDA synchronised before and after each. MiB: weights, "
+        "gradients and optimizer of the student and the peak of an update above them; the teacher "
+        f"({bench.sizes.teacher}, untrained) apart."
     )
     for vocabulary in bench.sizes.vocabularies:
         for arch in bench.sizes.students:
-            labels = {"V": vocabulary, "student": arch}
-            section.attempt("built", labels, lambda: one_student(bench, section, vocabulary, arch))  # noqa: B023
+            one_student(bench, section, vocabulary, arch)
             gc.collect()
             if not bench.cpu:
                 torch.cuda.empty_cache()
@@ -50,10 +50,14 @@ def criterions(data: RandomData) -> dict[str, dict]:
     }
 
 
+def precision(bench: Bench) -> str:
+    """Of the student; fairseq has no other than fp32 on the CPU."""
+    return "fp32" if bench.cpu else "bf16"
+
+
 def trainer_of(bench: Bench, data: RandomData, arch: str, criterion: dict) -> Trainer:
     """As fairseq-train builds it, on the random sentences; an online teacher is in its criterion."""
-    precision = "fp32" if bench.cpu else "bf16"
-    cfg = configuration(data.words(arch), criterion, bench.cpu, precision)
+    cfg = configuration(data.words(arch), criterion, bench.cpu, precision(bench))
     utils.set_torch_seed(cfg.common.seed)
     trainer = Trainer(cfg, data.task, copy.deepcopy(data.model(arch)), data.task.build_criterion(cfg.criterion))
     if "teacher" in criterion:
@@ -78,7 +82,7 @@ class Runner:
 
     def begin(self) -> None:
         """Forget what was measured."""
-        self.seconds, self.peak, self.fits = [], 0, True
+        self.seconds, self.peak, self.error = [], 0, None
 
     def update(self, number: int, tokens: int) -> float:
         """Seconds of an update of fairseq's trainer; its statistics of memory are left for us to read."""
@@ -92,27 +96,33 @@ class Runner:
         return seconds
 
     def measure(self, number: int, tokens: int) -> None:
-        """An update that counts, unless one before it did not fit."""
-        if not self.fits:
+        """An update that counts, unless one before it went wrong."""
+        if self.error is not None:
             return
         try:
             self.seconds.append(self.update(number, tokens))
-        except torch.OutOfMemoryError:
-            self.fits = False
+        except Exception as error:
+            traceback.clear_frames(error.__traceback__)  # their tensors would be kept
+            self.error = error
             self.trainer.zero_grad()
-            torch.cuda.empty_cache()
 
     def figures(self, stock: "Runner") -> dict:
         """Columns of a row."""
-        if not self.fits:
-            return {"result": "does not fit in memory"}
-        milliseconds, theirs = (1000 * statistics.median(each.seconds[WARM_UP:]) for each in (self, stock))
-        found = {"ms": milliseconds, "updates/s": 1000 / milliseconds, "of stock": milliseconds / theirs}
+        if self.error is not None:
+            raise self.error
+        milliseconds = self.milliseconds()
+        found = {"ms": milliseconds, "updates/s": 1000 / milliseconds}
+        if stock.error is None:
+            found["of stock"] = milliseconds / stock.milliseconds()
         if self.device == "cuda":
             own, other = (each.kept + each.peak for each in (self, stock))
             found |= {"MiB": own // MIB, "MiB of stock": own / other, "peak MiB": self.peak // MIB}
             found |= {"teacher MiB": self.teacher // MIB}
         return found
+
+    def milliseconds(self) -> float:
+        """Median of an update."""
+        return 1000 * statistics.median(self.seconds[WARM_UP:])
 
 
 def allocated(device: str) -> int:
@@ -120,17 +130,22 @@ def allocated(device: str) -> int:
     return torch.cuda.memory_allocated() if device == "cuda" else 0
 
 
-def one_student(bench: Bench, section: Section, vocabulary: int, arch: str) -> dict:
+def one_student(bench: Bench, section: Section, vocabulary: int, arch: str) -> None:
     """A row for each number of tokens and variant."""
-    data = bench.random(vocabulary)
-    runners = {name: Runner(bench, data, arch, each) for name, each in criterions(data).items()}
+    data, runners, labels = bench.random(vocabulary), {}, {"V": vocabulary, "student": arch}
+    for name, criterion in criterions(data).items():
+
+        def built(name=name, criterion=criterion):
+            runners[name] = Runner(bench, data, arch, criterion)
+            return {"parameters": sum(parameter.numel() for parameter in data.model(arch).parameters())}
+
+        section.attempt("built", labels | {"variant": name}, built)
     for tokens in bench.sizes.tokens:
-        take_turns(bench, runners, tokens)
+        if not section.late():
+            take_turns(bench, runners, tokens)
         for name, runner in runners.items():
-            labels = {"V": vocabulary, "student": arch, "tokens": tokens, "variant": name}
-            section.row("updates", **labels, **runner.figures(runners[STOCK]))
-    parameters = sum(parameter.numel() for parameter in runners[STOCK].trainer.model.parameters())
-    return {"parameters": parameters}
+            row = {**labels, "tokens": tokens, "variant": name}
+            section.attempt("updates", row, lambda: runner.figures(runners[STOCK]))  # noqa: B023
 
 
 def take_turns(bench: Bench, runners: dict[str, Runner], tokens: int) -> None:

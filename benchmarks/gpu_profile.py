@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from gpu_data import Bench, RandomData
-from gpu_figures import STOCK, criterions, trainer_of
+from gpu_figures import STOCK, criterions, precision, trainer_of
 from gpu_report import Section
 from torch.profiler import ProfilerActivity, profile
 from train_step import timed
@@ -25,8 +25,8 @@ def measure(bench: Bench, section: Section) -> None:
     data, arch = bench.random(bench.sizes.vocabularies[0]), bench.sizes.students[0]
     tokens = bench.sizes.tokens[min(1, len(bench.sizes.tokens) - 1)]
     section.note(
-        f"{arch}, V = {data.vocabulary:,}, batches of {tokens:,} tokens, bf16. Counts: of one update, the trainer's "
-        "own work included, by torch.profiler. Waiting places: of one update, by torch.cuda.set_sync_debug_mode."
+        f"{arch}, V = {data.vocabulary:,}, batches of {tokens:,} tokens, {precision(bench)}; one update, the trainer's "
+        "own work included. Counts: by torch.profiler. Waiting places: by torch.cuda.set_sync_debug_mode."
     )
     for name, arch_of, criterion in variants(data, arch):
 
@@ -95,7 +95,11 @@ def busy(events, update: Update) -> dict:
 
 def on_device(events) -> list:
     """What ran on the GPU: kernels, copies, fills."""
-    return [event for event in events if str(event.device_type).endswith("CUDA") and not event.is_user_annotation]
+    return [
+        event
+        for event in events
+        if str(event.device_type).endswith("CUDA") and not getattr(event, "is_user_annotation", False)
+    ]
 
 
 def longest(section: Section, events) -> None:

@@ -84,9 +84,13 @@ class Section:
         self.tracebacks[what] = "".join(traceback.format_exception(error))[-4000:]
         print(f"{what}: {type(error).__name__}: {error}", flush=True)
 
+    def late(self) -> bool:
+        """Whether the time is up."""
+        return time.monotonic() > self.report.end
+
     def attempt(self, table: str, labels: dict, measure) -> bool:
         """Add the row of `labels` and what measure() returns; whether that went well. Out of memory is no failure."""
-        if time.monotonic() > self.report.end:
+        if self.late():
             self.row(table, **labels, result="skipped: no time left")
             return False
         try:
