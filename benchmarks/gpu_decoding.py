@@ -12,6 +12,7 @@ from gpu_report import Section
 from train_step import timed
 
 from fairseq_kd.export.runtime import write_model
+from fairseq_kd.export.vocabulary import numbers
 from fairseq_kd.sequence.backend import MAX_TOKENS, FairseqBackend, search_arguments
 from fairseq_kd.sequence.options import DecodeOptions
 from fairseq_kd.teacher.cache import CacheFormat
@@ -73,7 +74,7 @@ def rates(found: dict, seconds: float) -> dict:
 def ctranslate2(bench: Bench, data: RandomData, arch: str) -> dict:
     """The same in a process of its own, which a library that does not fit the driver may end."""
     folder = bench.folder / f"ctranslate2-{arch}"
-    write_model(data.teacher(arch, "float32").model, *dictionaries(data), folder)
+    write_model(data.teacher(arch, "float32").model, *dictionaries(data), folder, names=numbers)
     words = [sys.executable, Path(__file__).with_name("gpu_ctranslate2.py"), folder, data.data_bin]
     result = subprocess.run([*words, bench.device, str(DECODED)], capture_output=True, text=True, timeout=90)
     if result.returncode != 0:

@@ -1,4 +1,4 @@
-"""The loss layer alone, with the chunks of the product and with larger ones. Part of `gpu.py`."""
+"""The loss layer alone, with the chunks of the product and with small ones. Part of `gpu.py`."""
 
 import statistics
 from unittest import mock
@@ -16,17 +16,11 @@ LIMIT = "limit: matrix products"
 STOCK = "stock CE"
 
 
-def rows_by_rule(vocabulary: int) -> int:
-    """2^26 / V rows in multiples of 128, at least 512."""
-    return max(512, round(2**26 / vocabulary / 128) * 128)
-
-
 def measure(bench: Bench, section: Section) -> None:
     """Every number of tokens and size of loss_layer.py."""
     section.note(
-        f"As benchmarks/loss_layer.py, in bfloat16: features -> loss and gradients of features and projection. A chunk "
-        f"has {fused.CHUNK_ROWS} rows in the product; the other columns set that constant to about 2^26 / V, to see "
-        "what it brings. The limit multiplies 512 rows at a time."
+        f"As benchmarks/loss_layer.py, in bfloat16: features -> loss and gradients of features and projection. The "
+        f"other columns take chunks of {fused.CHUNK_ROWS} rows, as on a CPU. The limit multiplies 512 rows at a time."
     )
     sizes = {"V = 300, d = 128": (300, 128)} if bench.cpu else SIZES
     with mock.patch.dict(SIZES, sizes):
@@ -37,15 +31,15 @@ def measure(bench: Bench, section: Section) -> None:
 
 def one_size(bench: Bench, section: Section, size: str, tokens: int) -> None:
     """A row for each variant."""
-    rule, stock = rows_by_rule(SIZES[size][0]), []
+    rows, stock = fused.chunk_rows(bench.device, SIZES[size][0]), []
 
     def row(variant, layer):
-        own = milliseconds(bench, layer, variant, fused.CHUNK_ROWS)
+        own = milliseconds(bench, layer, variant, rows)
         stock.append(own)
         figures = {"ms": own, "of stock": own / stock[0]}
         if variant.startswith("fused"):
-            other = milliseconds(bench, layer, variant, rule)
-            figures |= {f"ms, chunks of {rule:,} rows": other, "of stock, these chunks": other / stock[0]}
+            other = milliseconds(bench, layer, variant, fused.CHUNK_ROWS)
+            figures |= {"rows": rows, "ms, small chunks": other, "of stock, small chunks": other / stock[0]}
         return figures
 
     layer = Layer(tokens, size, bench.device, torch.bfloat16)
@@ -57,6 +51,6 @@ def one_size(bench: Bench, section: Section, size: str, tokens: int) -> None:
 def milliseconds(bench: Bench, layer: Layer, variant: str, rows: int) -> float:
     """Median of some rounds, the first left out."""
     signal = layer.signal(variant)
-    with mock.patch.object(fused, "CHUNK_ROWS", rows):
+    with mock.patch.object(fused, "chunk_rows", lambda *_: rows):
         times = [timed(lambda: layer.run(variant, signal), bench.device) for _ in range(bench.sizes.rounds + 1)]
     return 1000 * statistics.median(times[1:])

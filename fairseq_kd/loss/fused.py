@@ -26,7 +26,8 @@ from fairseq_kd.loss.objective import Losses, Objective, weighted
 from fairseq_kd.loss.shaped import ShapedTails
 from fairseq_kd.teacher.signal import DenseSignal, TopKSignal
 
-CHUNK_ROWS = 512  # the matrix products are as fast as with more rows, and the buffer stays small (20 MiB at V = 10k)
+CHUNK_ROWS = 512  # on CPU the products are as fast as with more rows, and the buffer is small (20 MiB at V = 10k)
+CUDA_ENTRIES = 2**26  # of a chunk's logits: with fewer, launching the kernels takes longer than running them
 LARGEST_HALF = 2.0**15  # float16 ends at 65,504
 
 
@@ -50,12 +51,20 @@ def token_nll(features, projection, target) -> torch.Tensor:
     """-log q(gold) of each of the N tokens, in nats, (N,); arguments as in `fused_loss`."""
     parts = []
     features, projection = (t.to(_natural_dtype(features)) for t in (features, projection))
-    for start in range(0, features.size(0), CHUNK_ROWS):
-        z = features[start : start + CHUNK_ROWS] @ projection.t()
+    rows = chunk_rows(features.device, projection.size(0))
+    for start in range(0, features.size(0), rows):
+        z = features[start : start + rows] @ projection.t()
         z = z if z.dtype == torch.float64 else z.float()
-        z_gold = z.gather(1, target[start : start + CHUNK_ROWS].unsqueeze(1)).squeeze(1)
+        z_gold = z.gather(1, target[start : start + rows].unsqueeze(1)).squeeze(1)
         parts.append(softmax_(z)[0] - z_gold)
     return torch.cat(parts) if parts else features.new_zeros(0)
+
+
+def chunk_rows(device: torch.device, vocabulary: int) -> int:
+    """How many rows of logits are computed at a time."""
+    if device.type != "cuda":
+        return CHUNK_ROWS
+    return max(CHUNK_ROWS, round(CUDA_ENTRIES / vocabulary / 128) * 128)
 
 
 def _natural_dtype(features) -> torch.dtype:
@@ -70,8 +79,8 @@ class _FusedLoss(torch.autograd.Function):
         needed = any(ctx.needs_input_grad)
         with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
             walk = _Walk(features.to(matmul_dtype), projection.to(matmul_dtype), signal, objective, weight, needed)
-            for start in range(0, features.size(0), CHUNK_ROWS):
-                walk.chunk(start, min(start + CHUNK_ROWS, features.size(0)), target)
+            for start in range(0, features.size(0), walk.rows):
+                walk.chunk(start, min(start + walk.rows, features.size(0)), target)
             if needed:
                 walk.finish()
                 ctx.save_for_backward(*walk.gradients())
@@ -95,7 +104,8 @@ class _Walk:
         self.x, self.w, self.signal, self.objective = features, projection, signal, objective
         self.weight, self.needs_gradient = weight, needs_gradient
         self.dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
-        self.buffers = [self._empty(min(CHUNK_ROWS, features.size(0)), projection.size(0))]
+        self.rows = chunk_rows(features.device, projection.size(0))
+        self.buffers = [self._empty(min(self.rows, features.size(0)), projection.size(0))]
         self.sums = [self._empty().zero_() for _ in range(5)]
         self.each = objective.label_smoothing / (projection.size(0) - 1)
         self.w_sum = projection.sum(dim=0, dtype=self.dtype) if self.each else None
