@@ -31,7 +31,7 @@ def measure(bench: Bench, section: Section) -> None:
 
 def one_size(bench: Bench, section: Section, size: str, tokens: int) -> None:
     """A row for each variant."""
-    rows, stock = fused.chunk_rows(bench.device, SIZES[size][0]), []
+    rows, stock = fused.chunk_rows(torch.device(bench.device), SIZES[size][0]), []
 
     def row(variant, layer):
         own = milliseconds(bench, layer, variant, rows)

@@ -383,5 +383,6 @@ def test_what_has_no_weight_is_not_in_the_loss_even_if_it_is_infinite(weight):
 
 
 def test_chunks_are_large_on_cuda_where_launching_a_kernel_takes_longer_than_a_small_chunk():
-    assert [fused.chunk_rows(torch.device("cuda"), size) for size in (10_000, 32_000, 10**6)] == [6656, 2048, 512]
+    assert [fused.chunk_rows(torch.device("cuda"), size) for size in (10_000, 32_000)] == [6656, 2048]
+    assert fused.chunk_rows(torch.device("cuda"), 10**8) == fused.CHUNK_ROWS
     assert fused.chunk_rows(torch.device("cpu"), 10_000) == fused.CHUNK_ROWS
