@@ -62,8 +62,10 @@ def register() -> None:
     import fairseq_kd.criterions.kd_word
     import fairseq_kd.models.adaptive  # and with it fairseq_kd.models.student
     import fairseq_kd.tasks.kd_translation  # noqa: F401
+    from fairseq_kd.broadcast import let_checkpoints_be_sent
     from fairseq_kd.process import install_exit_handling
 
+    let_checkpoints_be_sent()
     install_exit_handling()
 
 
