@@ -103,6 +103,7 @@ def test_stock_options_resume_with_a_moved_teacher_and_the_other_commands(plain,
 
     gone = kd(plain, *options, "--teacher", tmp_path / "gone.pt", "--max-update", "14")
     assert_user_error(gone, "gone.pt is not there")
+    assert "examples from" not in gone.stdout + gone.stderr  # it has loaded no data, validation sets neither
     assert not (tmp_path / "student" / "crash.pt").exists()
     resumed = kd(plain, *options, "--teacher", moved, "--max-update", "14")
     assert resumed.returncode == 0, resumed.stderr[-3000:]

@@ -116,6 +116,7 @@ def test_validation_is_the_students_own_loss_and_needs_no_teacher(data_bin, tmp_
     _, task, model, criterion = build(data_bin, *KD, "--teacher", missing, "--label-smoothing", "0.1")
     *_, plain = build(data_bin, "--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1")
     model.eval()
+    task.load_dataset("train", task_cfg=task.cfg)  # as commands do that validate
     sample = batch(task, range(4))
     loss, _, logging_output = criterion(model, sample)
     assert loss.item() == plain(model, sample)[0].item()
