@@ -1,10 +1,12 @@
 import argparse
 import errno
 import importlib
+import logging
 import os
 import re
 import subprocess
 import sys
+import warnings
 
 import pytest
 from conftest import PACKAGE, ROOT
@@ -117,6 +119,17 @@ def test_doctor_says_what_to_do_about_a_missing_package(capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "sacrebleu" else find_spec(name))
     assert main(["doctor"]) == 1
     assert "problem: sacrebleu is missing: pip install" in capsys.readouterr().out
+
+
+def test_main_leaves_logging_and_warnings_of_its_caller_as_they_were(monkeypatch, capsys):
+    loggers = [logging.getLogger(), logging.getLogger("fairseq"), logging.getLogger("hydra")]
+    for logger in loggers:
+        monkeypatch.setattr(logger, "level", logging.INFO)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    filters = warnings.filters[:]
+    assert main(["doctor"]) == 0
+    assert [logger.level for logger in loggers] == [logging.INFO] * 3
+    assert logging.getLogger().handlers == [] and warnings.filters == filters
 
 
 def test_a_command_that_is_interrupted_says_how_to_continue(monkeypatch, capsys):
