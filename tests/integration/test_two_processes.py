@@ -5,14 +5,18 @@ batches, so that at its end one rank is given a dummy batch.
 """
 
 import json
+import math
 
 import pytest
 import torch
 from conftest import PACKAGE, TINY_MODEL
+from fairseq.data.indexed_dataset import make_dataset
 from rank_helpers import run_jobs
 
+SENTENCES = 80  # of a batch; the data-bin has 400
 COMMON = [
-    *(*TINY_MODEL, "--user-dir", PACKAGE, "--dropout", "0.0", "--lr", "0.005", "--max-tokens", "1500"),
+    *(*TINY_MODEL, "--user-dir", PACKAGE, "--dropout", "0.0", "--lr", "0.005"),
+    *("--max-tokens", "20000", "--batch-size", SENTENCES, "--max-tokens-valid", "400"),
     *("--update-epoch-batch-itr", "True", "--ddp-backend", "legacy_ddp"),
 ]
 PAUSE, END_OF_EPOCH, UPDATES = 2, 3, 5
@@ -24,6 +28,8 @@ def commands(data_bin, distilled, teacher, tmp_path_factory):
     """fairseq-train's words by method."""
     from fairseq_kd.teacher.caching import CachingOptions, make_cache
 
+    sentences = len(make_dataset(str(data_bin / "train.qaa-qab.qaa"), impl="mmap"))
+    assert math.ceil(sentences / SENTENCES) == 2 * END_OF_EPOCH - 1, "an odd number of batches"
     cache = tmp_path_factory.mktemp("cache") / "cache"
     make_cache(data_bin, teacher, cache, CachingOptions(top_k=8, tail_shapes=0))
     online = ["--criterion", "kd_word", "--teacher", teacher]
