@@ -10,6 +10,7 @@ VERSION = re.search(r'^__version__ = "([^"]+)"', (ROOT / "fairseq_kd" / "version
 
 MOSES = ["sacremoses>=0.1"]
 TEST = [*MOSES, "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6", "tensorboardX>=2.6", "setuptools>=69"]
+TEST += ["pytest-randomly>=3.16", "hypothesis>=6.100"]
 TEST += [
     "matplotlib>=3.8",
     "jinja2>=3.1",

@@ -47,6 +47,7 @@ does. Only the command `fairseq-kd` leaves it out, so that `--help` and `doctor`
 """
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
@@ -65,15 +66,26 @@ def register() -> None:
     import fairseq_kd.criterions.kd_word
     import fairseq_kd.models.adaptive  # and with it fairseq_kd.models.student
     import fairseq_kd.tasks.kd_translation  # noqa: F401
+    from fairseq_kd.broadcast import let_checkpoints_be_sent
     from fairseq_kd.confinement import confine
     from fairseq_kd.process import install_exit_handling
 
     confine()
+    let_checkpoints_be_sent()
     install_exit_handling()
 
 
-# "-m" is what sys.argv[0] holds while `python -m fairseq_kd.cli.main` imports this package
-_is_command = Path(sys.argv[0] if sys.argv else "").name in ("fairseq-kd", "-m") and "fairseq" not in sys.modules
+def _is_command() -> bool:
+    """Whether this process is `fairseq-kd` or `python -m` of a module of ours, as far as one can tell before it is.
 
-if not _is_command and importlib.util.find_spec("fairseq") is not None:
+    While `python -m NAME` imports packages, sys.argv[0] is "-m" whatever NAME is. It is the last word of sys.orig_argv
+    before the arguments, alone or behind the letter of the option.
+    """
+    program = sys.argv[0] if sys.argv else ""
+    if program != "-m":
+        return Path(program).name == "fairseq-kd"
+    return re.fullmatch(r"(-\w*m)?fairseq_kd\..+", sys.orig_argv[-len(sys.argv)]) is not None
+
+
+if ("fairseq" in sys.modules or not _is_command()) and importlib.util.find_spec("fairseq") is not None:
     register()

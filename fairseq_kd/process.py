@@ -5,6 +5,8 @@ line and exit status 2; any other exception keeps its traceback.
 """
 
 import atexit
+import contextlib
+import queue
 import sys
 import threading
 import time
@@ -14,37 +16,48 @@ from torch.multiprocessing import ProcessExitedException
 from fairseq_kd.checkpoint import refusal, refused_type
 from fairseq_kd.errors import EXIT_USER_ERROR, KDError, report
 
-READER_SECONDS = 10
+READER_SECONDS = 60  # what a reader may need for the batch that it has in hand
 
 
-def _let_reader_threads_rest() -> None:
-    """At exit: wait until the threads in which fairseq reads batches ahead are blocked on their full queues.
+def _end_reader_threads() -> None:
+    """At exit: end the threads in which fairseq reads batches ahead, and wait until they have ended.
 
     They are daemon threads. When the interpreter shuts down while one is inside torch, the process aborts (status -6,
-    "terminate called without an active exception"), whether the run ended well or not. A blocked one does no harm.
+    "terminate called without an active exception"), whether the run ended well or not. To see one blocked on its full
+    queue would prove nothing: a thread that waits for the worker processes of a data loader looks alike and wakes. One
+    that has ended lets go of its data loader, which then ends its own threads and workers.
     """
     deadline = time.monotonic() + READER_SECONDS
-    while time.monotonic() < deadline and any(map(_is_working, threading.enumerate())):
-        time.sleep(0.01)
+    readers = [thread for thread in threading.enumerate() if _is_reader(thread)]
+    for reader in readers:
+        reader._max_len = 0  # the batch in hand is its last
+    for reader in readers:
+        while reader.is_alive() and time.monotonic() < deadline:
+            _empty(reader._queue)
+            reader.join(0.01)
 
 
-def _is_working(thread: threading.Thread) -> bool:
-    if type(thread).__module__ != "fairseq.data.iterators" or not thread.is_alive():
-        return False
-    frame = sys._current_frames().get(thread.ident)
-    return frame is not None and frame.f_code.co_name != "wait"  # of threading.Condition, inside queue.put
+def _is_reader(thread: threading.Thread) -> bool:
+    return type(thread).__module__ == "fairseq.data.iterators" and hasattr(thread, "_max_len")
+
+
+def _empty(batches: queue.Queue) -> None:
+    """Take out what nobody will read, so that the thread that fills the queue can go on to its end."""
+    with contextlib.suppress(queue.Empty):
+        while True:
+            batches.get_nowait()
 
 
 def install_exit_handling() -> None:
     """Prepare this process for ending well; can be called again.
 
     `sys.excepthook` is extended so that user errors that reach it are one line and exit status 2, and fairseq's reader
-    threads are waited for at exit.
+    threads are ended at exit.
     """
     previous = sys.excepthook
     if getattr(previous, "of_fairseq_kd", False):
         return
-    atexit.register(_let_reader_threads_rest)
+    atexit.register(_end_reader_threads)
 
     def hook(kind, error, traceback):
         message = _message_of_user_error(error)

@@ -96,13 +96,41 @@ def distilled(data_bin, tmp_path_factory):
     return make_distilled(data_bin, tmp_path_factory.mktemp("distilled") / "data-bin")
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown(item):
-    """A test that leaves torch without gradients would fail the next ones in its process: name it, put it right."""
-    import warnings
+OURS = ("FAIRSEQ_KD_", "XDG_", "CUDA_VISIBLE_DEVICES", "TORCH_FORCE_", "SACREBLEU_", "LOCAL_RANK", "RANK", "WORLD_SIZE")
 
-    result = yield
-    if (torch := sys.modules.get("torch")) is not None and not torch.is_grad_enabled():
-        torch.set_grad_enabled(True)
-        warnings.warn(f"{item.nodeid} left torch without gradients", stacklevel=1)
-    return result
+
+def state_of_the_process() -> dict:
+    """What a test, or code of ours that it calls, may change for every later one in its process."""
+    torch = sys.modules.get("torch")
+    return {
+        "working directory": os.getcwd(),
+        "sys.argv": sys.argv[:],
+        "environment": {name: value for name, value in os.environ.items() if name.startswith(OURS)},
+        "gradients of torch": torch is None or torch.is_grad_enabled(),
+        "default type of torch": None if torch is None else str(torch.get_default_dtype()),
+    }
+
+
+def put_back(state: dict) -> None:
+    """Set the process to what `state_of_the_process` found."""
+    os.chdir(state["working directory"])
+    sys.argv[:] = state["sys.argv"]
+    for name in [name for name in os.environ if name.startswith(OURS)]:
+        del os.environ[name]
+    os.environ.update(state["environment"])
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_grad_enabled(state["gradients of torch"])
+        torch.set_default_dtype(getattr(torch, (state["default type of torch"] or "torch.float32").split(".")[1]))
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(cache_folder_of_its_own):
+    """A test that leaves the process changed would fail others, in some order of tests: it fails itself."""
+    before = state_of_the_process()
+    yield
+    after = state_of_the_process()
+    if before["default type of torch"] is None:  # imported by this test
+        before["default type of torch"] = after["default type of torch"] and "torch.float32"
+    changed = {name: (before[name], after[name]) for name in before if before[name] != after[name]}
+    put_back(before)
+    assert not changed, f"left behind (before, after): {changed}"

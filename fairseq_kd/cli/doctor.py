@@ -19,16 +19,17 @@ REQUIRED = {
     "pyarrow": "pyarrow",
     "regex": "regex",
 }
+# module -> (distribution, extra of setup.py that brings it, what needs it)
 OPTIONAL = {
     "tensorboardX": ("tensorboardX", "report", "--tensorboard-logdir of fairseq-train"),
-    "sacremoses": ("sacremoses", "report", "--eval-bleu-detok moses of fairseq-train"),
+    "sacremoses": ("sacremoses", "moses", "prepare --form tokenised, --eval-bleu-detok moses of fairseq-train"),
     "matplotlib": ("matplotlib", "report", "fairseq-kd study report, --diagram of fairseq-kd evaluate"),
     "jinja2": ("jinja2", "report", "fairseq-kd study report"),
     "ctranslate2": ("ctranslate2", "fast", "fairseq-kd export and the fast backend of decode"),
     "snakemake": ("snakemake", "study", "fairseq-kd study and search"),
     "MeCab": ("mecab-python3", "ja", "BLEU of Japanese, --tokenize ja-mecab of fairseq-kd evaluate"),
     "mecab_ko": ("mecab-ko", "ko", "BLEU of Korean, --tokenize ko-mecab of fairseq-kd evaluate"),
-    "optuna": ("optuna", "study", "fairseq-kd search by Optuna"),
+    "optuna": ("optuna", "search", "fairseq-kd search by Optuna"),
 }
 SUPPORTED_PYTHON = ((3, 11), (3, 12))
 

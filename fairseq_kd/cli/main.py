@@ -1,6 +1,7 @@
 """Entry point of `fairseq-kd`."""
 
 import argparse
+import contextlib
 import errno
 import importlib
 import logging
@@ -52,9 +53,9 @@ def main(argv=None) -> int:
         args.passed_on = others
     elif others:
         parser.error(f"unrecognized arguments: {' '.join(others)}")
-    quieten_libraries()
     try:
-        return command.run(args) or 0
+        with quiet_libraries():
+            return command.run(args) or 0
     except KDError as error:
         report(error)
         return EXIT_USER_ERROR
@@ -69,13 +70,26 @@ def main(argv=None) -> int:
         return 130
 
 
-def quieten_libraries() -> None:
-    """Keep fairseq's INFO lines and the libraries' deprecation notices out of the output; errors still pass."""
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s")
-    logging.getLogger().setLevel(logging.WARNING)  # DEBUG since fairseq's speech models were imported
-    for name in ("fairseq", "fairseq_cli", "hydra"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module=r"(fairseq|fairseq_cli|hydra|torch)(\.|$)")
+@contextlib.contextmanager
+def quiet_libraries():
+    """Keep fairseq's INFO lines and the libraries' deprecation notices out of the output; errors still pass.
+
+    The levels, handlers and filters of the process are put back: `main` can be called from other code.
+    """
+    root = logging.getLogger()
+    loggers = [root, *map(logging.getLogger, ("fairseq", "fairseq_cli", "hydra"))]
+    levels, handlers = [logger.level for logger in loggers], root.handlers[:]
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"(fairseq|fairseq_cli|hydra|torch)(\.|$)")
+            logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s")
+            for logger in loggers:  # the root's is DEBUG since fairseq's speech models were imported
+                logger.setLevel(logging.WARNING)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        root.handlers[:] = handlers
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from fairseq_kd.errors import KDError
 def add_arguments(parser) -> None:
     """Declare the options."""
     parser.add_argument("data_bins", nargs="+", metavar="DATA_BIN", help="the first gives the evaluation sets")
-    parser.add_argument("--out", required=True, metavar="DIR")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the new data-bin")
     parser.add_argument(
         "--times",
         type=float,
@@ -16,7 +16,7 @@ def add_arguments(parser) -> None:
     )
     parser.add_argument("--seed", type=int, help="of random shares, as 0.5 is one (default 1)")
     parser.add_argument("--source-lang", metavar="LANG", help="(default: those of the first)")
-    parser.add_argument("--target-lang", metavar="LANG")
+    parser.add_argument("--target-lang", metavar="LANG", help="with --source-lang")
 
 
 def run(args) -> None:

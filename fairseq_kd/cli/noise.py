@@ -13,7 +13,7 @@ def add_arguments(parser) -> None:
     given.add_argument("--prefix", metavar="IN", help="aligned text: IN.SOURCE and IN.TARGET, plain or compressed")
     given.add_argument("--data-bin", metavar="DIR", help="or a data-bin")
     given.add_argument("--source-lang", "-s", metavar="LANG", help="(of a data-bin: by default its own)")
-    given.add_argument("--target-lang", "-t", metavar="LANG")
+    given.add_argument("--target-lang", "-t", metavar="LANG", help="with --source-lang")
     given.add_argument("--side", choices=CHOICES, default="source", help="(default %(default)s)")
     given.add_argument("--subset", metavar="NAME", help="of a data-bin: train, valid, test, ... (default train)")
     given.add_argument(

@@ -62,9 +62,7 @@ class KDHybridCriterion(KDWordCriterion):
         """In training not reduced, the loss has first the gold positions, then the distilled, (B * T + B * T2, 1)."""
         if not model.training:
             return super()._forward(model, sample, reduce)
-        distilled = sample.get("distilled")
-        if distilled is None:
-            raise KDError(NEEDS_DISTILLED)
+        distilled = self._distilled(sample)
         fused = self.implementation(model) == "fused" and reduce
         keep, keep_distilled = self.kept(sample), self.kept(distilled)  # (B, T), (B, T2)
         signal = self.teacher_signal(model, sample, keep)
@@ -74,7 +72,7 @@ class KDHybridCriterion(KDWordCriterion):
         token = self.losses(model, outputs[0], sample["target"], keep, signal, fused, _of_tokens(g, keep))
         weight = _of_tokens(1 - g, keep_distilled)
         sentence = self.losses(model, outputs[1], distilled["target"], keep_distilled, None, fused, weight)
-        sums, distilled_sums = token.sum(), sentence.sum()
+        sums, distilled_sums = self.logged(token.sum()), sentence.sum()
         if reduce:
             loss = sums.loss + distilled_sums.loss
         else:
@@ -87,6 +85,17 @@ class KDHybridCriterion(KDWordCriterion):
             "distilled_tokens": keep_distilled.sum().data,
         }
         return loss, sample_size, logging_output
+
+    def _distilled(self, sample) -> dict:
+        """The distilled target and its decoder input; the gold ones for a dummy batch, which may be of a validation.
+
+        Raises KDError for any other batch without one.
+        """
+        if "distilled" in sample:
+            return sample["distilled"]
+        if not self.calls.is_dummy:
+            raise KDError(NEEDS_DISTILLED)
+        return {"target": sample["target"], "prev_output_tokens": sample["net_input"]["prev_output_tokens"]}
 
     def sentence_weights(self, sample, encoder_out) -> torch.Tensor:
         """The weight g (B,) of the token level for each sentence of the batch."""

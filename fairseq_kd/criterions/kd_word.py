@@ -6,6 +6,7 @@ summed over tokens in nats; fairseq's trainer divides by the sample size. Valida
 cross-entropy: its nll_loss is comparable between runs, whatever α, temperatures and teacher, and needs no teacher.
 """
 
+import functools
 import logging
 import math
 from dataclasses import replace
@@ -18,7 +19,8 @@ from fairseq.logging import metrics
 from fairseq_kd.criterions.config import KDWordConfig
 from fairseq_kd.criterions.implementation import choose_implementation
 from fairseq_kd.criterions.options import check_options
-from fairseq_kd.criterions.source import signal_sources
+from fairseq_kd.criterions.source import online_source, training_source
+from fairseq_kd.criterions.task_calls import TaskCalls
 from fairseq_kd.errors import KDError, exit_on_user_error
 from fairseq_kd.loss.divergence import temperature_scale
 from fairseq_kd.loss.fused import fused_loss, token_nll
@@ -48,8 +50,8 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
             divergence=str(cfg.kd_divergence),
             js_beta=cfg.js_beta,
         )
-        # plain objects, so that the teacher is never part of a state dict
-        self.source, self.valid_source = signal_sources(cfg, task)
+        self.online = online_source(cfg, task)  # a plain object, so that the teacher is never part of a state dict
+        self.calls = TaskCalls(task, before_training_data=self._open_source)
         self.recent = RecentTokens(cfg.kd_queue_size) if str(cfg.kd_select) == "global" else None
         self._implementation = None  # chosen when the student is first seen
 
@@ -58,6 +60,19 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
         """What fairseq calls. A user error ends the process with status 2."""
         with exit_on_user_error():
             return cls(cfg, task)
+
+    @functools.cached_property
+    def source(self):
+        """The teacher's signal in training, a plain object too; None where no teacher is asked for.
+
+        Opened and checked when it is first asked for, which is when a training begins: a student can be validated where
+        neither teacher nor cache is. Raises KDError when it cannot be used.
+        """
+        return training_source(self.cfg, self.task, self.online)
+
+    def _open_source(self) -> None:
+        with exit_on_user_error():
+            _ = self.source
 
     def load_state_dict(self, state_dict, strict=True):
         """Restore the recent tokens of --kd-select global; a checkpoint of a run without it holds none."""
@@ -87,7 +102,7 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
         signal = self.teacher_signal(model, sample, keep)
         net_output = model(**sample["net_input"], **({"features_only": True} if fused else {}))
         losses = self.losses(model, net_output, sample["target"], keep, signal, fused)
-        sums = losses.sum()
+        sums = self.logged(losses.sum())
         return self.result(model, sample, keep, sums.loss if reduce else scatter(losses.loss, keep), sums)
 
     def result(self, model, sample, keep, loss, sums: Losses):
@@ -98,9 +113,20 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
         return loss, sample_size, self._logging_output(sample, sample_size, keep, loss, sums)
 
     def teacher_signal(self, model, sample, keep):
-        """The teacher's signal of the gold target where `keep` (B, T) is true; None where none is asked for."""
-        source = self.source if model.training else self.valid_source
+        """The teacher's signal of the gold target where `keep` (B, T) is true; None where none is asked for.
+
+        A dummy batch gets none: it need not be of the training set.
+        """
+        if self.calls.is_dummy:
+            return None
+        source = self.source if model.training else self.online if self.cfg.kd_valid else None
         return None if source is None else source.signal(sample, keep, self.cfg.teacher_temperature)
+
+    def logged(self, sums: Losses) -> Losses:
+        """`sums`, for a dummy batch with what a signal would add: fairseq adds up logs of the same names by rank."""
+        if not self.calls.is_dummy or self.source is None:
+            return sums
+        return replace(sums, kd=torch.zeros_like(sums.nll), agreed=torch.zeros_like(sums.correct))
 
     def kept(self, sample) -> torch.Tensor:
         """The target positions (B, T) that count: no padding, no ignored prefix."""

@@ -4,28 +4,36 @@ from fairseq_kd.teacher.cached import CachedSignalSource
 from fairseq_kd.teacher.online import OnlineSignalSource
 
 
-def signal_sources(cfg, task):
-    """(source for training, source for validation); None where no signal is asked for.
+def online_source(cfg, task) -> OnlineSignalSource | None:
+    """The teacher that runs, None where the options ask for none. No file is opened.
 
-    Raises KDError when a cache cannot be used.
+    Raises KDError for a --kd-top-k that leaves nothing out.
     """
-    online = None
-    if cfg.teacher is not None and (cfg.teacher_cache is None or cfg.kd_valid):
-        online = OnlineSignalSource(
-            cfg.teacher,
-            task,
-            data=cfg.teacher_data,
-            dtype=str(cfg.teacher_dtype),
-            trust=cfg.trust_checkpoint is not None,
-            top_k=cfg.kd_top_k,
-        )
-    training = online
-    if cfg.teacher_cache is not None:
-        training = CachedSignalSource(
-            cfg.teacher_cache,
-            task,
-            temperature=cfg.teacher_temperature,
-            stated_teacher=cfg.teacher,
-            subset=getattr(task.cfg, "train_subset", "train"),
-        )
-    return training, online if cfg.kd_valid else None
+    if cfg.teacher is None or (cfg.teacher_cache is not None and not cfg.kd_valid):
+        return None
+    return OnlineSignalSource(
+        cfg.teacher,
+        task,
+        data=cfg.teacher_data,
+        dtype=str(cfg.teacher_dtype),
+        trust=cfg.trust_checkpoint is not None,
+        top_k=cfg.kd_top_k,
+    )
+
+
+def training_source(cfg, task, online: OnlineSignalSource | None):
+    """What answers in training, None where no signal is asked for. online: the teacher that runs, if one does.
+
+    Raises KDError when the cache cannot be used or the teacher's file cannot be opened.
+    """
+    if online is not None:
+        online.check_file()
+    if cfg.teacher_cache is None:
+        return online
+    return CachedSignalSource(
+        cfg.teacher_cache,
+        task,
+        temperature=cfg.teacher_temperature,
+        stated_teacher=cfg.teacher,
+        subset=getattr(task.cfg, "train_subset", "train"),
+    )

@@ -69,9 +69,11 @@ def export(
             write_model(system.model, system.task.source_dictionary, system.task.target_dictionary, folder, quantize)
         except KDError as error:
             raise KDError(f"{checkpoint} cannot be exported: {error}") from error
+        # before the translations that take time: it may not run here
+        translator = load_translator(folder, options.device(), "default", workers=torch.get_num_threads())
         given = {"reference": reference, "post_process": post_process, "tokenize": scorer.tokenize}
         before = evaluate(data_bin, checkpoint, subset, options, **given, trust=trust)
-        after = evaluate_exported(folder, system, segments, scorer)
+        after = evaluate_exported(translator, system, segments, scorer)
         manifest = {
             **request,
             **compared(before, after, Path(checkpoint).stat().st_size, (folder / "model.bin").stat().st_size),
@@ -104,10 +106,9 @@ def describe(
     }
 
 
-def evaluate_exported(folder, system: System, segments: Segments, scorer: Scorer) -> dict:
-    """Scores, seconds and hypotheses of the exported model, with as many threads as torch has for the other."""
+def evaluate_exported(translator, system: System, segments: Segments, scorer: Scorer) -> dict:
+    """Scores, seconds and hypotheses of the exported model, which has as many threads as torch has for the other."""
     task, dataset, device = system.task, system.dataset, system.options.device()
-    translator = load_translator(folder, device, "default", workers=torch.get_num_threads())
     limit = system.model.max_positions()[1]
     settings, max_tokens = system.options.as_dict(), MAX_TOKENS[device.type]
     backend = CTranslate2Backend(translator, task, dataset, settings, max_tokens, limit, symbols)

@@ -1,6 +1,7 @@
 """Folders that `ctranslate2.Translator` loads: written, and opened."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,16 @@ import torch
 from fairseq_kd.errors import KDError
 from fairseq_kd.export.vocabulary import symbols
 
+OF_THE_DEVICE = "is not found or cannot be loaded|CUDA|cuBLAS|cuDNN|not compiled with"
+INSTALL = (
+    "install the CUDA libraries that it was built for (pip install nvidia-cublas-cu12 nvidia-cudnn-cu12, and name "
+    "their folders in LD_LIBRARY_PATH), or give --cpu"
+)
 QUANTIZATIONS = {"none": None, "float16": "float16", "int8": "int8"}  # of the weights on disk; none: float32
+
+
+class CannotComputeError(KDError):
+    """The device, its driver or a library of it cannot be used by CTranslate2, whatever the model."""
 
 
 def check_installed() -> None:
@@ -38,17 +48,36 @@ def write_model(
 
 
 def load_translator(model, device: torch.device, dtype: str, workers: int | None = None):
-    """A `ctranslate2.Translator`; dtype "default" is that of the file, where the device has it.
+    """A `ctranslate2.Translator` that has translated once; dtype "default": that of the file, where the device has it.
 
     workers: translations at the same time on a CPU, each with one thread; None: one a core.
-    Raises KDError when the device has no such type, and RuntimeError when the folder cannot be loaded.
+    Raises KDError when the device has no such type, `CannotComputeError` when it cannot be used, and RuntimeError when
+    the folder cannot be loaded.
     """
     import ctranslate2
 
-    supported = ctranslate2.get_supported_compute_types(device.type)
+    try:
+        _check_type(ctranslate2.get_supported_compute_types(device.type), device, dtype)
+        threads = {"inter_threads": workers or len(os.sched_getaffinity(0)), "intra_threads": 1}
+        where = threads if device.type == "cpu" else {"device_index": device.index or 0}
+        translator = ctranslate2.Translator(str(model), device.type, compute_type=dtype, max_queued_batches=-1, **where)
+        # libraries of CUDA are opened when they are first used
+        translator.translate_batch([["<unk>"]], beam_size=1, max_decoding_length=1)
+    except (RuntimeError, MemoryError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise KDError(f"CTranslate2 has not enough memory on {device} for {model} ({error}): free some") from error
+        if not re.search(OF_THE_DEVICE, str(error)):
+            raise
+        raise CannotComputeError(f"CTranslate2 cannot compute on {device} ({error}); {INSTALL}") from error
+    return translator
+
+
+def _check_type(supported, device: torch.device, dtype: str) -> None:
     if dtype not in ("default", *supported):
         listed = ", ".join(sorted(supported))
         raise KDError(f"--dtype {dtype}: CTranslate2 has no such type on this {device.type}; it has {listed}")
-    threads = {"inter_threads": workers or len(os.sched_getaffinity(0)), "intra_threads": 1}
-    where = threads if device.type == "cpu" else {"device_index": device.index or 0}
-    return ctranslate2.Translator(str(model), device.type, compute_type=dtype, max_queued_batches=-1, **where)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether CTranslate2 says that the device's memory, or the machine's, is not enough."""
+    return isinstance(error, MemoryError) or "out of memory" in str(error) or "std::bad_alloc" in str(error)

@@ -65,6 +65,11 @@ class FairseqBackend(Backend):
 
     def translate_filled(self, sentences: np.ndarray, advance) -> dict[int, list[Hypothesis]]:
         """See `Backend`."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices, enabled=self.search.sampling):  # the seeds are those of the batches alone
+            return self._translate(sentences, advance)
+
+    def _translate(self, sentences, advance) -> dict[int, list[Hypothesis]]:
         found = {}
         for numbers in length_sorted(sentences, self._lengths, self.max_tokens):
             if self.search.sampling:

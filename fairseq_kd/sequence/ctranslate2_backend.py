@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fairseq_kd.corpus.manifest import sha256_file
+from fairseq_kd.corpus.manifest import MANIFEST_NAME, hash_files, read_manifest, sha256_file, write_json
 from fairseq_kd.errors import KDError
 from fairseq_kd.export import vocabulary
-from fairseq_kd.export.runtime import check_installed, load_translator, write_model
+from fairseq_kd.export.runtime import check_installed, is_out_of_memory, load_translator, write_model
 from fairseq_kd.sequence.backend import Backend
 from fairseq_kd.sequence.hypothesis import Hypothesis
 from fairseq_kd.sequence.options import DecodeOptions
@@ -66,11 +66,22 @@ class CTranslate2Backend(Backend):
         found = {}
         for numbers, answers in pending:
             for number, answer in zip(numbers.tolist(), answers, strict=True):
-                result = answer.result()
+                result = self._result(answer)
                 pairs = zip(result.hypotheses, result.scores, strict=True)
                 found[number] = [Hypothesis(self._ids(words), float(score)) for words, score in pairs]
             advance(len(numbers))
         return found
+
+    def _result(self, answer):
+        try:
+            return answer.result()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise KDError(
+                f"CTranslate2 ran out of memory ({error}) with batches of {self.max_tokens:,} tokens: give a smaller "
+                "--max-tokens, or --cpu"
+            ) from error
 
     def _source(self, number: int) -> list[str]:
         """Names of a source sentence's tokens; the converted model adds EOS."""
@@ -85,17 +96,26 @@ class CTranslate2Backend(Backend):
 def teacher_backend(teachers: Teachers, options: DecodeOptions, device: torch.device, workers=None):
     """The backend of one teacher. workers: see `load_translator`.
 
-    Raises KDError when the teacher cannot be converted, or the device has no such --dtype.
+    Raises KDError when the teacher cannot be converted, or the device has no such --dtype or cannot be used.
     """
     model = convert(teachers)
     try:
         translator = load_translator(model, device, options.dtype, workers)
     except RuntimeError as error:
-        shutil.rmtree(model, ignore_errors=True)
-        raise KDError(f"CTranslate2 cannot load {model} ({error}); it was removed: run the command again") from error
+        what_to_do = "if it is damaged, remove it and run the command again"
+        if _is_damaged(model):
+            shutil.rmtree(model, ignore_errors=True)
+            what_to_do = "it was damaged and was removed: run the command again"
+        raise KDError(f"CTranslate2 cannot load {model} ({error}); {what_to_do}") from error
     max_tokens = options.max_tokens or MAX_TOKENS[device.type]
     limit = teachers.max_positions[1]
     return CTranslate2Backend(translator, teachers.task, teachers.dataset, options.settings(), max_tokens, limit)
+
+
+def _is_damaged(model: Path) -> bool:
+    """Whether the files of a converted model are known not to be those that were written."""
+    manifest = read_manifest(model)
+    return manifest is not None and manifest["files"] != hash_files(model)
 
 
 def reason_against(teachers: Teachers, options: DecodeOptions) -> str | None:
@@ -137,6 +157,7 @@ def convert(teachers: Teachers) -> Path:
             converted = Path(scratch) / "model"
             dictionaries = teacher.source_dictionary, teacher.target_dictionary
             write_model(teacher.model, *dictionaries, converted, names=vocabulary.numbers)
+            write_json(converted / MANIFEST_NAME, {"files": hash_files(converted)})
             try:
                 os.replace(converted, final)
             except OSError:  # another process was faster

@@ -6,6 +6,7 @@ from fairseq_kd.corpus.fingerprint import data_files, data_hashes, dictionary_ha
 from fairseq_kd.corpus.manifest import library_versions
 from fairseq_kd.device import choose_device
 from fairseq_kd.errors import KDError
+from fairseq_kd.export.runtime import CannotComputeError
 from fairseq_kd.resumable.blocks import work_through
 from fairseq_kd.sequence.backend import MAX_TOKENS, FairseqBackend, search_arguments
 from fairseq_kd.sequence.ctranslate2_backend import convert, reason_against, teacher_backend
@@ -70,7 +71,12 @@ def choose_backend(teachers: Teachers, options: DecodeOptions, workers=None, say
         except KDError as error:
             why_not = str(error)
     if options.backend != "fairseq" and not why_not:
-        return teacher_backend(teachers, options, device, workers)
+        try:
+            return teacher_backend(teachers, options, device, workers)
+        except CannotComputeError as error:
+            if options.backend == "ctranslate2":
+                raise KDError(f"--backend ctranslate2: {error}; or use --backend fairseq") from error
+            why_not = str(error)
     if options.dtype == "int8":
         raise KDError(f"--dtype int8 needs CTranslate2, which cannot do this: {why_not}")
     if workers is not None:

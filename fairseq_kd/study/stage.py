@@ -23,6 +23,7 @@ from fairseq_kd.study.state import DONE, FAILED, LOCK, LOG, fingerprint_of, reco
 
 FAILURE = 1
 GPUS = "FAIRSEQ_KD_GPUS"  # names separated by commas, set by `study run`
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 # what says that an output is the same as before, the first that is there
 OUTPUTS = (
     f"data-bin/{MANIFEST_NAME}",
@@ -46,17 +47,31 @@ def main() -> int:
 @contextlib.contextmanager
 def _a_gpu(work: Path):
     """Take one of the GPUs in $FAIRSEQ_KD_GPUS that no other stage on this machine has, if there are several."""
-    names = os.environ.get(GPUS, "").split(",")
+    names, before = os.environ.get(GPUS, "").split(","), os.environ.get(VISIBLE)
     if len(names) < 2:
         yield
         return
+    name, lock = _free_gpu(work, names)
+    with lock:
+        os.environ[VISIBLE] = name
+        try:
+            yield
+        finally:
+            del os.environ[VISIBLE]
+            if before is not None:
+                os.environ[VISIBLE] = before
+
+
+def _free_gpu(work: Path, names: list[str]):
+    """(name, its lock file, which holds the lock while it is open); waits until one is free."""
     while True:
         for name in names:
-            with open(work / f".gpu-{name}.lock", "w") as lock, contextlib.suppress(BlockingIOError):
+            lock = open(work / f".gpu-{name}.lock", "w")  # noqa: SIM115
+            try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.environ["CUDA_VISIBLE_DEVICES"] = name
-                yield
-                return
+                return name, lock
+            except BlockingIOError:
+                lock.close()
         time.sleep(1)
 
 

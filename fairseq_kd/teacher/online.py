@@ -1,5 +1,7 @@
 """A teacher network that runs beside the student."""
 
+from pathlib import Path
+
 import torch
 
 from fairseq_kd.errors import KDError
@@ -11,6 +13,7 @@ class OnlineSignalSource:
     """Answers with a network, loaded when it is first asked.
 
     So validation of a student needs no teacher, and a distilled checkpoint can be validated where the teacher is not.
+    A training calls `check_file` before it loads its data.
     """
 
     def __init__(self, path, task, *, data=None, dtype: str = "float32", trust: bool = False, top_k: int = 0):
@@ -27,6 +30,18 @@ class OnlineSignalSource:
         self._task = task
         self._top_k = top_k
         self.teacher: Teacher | None = None
+
+    def check_file(self) -> None:
+        """Raises KDError when the checkpoint is no file that can be opened. It is not read."""
+        path = Path(self._arguments["path"])
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "is not there"
+            raise KDError(f"teacher {path} {what}: give the checkpoint that fairseq-train wrote (--teacher)")
+        try:
+            with open(path, "rb"):
+                pass
+        except OSError as error:
+            raise KDError(f"teacher {path} cannot be opened ({error.strerror}): look at its owner or mode") from error
 
     def signal(self, sample, keep: torch.Tensor, temperature: float) -> DenseSignal | TopKSignal:
         """Run the teacher on the batch. Raises KDError when it cannot be loaded or has other dictionaries."""

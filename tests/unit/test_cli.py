@@ -1,7 +1,12 @@
+import argparse
 import errno
+import importlib
+import logging
 import os
+import re
 import subprocess
 import sys
+import warnings
 
 import pytest
 from conftest import PACKAGE, ROOT
@@ -10,12 +15,29 @@ from fairseq_kd.cli.main import COMMANDS, main
 from fairseq_kd.version import __version__
 
 
+def readme_options() -> dict[str, set[str]]:
+    """The options of each command that the command blocks of README.md use."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    found = {command: set() for command in COMMANDS}
+    for command, words in re.findall(r"^fairseq-kd (\S+)(.*)$", text, re.M):
+        found[command] |= set(re.findall(r"(?<=\s)--[a-z][a-z0-9-]*", words.split("#")[0]))
+    return found
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself(command, capsys):
+def test_every_command_explains_itself(command, capsys, monkeypatch):
+    """Each of its options, and every one that README.md gives it."""
+    monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])
     assert stopped.value.code == 0
-    assert COMMANDS[command].split()[0] in capsys.readouterr().out.lower()
+    explained = capsys.readouterr().out
+    assert f"usage: fairseq-kd {command} " in explained
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"fairseq_kd.cli.{command.replace('-', '_')}").add_arguments(parser)
+    assert [action.option_strings for action in parser._actions if action.option_strings and not action.help] == []
+    if parser.get_default("passed_on") is None:  # else some are those of fairseq or Snakemake
+        assert readme_options()[command] <= set(re.findall(r"--[a-z][a-z0-9-]*", explained))
 
 
 def test_help_does_not_import_fairseq_or_torch():
@@ -37,6 +59,50 @@ print("kd_word" in REGISTRIES["criterion"]["registry"])
     assert result.stdout.strip().endswith("True"), result.stderr
 
 
+@pytest.mark.parametrize("glued", [False, True])
+def test_a_package_that_imports_the_plugin_registers_it_also_with_dash_m(glued, tmp_path):
+    package = tmp_path / "mine"
+    package.mkdir()
+    (package / "__init__.py").write_text("import fairseq_kd")
+    (package / "__main__.py").write_text(
+        "from fairseq.registry import REGISTRIES; print('kd_word' in REGISTRIES['criterion']['registry'])"
+    )
+    words = ["-mmine"] if glued else ["-m", "mine"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, tmp_path)))}
+    result = subprocess.run(
+        [sys.executable, *words, "fairseq_kd.cli.main"], env=environment, capture_output=True, text=True
+    )
+    assert result.stdout.strip() == "True", result.stderr
+
+
+def extras_of_setup(monkeypatch) -> dict[str, set[str]]:
+    """Distribution names by extra, "" for those that are always installed, as setup.py gives them to setuptools."""
+    import runpy
+
+    import setuptools
+
+    given = {}
+    monkeypatch.setattr(setuptools, "setup", given.update)
+    runpy.run_path(str(ROOT / "setup.py"))
+    lists = {"": given["install_requires"], **given["extras_require"]}
+    return {extra: {re.split(r"[^\w-]", line)[0] for line in lines} for extra, lines in lists.items()}
+
+
+def test_doctor_and_errors_name_the_extras_of_setup(monkeypatch):
+    from fairseq_kd.cli.doctor import OPTIONAL, REQUIRED
+
+    extras = extras_of_setup(monkeypatch)
+    assert {name: extra for name, extra, _ in OPTIONAL.values() if name not in extras[extra]} == {}
+    assert {*REQUIRED.values()} - {"omegaconf"} == extras[""] - {"torch"}  # fairseq requires omegaconf
+    named = {
+        extra
+        for path in [*PACKAGE.rglob("*.py"), ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+        for found in re.findall(r"(?:fairseq_kd|\.)\[([a-z,]+)\]'", path.read_text(encoding="utf-8"))
+        for extra in found.split(",")
+    }
+    assert {"fast", "search"} <= named <= extras.keys()
+
+
 def test_doctor_reports_versions_and_finds_nothing_missing(capsys):
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
@@ -53,6 +119,17 @@ def test_doctor_says_what_to_do_about_a_missing_package(capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "sacrebleu" else find_spec(name))
     assert main(["doctor"]) == 1
     assert "problem: sacrebleu is missing: pip install" in capsys.readouterr().out
+
+
+def test_main_leaves_logging_and_warnings_of_its_caller_as_they_were(monkeypatch, capsys):
+    loggers = [logging.getLogger(), logging.getLogger("fairseq"), logging.getLogger("hydra")]
+    for logger in loggers:
+        monkeypatch.setattr(logger, "level", logging.INFO)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    filters = warnings.filters[:]
+    assert main(["doctor"]) == 0
+    assert [logger.level for logger in loggers] == [logging.INFO] * 3
+    assert logging.getLogger().handlers == [] and warnings.filters == filters
 
 
 def test_a_command_that_is_interrupted_says_how_to_continue(monkeypatch, capsys):

@@ -41,10 +41,10 @@ def test_loss_and_gradient_equal_a_computation_by_torch_alone(data_bin, teacher,
         torch.testing.assert_close(gradient[name], parameter.grad, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("implementation", "atol"), [("reference", 1e-7), ("fused", 5e-4)])
+@pytest.mark.parametrize(("implementation", "atol"), [("reference", 1e-7), ("fused", 1e-5)])
 def test_alpha_zero_equals_label_smoothed_cross_entropy_over_20_updates(data_bin, teacher, implementation, atol):
-    """The fused loss sums in another order; Adam turns rounding of a gradient near 0 into up to a step of 0.01."""
-    common = ("--label-smoothing", "0.1", "--dropout", "0.1")
+    """The fused loss sums in another order; SGD keeps that small, Adam makes up to a step of it near 0."""
+    common = ("--label-smoothing", "0.1", "--dropout", "0.1", "--optimizer", "sgd", "--lr", "0.5")
     plain, trainer = losses_of_training(data_bin, "--criterion", "label_smoothed_cross_entropy", *common, updates=20)
     for extra in ((), ("--teacher", teacher)):  # with a teacher its divergence is only logged
         kd, kd_trainer = losses_of_training(
@@ -54,7 +54,8 @@ def test_alpha_zero_equals_label_smoothed_cross_entropy_over_20_updates(data_bin
             updates=20,
         )
         assert len(kd) == 20
-        assert kd == pytest.approx(plain, rel=1e-6)
+        assert kd == pytest.approx(plain, rel=1e-5 if implementation == "fused" else 1e-6)
+        assert kd[-1] < 0.9 * kd[0]  # it learns
         for ours, theirs in zip(kd_trainer.model.parameters(), trainer.model.parameters(), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=atol)
 
@@ -116,9 +117,10 @@ def test_validation_is_the_students_own_loss_and_needs_no_teacher(data_bin, tmp_
     _, task, model, criterion = build(data_bin, *KD, "--teacher", missing, "--label-smoothing", "0.1")
     *_, plain = build(data_bin, "--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1")
     model.eval()
+    task.load_dataset("train", task_cfg=task.cfg)  # as commands do that validate
     sample = batch(task, range(4))
     loss, _, logging_output = criterion(model, sample)
-    assert loss.item() == plain(model, sample)[0].item()
+    assert loss.item() == pytest.approx(plain(model, sample)[0].item(), rel=1e-6)
     assert "kd_loss" not in logging_output
 
 

@@ -121,8 +121,9 @@ def test_a_stated_teacher_is_compared_and_serves_validation(data_bin, teacher, c
     assert criterion(model, batch(task, range(4), "valid"))[2]["kd_loss"] > 0
     other = tmp_path / "other.pt"
     other.write_bytes(teacher.read_bytes() + b"0")
+    _, task, *_ = build(data_bin, *options, other)
     with pytest.raises(SystemExit):
-        build(data_bin, *options, other)
+        task.load_dataset("train")
 
 
 @pytest.mark.parametrize("implementation", ["fused", "reference"])

@@ -250,8 +250,10 @@ def test_stages_on_one_machine_take_different_gpus(tmp_path, monkeypatch):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
         with _a_gpu(tmp_path):
             assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
-        with _a_gpu(tmp_path):
+        with pytest.raises(BlockingIOError), _a_gpu(tmp_path):
             assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+            raise BlockingIOError("of the stage")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,3"
 
 
 @pytest.mark.parametrize("action", ["status", "report"])
