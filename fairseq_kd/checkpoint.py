@@ -21,6 +21,7 @@ import torch
 
 from fairseq_kd.checkpoint_types import SAFE_TYPES
 from fairseq_kd.errors import KDError
+from fairseq_kd.paths import check_one
 
 torch.serialization.add_safe_globals(SAFE_TYPES)
 
@@ -52,6 +53,7 @@ def read_checkpoint(path, trust: bool = False) -> dict:
     from fairseq import checkpoint_utils
 
     path = Path(path)
+    check_one(path, "checkpoint")
     if not path.is_file():
         raise KDError(f"checkpoint {path} is not there" + (" (it is a folder)" if path.is_dir() else ""))
     try:

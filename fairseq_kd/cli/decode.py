@@ -2,6 +2,7 @@
 
 import time
 
+from fairseq_kd.cli.user_dir import add_user_dir
 from fairseq_kd.device import parse_shard
 from fairseq_kd.sequence.options import BACKENDS, DEFAULTS, DTYPES, METRICS, SELECTIONS, STRATEGIES, DecodeOptions
 
@@ -50,6 +51,7 @@ def add_arguments(parser) -> None:
         metavar="I/N",
         help="do the share I (0 to N - 1) of the work; the last to finish joins all. torchrun: by rank",
     )
+    add_user_dir(parser)
 
 
 def _add_strategy(parser, defaults: DecodeOptions) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fairseq_kd.corpus.data_bin import format_of, load_side
 from fairseq_kd.corpus.fingerprint import data_files
 from fairseq_kd.corpus.manifest import check_files, read_manifest, sha256_file
 from fairseq_kd.errors import KDError
@@ -44,6 +45,27 @@ def link(source, destination) -> None:
     temporary = destination.with_name(f".{destination.name}.part")
     shutil.copyfile(source, temporary)
     os.replace(temporary, destination)
+
+
+def can_be_linked(original, side: str) -> bool:
+    """Whether one side of a subset can stand beside one that `SideWriter` writes: fairseq wants one format for both.
+
+    side: "train.de-en.de", for example, without the ending.
+    """
+    return format_of(Path(original) / side) == "mmap"
+
+
+def take_side(original, side: str, out, dictionary) -> list[str]:
+    """Make a side of `original` one of `out`, linked or written again in the format of `SideWriter`; its file names."""
+    if can_be_linked(original, side):
+        names = [f"{side}.{ending}" for ending in ("bin", "idx")]
+        for name in names:
+            link(Path(original) / name, Path(out) / name)
+        return names
+    writer, dataset = SideWriter(out, side, dictionary), load_side(Path(original) / side, dictionary)
+    for number in range(len(dataset)):
+        writer.add(dataset[number])
+    return writer.close()
 
 
 def link_the_rest(original, out, subset: str, languages: tuple[str, str]) -> list[str]:

@@ -18,13 +18,14 @@ from fairseq.logging import metrics
 from fairseq_kd.criterions.config import KDWordConfig
 from fairseq_kd.criterions.implementation import choose_implementation
 from fairseq_kd.criterions.options import check_options
-from fairseq_kd.criterions.source import signal_sources
+from fairseq_kd.criterions.source import check_training_data, signal_sources
 from fairseq_kd.errors import KDError, exit_on_user_error
 from fairseq_kd.loss.divergence import temperature_scale
 from fairseq_kd.loss.fused import fused_loss, token_nll
 from fairseq_kd.loss.objective import Losses, Objective, reference_losses
 from fairseq_kd.loss.selective import RecentTokens, hardest
 from fairseq_kd.projection import output_projection
+from fairseq_kd.teacher.supported import check_training_task
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +37,11 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
     check_options = staticmethod(check_options)
 
     def __init__(self, cfg: KDWordConfig, task):
-        """Raises KDError for an option out of range and for one that would have no effect."""
+        """Raises KDError for an option out of range or without effect, and for a task or data that cannot be used."""
+        check_training_task(task, cfg._name)
         super().__init__(task, cfg.sentence_avg, cfg.label_smoothing, cfg.ignore_prefix_size, cfg.report_accuracy)
         self.check_options(cfg)
+        check_training_data(task.cfg)
         self.cfg = cfg
         self.objective = Objective(
             kd_weight=cfg.kd_weight,

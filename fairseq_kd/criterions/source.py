@@ -1,7 +1,24 @@
-"""Where kd_word's signal comes from, by its options."""
+"""Where kd_word's signal comes from, by its options, and whether the data are such that it can."""
 
+import os
+
+from fairseq_kd.corpus.data_bin import check_sides
+from fairseq_kd.paths import check_one_folder
 from fairseq_kd.teacher.cached import CachedSignalSource
 from fairseq_kd.teacher.online import OnlineSignalSource
+
+
+def check_training_data(task_cfg) -> None:
+    """Compare the two sides of the training and validation sets, as far as they are there.
+
+    fairseq would stop with an assertion. Raises KDError when their numbers of sentences differ.
+    """
+    languages = (task_cfg.source_lang, task_cfg.target_lang)
+    train_subset = getattr(task_cfg, "train_subset", "train")
+    for number, folder in enumerate(str(task_cfg.data).split(os.pathsep)):
+        check_sides(folder, train_subset, languages, combine=True)
+        if number == 0:
+            check_sides(folder, "valid", languages)
 
 
 def signal_sources(cfg, task):
@@ -21,6 +38,7 @@ def signal_sources(cfg, task):
         )
     training = online
     if cfg.teacher_cache is not None:
+        check_one_folder(task.cfg.data, "--teacher-cache with the data")
         training = CachedSignalSource(
             cfg.teacher_cache,
             task,

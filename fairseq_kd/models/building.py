@@ -5,6 +5,7 @@ import io
 import warnings
 
 from fairseq_kd.errors import KDError
+from fairseq_kd.teacher.supported import check_model
 
 
 def build(arch: str, data: str, options: list[str], device: str = "meta"):
@@ -31,8 +32,7 @@ def build(arch: str, data: str, options: list[str], device: str = "meta"):
         raise KDError(f"fairseq does not understand {' '.join(options)}: {reason[0]}") from error
     except (AssertionError, AttributeError, FileNotFoundError, TypeError, ValueError) as error:
         raise KDError(f"fairseq cannot build --arch {arch} with {' '.join(words)}: {error}") from error
-    if not (hasattr(model, "encoder") and hasattr(model, "decoder")):
-        raise KDError(f"--arch {arch} is a {type(model).__name__}; only encoder-decoder models are counted")
+    check_model(model, f"--arch {arch}")
     return model, cfg.model
 
 
