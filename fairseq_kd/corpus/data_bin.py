@@ -56,6 +56,20 @@ def check_sides(folder, subset: str, languages: tuple[str, str], combine: bool =
                 raise KDError(_unequal(part, counts))
 
 
+def check_trainable(folder, subset: str, languages: tuple[str, str], dataset_impl, combine: bool = False) -> None:
+    """As `check_sides`; fairseq-train asks for a first batch before any prefetch, which `cached` does not answer.
+
+    dataset_impl: of the training, None where fairseq infers it. Raises KDError with the option that helps.
+    """
+    check_sides(folder, subset, languages, combine)
+    for side in itertools.chain.from_iterable(parts_of(folder, subset, languages, combine)):
+        if format_of(side) == "cached" and str(dataset_impl) != "lazy":
+            raise KDError(
+                f"{side}.idx is in the older format of fairseq-preprocess (--dataset-impl lazy or cached), of which "
+                "fairseq-train reads no batch by itself: give --dataset-impl lazy to fairseq-train"
+            )
+
+
 def check_subset(folder, subset: str, languages: tuple[str, str], combine: bool = False) -> str | None:
     """The --dataset-impl by which fairseq reads the subset at random places, None where there is no such subset.
 

@@ -69,16 +69,32 @@ def take_side(original, side: str, out, dictionary) -> list[str]:
 
 
 def link_the_rest(original, out, subset: str, languages: tuple[str, str]) -> list[str]:
-    """Link all files of a data-bin but those of `subset`; return their names, relative to `out`."""
+    """Link all files of a data-bin but those of `subset`; return their names, relative to `out`.
+
+    Subsets in fairseq's older format are written again: one training reads one format.
+    """
+    from fairseq.data import Dictionary
+
     original, out = Path(original), Path(out)
     left_out = set(data_files(original, subset, *languages))
     found = sorted(path for path in original.iterdir() if path.suffix in (".bin", ".idx") or _is_dictionary(path))
     found += sorted(path for folder in ("subword", "raw") for path in (original / folder).glob("*"))
     names = [str(path.relative_to(original)) for path in found]
     names = [name for name in names if name not in left_out and not name.startswith(f"raw/{subset}.")]
+    dictionaries = {lang: original / f"dict.{lang}.txt" for lang in languages}
+    again = {name.rsplit(".", 1)[0] for name in names if _is_older_side(original, name, dictionaries)}
+    names = [name for name in names if name.rsplit(".", 1)[0] not in again]
     for name in names:
         link(original / name, out / name)
+    for side in sorted(again):
+        names += take_side(original, side, out, Dictionary.load(str(dictionaries[side.split(".")[-1]])))
     return names
+
+
+def _is_older_side(original: Path, name: str, dictionaries: dict) -> bool:
+    """Whether fairseq-train could not read the side beside others that `SideWriter` writes."""
+    side, ending = name.rsplit(".", 1)
+    return ending == "idx" and side.split(".")[-1] in dictionaries and format_of(original / side) == "cached"
 
 
 def _is_dictionary(path: Path) -> bool:

@@ -2,23 +2,23 @@
 
 import os
 
-from fairseq_kd.corpus.data_bin import check_sides
+from fairseq_kd.corpus.data_bin import check_trainable
 from fairseq_kd.paths import check_one_folder
 from fairseq_kd.teacher.cached import CachedSignalSource
 from fairseq_kd.teacher.online import OnlineSignalSource
 
 
 def check_training_data(task_cfg) -> None:
-    """Compare the two sides of the training and validation sets, as far as they are there.
+    """Look at the files of the training and validation sets, as far as they are there, before fairseq loads them.
 
-    fairseq would stop with an assertion. Raises KDError when their numbers of sentences differ.
+    fairseq would stop with an assertion or a KeyError. Raises KDError for what `check_trainable` refuses.
     """
     languages = (task_cfg.source_lang, task_cfg.target_lang)
     train_subset = getattr(task_cfg, "train_subset", "train")
     for number, folder in enumerate(str(task_cfg.data).split(os.pathsep)):
-        check_sides(folder, train_subset, languages, combine=True)
+        check_trainable(folder, train_subset, languages, task_cfg.dataset_impl, combine=True)
         if number == 0:
-            check_sides(folder, "valid", languages)
+            check_trainable(folder, "valid", languages, task_cfg.dataset_impl)
 
 
 def signal_sources(cfg, task):

@@ -63,9 +63,6 @@ def check_pairs(pairs, distilled, folders, split: str, languages) -> None:
     first = different[0] if len(different) else None
     if first is None:
         sentences = range(len(pairs))
-        for side in (pairs.src, distilled.src):
-            if getattr(side, "supports_prefetch", False):  # --dataset-impl cached answers only after it
-                side.prefetch(sentences)
         first = next((i for i in sentences if not torch.equal(pairs.src[i], distilled.src[i])), None)
     if first is not None:
         raise KDError(

@@ -13,7 +13,7 @@ from fairseq.models.transformer import TransformerEncoderBase
 from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
-from fairseq_kd.corpus.data_bin import check_sides
+from fairseq_kd.corpus.data_bin import check_sides, check_trainable
 from fairseq_kd.errors import KDError, exit_on_user_error
 from fairseq_kd.tasks.distilled import DistilledPairDataset
 from fairseq_kd.tasks.distilled_check import check_dictionaries, check_folder, check_pairs
@@ -84,7 +84,7 @@ class KDTranslationTask(TranslationTask):
         """The subset of another data-bin, by the loader and the options that the gold one was loaded with."""
         cfg = copy.copy(self.cfg)
         cfg.data, cfg.load_alignments = folder, False
-        check_sides(folder, split, (cfg.source_lang, cfg.target_lang), combine)
+        check_trainable(folder, split, (cfg.source_lang, cfg.target_lang), cfg.dataset_impl, combine)
         other = TranslationTask(cfg, self.src_dict, self.tgt_dict)
         try:
             other.load_dataset(split, combine=combine)
