@@ -5,6 +5,7 @@ from argparse import Namespace
 
 import pytest
 import torch
+from conftest import TINY_MODEL, run_fairseq
 
 from fairseq_kd.cli.main import main
 
@@ -102,3 +103,13 @@ def test_a_spec_may_name_folders_by_paths_of_its_own(tmp_path, monkeypatch):
     assert with_files("spec", {"user-dir": ["mine"]}, {}) == (options, hashes)
     (tmp_path / "mine" / "__init__.py").write_text("A = 2")
     assert with_files("spec", {"user-dir": "mine"}, {})[1] != hashes
+
+
+def test_fairseq_train_with_a_folder_that_imports_the_plugin(teacher, data_bin, tmp_path):
+    """It takes one folder, so that of the teacher brings the plugin."""
+    folder = write_folder(tmp_path / "kd_test_with_plugin", f"import fairseq_kd\n{OWN.format(arch='kd_test_own_3')}")
+    own = of_arch(teacher, tmp_path / "own.pt", "kd_test_own_3")
+    words = ["--criterion", "kd_word", "--teacher", own, "--max-update", "1", "--save-dir", tmp_path / "student"]
+    result = run_fairseq("train", data_bin, *TINY_MODEL, *words, user_dir=folder)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert (tmp_path / "student" / "checkpoint_last.pt").is_file()
