@@ -14,11 +14,11 @@ def check_training_data(task_cfg) -> None:
     fairseq would stop with an assertion or a KeyError. Raises KDError for what `check_trainable` refuses.
     """
     languages = (task_cfg.source_lang, task_cfg.target_lang)
-    train_subset = getattr(task_cfg, "train_subset", "train")
+    train_subset, impl = getattr(task_cfg, "train_subset", "train"), getattr(task_cfg, "dataset_impl", None)
     for number, folder in enumerate(str(task_cfg.data).split(os.pathsep)):
-        check_trainable(folder, train_subset, languages, task_cfg.dataset_impl, combine=True)
+        check_trainable(folder, train_subset, languages, impl, combine=True)
         if number == 0:
-            check_trainable(folder, "valid", languages, task_cfg.dataset_impl)
+            check_trainable(folder, "valid", languages, impl)
 
 
 def signal_sources(cfg, task):
