@@ -20,6 +20,7 @@ from fairseq_kd.checkpoint_contents import Refused, check_file, check_options, c
 from fairseq_kd.checkpoint_types import SAFE_TYPES
 from fairseq_kd.confinement import confined
 from fairseq_kd.errors import KDError
+from fairseq_kd.paths import check_one
 
 torch.serialization.add_safe_globals(SAFE_TYPES)
 TRUST = "If you made this file yourself and trust it, name it with --trust-checkpoint"
@@ -53,6 +54,7 @@ def read_checkpoint(path, trust: bool = False) -> dict:
     it is damaged or no fairseq checkpoint.
     """
     path = Path(path)
+    check_one(path, "checkpoint")
     if not path.is_file():
         raise KDError(f"checkpoint {path} is not there" + (" (it is a folder)" if path.is_dir() else ""))
     try:

@@ -57,3 +57,11 @@ def write_variant(source, path, noise: float, updates: int):
         state["model"][copy] = state["model"]["encoder.embed_tokens.weight"]
     state["optimizer_history"][-1]["num_updates"] = updates
     torch.save(state, path)
+
+
+def write_checkpoint(path, data_bin, *arguments, criterion="cross_entropy"):
+    """A checkpoint of fairseq-train with these arguments, before its first update."""
+    cfg, task, model, criterion = build(data_bin, "--criterion", criterion, *arguments)
+    trainer = Trainer(cfg, task, model, criterion)
+    trainer.consolidate_optimizer()
+    trainer.save_checkpoint(str(path), {"train_iterator": {"epoch": 1}})

@@ -2,6 +2,7 @@
 
 import sys
 
+from fairseq_kd.cli.user_dir import add_user_dir
 from fairseq_kd.device import parse_shard
 from fairseq_kd.errors import KDError
 from fairseq_kd.teacher.cache import STORES, format_of
@@ -48,6 +49,7 @@ def add_arguments(parser) -> None:
         metavar="I/N",
         help="do the share I (0 to N - 1) of the work; the last to finish joins all. torchrun: by rank",
     )
+    add_user_dir(parser)
 
 
 def options_of(args) -> CachingOptions:

@@ -1,5 +1,6 @@
 """`fairseq-kd compact`: a student that has learned what it needs -> a smaller checkpoint without gates."""
 
+from fairseq_kd.cli.user_dir import add_user_dir
 from fairseq_kd.errors import KDError
 
 
@@ -8,6 +9,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="of a kd_adaptive student")
     parser.add_argument("--out", required=True, metavar="FILE", help="the compact student")
     parser.add_argument("--trust-checkpoint", metavar="FILE", help="load CHECKPOINT even if it holds code")
+    add_user_dir(parser)
 
 
 def run(args) -> None:

@@ -1,8 +1,8 @@
 """`fairseq-kd count`: the size of an architecture, before anything is trained."""
 
-from pathlib import Path
-
+from fairseq_kd.cli.user_dir import add_user_dir
 from fairseq_kd.errors import KDError
+from fairseq_kd.paths import check_data_bin
 
 
 def add_arguments(parser) -> None:
@@ -11,6 +11,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--arch", required=True, help="such as kd_student_9m")
     parser.add_argument("--data", required=True, metavar="DATA_BIN", help="its dictionaries are those of the model")
     parser.add_argument("--length", type=int, default=30, help="tokens of source and target (default %(default)s)")
+    add_user_dir(parser)
     parser.set_defaults(passed_on=[])
 
 
@@ -22,8 +23,7 @@ def run(args) -> None:
 
     if args.length < 1:
         raise KDError(f"--length {args.length}: must be at least 1")
-    if not Path(args.data).is_dir():
-        raise KDError(f"--data {args.data} is not a folder")
+    check_data_bin(args.data, "--data")
     register()
     model, _ = build(args.arch, args.data, args.passed_on)
     counts = parameters_by_part(model)

@@ -3,6 +3,7 @@
 import time
 
 from fairseq_kd.cli.scoring import add_tokenize_argument
+from fairseq_kd.cli.user_dir import add_user_dir
 from fairseq_kd.device import parse_shard
 from fairseq_kd.sequence.options import BACKENDS, DEFAULTS, DTYPES, METRICS, SELECTIONS, STRATEGIES, DecodeOptions
 
@@ -52,6 +53,7 @@ def add_arguments(parser) -> None:
         metavar="I/N",
         help="do the share I (0 to N - 1) of the work; the last to finish joins all. torchrun: by rank",
     )
+    add_user_dir(parser)
 
 
 def _add_strategy(parser, defaults: DecodeOptions) -> None:

@@ -3,6 +3,7 @@
 import os
 
 from fairseq_kd.cli.decoding import add_decoding_arguments, decoding_options, note_dictionary_check
+from fairseq_kd.cli.user_dir import add_user_dir
 from fairseq_kd.corpus.manifest import ensure_writable_file, write_json
 from fairseq_kd.errors import KDError
 from fairseq_kd.evaluation.agreement import TeacherOptions
@@ -31,6 +32,7 @@ def add_arguments(parser) -> None:
     )
     _add_measures(parser)
     add_decoding_arguments(parser)
+    add_user_dir(parser)
 
 
 def _add_measures(parser) -> None:

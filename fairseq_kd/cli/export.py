@@ -1,6 +1,7 @@
 """`fairseq-kd export`: a student -> a folder that ctranslate2 loads, and what that costs and gains."""
 
 from fairseq_kd.cli.decoding import add_decoding_arguments, decoding_options, note_dictionary_check
+from fairseq_kd.cli.user_dir import add_user_dir
 from fairseq_kd.errors import KDError
 from fairseq_kd.export.runtime import QUANTIZATIONS
 
@@ -17,6 +18,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--subset", default="test", help="is translated before and after (default %(default)s)")
     parser.add_argument("--trust-checkpoint", metavar="FILE", help="load CHECKPOINT even if it holds code")
     add_decoding_arguments(parser)
+    add_user_dir(parser)
 
 
 def run(args) -> None:

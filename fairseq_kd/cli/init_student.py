@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from fairseq_kd.cli.user_dir import add_user_dir
 from fairseq_kd.errors import KDError
 from fairseq_kd.models.initialise import CHOICES
 
@@ -18,6 +19,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--out", required=True, metavar="FILE", help="a checkpoint for --finetune-from-model")
     parser.add_argument("--data", metavar="DATA_BIN", help="(default: the one recorded in the checkpoint)")
     parser.add_argument("--trust-checkpoint", metavar="FILE", help="load --teacher even if it holds code")
+    add_user_dir(parser)
     parser.set_defaults(passed_on=[])
 
 

@@ -8,6 +8,7 @@ import logging
 import sys
 import warnings
 
+from fairseq_kd.cli.user_dir import import_user_dirs
 from fairseq_kd.errors import EXIT_USER_ERROR, KDError, report
 from fairseq_kd.version import __version__
 
@@ -55,6 +56,7 @@ def main(argv=None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(others)}")
     try:
         with quiet_libraries():
+            import_user_dirs(args)
             return command.run(args) or 0
     except KDError as error:
         report(error)

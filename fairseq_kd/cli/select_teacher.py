@@ -5,6 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from fairseq_kd.cli.scoring import add_tokenize_argument
+from fairseq_kd.cli.user_dir import add_user_dir
 from fairseq_kd.corpus.subword import KINDS
 from fairseq_kd.errors import KDError
 from fairseq_kd.evaluation.translate import TranslateOptions
@@ -60,6 +61,7 @@ def add_arguments(parser) -> None:
     group = parser.add_argument_group("for a data-bin made by fairseq-preprocess")
     group.add_argument("--reference", metavar="FILE", help="plain-text references, one sentence a line")
     group.add_argument("--post-process", choices=KINDS, help="how subwords are joined")
+    add_user_dir(parser)
 
 
 def run(args) -> None:

@@ -1,5 +1,6 @@
 """`fairseq-kd verify-cache`: is a cache on disk still what the teacher says?"""
 
+from fairseq_kd.cli.user_dir import add_user_dir
 from fairseq_kd.errors import KDError
 from fairseq_kd.teacher.cache_check import verify_cache
 
@@ -14,6 +15,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--teacher-data", metavar="DIR", help="the teacher's dictionaries, if they were moved")
     parser.add_argument("--trust-checkpoint", metavar="FILE", help="load --teacher even if it holds code")
     parser.add_argument("--cpu", action="store_true", help="do not use CUDA")
+    add_user_dir(parser)
 
 
 def run(args) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fairseq_kd.corpus.data_bin import format_of, load_side
 from fairseq_kd.corpus.fingerprint import data_files
 from fairseq_kd.corpus.manifest import check_files, read_manifest, sha256_file
 from fairseq_kd.errors import KDError
@@ -46,17 +47,59 @@ def link(source, destination) -> None:
     os.replace(temporary, destination)
 
 
+def can_be_linked(original, side: str) -> bool:
+    """Whether one side of a subset can stand beside one that `SideWriter` writes: fairseq wants one format for both.
+
+    side: "train.de-en.de", for example, without the ending.
+    """
+    return format_of(Path(original) / side) == "mmap"
+
+
+def take_side(original, side: str, out, dictionary) -> list[str]:
+    """Make a side of `original` one of `out`, linked or written again in the format of `SideWriter`; its file names."""
+    if can_be_linked(original, side):
+        names = [f"{side}.{ending}" for ending in ("bin", "idx")]
+        for name in names:
+            link(Path(original) / name, Path(out) / name)
+        return names
+    writer, dataset = SideWriter(out, side, dictionary), load_side(Path(original) / side, dictionary)
+    for number in range(len(dataset)):
+        writer.add(dataset[number])
+    return writer.close()
+
+
 def link_the_rest(original, out, subset: str, languages: tuple[str, str]) -> list[str]:
-    """Link all files of a data-bin but those of `subset`; return their names, relative to `out`."""
+    """Link all files of a data-bin but those of `subset`; return their names, relative to `out`.
+
+    Subsets in fairseq's older format are written again: one training reads one format.
+    """
+    from fairseq.data import Dictionary
+
     original, out = Path(original), Path(out)
     left_out = set(data_files(original, subset, *languages))
     found = sorted(path for path in original.iterdir() if path.suffix in (".bin", ".idx") or _is_dictionary(path))
     found += sorted(path for folder in ("subword", "raw") for path in (original / folder).glob("*"))
     names = [str(path.relative_to(original)) for path in found]
     names = [name for name in names if name not in left_out and not name.startswith(f"raw/{subset}.")]
+    dictionaries = {lang: original / f"dict.{lang}.txt" for lang in languages}
+    again = {name.rsplit(".", 1)[0] for name in names if _is_older_side(original, name, dictionaries)}
+    names = [name for name in names if name.rsplit(".", 1)[0] not in again]
     for name in names:
         link(original / name, out / name)
+    for side in sorted(again):
+        names += take_side(original, side, out, Dictionary.load(str(dictionaries[_language_of(side, dictionaries)])))
     return names
+
+
+def _is_older_side(original: Path, name: str, dictionaries: dict) -> bool:
+    """Whether fairseq-train could not read the side beside others that `SideWriter` writes."""
+    side, ending = name.rsplit(".", 1)
+    return ending == "idx" and _language_of(side, dictionaries) is not None and format_of(original / side) == "cached"
+
+
+def _language_of(side: str, languages) -> str | None:
+    """Which of the languages, whose codes may hold full stops, the path of a side ends in."""
+    return next((lang for lang in languages if side.endswith(f".{lang}")), None)
 
 
 def _is_dictionary(path: Path) -> bool:

@@ -35,6 +35,7 @@ from fairseq_kd.corpus.subword import (
 )
 from fairseq_kd.corpus.text import read_lines, write_lines
 from fairseq_kd.errors import KDError
+from fairseq_kd.paths import check_new_data_bin
 from fairseq_kd.progress import Progress
 
 FORMAT = 1
@@ -51,6 +52,7 @@ def prepare(name, files, source_lang, target_lang, out, options, say=print, orig
     corpus: text goes through line by line, and subwords are learned from `options.sample` pairs.
     Raises KDError for bad input; then nothing is left under `out`.
     """
+    check_new_data_bin(out)
     if source_lang == target_lang:
         raise KDError(f"source and target language are both {source_lang!r}")
     out, languages = Path(out), (source_lang, target_lang)

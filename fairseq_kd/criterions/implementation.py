@@ -2,13 +2,16 @@
 
 from fairseq_kd.errors import KDError
 from fairseq_kd.projection import output_projection
+from fairseq_kd.teacher.supported import check_model
 
 
 def choose_implementation(model, cfg) -> str:
     """ "fused" or "reference": what the student's architecture allows and --kd-implementation asks for.
 
-    Raises KDError for a student with an adaptive softmax, and when what is asked for is not possible.
+    Raises KDError for a student that is not autoregressive or has an adaptive softmax, and when what is asked for is
+    not possible.
     """
+    check_model(model, "the student")
     _refuse_adaptive_softmax(model)
     projection, asked = output_projection(model), str(cfg.kd_implementation)
     fits = projection is not None

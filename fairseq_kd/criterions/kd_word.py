@@ -19,7 +19,7 @@ from fairseq.logging import metrics
 from fairseq_kd.criterions.config import KDWordConfig
 from fairseq_kd.criterions.implementation import choose_implementation
 from fairseq_kd.criterions.options import check_options
-from fairseq_kd.criterions.source import online_source, training_source
+from fairseq_kd.criterions.source import check_training_data, online_source, training_source
 from fairseq_kd.criterions.task_calls import TaskCalls
 from fairseq_kd.errors import KDError, exit_on_user_error
 from fairseq_kd.loss.divergence import temperature_scale
@@ -27,6 +27,7 @@ from fairseq_kd.loss.fused import fused_loss, token_nll
 from fairseq_kd.loss.objective import Losses, Objective, reference_losses, weighted
 from fairseq_kd.loss.selective import RecentTokens, hardest
 from fairseq_kd.projection import output_projection
+from fairseq_kd.teacher.supported import check_training_task
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
     check_options = staticmethod(check_options)
 
     def __init__(self, cfg: KDWordConfig, task):
-        """Raises KDError for an option out of range and for one that would have no effect."""
+        """Raises KDError for an option out of range or without effect, and for a task that cannot be used."""
+        check_training_task(task, cfg._name)
         super().__init__(task, cfg.sentence_avg, cfg.label_smoothing, cfg.ignore_prefix_size, cfg.report_accuracy)
         self.check_options(cfg)
         self.cfg = cfg
@@ -51,7 +53,7 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
             js_beta=cfg.js_beta,
         )
         self.online = online_source(cfg, task)  # a plain object, so that the teacher is never part of a state dict
-        self.calls = TaskCalls(task, before_training_data=self._open_source)
+        self.calls = TaskCalls(task, before_training_data=self._begin_training)
         self.recent = RecentTokens(cfg.kd_queue_size) if str(cfg.kd_select) == "global" else None
         self._implementation = None  # chosen when the student is first seen
 
@@ -70,8 +72,9 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
         """
         return training_source(self.cfg, self.task, self.online)
 
-    def _open_source(self) -> None:
+    def _begin_training(self) -> None:
         with exit_on_user_error():
+            check_training_data(self.task.cfg)
             _ = self.source
 
     def load_state_dict(self, state_dict, strict=True):

@@ -4,6 +4,7 @@ from dataclasses import fields
 
 from fairseq_kd.criterions.config import KDWordConfig
 from fairseq_kd.errors import KDError
+from fairseq_kd.paths import check_one
 
 DEFAULTS = {field.name: field.default for field in fields(KDWordConfig)}
 
@@ -69,6 +70,9 @@ def _check_teacher(cfg) -> None:
             )
         of_the_teacher = ("teacher_temperature", "student_temperature", "kd_divergence", "js_beta", "kd_valid")
         refuse(cfg, of_the_teacher, "without --teacher or --teacher-cache")
+    for name, kind in (("teacher", "checkpoint"), ("teacher_cache", "cache")):
+        if (path := getattr(cfg, name)) is not None:
+            check_one(path, f"--{name.replace('_', '-')}", kind)
     if cfg.teacher is None:
         if cfg.teacher_cache is not None and cfg.kd_valid:
             raise KDError(

@@ -1,7 +1,24 @@
-"""Where kd_word's signal comes from, by its options."""
+"""Where kd_word's signal comes from, by its options, and whether the data are such that it can."""
 
+import os
+
+from fairseq_kd.corpus.data_bin import check_trainable
+from fairseq_kd.paths import check_one_folder
 from fairseq_kd.teacher.cached import CachedSignalSource
 from fairseq_kd.teacher.online import OnlineSignalSource
+
+
+def check_training_data(task_cfg) -> None:
+    """Look at the files of the training and validation sets, as far as they are there, before fairseq loads them.
+
+    fairseq would stop with an assertion or a KeyError. Raises KDError for what `check_trainable` refuses.
+    """
+    languages = (task_cfg.source_lang, task_cfg.target_lang)
+    train_subset, impl = getattr(task_cfg, "train_subset", "train"), getattr(task_cfg, "dataset_impl", None)
+    for number, folder in enumerate(str(task_cfg.data).split(os.pathsep)):
+        check_trainable(folder, train_subset, languages, impl, combine=True)
+        if number == 0:
+            check_trainable(folder, "valid", languages, impl)
 
 
 def online_source(cfg, task) -> OnlineSignalSource | None:
@@ -30,6 +47,7 @@ def training_source(cfg, task, online: OnlineSignalSource | None):
         online.check_file()
     if cfg.teacher_cache is None:
         return online
+    check_one_folder(task.cfg.data, "--teacher-cache with the data")
     return CachedSignalSource(
         cfg.teacher_cache,
         task,

@@ -9,6 +9,7 @@ from fairseq_kd.corpus.manifest import MANIFEST_NAME, check_files, read_prepared
 from fairseq_kd.corpus.prepare import subword_decoder
 from fairseq_kd.corpus.text import normalise_spaces, read_raw_lines
 from fairseq_kd.errors import KDError
+from fairseq_kd.paths import check_data_bin
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,7 @@ def read_segments(data_bin, subset: str, reference=None, post_process=None) -> S
 
     Raises KDError for what is missing or was changed, and for options that do not fit the data-bin.
     """
-    if not Path(data_bin).is_dir():
-        raise KDError(f"DATA_BIN {data_bin} is not a folder")
+    check_data_bin(data_bin, "DATA_BIN")
     manifest = read_prepared(data_bin)
     _check_reference_options(data_bin, manifest, reference, post_process)
     source, corpus_name = None, subset

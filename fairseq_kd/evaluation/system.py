@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from fairseq_kd.checkpoint import read_checkpoint, updates_of
+from fairseq_kd.corpus.data_bin import check_subset
 from fairseq_kd.errors import KDError
 from fairseq_kd.evaluation.translate import TranslateOptions, translate
 from fairseq_kd.teacher.batches import check_longest
 from fairseq_kd.teacher.dictionaries import check_same_dictionary, warn_if_newer
-from fairseq_kd.teacher.loading import Teacher, build_model, configure_own_task, data_folder
+from fairseq_kd.teacher.loading import Teacher, build_model, configure_own_task
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ def open_system(
     """
     state = read_checkpoint(checkpoint, trust=trust)
     updates, seed = updates_of(state), state["cfg"].common.get("seed")
-    recorded = data_folder(state["cfg"].task)
-    configure_own_task(checkpoint, state, data=data_bin, data_option=data_option)
+    recorded = configure_own_task(checkpoint, state, data=data_bin, data_option=data_option)
+    _read_as_it_is_stored(state["cfg"].task, data_bin, subset)
     dictionary_check = _check_recorded_dictionaries(checkpoint, recorded, state["cfg"].task)
     model, task = build_model(checkpoint, state, trust)
     try:
@@ -71,6 +72,14 @@ def open_system(
     system = System(frozen, task, dataset, options, updates, seed, dictionary_check)
     check_lengths(system, dataset)
     return system
+
+
+def _read_as_it_is_stored(task_cfg, data_bin, subset: str) -> None:
+    """The format that the training data had is no matter. Raises KDError for what `check_subset` refuses."""
+    from omegaconf import open_dict
+
+    with open_dict(task_cfg):
+        task_cfg.dataset_impl = check_subset(data_bin, subset, (task_cfg.source_lang, task_cfg.target_lang))
 
 
 def check_lengths(system: System, dataset) -> None:

@@ -5,6 +5,7 @@ import io
 import warnings
 
 from fairseq_kd.errors import KDError
+from fairseq_kd.teacher.supported import check_model
 
 
 def build(arch: str, data: str, options: list[str], device: str = "meta"):
@@ -34,8 +35,7 @@ def build(arch: str, data: str, options: list[str], device: str = "meta"):
     except Exception as error:  # fairseq checks few options: a wrong one can fail in any way
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise KDError(f"fairseq cannot build --arch {arch} with {' '.join(words)}: {reason}") from error
-    if not (hasattr(model, "encoder") and hasattr(model, "decoder")):
-        raise KDError(f"--arch {arch} is a {type(model).__name__}; only encoder-decoder models are counted")
+    check_model(model, f"--arch {arch}")
     return model, cfg.model
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from fairseq_kd.corpus.binarise import count_unknown
-from fairseq_kd.corpus.derived import SideWriter, finished, hashes, inherited, link, link_the_rest
+from fairseq_kd.corpus.data_bin import load_side
+from fairseq_kd.corpus.derived import SideWriter, finished, hashes, inherited, link, link_the_rest, take_side
 from fairseq_kd.corpus.fingerprint import data_files, data_hashes, files_of_side
 from fairseq_kd.corpus.manifest import (
     MANIFEST_NAME,
@@ -25,6 +26,7 @@ from fairseq_kd.noise.block import BLOCK_LINES
 from fairseq_kd.noise.options import NoiseOptions
 from fairseq_kd.noise.side import SIDES, NoisySide
 from fairseq_kd.noise.token_level import TokenLevel, needs_model
+from fairseq_kd.paths import check_new_data_bin
 from fairseq_kd.progress import Progress
 from fairseq_kd.teacher.opening import infer_languages, open_data
 
@@ -50,6 +52,7 @@ def noise_data_bin(
     post_process: how subwords make words, for a data-bin made by fairseq-preprocess.
     Raises KDError for bad input; then nothing is left under `out`.
     """
+    check_new_data_bin(out)
     languages = languages or dict(zip(SIDES, infer_languages(data_bin), strict=True))
     pair = (languages["source"], languages["target"])
     task = open_data(data_bin, pair, subset)
@@ -74,8 +77,11 @@ def noise_data_bin(
     with folder_in_progress(out) as folder:
         written = link_the_rest(data_bin, folder, subset, pair)
         for side in SIDES:
-            write = _write_noisy if side in noisy else _link_clean
-            written += write(data_bin, folder, names, languages[side], noisy.get(side))
+            if side in noisy:
+                written += _write_noisy(data_bin, folder, names, languages[side], noisy[side])
+            else:
+                dictionary = task.source_dictionary if side == "source" else task.target_dictionary
+                written += _take_clean(data_bin, folder, names, languages[side], dictionary)
         manifest = request | {
             "sentences": len(task.dataset(subset)),
             "noise": {languages[side]: noisy[side].report() for side in sides},
@@ -121,11 +127,12 @@ def _inherited(data_bin, folder: Path, subset: str, pair: tuple[str, str]) -> di
     return kept
 
 
-def _link_clean(data_bin, folder: Path, names: list[str], lang: str, _) -> list[str]:
-    names = files_of_side(names, lang) + _raw(data_bin, names, lang)
-    for name in names:
+def _take_clean(data_bin, folder: Path, names: list[str], lang: str, dictionary) -> list[str]:
+    sides = [name.removesuffix(".bin") for name in files_of_side(names, lang) if name.endswith(".bin")]
+    raw = _raw(data_bin, names, lang)
+    for name in raw:
         link(Path(data_bin) / name, folder / name)
-    return names
+    return [name for side in sides for name in take_side(data_bin, side, folder, dictionary)] + raw
 
 
 def _raw(data_bin, names: list[str], lang: str) -> list[str]:
@@ -136,11 +143,9 @@ def _raw(data_bin, names: list[str], lang: str) -> list[str]:
 
 def _write_noisy(data_bin, folder: Path, names: list[str], lang: str, noisy: NoisySide) -> list[str]:
     """Noise in all files of a side (train, train1, ...), and in the plain text beside them."""
-    from fairseq.data.data_utils import load_indexed_dataset
-
     level = noisy.level
     prefixes = [name.removesuffix(".bin") for name in files_of_side(names, lang) if name.endswith(".bin")]
-    datasets = [load_indexed_dataset(str(Path(data_bin) / prefix), level.dictionary) for prefix in prefixes]
+    datasets = [load_side(Path(data_bin) / prefix, level.dictionary) for prefix in prefixes]
     if level.options.substitute:
         noisy.count(itertools.chain.from_iterable(_blocks(dataset, level) for dataset in datasets), prefixes[0])
     progress = Progress(f"noise in {prefixes[0]}", sum(map(len, datasets)), "sentences")

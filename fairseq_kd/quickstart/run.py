@@ -9,6 +9,7 @@ from fairseq_kd.corpus.manifest import MANIFEST_NAME, sha256_file, write_json
 from fairseq_kd.evaluation.evaluate import evaluate
 from fairseq_kd.evaluation.tokenizers import STANDARD, choose_tokenizer
 from fairseq_kd.evaluation.translate import TranslateOptions
+from fairseq_kd.paths import check_new_data_bin
 from fairseq_kd.quickstart.recipe import Recipe
 from fairseq_kd.training.options import training_arguments
 from fairseq_kd.training.run import train
@@ -21,6 +22,7 @@ def run_quickstart(recipe: Recipe, data_bin, out, seeds: int, raw=None, cpu: boo
 
     data_bin: the folder to make. out: folder of the runs. seeds: students are trained with seeds 1..seeds.
     """
+    check_new_data_bin(data_bin, "--data-bin")
     data_bin, out = Path(data_bin), Path(out)
     _tokenizer(recipe)  # refused before the work, not after it
     stages = _Stages(total=1 + 2 * (1 + 2 * seeds))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fairseq_kd.corpus.derived import SideWriter, hashes, inherited, link, link_the_rest
+from fairseq_kd.corpus.derived import SideWriter, can_be_linked, hashes, inherited, link, link_the_rest
 from fairseq_kd.corpus.fingerprint import data_files, files_of_side
 from fairseq_kd.corpus.manifest import write_json
 from fairseq_kd.errors import KDError
@@ -118,7 +118,8 @@ def _sources(folder: Path, prefix: str, teachers: Teachers, data_bin: Path, kept
     source_lang, target_lang = teachers.task.cfg.source_lang, teachers.task.cfg.target_lang
     found = data_files(data_bin, teachers.subset, source_lang, target_lang)
     sides = sorted(files_of_side(found, source_lang))
-    if len(sides) == 2 and len(kept) == len(teachers.dataset):
+    linked = len(sides) == 2 and can_be_linked(data_bin, sides[0].removesuffix(".bin"))
+    if linked and len(kept) == len(teachers.dataset):
         for name in sides:
             link(data_bin / name, folder / f"{prefix}.{source_lang}{Path(name).suffix}")
         return [f"{prefix}.{source_lang}{Path(name).suffix}" for name in sides]

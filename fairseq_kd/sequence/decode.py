@@ -7,6 +7,7 @@ from fairseq_kd.corpus.manifest import library_versions
 from fairseq_kd.device import choose_device
 from fairseq_kd.errors import KDError
 from fairseq_kd.export.runtime import CannotComputeError
+from fairseq_kd.paths import check_new_data_bin
 from fairseq_kd.resumable.blocks import work_through
 from fairseq_kd.sequence.backend import MAX_TOKENS, FairseqBackend, search_arguments
 from fairseq_kd.sequence.ctranslate2_backend import convert, reason_against, teacher_backend
@@ -43,6 +44,7 @@ def decode(
     --select closest; None: as the data-bin's manifest says. workers: see `load_translator`.
     Raises KDError for whatever does not fit together.
     """
+    check_new_data_bin(out)
     dtype = "float32" if options.dtype == "int8" else options.dtype
     teachers = open_teachers(data_bin, teacher, options.subset, data=teacher_data, dtype=dtype, trust=trust)
     if len(teachers.dataset) == 0:

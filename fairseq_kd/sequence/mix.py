@@ -19,6 +19,7 @@ from fairseq_kd.corpus.manifest import (
     write_json,
 )
 from fairseq_kd.errors import KDError
+from fairseq_kd.paths import check_new_data_bin
 from fairseq_kd.progress import Progress
 from fairseq_kd.teacher.dictionaries import check_same_dictionary
 from fairseq_kd.teacher.opening import infer_languages, open_data
@@ -35,6 +36,7 @@ def mix(data_bins, times, out, *, languages=(None, None), seed: int | None = Non
     languages: (source, target); (None, None): those of the first. Everything but the training set is
     linked from the first. Raises KDError when they do not fit together.
     """
+    check_new_data_bin(out)
     if len(times) != len(data_bins):
         raise KDError(f"--times: {len(times)} numbers for {len(data_bins)} data-bins; give one for each")
     if wrong := [value for value in times if not 0 < value < float("inf")]:

@@ -8,6 +8,8 @@ from fairseq_kd.errors import KDError
 
 OPTIONS = ("finetune-from-model", "restore-file", "encoder-embed-path", "decoder-embed-path", "like", "subword-model")
 OPTIONS += ("reference", "teacher", "teacher-data")  # the last two of `evaluate`, `teacher-data` of others too
+LISTS = ("user-dir",)  # one folder, or a list of them
+COMPILED = "__pycache__"  # what Python leaves beside code that it has imported
 OF_FAIRSEQ = ("checkpoint_last.pt",)  # a name that is no path
 
 
@@ -22,11 +24,21 @@ def with_files(where: str, options: dict, known: dict) -> tuple[dict, dict | Non
         if isinstance(value, str) and not value.startswith("@") and value not in OF_FAIRSEQ:
             paths = [os.path.abspath(part) for part in value.split(os.pathsep)]
             options[name] = os.pathsep.join(paths)
-            for path in paths:
-                if path not in known:
-                    known[path] = _hash(path, f"{where}: {name} {value}")
-            hashes[name] = [known[path] for path in paths]
+            hashes[name] = _hashes(paths, f"{where}: {name} {value}", known)
+    for name in LISTS:
+        if name in options:
+            value = options[name]
+            paths = [os.path.abspath(str(part)) for part in (value if isinstance(value, list) else [value])]
+            options[name] = paths
+            hashes[name] = _hashes(paths, f"{where}: {name} {value}", known)
     return options, hashes or None
+
+
+def _hashes(paths: list[str], what: str, known: dict) -> list:
+    for path in paths:
+        if path not in known:
+            known[path] = _hash(path, what)
+    return [known[path] for path in paths]
 
 
 def _hash(path: str, what: str) -> str | dict:
@@ -36,4 +48,6 @@ def _hash(path: str, what: str) -> str | dict:
     if os.path.isfile(path):
         return sha256_file(path)
     manifest = Path(path) / MANIFEST_NAME
-    return sha256_file(manifest) if manifest.is_file() else hash_files(path)
+    if manifest.is_file():
+        return sha256_file(manifest)
+    return {name: found for name, found in hash_files(path).items() if COMPILED not in Path(name).parts}

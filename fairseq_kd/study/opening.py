@@ -4,6 +4,7 @@ from pathlib import Path
 
 from fairseq_kd.corpus.manifest import PROBE, read_manifest
 from fairseq_kd.errors import KDError
+from fairseq_kd.paths import check_new_data_bin
 from fairseq_kd.study.check import check_commands
 from fairseq_kd.study.factors import make_cells
 from fairseq_kd.study.plan import PLAN_NAME, Plan
@@ -48,7 +49,8 @@ def check_same_study(plan: Plan, work: Path) -> None:
 
 
 def check_folder(work: Path) -> None:
-    """Raises KDError unless `work` is the folder of a study, or empty, or not there."""
+    """Raises KDError unless `work` is the folder of a study, or empty, or not there, and fairseq can use its name."""
+    check_new_data_bin(work)
     if work.exists() and not (work / PLAN_NAME).is_file() and not _is_free(work):
         raise KDError(f"{work} exists and is not the folder of a study; choose another --out")
 

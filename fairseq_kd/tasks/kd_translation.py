@@ -13,6 +13,7 @@ from fairseq.models.transformer import TransformerEncoderBase
 from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
+from fairseq_kd.corpus.data_bin import check_sides, check_trainable
 from fairseq_kd.errors import KDError, exit_on_user_error
 from fairseq_kd.tasks.distilled import DistilledPairDataset
 from fairseq_kd.tasks.distilled_check import check_dictionaries, check_folder, check_pairs
@@ -55,6 +56,10 @@ class KDTranslationTask(TranslationTask):
 
     def load_dataset(self, split, epoch=1, combine=False, **kwargs):
         """Load a subset; the training subset with its distilled targets."""
+        with exit_on_user_error():
+            folders = utils.split_paths(self.cfg.data)
+            folder = folders[(epoch - 1) % len(folders) if split == self.cfg.train_subset else 0]
+            check_sides(folder, split, (self.cfg.source_lang, self.cfg.target_lang), combine)
         super().load_dataset(split, epoch, combine, **kwargs)
         if split == self.cfg.train_subset:
             with exit_on_user_error():
@@ -79,6 +84,7 @@ class KDTranslationTask(TranslationTask):
         """The subset of another data-bin, by the loader and the options that the gold one was loaded with."""
         cfg = copy.copy(self.cfg)
         cfg.data, cfg.load_alignments = folder, False
+        check_trainable(folder, split, (cfg.source_lang, cfg.target_lang), cfg.dataset_impl, combine)
         other = TranslationTask(cfg, self.src_dict, self.tgt_dict)
         try:
             other.load_dataset(split, combine=combine)

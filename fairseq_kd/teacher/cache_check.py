@@ -8,6 +8,7 @@ import torch
 
 from fairseq_kd.errors import KDError
 from fairseq_kd.loss.divergence import bucket, temper
+from fairseq_kd.paths import check_one, check_one_folder
 from fairseq_kd.progress import Progress
 from fairseq_kd.teacher.cache_reader import CacheReader
 from fairseq_kd.teacher.cached import CachedSignalSource
@@ -51,6 +52,10 @@ def verify_cache(
     manifest = CacheReader(folder, check_hashes=False).manifest
     if sample < 1:
         raise KDError(f"--sample {sample}: must be at least 1")
+    if teacher is not None:
+        check_one(teacher, "--teacher")
+    if data_bin is not None:
+        check_one_folder(data_bin, "--data-bin")
     teacher = _existing(teacher or manifest["teacher"]["path"], "--teacher FILE", Path.is_file)
     data_bin = _existing(data_bin or manifest["data_bin"], "--data-bin FOLDER", Path.is_dir)
     options = CachingOptions(

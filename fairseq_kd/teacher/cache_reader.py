@@ -9,6 +9,7 @@ import torch
 
 from fairseq_kd.corpus.manifest import MANIFEST_NAME, check_files, read_manifest
 from fairseq_kd.errors import KDError
+from fairseq_kd.paths import check_one
 from fairseq_kd.resumable.request import PARTS
 from fairseq_kd.teacher.cache import KIND, READABLE, Rows, check_sizes, format_of
 
@@ -82,6 +83,7 @@ class CacheReader:
 def _read(folder: Path) -> dict:
     manifest = read_manifest(folder)
     if manifest is None:
+        check_one(folder, "teacher cache", "cache")
         if not folder.is_dir():
             raise KDError(f"teacher cache {folder} is not there: make it with fairseq-kd cache --out {folder}")
         if (folder / PARTS).is_dir():

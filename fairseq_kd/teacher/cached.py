@@ -13,6 +13,7 @@ import torch
 from fairseq_kd.corpus.fingerprint import data_hashes, dictionary_hash
 from fairseq_kd.corpus.manifest import sha256_file
 from fairseq_kd.errors import KDError
+from fairseq_kd.paths import check_one
 from fairseq_kd.teacher.cache import Rows, rebuild, sentence_crcs
 from fairseq_kd.teacher.cache_reader import CacheReader
 from fairseq_kd.teacher.loading import data_folder
@@ -99,6 +100,7 @@ class CachedSignalSource:
 
     def _check_teacher(self, stated) -> None:
         made_by = self.reader.manifest["teacher"]
+        check_one(stated, "teacher")
         if not Path(stated).is_file():
             raise KDError(f"teacher {stated} is not there; with --teacher-cache alone, --teacher is not needed")
         if (found := sha256_file(stated)) != made_by["sha256"]:

@@ -20,9 +20,11 @@ from fairseq_kd.confinement import confined
 from fairseq_kd.corpus.language_pair import language_pairs
 from fairseq_kd.errors import KDError
 from fairseq_kd.literals import NotALiteral
+from fairseq_kd.paths import check_one_folder
 from fairseq_kd.projection import output_projection
 from fairseq_kd.teacher.dictionaries import check_same_dictionary, warn_if_newer
 from fairseq_kd.teacher.signal import DenseSignal
+from fairseq_kd.teacher.supported import check_configuration, check_model
 
 PRETRAINED = ("encoder_embed_path", "decoder_embed_path")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -88,20 +90,23 @@ def load_teacher(path, *, data=None, languages=(None, None), dtype: str = "float
     state = read_checkpoint(path, trust=trust)
     configure_own_task(path, state, data, languages)
     model, task = build_model(path, state, trust)
-    if not (hasattr(model, "encoder") and hasattr(model, "decoder")):
-        raise KDError(f"{path} holds a {type(model).__name__}; a teacher must be an encoder-decoder translation model")
     return Teacher(model, task, path, dtype)
 
 
-def configure_own_task(path, state, data=None, languages=(None, None), data_option="--teacher-data") -> None:
+def configure_own_task(path, state, data=None, languages=(None, None), data_option="--teacher-data") -> str:
     """Complete the task's configuration inside `state` so that it can be set up where the process runs.
 
+    Returns the data-bin that the checkpoint records.
     state: what `read_checkpoint` returned; changed in place. data, languages: see `load_teacher`.
-    Raises KDError when the dictionaries are missing.
+    Raises KDError when the dictionaries are missing, and for a task or an architecture that is not supported.
     """
     from omegaconf import open_dict
 
     cfg = state["cfg"]
+    check_configuration(path, cfg)
+    recorded = data_folder(cfg.task)
+    if data is not None:
+        check_one_folder(data, data_option)
     with open_dict(cfg):
         if data is not None:
             cfg.task.data = str(data)
@@ -112,6 +117,7 @@ def configure_own_task(path, state, data=None, languages=(None, None), data_opti
                 setattr(cfg.model, name, None)
         _fill_in_languages(path, cfg.task, languages)
     _check_dictionaries_exist(path, cfg.task, given=data is not None, option=data_option)
+    return recorded
 
 
 def data_folder(task_cfg) -> str:
@@ -124,23 +130,19 @@ def build_model(path, state, trust: bool = False):
 
     state: what `configure_own_task` completed. trust: let fairseq evaluate options that are not literals, and let the
     model be far larger than its weights.
-    Raises KDError when dictionaries and weights do not fit, or the architecture is not registered.
+    Raises KDError when dictionaries and weights do not fit, and for a model that is not supported.
     """
     from fairseq import checkpoint_utils
 
-    from fairseq_kd import register
-
-    register()  # the architectures of fairseq_kd.models; the command fairseq-kd has not done it yet
     budget = contextlib.nullcontext() if trust else Budget(state["model"])
     with _one_clear_error(path, state["cfg"]), torch.random.fork_rng(devices=[]), confined(trust), budget:
         models, _, task = checkpoint_utils.load_model_ensemble_and_task([str(path)], state=state)
+    check_model(models[0], f"the model of {path}")
     return models[0], task
 
 
 def _fill_in_languages(path, task_cfg, languages) -> None:
     """fairseq-train records no languages when it inferred them from the names of the data files."""
-    if "source_lang" not in task_cfg:
-        raise KDError(f"{path} is not a translation model: its task {task_cfg.get('_name')!r} has no source language")
     if task_cfg.source_lang and task_cfg.target_lang:
         return
     folder = Path(data_folder(task_cfg))
@@ -180,5 +182,5 @@ def _one_clear_error(path, cfg):
         architecture = getattr(cfg.model, "arch", None) or getattr(cfg.model, "_name", "unknown")
         raise KDError(
             f"the model of {path} (architecture {architecture}) cannot be built: {reason}. Either its dictionaries "
-            "are not those it was trained with, or its architecture comes from another --user-dir"
+            "are not those it was trained with, or its architecture comes from another folder of code (--user-dir)"
         ) from error

@@ -13,6 +13,7 @@ from fairseq_kd.errors import KDError
 from fairseq_kd.evaluation.evaluate import evaluate
 from fairseq_kd.evaluation.nll import nll_of_checkpoint
 from fairseq_kd.evaluation.translate import TranslateOptions
+from fairseq_kd.paths import check_data_bin
 
 FORMAT = 1
 NOT_IN_KEY = ("max_tokens", "cpu")  # the device says what `cpu` does
@@ -114,8 +115,7 @@ class Measurements:
 
     def _data(self) -> dict[str, str]:
         """sha256 of the subset, its references and the dictionaries, by name."""
-        if not self.data_bin.is_dir():
-            raise KDError(f"DATA_BIN {self.data_bin} is not a folder")
+        check_data_bin(self.data_bin, "DATA_BIN")
         names = {
             str(path.relative_to(self.data_bin))
             for pattern in (f"{self.subset}.*", f"raw/{self.subset}.*", "dict.*.txt")

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from fairseq_kd.corpus.data_bin import check_subset
 from fairseq_kd.corpus.language_pair import language_pairs
 from fairseq_kd.errors import KDError
+from fairseq_kd.paths import check_data_bin
 from fairseq_kd.teacher.loading import load_teacher
 
 
@@ -24,13 +26,12 @@ def load_pair(data_bin, teacher_path, subset: str, *, data=None, dtype: str = "f
 def open_data(data_bin, languages: tuple[str, str], subset: str):
     """A translation task on `data_bin` with `subset` loaded as fairseq-train would.
 
-    Raises KDError when dictionaries or subset are missing.
+    Raises KDError when dictionaries or subset are missing, and for what `check_subset` refuses.
     """
     from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
     source, target = languages
-    if not Path(data_bin).is_dir():
-        raise KDError(f"{data_bin} is not a folder: give a data-bin made by fairseq-kd prepare or fairseq-preprocess")
+    check_data_bin(data_bin)
     for lang in languages:
         if not (Path(data_bin) / f"dict.{lang}.txt").is_file():
             raise KDError(f"{data_bin} has no dict.{lang}.txt: it is no data-bin for {source}-{target}")
@@ -39,9 +40,9 @@ def open_data(data_bin, languages: tuple[str, str], subset: str):
         source_lang=source,
         target_lang=target,
         upsample_primary=1,  # fairseq's own default of -1 fails where there are train1, train2, ...
-        # these three stand for options of a training, which there is none of here
+        dataset_impl=check_subset(data_bin, subset, languages, combine=subset == "train"),
+        # these two stand for options of a training, which there is none of here
         train_subset="train",
-        dataset_impl=None,
         required_seq_len_multiple=1,
     )
     task = TranslationTask.setup_task(cfg)
@@ -66,6 +67,5 @@ def infer_languages(data_bin) -> tuple[str, str]:
 
 
 def _language_pairs(data_bin) -> list[tuple[str, str]]:
-    if not Path(data_bin).is_dir():
-        raise KDError(f"{data_bin} is not a folder: give a data-bin made by fairseq-kd prepare or fairseq-preprocess")
+    check_data_bin(data_bin)
     return language_pairs(data_bin)

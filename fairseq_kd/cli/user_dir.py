@@ -1,0 +1,43 @@
+"""`--user-dir`: architectures and tasks of one's own, for the commands that open a checkpoint."""
+
+from argparse import Namespace
+
+from fairseq_kd.errors import KDError
+
+
+def add_user_dir(parser) -> None:
+    """Declare the option. `cli.main` imports what it names before the command runs."""
+    parser.add_argument(
+        "--user-dir",
+        nargs="+",
+        action="extend",
+        metavar="DIR",
+        help="folders with architectures or tasks of your own, as for fairseq-train but several; their code is run",
+    )
+
+
+def import_user_dirs(args) -> None:
+    """Import the folders that were given, by fairseq's own rules, after what this package registers.
+
+    Raises KDError for a folder that is not there or cannot be imported.
+    """
+    folders = getattr(args, "user_dir", None) or []
+    if not folders:
+        return
+    from fairseq.utils import import_user_module
+
+    from fairseq_kd import register
+
+    register()
+    for folder in folders:
+        try:
+            import_user_module(Namespace(user_dir=folder))
+        except Exception as error:  # the code of the folder can raise anything
+            raise KDError(_reason(folder, error)) from error
+
+
+def _reason(folder: str, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError) and error.filename is None:  # how fairseq says so
+        return f"--user-dir {folder} is not there: give the folder that fairseq-train was given"
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return f"--user-dir {folder} cannot be imported ({reason}): put its code right, or leave the folder out"

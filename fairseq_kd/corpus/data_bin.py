@@ -1,0 +1,144 @@
+"""What stands in a data-bin for a subset: the format of each side, and how many sentences each side has.
+
+fairseq-preprocess --dataset-impl NAME writes one of these formats, which fairseq tells apart by the index:
+
+    mmap              the default; what this package writes itself
+    lazy, cached      one format (TNTIDX), two ways to read it; `cached` answers only after a prefetch, `lazy` always
+    raw               text, not binarised
+    fasta, huffman    symbols without the end-of-sentence symbol, or numbered by a vocabulary of their own
+
+The first two are read, the others are refused by name.
+"""
+
+import itertools
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+from fairseq_kd.errors import KDError
+
+READ_BY = {"mmap": "mmap", "cached": "lazy"}  # format, as fairseq infers it -> dataset_impl that reads it
+REFUSED = {
+    "raw": "holds text that is not binarised (fairseq-preprocess --dataset-impl raw)",
+    "fasta": "is a FASTA file (--dataset-impl fasta), whose letters are its symbols",
+    "huffman": "is compressed by a Huffman code (--dataset-impl huffman), whose ids are not those of the dictionary",
+}
+
+
+class Part(NamedTuple):
+    """One of train, train1, ...: the paths of its sides, without an ending. The target may be absent."""
+
+    source: Path
+    target: Path
+
+
+def parts_of(folder, subset: str, languages: tuple[str, str], combine: bool) -> list[Part]:
+    """The parts of a subset as fairseq finds them: `subset`, and if combined also subset1, subset2, ..."""
+    found = []
+    for number in itertools.count() if combine else (0,):
+        split = f"{subset}{number or ''}"
+        part = next((part for part in _candidates(Path(folder), split, languages) if format_of(part.source)), None)
+        if part is None:
+            break
+        found.append(part)
+    return found
+
+
+def check_sides(folder, subset: str, languages: tuple[str, str], combine: bool = False) -> None:
+    """Raises KDError when the two sides of a part of the subset have different numbers of sentences.
+
+    Sides of a format that is not read, and such as are not there, are left alone.
+    """
+    for part in parts_of(folder, subset, languages, combine):
+        if all(format_of(side) in READ_BY for side in part):
+            counts = [sentences(side) for side in part]
+            if counts[0] != counts[1]:
+                raise KDError(_unequal(part, counts))
+
+
+def check_trainable(folder, subset: str, languages: tuple[str, str], dataset_impl, combine: bool = False) -> None:
+    """As `check_sides`; fairseq-train asks for a first batch before any prefetch, which `cached` does not answer.
+
+    dataset_impl: of the training, None where fairseq infers it. Raises KDError with the option that helps.
+    """
+    check_sides(folder, subset, languages, combine)
+    for side in itertools.chain.from_iterable(parts_of(folder, subset, languages, combine)):
+        if format_of(side) == "cached" and str(dataset_impl) != "lazy":
+            raise KDError(
+                f"{side}.idx is in the older format of fairseq-preprocess (--dataset-impl lazy or cached), of which "
+                "fairseq-train reads no batch by itself: give --dataset-impl lazy to fairseq-train"
+            )
+
+
+def check_subset(folder, subset: str, languages: tuple[str, str], combine: bool = False) -> str | None:
+    """The --dataset-impl by which fairseq reads the subset at random places, None where there is no such subset.
+
+    Raises KDError when a file is of a format that is not read, when formats are mixed, and as `check_sides` does.
+    """
+    formats = {}
+    for part in parts_of(folder, subset, languages, combine):
+        formats |= {side: found for side in part if (found := format_of(side)) is not None}
+    for side, name in formats.items():
+        _check_format(side, name)
+    check_sides(folder, subset, languages, combine)
+    if len(set(formats.values())) > 1:
+        listed = ", ".join(f"{side.name} ({name})" for side, name in formats.items())
+        raise KDError(f"{folder} mixes formats of --dataset-impl in {subset!r}: {listed}. Binarise all in one of them")
+    return next((READ_BY[name] for name in formats.values()), None)
+
+
+def load_side(prefix, dictionary):
+    """The sentences of one side, fairseq's dataset; prefix: the path without its ending.
+
+    Raises KDError for a format that is not read.
+    """
+    from fairseq.data.data_utils import load_indexed_dataset
+
+    _check_format(Path(prefix), name := format_of(Path(prefix)))
+    return load_indexed_dataset(str(prefix), dictionary, READ_BY[name])
+
+
+def sentences(side: Path) -> int:
+    """Number of sentences of one side, by its index. Raises KDError when that is damaged."""
+    from fairseq.data.indexed_dataset import IndexedDataset, MMapIndexedDataset, index_file_path
+
+    index = index_file_path(str(side))
+    try:
+        if format_of(side) == "mmap":
+            return len(MMapIndexedDataset.Index(index))
+        return len(IndexedDataset(str(side)))
+    except (AssertionError, KeyError, ValueError, struct.error) as error:
+        raise KDError(f"{index} is cut off or damaged ({error}): binarise the text again") from error
+
+
+def _candidates(folder: Path, split: str, languages) -> list[Part]:
+    source, target = languages
+    pairs = (f"{source}-{target}", f"{target}-{source}")
+    return [Part(*(folder / f"{split}.{pair}.{lang}" for lang in languages)) for pair in pairs]
+
+
+def format_of(side: Path) -> str | None:
+    """As fairseq infers it, "unknown" for an index that it does not know, None where nothing is there."""
+    from fairseq.data.indexed_dataset import IndexedDataset, infer_dataset_impl
+
+    return infer_dataset_impl(str(side)) or ("unknown" if IndexedDataset.exists(str(side)) else None)
+
+
+def _check_format(side: Path, name: str | None) -> None:
+    if name in READ_BY:
+        return
+    if name in REFUSED:
+        raise KDError(
+            f"{side} {REFUSED[name]}; only data-bins of --dataset-impl mmap (the default), lazy and cached are read. "
+            "Binarise the text again without --dataset-impl, with the same dictionaries (--srcdict, --tgtdict)"
+        )
+    raise KDError(f"{side}.idx is not an index that fairseq-preprocess writes: binarise the text again")
+
+
+def _unequal(part: Part, counts: list[int]) -> str:
+    return (
+        f"{part.source.parent} has {counts[0]:,} sentences in {part.source.name} and {counts[1]:,} in "
+        f"{part.target.name}: from some place on, sources stand beside other sentences' targets. A likely cause is a "
+        "carriage return inside a line, which fairseq-preprocess reads as the end of the line. Take such characters "
+        "out of the text and binarise it again (fairseq-kd prepare text does both)"
+    )

@@ -1,0 +1,106 @@
+"""Which tasks and models this package works with: decided here, by what they are.
+
+A task        has a configuration (not the argparse.Namespace of fairseq's older tasks) with data and two languages, and
+              fairseq's own beam search
+A model       is an encoder-decoder with an incremental decoder that gives, for a source and the tokens so far, a
+              distribution over the next token
+
+These are fairseq's translation and the tasks derived from it, its transformers, LSTMs and convolutional models, and
+those of a --user-dir that are alike. Multilingual and mBART-like tasks are not: their data, languages and first tokens
+are found elsewhere. Non-autoregressive models are not: they have no distribution over a next token.
+"""
+
+import inspect
+from argparse import Namespace
+
+from fairseq_kd.errors import KDError
+from fairseq_kd.projection import unwrapped
+
+NEEDED = ("data", "source_lang", "target_lang")
+INPUTS = ("src_tokens", "src_lengths", "prev_output_tokens")  # of a model
+
+
+def check_configuration(path, cfg) -> None:
+    """Look at the configuration of a checkpoint before its task and its model are built.
+
+    Raises KDError that names the task or the architecture, when it is not supported or not registered.
+    """
+    from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY
+    from fairseq.tasks import TASK_REGISTRY
+
+    from fairseq_kd import register
+
+    register()  # what this package adds; the command fairseq-kd has not done it yet
+    task, model = (_name(part, option) for part, option in ((cfg.task, "task"), (cfg.model, "arch")))
+    if task not in TASK_REGISTRY:
+        raise KDError(_unregistered(path, "task", task))
+    _check_task(f"{path} was trained by --task {task}", cfg.task, TASK_REGISTRY[task])
+    if model not in ARCH_MODEL_REGISTRY and model not in MODEL_REGISTRY:
+        raise KDError(_unregistered(path, "architecture", model))
+
+
+def check_training_task(task, criterion: str) -> None:
+    """Look at the task of a running fairseq-train. Raises KDError that names it when it is not supported."""
+    from fairseq.tasks import TASK_REGISTRY
+
+    kind = type(task)
+    name = next((name for name, registered in TASK_REGISTRY.items() if registered is kind), kind.__name__)
+    _check_task(f"--criterion {criterion} with --task {name}", task.cfg or getattr(task, "args", None), kind)
+
+
+def check_model(model, who: str) -> None:
+    """Raises KDError unless `model` is supported. who: of the message, such as a path or "the student"."""
+    from fairseq.models import FairseqEncoderDecoderModel, FairseqIncrementalDecoder
+    from fairseq.models.nat import FairseqNATModel
+
+    model = unwrapped(model)
+    kind = type(model)
+    if not isinstance(model, FairseqEncoderDecoderModel) or not isinstance(model.decoder, FairseqIncrementalDecoder):
+        raise KDError(
+            f"{who} is a {kind.__name__}; it must be an encoder-decoder translation model with an incremental decoder, "
+            "such as fairseq's transformer"
+        )
+    if isinstance(model, FairseqNATModel) or not _takes(kind, INPUTS):
+        raise KDError(
+            f"{who} is a {kind.__name__}, which is non-autoregressive: it has no distribution over the next token, "
+            "given those before it, that could be learnt or compared. Give an autoregressive model, such as fairseq's "
+            "transformer; a non-autoregressive student learns from the targets that fairseq-kd decode makes"
+        )
+
+
+def _takes(kind, inputs) -> bool:
+    """Whether the model can be called with these inputs and no others (non-autoregressive ones want the target too)."""
+    try:
+        inspect.signature(kind.forward).bind(None, **dict.fromkeys(inputs))
+    except TypeError:
+        return False
+    return True
+
+
+def _check_task(found: str, cfg, kind) -> None:
+    from fairseq.tasks.translation_lev import TranslationLevenshteinTask
+
+    if issubclass(kind, TranslationLevenshteinTask):
+        raise KDError(
+            f"{found}, which is for non-autoregressive models: they have no distribution over the next token, given "
+            "those before it. fairseq_kd works with autoregressive models (--task translation)"
+        )
+    if isinstance(cfg, Namespace) or any(not hasattr(cfg, name) for name in NEEDED):
+        raise KDError(
+            f"{found}, which fairseq_kd does not support: its data and languages are not found as those of --task "
+            "translation are. Train a bilingual model with --task translation, or a task derived from it that has a "
+            "configuration of its own"
+        )
+
+
+def _name(part, option: str) -> str:
+    """The name under which a task or an architecture is registered."""
+    return str(getattr(part, option, None) or getattr(part, "_name", None))
+
+
+def _unregistered(path, what: str, name: str) -> str:
+    return (
+        f"{path} is of the {what} {name}, which neither fairseq nor fairseq_kd registers: it comes from another folder "
+        "of code. Give that folder with --user-dir, which runs its code (fairseq-train takes one folder: let its "
+        "__init__.py import fairseq_kd)"
+    )
