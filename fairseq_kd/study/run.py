@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from fairseq_kd.child import die_with_parent
+from fairseq_kd.child import dying_with_this_process
 from fairseq_kd.corpus.manifest import ensure_writable_folder, exclusive, write_json
 from fairseq_kd.errors import KDError
 from fairseq_kd.study.plan import PLAN_NAME, Plan
@@ -147,7 +147,11 @@ def _snakemake(plan: Plan, work: Path, options: RunOptions) -> int:
     command = [sys.executable, "-m", "snakemake", *_arguments(work, options, gpus)]
     with open(work / LOG, "a", encoding="utf-8") as log:
         process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env=_environment(options, gpus), preexec_fn=die_with_parent
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=_environment(options, gpus),
+            preexec_fn=dying_with_this_process(),
         )
         progress = StudyProgress(plan, work)
         try:

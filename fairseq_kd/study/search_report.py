@@ -12,13 +12,12 @@ Keys of search.json, "format" 1; scores are BLEU, {"mean", "sd", "scores"} over 
 """
 
 import json
-import os
 from pathlib import Path
 from statistics import mean, stdev
 
 import yaml
 
-from fairseq_kd.corpus.manifest import sha256_file, write_json
+from fairseq_kd.corpus.manifest import file_in_progress, sha256_file, write_json
 from fairseq_kd.errors import KDError
 from fairseq_kd.study.plan import Plan
 from fairseq_kd.study.search import Outcome, Run, Step, resolve_kd_word
@@ -72,9 +71,8 @@ def write_search_report(search: SearchSpec, outcome: Outcome, work: Path) -> str
 
 
 def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with file_in_progress(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _collect(search: SearchSpec, outcome: Outcome, work: Path) -> dict:

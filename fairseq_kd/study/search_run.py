@@ -10,7 +10,7 @@ import math
 import sys
 from pathlib import Path
 
-from fairseq_kd.corpus.manifest import ensure_writable_folder, write_json
+from fairseq_kd.corpus.manifest import create_json, ensure_writable_folder
 from fairseq_kd.errors import KDError
 from fairseq_kd.study.optuna_search import optuna_search
 from fairseq_kd.study.plan import PLAN_NAME, Plan
@@ -30,8 +30,7 @@ def run_search(search: SearchSpec, work: Path, options: RunOptions) -> int:
     Raises KDError when all of a step fail, and what `run_stages` raises.
     """
     ensure_writable_folder(work)
-    if not (work / PLAN_NAME).is_file():  # it says whose folder this is
-        write_json(work / PLAN_NAME, _start_plan(search).as_dict())
+    create_json(work / PLAN_NAME, _start_plan(search).as_dict())  # it says whose folder this is; a study may be at work
     print(f"search {search.name}: {most_configurations(search)} configurations at most, {len(search.seeds)} seeds each")
     trainings = Trainings(search, work, options)
     outcome = drive(begin(search, work), trainings.validate)

@@ -1,4 +1,4 @@
-"""One stage: its command, run in WORK by Snakemake as `python -m fairseq_kd.study.stage NAME`.
+"""One stage: its command, run in WORK by Snakemake as `python -m fairseq_kd.study.stage NAME [PARENT]`.
 
 In stages/NAME stand the outputs, log.txt, and at the end done.json, or failed.json when the command has failed.
 """
@@ -14,7 +14,7 @@ import time
 import traceback
 from pathlib import Path
 
-from fairseq_kd.child import die_with_parent
+from fairseq_kd.child import die_with_parent, dying_with_this_process
 from fairseq_kd.corpus.manifest import MANIFEST_NAME, library_versions, sha256_file, write_json
 from fairseq_kd.errors import KDError, report
 from fairseq_kd.resources import PACKAGE
@@ -35,9 +35,9 @@ OUTPUTS = (
 
 
 def main() -> int:
-    """Run the stage that the command line names."""
-    die_with_parent()  # Snakemake does not end its jobs when it is killed
-    work, name = Path.cwd(), sys.argv[1]
+    """Run the stage that the command line names; the second word is the process that waits for it."""
+    work, name, parent = Path.cwd(), sys.argv[1], int(sys.argv[2]) if sys.argv[2:] else os.getppid()
+    die_with_parent(parent)  # Snakemake does not end its jobs when it is killed
     plan = json.loads((work / PLAN_NAME).read_text(encoding="utf-8"))
     with _a_gpu(work) if plan["stages"][name]["kind"] in plan["on_gpu"] else contextlib.nullcontext():
         return run_stage(work, plan, name)
@@ -124,7 +124,7 @@ def _execute(stage: dict, command: list[str], folder: Path, inputs: dict) -> dic
         return known | {"fingerprint": record["checkpoint_sha256"]}
     started = time.monotonic()
     words = [sys.executable, "-m", "fairseq_kd.cli.main", *command[1:]]
-    status = subprocess.run(words, preexec_fn=die_with_parent).returncode
+    status = subprocess.run(words, preexec_fn=dying_with_this_process()).returncode
     if status != 0:
         raise KDError(f"{shlex.join(command)} ended with status {status}")
     if stage["kind"] == "select":

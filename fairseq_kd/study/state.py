@@ -11,9 +11,29 @@ DONE, FAILED, LOG, LOCK = "done.json", "failed.json", "log.txt", ".lock"
 STATES = ("done", "running", "failed", "waiting")
 
 
-def stage_states(plan: Plan, work) -> dict:
-    """Name of the stage -> one of STATES."""
-    return {name: _state(Path(work) / "stages" / name) for name in plan.stages}
+class Records:
+    """The done.json of the stages in WORK. One is read again only when the file is another, or was changed."""
+
+    def __init__(self, work):
+        self.folder = Path(work) / "stages"
+        self._known = {}  # name -> (what says that the file is the same, its content)
+
+    def of(self, name: str) -> dict | None:
+        """See `record_of`."""
+        try:
+            found = (self.folder / name / DONE).stat()
+        except FileNotFoundError:
+            return None
+        version = found.st_ino, found.st_mtime_ns, found.st_size
+        if name not in self._known or self._known[name][0] != version:
+            self._known[name] = version, record_of(self.folder / name)
+        return self._known[name][1]
+
+
+def stage_states(plan: Plan, work, records: Records | None = None) -> dict:
+    """Name of the stage -> one of STATES. records: for who asks often."""
+    records = records or Records(work)
+    return {name: _state(records, name) for name in plan.stages}
 
 
 def cell_states(plan: Plan, stages: dict) -> dict:
@@ -34,9 +54,10 @@ def cell_states(plan: Plan, stages: dict) -> dict:
     return cells
 
 
-def _state(folder: Path) -> str:
+def _state(records: Records, name: str) -> str:
+    folder = records.folder / name
     failed = (folder / FAILED).is_file()  # then Snakemake may have put a done.json from before back
-    if not failed and record_of(folder) is not None:
+    if not failed and records.of(name) is not None:
         return "done"
     if is_running(folder):
         return "running"

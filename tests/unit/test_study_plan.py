@@ -2,6 +2,7 @@ import json
 import os
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -14,7 +15,7 @@ from fairseq_kd.errors import KDError
 from fairseq_kd.study.estimate import Estimates
 from fairseq_kd.study.factors import make_cells
 from fairseq_kd.study.plan import Plan
-from fairseq_kd.study.show import format_plan, format_status
+from fairseq_kd.study.show import StudyProgress, format_plan, format_status
 from fairseq_kd.study.spec import load_spec, shipped_specs
 from fairseq_kd.study.state import cell_states, stage_states
 
@@ -228,6 +229,32 @@ def test_the_state_of_cells_and_the_end_of_the_log_of_what_failed(tmp_path):
     assert Counter(states.values()) == {"done": 1, "failed": 4, "waiting": 3} and states["method=ce,seed=1"] == "done"
     assert any(line.startswith("failed: decode-") and "4 of 8 cells" in line for line in lines)
     assert lines[-1].strip() == "out of memory" and "    line 0" not in lines
+
+
+def test_the_line_of_progress_reads_a_record_once_and_again_when_it_has_changed(tmp_path, monkeypatch):
+    plan = plan_of(tmp_path, factors=EIGHT)
+    names, read, read_text = list(plan.stages), [], Path.read_text
+
+    def counting(path, *arguments, **options):
+        if path.name == "done.json":
+            read.append(path.parent.name)
+        return read_text(path, *arguments, **options)
+
+    finish(plan, tmp_path, names[0], 1.0)
+    monkeypatch.setattr(Path, "read_text", counting)
+    progress = StudyProgress(plan, tmp_path)
+    for _ in range(5):
+        progress.look()
+        progress._line(1.0, "")
+    assert progress.done == 1 and read == [names[0]]
+    finish(plan, tmp_path, names[1], 1.0)
+    (tmp_path / "stages" / names[0] / "done.json").write_text("{")  # cut off
+    progress.look()
+    assert progress.done == 1 and sorted(read) == sorted([names[0], names[0], names[1]])
+    (tmp_path / "stages" / names[0] / "done.json").unlink()
+    (tmp_path / "stages" / names[1] / "failed.json").write_text("{}")
+    progress.look()
+    assert progress.done == 0 and len(read) == 3
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*.sh")), ids=lambda path: path.stem)
