@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from fairseq_kd.checkpoint_types import SAFE_TYPES
+from fairseq_kd.corpus.manifest import file_in_progress
 from fairseq_kd.errors import KDError
 
 torch.serialization.add_safe_globals(SAFE_TYPES)
@@ -137,6 +138,5 @@ def write_initial_checkpoint(path, state: dict, weights: dict) -> None:
     plain = OmegaConf.to_container(state["cfg"], resolve=True, enum_to_str=True)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    torch.save(state | {"model": weights, "last_optimizer_state": None, "cfg": plain}, partial)
-    os.replace(partial, path)
+    with file_in_progress(path) as partial:
+        torch.save(state | {"model": weights, "last_optimizer_state": None, "cfg": plain}, partial)
