@@ -60,6 +60,7 @@ def run_stages(plan: Plan, work: Path, options: RunOptions) -> dict:
     if find_spec("snakemake") is None:
         raise KDError("studies need Snakemake: pip install 'fairseq_kd[study]'")
     ensure_writable_folder(work)
+    say_older(plan)
     with exclusive(work / "study"):  # so Snakemake's own lock, which outlives a killed process, is not needed
         write_json(work / PLAN_NAME, plan.as_dict())
         _link_cells(plan, work)
@@ -78,6 +79,13 @@ def run_stages(plan: Plan, work: Path, options: RunOptions) -> dict:
         if options.dry_run:
             print(said)
         return found
+
+
+def say_older(plan: Plan) -> None:
+    """Say on standard error what other versions made and what becomes of it."""
+    if plan.about_older:
+        reused = any(stage.old for stage in plan.stages.values())
+        print(f"{plan.about_older}; {'reused' if reused else 'recomputed'}", file=sys.stderr, flush=True)
 
 
 def _forget_stale(plan: Plan, work: Path) -> None:

@@ -14,7 +14,7 @@ from fairseq_kd.corpus.manifest import create_json, ensure_writable_folder
 from fairseq_kd.errors import KDError
 from fairseq_kd.study.optuna_search import optuna_search
 from fairseq_kd.study.plan import PLAN_NAME, Plan
-from fairseq_kd.study.run import FAILURE, LOG, RunOptions, run_stages
+from fairseq_kd.study.run import FAILURE, LOG, RunOptions, run_stages, say_older
 from fairseq_kd.study.search import Outcome, Search, drive, greedy, grid, resolve_kd_word
 from fairseq_kd.study.search_report import finalists, read_scores, write_search_report
 from fairseq_kd.study.search_spec import TEST, VALIDATION, SearchSpec
@@ -30,7 +30,9 @@ def run_search(search: SearchSpec, work: Path, options: RunOptions) -> int:
     Raises KDError when all of a step fail, and what `run_stages` raises.
     """
     ensure_writable_folder(work)
-    create_json(work / PLAN_NAME, _start_plan(search).as_dict())  # it says whose folder this is; a study may be at work
+    start = _start_plan(search)
+    say_older(start)
+    create_json(work / PLAN_NAME, start.as_dict())  # it says whose folder this is; a study may be at work
     print(f"search {search.name}: {most_configurations(search)} configurations at most, {len(search.seeds)} seeds each")
     trainings = Trainings(search, work, options)
     outcome = drive(begin(search, work), trainings.validate)

@@ -4,8 +4,10 @@ import contextlib
 import fcntl
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fairseq_kd.study.plan import Plan
+if TYPE_CHECKING:  # a plan looks at the stages that are done
+    from fairseq_kd.study.plan import Plan
 
 DONE, FAILED, LOG, LOCK = "done.json", "failed.json", "log.txt", ".lock"
 STATES = ("done", "running", "failed", "waiting")
@@ -30,13 +32,13 @@ class Records:
         return self._known[name][1]
 
 
-def stage_states(plan: Plan, work, records: Records | None = None) -> dict:
+def stage_states(plan: "Plan", work, records: Records | None = None) -> dict:
     """Name of the stage -> one of STATES. records: for who asks often."""
     records = records or Records(work)
     return {name: _state(records, name) for name in plan.stages}
 
 
-def cell_states(plan: Plan, stages: dict) -> dict:
+def cell_states(plan: "Plan", stages: dict) -> dict:
     """Name of the cell -> one of STATES: failed if any of its stages is, done if all are.
 
     Running: a process works on its student, or on what this is measured by.
