@@ -75,6 +75,11 @@ class Plan:
         """One line about the stages that other versions made, None where there is none."""
         return self._older and self._older.describe(self.older, len(self.stages), self._versions)
 
+    @property
+    def takes_older(self) -> bool:
+        """Whether some of these stand in, so that results are theirs."""
+        return any(stage.old for stage in self.stages.values())
+
     def _compared(self, claim: Claim) -> str:
         """The stage that tests a claim; the side that is said to be worse is the baseline."""
         command = ["fairseq-kd", "compare"]

@@ -84,8 +84,7 @@ def run_stages(plan: Plan, work: Path, options: RunOptions) -> dict:
 def say_older(plan: Plan) -> None:
     """Say on standard error what other versions made and what becomes of it."""
     if plan.about_older:
-        reused = any(stage.old for stage in plan.stages.values())
-        print(f"{plan.about_older}; {'reused' if reused else 'recomputed'}", file=sys.stderr, flush=True)
+        print(f"{plan.about_older}; {'reused' if plan.takes_older else 'recomputed'}", file=sys.stderr, flush=True)
 
 
 def _forget_stale(plan: Plan, work: Path) -> None:

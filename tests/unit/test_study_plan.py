@@ -195,10 +195,12 @@ def test_a_run_neither_uses_nor_repeats_in_silence_what_other_versions_made(old_
     assert main([*words, "--old-stages", "reuse"]) == 0
     assert "other versions" in (said := capsys.readouterr().err) and said.rstrip().endswith("reused")
     assert [stage.old for stage in planned[-1].stages.values()].count(True) == count
+    assert f"{count} of 3 stages" in json.loads((work / "results.json").read_text())["older"]
     assert {name for name in tree(work) if name.endswith("done.json")} == {n for n in before if n.endswith("done.json")}
     assert main([*words, "--old-stages", "recompute"]) == 0
     assert capsys.readouterr().err.rstrip().endswith("recomputed")
     assert {stage.old for stage in planned[-1].stages.values()} == {False}
+    assert json.loads((work / "results.json").read_text())["older"] is None  # they are those of the new stages
     after = tree(work)
     assert len([name for name in after if name.endswith("done.json")]) == 3 + count
     assert all(after[name] == content for name, content in before.items() if name.startswith("stages/"))
