@@ -45,6 +45,7 @@ setup(
         "subword-nmt>=0.3.8",
         "pyarrow>=15",
         "regex",
+        "filelock>=4",
     ],
     extras_require={
         # the distribution of fairseq that installs on Python 3.11 and 3.12; leave it out to keep your own

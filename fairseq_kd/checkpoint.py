@@ -19,6 +19,7 @@ import torch
 from fairseq_kd.checkpoint_contents import Refused, check_file, check_options, check_weights
 from fairseq_kd.checkpoint_types import SAFE_TYPES
 from fairseq_kd.confinement import confined
+from fairseq_kd.corpus.manifest import file_in_progress
 from fairseq_kd.errors import KDError
 from fairseq_kd.paths import check_one
 
@@ -128,6 +129,5 @@ def write_initial_checkpoint(path, state: dict, weights: dict) -> None:
     plain = OmegaConf.to_container(state["cfg"], resolve=False, enum_to_str=True)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    torch.save(state | {"model": weights, "last_optimizer_state": None, "cfg": plain}, partial)
-    os.replace(partial, path)
+    with file_in_progress(path) as partial:
+        torch.save(state | {"model": weights, "last_optimizer_state": None, "cfg": plain}, partial)

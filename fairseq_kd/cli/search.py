@@ -1,5 +1,6 @@
 """`fairseq-kd search`: the best options of word-level distillation, by training."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from fairseq_kd.cli.study import add_folders, add_run_options, check_run_options
@@ -21,6 +22,7 @@ def run(args) -> int:
     if refused := {"--dry-run", "--dryrun", "-n"} & set(args.passed_on):
         raise KDError(f"{refused.pop()}: no effect with search, which knows what to train next by the scores of what "
                       "it has trained; leave it out")  # fmt: skip
+    from fairseq_kd.study.older import Older
     from fairseq_kd.study.opening import check_folder
     from fairseq_kd.study.run import RunOptions
     from fairseq_kd.study.search_run import run_search
@@ -31,4 +33,4 @@ def run(args) -> int:
     check_folder(work)
     search = load_search(spec_path(args.spec, "searches"), recipe=args.recipe, raw=args.raw)
     options = RunOptions(args.jobs, args.threads, args.cpu, passed_on=tuple(args.passed_on))
-    return run_search(search, work, options)
+    return run_search(replace(search, older=Older(work, args.old_stages)), work, options)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from fairseq_kd.errors import KDError
+from fairseq_kd.study.older import CHOICES, SHOW
 
 ACTIONS = {
     "plan": "show the cells, the stages and the time they take; nothing is run",
@@ -40,6 +41,11 @@ def add_run_options(parser) -> None:
     parser.add_argument("--jobs", type=int, metavar="N", help="stages at a time (default: the cores, or the GPUs)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of each stage (default %(default)s)")
     parser.add_argument("--cpu", action="store_true", help="do not use CUDA")
+    parser.add_argument(
+        "--old-stages",
+        choices=CHOICES,
+        help="what becomes of stages that other versions made: needed where there are any",
+    )
 
 
 def check_run_options(args) -> None:
@@ -55,14 +61,14 @@ def run(args) -> int | None:
     from fairseq_kd.study.plan import PLAN_NAME
 
     check_run_options(args)
-    given = [f"--{name.replace('_', '-')}" for name in ("jobs", "cpu", "dry_run") if getattr(args, name)]
+    given = [f"--{name.replace('_', '-')}" for name in ("jobs", "cpu", "dry_run", "old_stages") if getattr(args, name)]
     given += ["--threads"] if args.threads != 1 and not args.calibrate else []
     if args.action != "run" and (given := [*given, *args.passed_on]):
         raise KDError(f"{' '.join(given)}: no effect with study {args.action}, only with study run")
     if args.action != "plan" and args.calibrate:
         raise KDError(f"--calibrate has no effect with study {args.action}, only with study plan")
     work = Path(args.out).absolute()
-    plan = open_plan(args.spec, work, recipe=args.recipe, raw=args.raw)
+    plan = open_plan(args.spec, work, args.recipe, args.raw, args.old_stages if args.action == "run" else SHOW)
     if args.action in ("status", "report"):
         check_same_study(plan, work)
     if args.action == "plan":

@@ -15,11 +15,35 @@ from pathlib import Path, PurePosixPath
 from fairseq_kd.errors import KDError
 
 NAMES_SHOWN = 8
+DAMAGES = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error)
 
 
-def is_archive(path) -> bool:
-    """Whether the file begins as a tar (compressed or not) or a zip does."""
-    return zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
+def fault_of(path) -> str | None:
+    """What is wrong with a file that was fetched; None for an archive that is there to its end.
+
+    A zip has its list of members at the end, so one that was cut off is no zip. tarfile takes the end of a compressed
+    file for the end of the archive, so that is read by itself, with its checksum.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            return None
+        if not tarfile.is_tarfile(path):
+            return "gave no archive but something else (a page?)"
+        if _is_gzip(path):
+            with gzip.open(path) as file:
+                while file.read(1 << 20):
+                    pass
+        else:
+            with tarfile.open(path) as file:
+                file.getmembers()
+    except DAMAGES as error:
+        return f"gave an archive that was cut off or damaged ({error})"
+    return None
+
+
+def _is_gzip(path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(2) == b"\x1f\x8b"
 
 
 def extract(archive, wanted: list[str], folder) -> dict[str, Path]:
@@ -46,7 +70,7 @@ def extract(archive, wanted: list[str], folder) -> dict[str, Path]:
                 found[member] = folder / f"{number}-{PurePosixPath(member).name}"
                 with open_member() as source, open(found[member], "wb") as target:
                     shutil.copyfileobj(source, target, 1 << 20)
-    except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error) as error:
+    except DAMAGES as error:
         raise KDError(f"{archive} is damaged ({error}); get it again") from error
     if missing := [member for member in wanted if member not in found]:
         shown = ", ".join(sorted(seen)[:NAMES_SHOWN]) + (", ..." if len(seen) > NAMES_SHOWN else "")

@@ -4,17 +4,16 @@ A corpus is described by where its archives are, which of their members hold whi
 how it is usually prepared; iwslt.py and wmt.py hold the descriptions.
 """
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 
-from fairseq_kd.corpus.archive import extract, is_archive
+from fairseq_kd.corpus.archive import extract, fault_of
 from fairseq_kd.corpus.datasets import SubsetFiles, existing_folder
-from fairseq_kd.corpus.download import cache_folder, download
-from fairseq_kd.corpus.manifest import exclusive, sha256_file
+from fairseq_kd.corpus.download import corpus_folder, download
+from fairseq_kd.corpus.manifest import create_file, sha256_file
 from fairseq_kd.errors import KDError
 
 ENDINGS = (".tgz", ".tar.gz", ".tar", ".zip")
@@ -82,23 +81,28 @@ def _find(raw: Path, archive: Archive) -> Path | None:
 def _download(corpus: Corpus, archive: Archive) -> Path:
     if not archive.urls:
         raise KDError(f"no address is known for {archive.name} of {corpus.name}: get it and give its folder by --raw")
-    folder = cache_folder() / corpus.name
     errors = []
     for url in archive.urls:
-        path = folder / f"{archive.name}{next(ending for ending in ENDINGS if url.endswith(ending))}"
-        if path.is_file():
-            return path
+        ending = next(ending for ending in ENDINGS if url.endswith(ending))
+        path = corpus_folder(corpus.name) / f"{archive.name}{ending}"
         try:
-            part = download(url, path)
+            download(url, path, lambda file, path=path: _fault(file, path))
         except KDError as error:
             errors.append(str(error))
             continue
-        if is_archive(part):
-            os.replace(part, path)
-            return path
-        part.unlink()
-        errors.append(f"{url} gave no archive but something else (a page?)")
+        return path
     raise KDError("; ".join(errors) + f"; or get {archive.name} yourself and give its folder by --raw")
+
+
+def _fault(file: Path, path: Path) -> str | None:
+    """What is wrong with `file`, which is or becomes `path`: it is read to its end before it is used first."""
+    if file == path and _record(path).is_file():
+        return None  # its hash is compared whenever it is used
+    return fault_of(file)
+
+
+def _record(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
 
 
 def check_recorded_hash(path: Path) -> str:
@@ -107,21 +111,18 @@ def check_recorded_hash(path: Path) -> str:
     Raises KDError when the archive is not the one that was recorded. A folder that cannot be written to is said on
     standard error: then the hash is in the manifest of the data-bin alone.
     """
-    found, record = sha256_file(path), path.with_name(f"{path.name}.sha256")
-    if record.is_file():
-        if (expected := record.read_text(encoding="utf-8").split()[:1]) != [found]:
-            raise KDError(
-                f"{path} has sha256 {found[:16]}..., {record.name} says {(expected or ['nothing'])[0][:16]}...: it is "
-                f"not the archive that was used first; get that again, or remove {record} to use this one"
-            )
-        return found
+    found, record = sha256_file(path), _record(path)
     try:
-        with exclusive(record):
-            part = record.with_name(f".{record.name}.part")
-            part.write_text(f"{found}  {path.name}\n", encoding="utf-8")
-            os.replace(part, record)
-    except OSError as error:
-        print(f"the sha256 of {path} cannot be recorded beside it ({error.strerror})", file=sys.stderr, flush=True)
+        create_file(record, [f"{found}  {path.name}\n".encode()])
+    except (OSError, KDError) as error:
+        if not record.is_file():
+            print(f"the sha256 of {path} cannot be recorded beside it ({error})", file=sys.stderr, flush=True)
+            return found
+    if (expected := record.read_text(encoding="utf-8").split()[:1]) != [found]:
+        raise KDError(
+            f"{path} has sha256 {found[:16]}..., {record.name} says {(expected or ['nothing'])[0][:16]}...: it is "
+            f"not the archive that was used first; get that again, or remove {record} to use this one"
+        )
     return found
 
 

@@ -1,11 +1,9 @@
 """A reliability diagram as a picture, by matplotlib."""
 
 import importlib.util
-import os
-import tempfile
 from pathlib import Path
 
-from fairseq_kd.corpus.manifest import ensure_writable_folder
+from fairseq_kd.corpus.manifest import ensure_writable_folder, file_in_progress
 from fairseq_kd.errors import KDError
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -37,12 +35,5 @@ def draw_reliability(calibration: dict, path) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="confidence", ylabel="accuracy")
     axes.set_title(f"{calibration['tokens']:,} tokens, {len(confidence)} bins of equal mass", fontsize="medium")
     axes.legend(loc="upper left")
-    handle, temporary = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
+    with file_in_progress(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:], dpi=150)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -22,7 +22,14 @@ from typing import Protocol
 
 import numpy as np
 
-from fairseq_kd.corpus.manifest import MANIFEST_NAME, PROBE, exclusive, read_manifest
+from fairseq_kd.corpus.manifest import (
+    MANIFEST_NAME,
+    PROBE,
+    create_file,
+    exclusive,
+    file_in_progress,
+    read_manifest,
+)
 from fairseq_kd.errors import KDError
 from fairseq_kd.progress import Progress
 from fairseq_kd.resumable.request import PARTS, begin
@@ -110,18 +117,12 @@ def _compute_missing(folder: Path, work: Work, blocks: list[Block]) -> None:
 
 
 def _write_part(part: Path, buffers: Iterable) -> None:
-    os.replace(_write_temporary(part, buffers), part)
-
-
-def _write_temporary(part: Path, buffers: Iterable) -> Path:
     part.parent.mkdir(exist_ok=True)  # gone if another process has just finished everything
-    temporary = part.with_name(f".{part.name}.{os.getpid()}")
-    with open(temporary, "wb") as file:
+    with file_in_progress(part) as temporary, open(temporary, "wb") as file:
         for buffer in buffers:
             file.write(buffer)
         file.flush()
         os.fsync(file.fileno())
-    return temporary
 
 
 def shared_part(folder: Path, name: str, make: Callable[[], bytes]) -> bytes:
@@ -136,15 +137,8 @@ def shared_part(folder: Path, name: str, make: Callable[[], bytes]) -> bytes:
         content = make()
     with _one_clear_error(folder):
         try:
-            temporary = _write_temporary(path, [content])
-            try:
-                os.link(temporary, path)
-            except FileExistsError:  # another was first: what it made holds
-                pass
-            except OSError:  # a file system without hard links
-                os.replace(temporary, path)
-            temporary.unlink(missing_ok=True)
-            return path.read_bytes()
+            create_file(path, [content])
+            return path.read_bytes()  # perhaps of another process: what the first has made holds
         except FileNotFoundError:  # another process has finished all, and removed the parts
             if read_manifest(folder) is None:
                 raise

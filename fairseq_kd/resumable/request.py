@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fairseq_kd.corpus.manifest import MANIFEST_NAME, ensure_writable_folder, read_manifest, write_json
+from fairseq_kd.corpus.manifest import MANIFEST_NAME, create_json, ensure_writable_folder, read_manifest
 from fairseq_kd.errors import KDError
 
 PARTS = "parts"  # holds the record and the finished blocks until all is complete
@@ -19,26 +19,37 @@ NAMES = {
 def begin(folder: Path, request: dict) -> dict:
     """Record the request in `folder`, or compare it with that of an earlier run; return the one that holds.
 
+    Of processes that begin together the first to record decides, and the others compare theirs with it.
     Raises KDError when `folder` cannot be written, holds something else, or was begun from something else.
     """
-    if (complete := read_manifest(folder)) is not None:
-        _check_same(folder, complete, request, ignore=PLACES + WHERE_IT_RAN)
-        return complete
+    if (recorded := _recorded(folder, request)) is not None:
+        return recorded
     ensure_writable_folder(folder)
-    if (begun := read_manifest(folder / PARTS)) is not None:
-        _check_same(folder, begun, request, ignore=PLACES)
-        return begun
-    ours = {PARTS} if not _visible(folder / PARTS) else set()  # begun by another process in this moment
-    others = [name for name in _visible(folder) if name not in ours]
+    others = [name for name in _visible(folder) if name != PARTS or _visible(folder / PARTS)]
     if others:
-        if read_manifest(folder) is not None:  # another process has finished since the first look
-            return begin(folder, request)
+        if (recorded := _recorded(folder, request)) is not None:  # begun by another process since the first look
+            return recorded
         raise KDError(
             f"{folder} already holds {others[0]!r}{' and more' if others[1:] else ''} and is no {_kind(request)}: "
             "choose another --out"
         )
-    write_json(folder / PARTS / MANIFEST_NAME, request)
-    return request
+    create_json(folder / PARTS / MANIFEST_NAME, request)
+    if (recorded := _recorded(folder, request)) is None:
+        raise KDError(f"{folder} was removed while it was being begun: run the same command again")
+    return recorded
+
+
+def _recorded(folder: Path, request: dict) -> dict | None:
+    """What `folder` is made from: of the complete work, or of what was begun. Raises KDError unless `request` is."""
+    for place, ignore in (
+        (folder, PLACES + WHERE_IT_RAN),
+        (folder / PARTS, PLACES),
+        (folder, PLACES + WHERE_IT_RAN),  # it may be completed, and the parts removed, between two looks
+    ):
+        if (found := read_manifest(place)) is not None:
+            _check_same(folder, found, request, ignore)
+            return found
+    return None
 
 
 def _kind(request: dict) -> str:

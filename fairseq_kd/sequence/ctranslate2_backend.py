@@ -1,7 +1,7 @@
 """Decoding by CTranslate2: the same beam search as fairseq's, several times faster on a CPU.
 
-A teacher is converted once and kept in the user's cache folder ($XDG_CACHE_HOME/fairseq_kd or ~/.cache/fairseq_kd),
-named by the sha256 of the checkpoint. Weights are quantised when the model is loaded.
+A teacher is converted once and kept in the user's cache folder (`resources.cache_folder`), named by the sha256 of the
+checkpoint. Weights are quantised when the model is loaded.
 """
 
 import os
@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fairseq_kd.corpus.manifest import MANIFEST_NAME, hash_files, read_manifest, sha256_file, write_json
+from fairseq_kd.corpus.manifest import MANIFEST_NAME, exclusive, hash_files, read_manifest, sha256_file, write_json
 from fairseq_kd.errors import KDError
 from fairseq_kd.export import vocabulary
 from fairseq_kd.export.runtime import check_installed, is_out_of_memory, load_translator, write_model
+from fairseq_kd.resources import cached, xdg_cache_home
 from fairseq_kd.sequence.backend import Backend
 from fairseq_kd.sequence.hypothesis import Hypothesis
 from fairseq_kd.sequence.options import DecodeOptions
@@ -133,12 +134,6 @@ def reason_against(teachers: Teachers, options: DecodeOptions) -> str | None:
     return None
 
 
-def cache_folder() -> Path:
-    """Where converted models are kept."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "fairseq_kd" / "ctranslate2"
-
-
 def convert(teachers: Teachers) -> Path:
     """The folder of the teacher as a CTranslate2 model, converted now if it is not there yet.
 
@@ -148,23 +143,32 @@ def convert(teachers: Teachers) -> Path:
 
     path, teacher = teachers.paths[0], teachers.members[0]
     dtype = str(next(teacher.model.parameters()).dtype).removeprefix("torch.")
-    final = cache_folder() / f"{sha256_file(path)[:32]}-{dtype}-{CONVERSION}-{ctranslate2.__version__}"
-    if (final / "model.bin").is_file():
+    name = f"{sha256_file(path)[:32]}-{dtype}-{CONVERSION}-{ctranslate2.__version__}"
+    final = cached(f"ctranslate2/{name}", former=xdg_cache_home() / "fairseq_kd")
+    if _is_complete(final):
         return final
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=final.parent, prefix=".part-") as scratch:
-            converted = Path(scratch) / "model"
-            dictionaries = teacher.source_dictionary, teacher.target_dictionary
-            write_model(teacher.model, *dictionaries, converted, names=vocabulary.numbers)
-            write_json(converted / MANIFEST_NAME, {"files": hash_files(converted)})
-            try:
-                os.replace(converted, final)
-            except OSError:  # another process was faster
-                if not (final / "model.bin").is_file():
-                    raise
+        with exclusive(final, wait=True):  # by name: converted once, also by shards that begin together
+            if not _is_complete(final):
+                _convert(teacher, final)
     except OSError as error:
         raise KDError(f"cannot keep the converted teacher in {final.parent} ({error}); set XDG_CACHE_HOME") from error
-    except KDError as error:
-        raise KDError(f"{path} cannot be converted ({error}); use --backend fairseq") from error
     return final
+
+
+def _is_complete(folder: Path) -> bool:
+    return (folder / "model.bin").is_file()
+
+
+def _convert(teacher, final: Path) -> None:
+    shutil.rmtree(final, ignore_errors=True)  # of a removal that was killed
+    with tempfile.TemporaryDirectory(dir=final.parent, prefix=".part-") as scratch:
+        converted = Path(scratch) / "model"
+        try:
+            dictionaries = teacher.source_dictionary, teacher.target_dictionary
+            write_model(teacher.model, *dictionaries, converted, names=vocabulary.numbers)
+        except KDError as error:
+            raise KDError(f"{teacher.path} cannot be converted ({error}); use --backend fairseq") from error
+        write_json(converted / MANIFEST_NAME, {"files": hash_files(converted)})
+        os.replace(converted, final)

@@ -10,7 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from fairseq_kd.child import die_with_parent
+from fairseq_kd.child import dying_with_this_process
 from fairseq_kd.corpus.manifest import ensure_writable_folder, exclusive, write_json
 from fairseq_kd.errors import KDError
 from fairseq_kd.progress import Progress
@@ -64,8 +64,8 @@ def _prepare(plan: Plan, work: Path, stages) -> None:
     states = stage_states(plan, work)
     for name in {_prepared(plan, stage) for stage in stages}:
         if states[name] != "done":
-            words = [sys.executable, "-m", "fairseq_kd.study.stage", name]
-            if subprocess.run(words, cwd=work, preexec_fn=die_with_parent).returncode != 0:
+            words = [sys.executable, "-m", "fairseq_kd.study.stage", name, str(os.getpid())]
+            if subprocess.run(words, cwd=work, preexec_fn=dying_with_this_process()).returncode != 0:
                 raise KDError(
                     f"{name} has failed; the end of its log:\n{end_of_log(work / 'stages' / name, LOG_LINES_SHOWN)}"
                 )
@@ -80,7 +80,7 @@ def _seconds_an_update(plan: Plan, work: Path, stage: Stage, threads: int) -> fl
         said, times = [], []
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-            env=os.environ | {"OMP_NUM_THREADS": str(threads)}, preexec_fn=die_with_parent,
+            env=os.environ | {"OMP_NUM_THREADS": str(threads)}, preexec_fn=dying_with_this_process(),
         ) as process:  # fmt: skip
             for line in process.stdout:
                 said.append(line)

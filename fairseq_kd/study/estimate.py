@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean
 
 from fairseq_kd.study.plan import TRAININGS, Plan, Stage
-from fairseq_kd.study.state import record_of
+from fairseq_kd.study.state import Records
 
 CALIBRATION = "calibration.json"
 WITHOUT = ("--seed", "--max-update", "--total-num-update", "--out")
@@ -15,9 +15,10 @@ WITHOUT = ("--seed", "--max-update", "--total-num-update", "--out")
 class Estimates:
     """Seconds of each stage of a plan. unfinished: names of the stages that are not done."""
 
-    def __init__(self, plan: Plan, work):
-        self.plan = plan
-        records = {name: record_of(Path(work) / "stages" / name) for name in plan.stages}
+    def __init__(self, plan: Plan, work, records: Records | None = None):
+        """records: see `stage_states`."""
+        self.plan, known = plan, records or Records(work)
+        records = {name: known.of(name) for name in plan.stages}
         self.unfinished = [name for name, record in records.items() if record is None]
         self._done = {name: record["seconds"] for name, record in records.items() if record}
         self._rates = {}  # by shape, and by kind for what is of another shape

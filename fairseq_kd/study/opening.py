@@ -7,18 +7,19 @@ from fairseq_kd.errors import KDError
 from fairseq_kd.paths import check_new_data_bin
 from fairseq_kd.study.check import check_commands
 from fairseq_kd.study.factors import make_cells
+from fairseq_kd.study.older import SHOW, Older
 from fairseq_kd.study.plan import PLAN_NAME, Plan
 from fairseq_kd.study.spec import load_spec, spec_path
 
 
-def open_plan(spec, work, recipe=None, raw=None) -> Plan:
+def open_plan(spec, work, recipe=None, raw=None, old_stages: str | None = SHOW) -> Plan:
     """Read a spec, check it down to the last option, and plan it. Raises KDError; nothing is written.
 
-    work: the folder of the study, which must be one, or empty, or not there.
+    work: the folder of the study, which must be one, or empty, or not there. old_stages: see `Older`.
     """
     check_folder(Path(work))
     checked = load_spec(spec_path(spec), recipe, raw)
-    plan = Plan(checked, make_cells(checked))
+    plan = Plan(checked, make_cells(checked), Older(work, old_stages))
     check_commands(plan)
     _check_distinct(plan)
     return plan

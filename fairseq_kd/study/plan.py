@@ -1,42 +1,46 @@
 """The plan of a study: its stages, each known by a key, and which of them make each cell.
 
-A stage is one command in a folder of its own, WORK/stages/KIND-KEY. Its key is the hash of the command, in which the
-inputs stand by their own keys, so it says all that the result depends on, and the same work is planned once. In a
-planned command `@/` is WORK, `@out/` the stage's folder, `@raw` the raw files and `@user-dir` the plugin.
+A stage is one command in a folder of its own, WORK/stages/NAME. The name (`key`) says all that the result depends on,
+so the same work is planned once. In a planned command `@/` is WORK, `@out/` the stage's folder, `@raw` the raw files
+and `@user-dir` the plugin.
 """
 
-import hashlib
 import json
-import re
 from dataclasses import dataclass
 
+from fairseq_kd.corpus.manifest import library_versions
 from fairseq_kd.study.claims import Claim, read_claims
 from fairseq_kd.study.factors import Cell, Cells
 from fairseq_kd.study.files import with_files
+from fairseq_kd.study.key import MAKERS, Key, inputs_of, key_of, made_by
+from fairseq_kd.study.older import Older
 from fairseq_kd.study.raw import RawText, raw_text
 from fairseq_kd.study.spec import Spec
 from fairseq_kd.study.values import SHARES
 from fairseq_kd.training.options import to_arguments, training_arguments
-from fairseq_kd.version import __version__
 
-FORMAT = 1
-KINDS = ("prepare", "noise", "teacher", "select", "decode", "mix", "cache", "student", "compact", "evaluate", "compare")
+FORMAT = 2  # of plan.json
+KINDS = tuple(MAKERS)
 TRAININGS = ("teacher", "student")
 ON_GPU = ("teacher", "select", "decode", "cache", "student", "evaluate")
-KEY_LENGTH = 12
 PLAN_NAME = "plan.json"
 CHOSEN_TEACHER = "teacher.pt"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One command. inputs: names of the stages that must be finished first. updates: of a training, else 0."""
+    """One command. inputs: names of the stages that must be finished first. updates: of a training, else 0.
+
+    made_by: see `key`. old: it is done, and was made by other versions.
+    """
 
     name: str
     kind: str
     command: list
     inputs: list
     updates: int
+    made_by: dict
+    old: bool
 
     def path(self, file: str) -> str:
         """A file of the stage, as other commands name it."""
@@ -46,8 +50,11 @@ class Stage:
 class Plan:
     """Stages by name, and what each cell and each teacher is made of."""
 
-    def __init__(self, spec: Spec, cells: Cells):
+    def __init__(self, spec: Spec, cells: Cells, older: Older | None = None):
+        """older: what WORK holds of other versions, and what becomes of it. Raises KDError when nobody has said."""
         self.spec, self.stages, self.cells = spec, {}, {}
+        self.older = {}  # stage -> the one of other versions that could stand in for it, or does
+        self._older, self._keys, self._versions = older, {}, library_versions()
         self.teachers = []  # those whose results are shown: {"checkpoint", "results", "cells"}
         self.excluded, self.repeated = cells.excluded, cells.repeated
         self.asked = dict.fromkeys(KINDS, 0)  # stages that the cells would take alone
@@ -60,6 +67,18 @@ class Plan:
             {**claim.as_dict(), "compare": self._compared(claim)}
             for claim in read_claims(spec, factors, list(first["results"]))
         ]
+        if older is not None:
+            older.check(self.older, len(self.stages), self._versions)
+
+    @property
+    def about_older(self) -> str | None:
+        """One line about the stages that other versions made, None where there is none."""
+        return self._older and self._older.describe(self.older, len(self.stages), self._versions)
+
+    @property
+    def takes_older(self) -> bool:
+        """Whether some of these stand in, so that results are theirs."""
+        return any(stage.old for stage in self.stages.values())
 
     def _compared(self, claim: Claim) -> str:
         """The stage that tests a claim; the side that is said to be worse is the baseline."""
@@ -102,13 +121,20 @@ class Plan:
 
     def _add(self, kind: str, command: list, depends=None, updates: int = 0) -> Stage:
         self.asked[kind] += 1
-        content = json.dumps([kind, command, depends, FORMAT, __version__])
-        name = f"{kind}-{hashlib.sha256(content.encode()).hexdigest()[:KEY_LENGTH]}"
+        inputs, maker = inputs_of(command), made_by(kind, self._versions)
+        key = key_of(kind, command, depends, maker, {name: self._keys[name] for name in inputs})
+        name, old = self._name(key)
         if name not in self.stages:
-            found = (re.match(r"@/stages/([^/]+)/", word) for word in command)
-            inputs = list(dict.fromkeys(match.group(1) for match in found if match))
-            self.stages[name] = Stage(name, kind, command, inputs, updates)
+            self._keys[name] = key
+            self.stages[name] = Stage(name, kind, command, inputs, updates, maker, old)
         return self.stages[name]
+
+    def _name(self, key: Key) -> tuple[str, bool]:
+        """(name of the stage, whether it is an older one that stands in)."""
+        found = self._older.find(key) if self._older else None
+        if found is not None:
+            self.older[key.name] = found
+        return (found, True) if found and self._older.is_taken else (key.name, False)
 
     def _tool(self, kind: str, words: list, options: dict, depends=None) -> Stage:
         options, files = with_files(f"{self.spec.path}: {kind}", options, self._files)

@@ -19,6 +19,7 @@ def write_results(plan: Plan, work: Path) -> dict:
         "kind": "study-results",
         "name": plan.spec.name,
         "spec_sha256": sha256_file(plan.spec.path),
+        "older": plan.about_older if plan.takes_older else None,
         "cells": [
             {
                 "name": name,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from fairseq_kd.child import die_with_parent
+from fairseq_kd.child import dying_with_this_process
 from fairseq_kd.corpus.manifest import ensure_writable_folder, exclusive, write_json
 from fairseq_kd.errors import KDError
 from fairseq_kd.study.plan import PLAN_NAME, Plan
@@ -60,6 +60,7 @@ def run_stages(plan: Plan, work: Path, options: RunOptions) -> dict:
     if find_spec("snakemake") is None:
         raise KDError("studies need Snakemake: pip install 'fairseq_kd[study]'")
     ensure_writable_folder(work)
+    say_older(plan)
     with exclusive(work / "study"):  # so Snakemake's own lock, which outlives a killed process, is not needed
         write_json(work / PLAN_NAME, plan.as_dict())
         _link_cells(plan, work)
@@ -78,6 +79,12 @@ def run_stages(plan: Plan, work: Path, options: RunOptions) -> dict:
         if options.dry_run:
             print(said)
         return found
+
+
+def say_older(plan: Plan) -> None:
+    """Say on standard error what other versions made and what becomes of it."""
+    if plan.about_older:
+        print(f"{plan.about_older}; {'reused' if plan.takes_older else 'recomputed'}", file=sys.stderr, flush=True)
 
 
 def _forget_stale(plan: Plan, work: Path) -> None:
@@ -147,7 +154,11 @@ def _snakemake(plan: Plan, work: Path, options: RunOptions) -> int:
     command = [sys.executable, "-m", "snakemake", *_arguments(work, options, gpus)]
     with open(work / LOG, "a", encoding="utf-8") as log:
         process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env=_environment(options, gpus), preexec_fn=die_with_parent
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=_environment(options, gpus),
+            preexec_fn=dying_with_this_process(),
         )
         progress = StudyProgress(plan, work)
         try:

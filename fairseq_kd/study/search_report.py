@@ -3,6 +3,7 @@
 Keys of search.json, "format" 1; scores are BLEU, {"mean", "sd", "scores"} over seeds, None where one seed failed:
 
     name, spec_sha256, algorithm, seeds, signature
+    older       what is said of stages that other versions made, or None
     steps       how the choice was made: [{"parameters", "runs"}], a run is {"configuration", "options", "validation",
                 "chosen"}
     costs       parameter -> {"best_value", "best_score", "worst_value", "worst_score", "groups"}, see `search.Cost`, or
@@ -15,13 +16,12 @@ Keys of search.json, "format" 1; scores are BLEU, {"mean", "sd", "scores"} over 
 """
 
 import json
-import os
 from pathlib import Path
 from statistics import mean, stdev
 
 import yaml
 
-from fairseq_kd.corpus.manifest import sha256_file, write_json
+from fairseq_kd.corpus.manifest import file_in_progress, sha256_file, write_json
 from fairseq_kd.errors import KDError
 from fairseq_kd.evaluation.compare import CompareOptions, compare
 from fairseq_kd.evaluation.comparison_table import DECIDED_BY
@@ -78,9 +78,8 @@ def write_search_report(search: SearchSpec, outcome: Outcome, work: Path) -> str
 
 
 def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with file_in_progress(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _collect(search: SearchSpec, outcome: Outcome, work: Path) -> dict:
@@ -97,6 +96,7 @@ def _collect(search: SearchSpec, outcome: Outcome, work: Path) -> dict:
         "spec_sha256": sha256_file(search.trained.path),
         "algorithm": search.algorithm,
         "seeds": search.seeds,
+        "older": plan.about_older if plan.takes_older else None,
         "signature": _signature(last, work),
         "steps": [_step(step, search, plan, work) for step in outcome.steps],
         "costs": {name: None if cost is None else vars(cost) for name, cost in outcome.costs.items()},
@@ -174,6 +174,7 @@ def _report(found: dict) -> list[str]:
     seeds = ", ".join(map(str, found["seeds"]))
     lines = [f"# Search {found['name']}", ""]
     lines += [f"Algorithm {found['algorithm']}, seeds {seeds}; chosen by BLEU on the validation set.", ""]
+    lines += [f"**{found['older']}.**", ""] if found["older"] else []
     lines += ["| parameter | value | validation | |", "|---|---|---|---|"]
     for step in found["steps"]:
         for run in step["runs"]:

@@ -10,12 +10,12 @@ import math
 import sys
 from pathlib import Path
 
-from fairseq_kd.corpus.manifest import ensure_writable_folder, write_json
+from fairseq_kd.corpus.manifest import create_json, ensure_writable_folder
 from fairseq_kd.errors import KDError
 from fairseq_kd.evaluation.score import check_seed
 from fairseq_kd.study.optuna_search import optuna_search
 from fairseq_kd.study.plan import PLAN_NAME, Plan
-from fairseq_kd.study.run import FAILURE, LOG, RunOptions, run_stages
+from fairseq_kd.study.run import FAILURE, LOG, RunOptions, run_stages, say_older
 from fairseq_kd.study.search import Outcome, Search, drive, greedy, grid, resolve_kd_word
 from fairseq_kd.study.search_report import finalists, read_scores, write_search_report
 from fairseq_kd.study.search_spec import TEST, VALIDATION, SearchSpec
@@ -31,10 +31,11 @@ def run_search(search: SearchSpec, work: Path, options: RunOptions) -> int:
     Raises KDError when all of a step fail, and what `run_stages` raises.
     """
     ensure_writable_folder(work)
+    start = _start_plan(search)
+    say_older(start)
     if len(search.seeds) == 1:
         check_seed(of_tests=True)  # before the work: the choice is tested over segments at the end
-    if not (work / PLAN_NAME).is_file():  # it says whose folder this is
-        write_json(work / PLAN_NAME, _start_plan(search).as_dict())
+    create_json(work / PLAN_NAME, start.as_dict())  # it says whose folder this is; a study may be at work
     print(f"search {search.name}: {most_configurations(search)} configurations at most, {len(search.seeds)} seeds each")
     trainings = Trainings(search, work, options)
     outcome = drive(begin(search, work), trainings.validate)

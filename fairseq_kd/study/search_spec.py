@@ -11,6 +11,7 @@ from fairseq_kd.errors import KDError
 from fairseq_kd.resources import config_folder
 from fairseq_kd.study.check import check_commands
 from fairseq_kd.study.factors import make_cells
+from fairseq_kd.study.older import Older
 from fairseq_kd.study.optuna_search import Range, check_space
 from fairseq_kd.study.plan import Plan
 from fairseq_kd.study.search import check_parameters, resolve_kd_word
@@ -41,6 +42,7 @@ class SearchSpec:
 
     parameters: [(option, values or Range)]. start, robust: option -> value, see `read_configuration`.
     seeds: of the students, so many for each configuration. numbers: trials, batch and sampler-seed for Optuna.
+    older: what WORK holds of other versions.
     """
 
     trained: Spec
@@ -50,6 +52,7 @@ class SearchSpec:
     robust: dict
     seeds: list
     numbers: dict
+    older: Older | None = None
 
     @property
     def name(self) -> str:
@@ -69,7 +72,7 @@ class SearchSpec:
         trained = {label: _as_trained(options) for label, options in labelled.items()}
         factors = {"method": ["word"], "configuration": trained, "seed": self.seeds}
         spec = replace(self.trained, sections=sections, factors=factors)
-        plan = Plan(spec, make_cells(spec))
+        plan = Plan(spec, make_cells(spec), self.older)
         check_commands(plan)
         return plan
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from fairseq_kd.progress import Progress, format_seconds
 from fairseq_kd.study.estimate import Estimates
+from fairseq_kd.study.older import CHOICES
 from fairseq_kd.study.plan import KINDS, Plan
-from fairseq_kd.study.state import LOG, STATES, cell_states, end_of_log, stage_states
+from fairseq_kd.study.state import LOG, STATES, Records, cell_states, end_of_log, stage_states
 
 LOG_LINES_SHOWN = 12
 
@@ -26,7 +27,12 @@ def format_plan(plan: Plan, work: Path) -> str:
             seconds, unknown = estimates.total(names)
             hours = "not known" if unknown == len(names) else f"{seconds / 3600:.2f}" + (" +" if unknown else "")
             lines.append(f"{kind:<10}{len(names):>8}{plan.asked[kind]:>17}{done:>7}{hours:>11}")
-    return "\n".join([*lines, *_total(plan, estimates)])
+    return "\n".join([*lines, *_total(plan, estimates), *_older(plan)])
+
+
+def _older(plan: Plan) -> list[str]:
+    about = plan.about_older
+    return [f"{about}; `study run` asks for --old-stages {' or '.join(CHOICES)}"] if about else []
 
 
 def _total(plan: Plan, estimates: Estimates) -> list[str]:
@@ -53,6 +59,7 @@ def format_status(plan: Plan, work: Path) -> str:
         found = [stages[stage.name] for stage in plan.stages.values() if stage.kind == kind]
         if found:
             lines.append(f"{kind:<10}" + "".join(f"{found.count(state):>9}" for state in STATES))
+    lines += _older(plan)
     failures = format_failures(plan, work, stages)
     return "\n".join(lines) + (f"\n\n{failures}" if failures else "")
 
@@ -75,16 +82,18 @@ class StudyProgress(Progress):
 
     def __init__(self, plan: Plan, work: Path):
         super().__init__(f"study {plan.spec.name}", len(plan.stages), "stages")
-        self.plan, self.work = plan, work
+        self.plan, self.work, self._records = plan, work, Records(work)
+        self._running = 0
 
     def look(self) -> None:
         """Look at the folders of the stages and show what has changed, when it is time."""
-        states = list(stage_states(self.plan, self.work).values())
-        self.reach(states.count("done"), f"{states.count('running')} running, {states.count('failed')} failed")
+        states = list(stage_states(self.plan, self.work, self._records).values())
+        self._running = states.count("running")
+        self.reach(states.count("done"), f"{self._running} running, {states.count('failed')} failed")
 
     def _line(self, elapsed: float, note: str) -> str:
-        estimates = Estimates(self.plan, self.work)
+        estimates = Estimates(self.plan, self.work, self._records)
         seconds, unknown = estimates.total(estimates.unfinished)
-        running = max(1, list(stage_states(self.plan, self.work).values()).count("running"))
+        running = max(1, self._running)
         left = "?" if not seconds else f"{'more than' if unknown else 'about'} {format_seconds(seconds / running)}"
         return f"{self.label}: {self.done:,}/{self.total:,} {self.unit}, {left} left, {note}"

@@ -1,4 +1,4 @@
-"""One stage: its command, run in WORK by Snakemake as `python -m fairseq_kd.study.stage NAME`.
+"""One stage: its command, run in WORK by Snakemake as `python -m fairseq_kd.study.stage NAME [PARENT]`.
 
 In stages/NAME stand the outputs, log.txt, and at the end done.json, or failed.json when the command has failed.
 """
@@ -14,10 +14,11 @@ import time
 import traceback
 from pathlib import Path
 
-from fairseq_kd.child import die_with_parent
+from fairseq_kd.child import die_with_parent, dying_with_this_process
 from fairseq_kd.corpus.manifest import MANIFEST_NAME, library_versions, sha256_file, write_json
 from fairseq_kd.errors import KDError, report
 from fairseq_kd.resources import PACKAGE
+from fairseq_kd.study.key import made_by
 from fairseq_kd.study.plan import CHOSEN_TEACHER, PLAN_NAME, TRAININGS
 from fairseq_kd.study.state import DONE, FAILED, LOCK, LOG, fingerprint_of, record_of
 
@@ -36,9 +37,9 @@ OUTPUTS = (
 
 
 def main() -> int:
-    """Run the stage that the command line names."""
-    die_with_parent()  # Snakemake does not end its jobs when it is killed
-    work, name = Path.cwd(), sys.argv[1]
+    """Run the stage that the command line names; the second word is the process that waits for it."""
+    work, name, parent = Path.cwd(), sys.argv[1], int(sys.argv[2]) if sys.argv[2:] else os.getppid()
+    die_with_parent(parent)  # Snakemake does not end its jobs when it is killed
     plan = json.loads((work / PLAN_NAME).read_text(encoding="utf-8"))
     with _a_gpu(work) if plan["stages"][name]["kind"] in plan["on_gpu"] else contextlib.nullcontext():
         return run_stage(work, plan, name)
@@ -105,15 +106,35 @@ def _note_failure(folder: Path, name: str, error: Exception) -> None:
 
 
 def _complete(work: Path, plan: dict, stage: dict, folder: Path) -> None:
+    if stage.get("old"):  # it was done when it was planned, and has the inputs of its own versions
+        if record_of(folder) is None:
+            raise KDError(f"{stage['name']} is of other versions and is gone: run `fairseq-kd study run` again")
+        return
     inputs = {source: fingerprint_of(work / "stages" / source) for source in stage["inputs"]}
     if (record_of(folder) or {}).get("inputs") == inputs:
         print("done by the job of an earlier run", flush=True)
         return
+    _check_maker(stage)
     (folder / DONE).unlink(missing_ok=True)
     command = resolve(stage["command"], work, folder, plan["raw"])
     print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(command)}", flush=True)
     record = _execute(stage, command, folder, inputs)
-    write_json(folder / DONE, {"stage": stage["name"], **record, "inputs": inputs, "versions": library_versions()})
+    made = {"made_by": stage["made_by"], "versions": library_versions()}
+    write_json(folder / DONE, {"stage": stage["name"], **record, "inputs": inputs, **made})
+
+
+def _check_maker(stage: dict) -> None:
+    """Raises KDError when this process would make something else than the name of the stage says."""
+    if stage.get("old"):
+        raise KDError(
+            f"{stage['name']} is of other versions, which cannot be run here; run `fairseq-kd study run` again"
+        )
+    planned, now = stage.get("made_by"), made_by(stage["kind"], library_versions())
+    if planned != now:
+        raise KDError(
+            f"{stage['name']} was planned for {planned}, this process has {now}: other versions were installed since; "
+            "run `fairseq-kd study run` again"
+        )
 
 
 def resolve(command: list[str], work, folder, raw) -> list[str]:
@@ -139,7 +160,7 @@ def _execute(stage: dict, command: list[str], folder: Path, inputs: dict) -> dic
         return known | {"fingerprint": record["checkpoint_sha256"]}
     started = time.monotonic()
     words = [sys.executable, "-m", "fairseq_kd.cli.main", *command[1:]]
-    status = subprocess.run(words, preexec_fn=die_with_parent).returncode
+    status = subprocess.run(words, preexec_fn=dying_with_this_process()).returncode
     if status != 0:
         raise KDError(f"{shlex.join(command)} ended with status {status}")
     if stage["kind"] == "select":

@@ -4,19 +4,41 @@ import contextlib
 import fcntl
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fairseq_kd.study.plan import Plan
+if TYPE_CHECKING:  # a plan looks at the stages that are done
+    from fairseq_kd.study.plan import Plan
 
 DONE, FAILED, LOG, LOCK = "done.json", "failed.json", "log.txt", ".lock"
 STATES = ("done", "running", "failed", "waiting")
 
 
-def stage_states(plan: Plan, work) -> dict:
-    """Name of the stage -> one of STATES."""
-    return {name: _state(Path(work) / "stages" / name) for name in plan.stages}
+class Records:
+    """The done.json of the stages in WORK. One is read again only when the file is another, or was changed."""
+
+    def __init__(self, work):
+        self.folder = Path(work) / "stages"
+        self._known = {}  # name -> (what says that the file is the same, its content)
+
+    def of(self, name: str) -> dict | None:
+        """See `record_of`."""
+        try:
+            found = (self.folder / name / DONE).stat()
+        except FileNotFoundError:
+            return None
+        version = found.st_ino, found.st_mtime_ns, found.st_size
+        if name not in self._known or self._known[name][0] != version:
+            self._known[name] = version, record_of(self.folder / name)
+        return self._known[name][1]
 
 
-def cell_states(plan: Plan, stages: dict) -> dict:
+def stage_states(plan: "Plan", work, records: Records | None = None) -> dict:
+    """Name of the stage -> one of STATES. records: for who asks often."""
+    records = records or Records(work)
+    return {name: _state(records, name) for name in plan.stages}
+
+
+def cell_states(plan: "Plan", stages: dict) -> dict:
     """Name of the cell -> one of STATES: failed if any of its stages is, done if all are.
 
     Running: a process works on its student, or on what this is measured by.
@@ -34,9 +56,10 @@ def cell_states(plan: Plan, stages: dict) -> dict:
     return cells
 
 
-def _state(folder: Path) -> str:
+def _state(records: Records, name: str) -> str:
+    folder = records.folder / name
     failed = (folder / FAILED).is_file()  # then Snakemake may have put a done.json from before back
-    if not failed and record_of(folder) is not None:
+    if not failed and records.of(name) is not None:
         return "done"
     if is_running(folder):
         return "running"

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from fairseq_kd.checkpoint import DamagedCheckpoint, read_checkpoint, updates_of
-from fairseq_kd.child import die_with_parent
-from fairseq_kd.corpus.manifest import ensure_writable_folder, exclusive, sha256_file, write_json
+from fairseq_kd.child import dying_with_this_process
+from fairseq_kd.corpus.manifest import create_json, ensure_writable_folder, exclusive, sha256_file, write_json
 from fairseq_kd.errors import KDError
 from fairseq_kd.progress import Progress
 
@@ -35,10 +35,13 @@ def train(folder, arguments: list[str], inputs: dict, max_update: int, label: st
     command = ["fairseq-train", *arguments, "--save-dir", str(folder / "checkpoints")]
     request = {"command": command, "inputs": inputs}
     ensure_writable_folder(folder)
-    _check_same_request(folder, request)
+    create_json(folder / REQUEST, request)
+    _check_same_request(folder / REQUEST, request)  # of two that begin together one has recorded its own
     if (folder / RECORD).is_file():
         return _check_record(folder / RECORD)
     with exclusive(folder / "training"):
+        if (folder / RECORD).is_file():  # of another process, which has finished since
+            return _check_record(folder / RECORD)
         return _train(folder, command, request, max_update, label)
 
 
@@ -73,13 +76,10 @@ def _train(folder: Path, command: list[str], request: dict, max_update: int, lab
     return record
 
 
-def _check_same_request(folder: Path, request: dict) -> None:
-    path = folder / REQUEST
-    if not path.is_file():
-        write_json(path, request)
-    elif json.loads(path.read_text(encoding="utf-8")) != request:
+def _check_same_request(path: Path, request: dict) -> None:
+    if json.loads(path.read_text(encoding="utf-8")) != request:
         raise KDError(
-            f"{folder} holds a run with other options or data (see {path}); choose another --out or remove it"
+            f"{path.parent} holds a run with other options or data (see {path}); choose another --out or remove it"
         )
 
 
@@ -129,7 +129,7 @@ def _run(command: list[str], log: Path, max_update: int, label: str) -> None:
             text=True,
             errors="replace",
             env=environment,
-            preexec_fn=die_with_parent,
+            preexec_fn=dying_with_this_process(),
         ) as process,
     ):
         for line in process.stdout:

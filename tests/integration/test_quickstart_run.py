@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -116,6 +117,32 @@ def test_another_recipe_in_the_same_folder_is_refused(recipe, tmp_path):
     (tmp_path / "request.json").write_text(json.dumps({"command": ["other"], "inputs": {}}))
     with pytest.raises(KDError, match="other options or data"):
         train(tmp_path, ["data"], {}, 1, "x")
+
+
+def test_a_request_that_another_process_records_meanwhile_is_not_overwritten(tmp_path, monkeypatch):
+    from fairseq_kd.errors import KDError
+    from fairseq_kd.training import run
+
+    other = {"command": ["other"], "inputs": {}}
+    record = json.dumps(other)
+    monkeypatch.setattr(run, "_train", lambda folder, command, *rest: {"trained": command})
+    is_file = Path.is_file
+
+    def looked_before_the_other_wrote(path):
+        found = is_file(path)
+        if path.name == "request.json" and not found:
+            path.write_text(record)
+        return found
+
+    def wrote_before_this(path, name):
+        Path(name).write_text(record)
+        raise FileExistsError(name)
+
+    monkeypatch.setattr(Path, "is_file", looked_before_the_other_wrote)
+    monkeypatch.setattr(os, "link", wrote_before_this)
+    with pytest.raises(KDError, match="other options or data"):
+        run.train(tmp_path, ["data"], {}, 1, "x")
+    assert json.loads((tmp_path / "request.json").read_text()) == other
 
 
 def test_a_training_that_fails_shows_the_end_of_its_log(tmp_path):

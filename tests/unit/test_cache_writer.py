@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -10,6 +12,7 @@ import pytest
 import torch
 from cache_helpers import BLOCK_TOKENS, FORMAT, SIZES, content, fitted, generated, write
 
+from fairseq_kd.corpus.manifest import exclusive, folder_in_progress
 from fairseq_kd.errors import KDError
 from fairseq_kd.resumable.blocks import cut_blocks
 from fairseq_kd.teacher.cache_reader import CacheReader
@@ -131,7 +134,7 @@ def test_the_first_tail_shapes_hold_for_all_processes(tmp_path, links, monkeypat
     write(tmp_path / "cache", shard=(1, 2), fit=shapes_of_this_process)
     assert np.array_equal(CacheReader(tmp_path / "cache").shapes, fitted())
     context = multiprocessing.get_context("fork")
-    for attempt in range(5 if links else 0):
+    for attempt in range(5):
         folder = tmp_path / str(attempt)
         shards = [(folder, generated, (i, 4), shapes_of_this_process) for i in range(4)]
         processes = [context.Process(target=write, args=shard) for shard in shards]
@@ -143,6 +146,113 @@ def test_the_first_tail_shapes_hold_for_all_processes(tmp_path, links, monkeypat
         first = reader.shapes[0, 0, 0]
         assert (reader.shapes == first).all()
         assert (reader.rows(np.arange(SIZES.sum())).tail[:, 0] == np.float16(first)).all()
+
+
+def test_tail_shapes_of_another_process_hold_where_there_are_no_hard_links(tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise PermissionError(1, "no hard links here")
+
+    def fit():  # while this process fits, another one has finished fitting
+        write(tmp_path / "cache", shard=(0, 2), fit=fitted)
+        return shapes_of_this_process()
+
+    monkeypatch.setattr(os, "link", refuse)
+    write(tmp_path / "cache", shard=(1, 2), fit=fit)
+    assert np.array_equal(CacheReader(tmp_path / "cache").shapes, fitted())
+
+
+def request_of(teacher: str) -> dict:
+    return {"kind": "fairseq_kd teacher cache", "format": 1, "teacher": {"sha256": teacher, "path": f"/{teacher}"}}
+
+
+def test_a_request_recorded_between_check_and_write_is_not_overwritten(tmp_path, monkeypatch):
+    from fairseq_kd.resumable import request
+
+    folder, look, begun = tmp_path / "cache", request._visible, []
+
+    def look_then_lose_the_race(place):
+        found = look(place)
+        if place == folder and not begun:
+            begun.append(place)
+            request.begin(folder, request_of("aaa"))
+        return found
+
+    monkeypatch.setattr(request, "_visible", look_then_lose_the_race)
+    with pytest.raises(KDError, match="was made with a teacher with sha256 aaa, this command has bbb"):
+        request.begin(folder, request_of("bbb"))
+    assert request.begin(folder, request_of("aaa"))["teacher"]["sha256"] == "aaa"
+    assert [path.name for path in (folder / "parts").iterdir()] == ["manifest.json"]
+
+
+def begin_often(folder, teachers, barrier, answers, links) -> None:
+    """Begin the same folders as another process, at the same time; put (number, who, what holds) into `answers`."""
+    from fairseq_kd.resumable.request import begin
+
+    if not links:
+        os.link = lambda *arguments: (_ for _ in ()).throw(PermissionError(1, "no hard links here"))
+    for number, teacher in enumerate(teachers):
+        barrier.wait(30)
+        try:
+            held = begin(folder / str(number), request_of(teacher))["teacher"]["sha256"]
+        except KDError as error:
+            held = None if "was made with" in str(error) else str(error)
+        answers.put((number, teacher, held))
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_two_shards_begun_together_with_different_teachers_one_is_refused(tmp_path, links):
+    context, tries = multiprocessing.get_context("fork"), 40
+    barrier, answers = context.Barrier(2), context.SimpleQueue()
+    teachers = [["aaa"] * tries, ["aaa" if number % 4 == 0 else "bbb" for number in range(tries)]]
+    processes = [context.Process(target=begin_often, args=(tmp_path, t, barrier, answers, links)) for t in teachers]
+    for process in processes:
+        process.start()
+    found = [answers.get() for _ in range(2 * tries)]
+    for process in processes:
+        process.join(30)
+    for number in range(tries):
+        asked, held = zip(*sorted((who, what) for n, who, what in found if n == number), strict=True)
+        begun = json.loads((tmp_path / str(number) / "parts" / "manifest.json").read_text())["teacher"]["sha256"]
+        # of the same teacher both go on; of two teachers only the one whose request stands there
+        assert held == tuple(begun if who == begun else None for who in asked), number
+
+
+def killed_with(hold, path) -> None:
+    """A process that is killed while it holds a lock."""
+
+    def hold_and_die():
+        with hold(path):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert in_a_process_that_may_be_killed(hold_and_die) == -signal.SIGKILL
+
+
+def test_a_lock_ends_with_its_process_however_that_ends(tmp_path):
+    killed_with(exclusive, tmp_path / "out")
+    assert (tmp_path / ".out.lock").exists()
+    held, message = exclusive(tmp_path / "out"), "another process is working on .*out"
+    with held, pytest.raises(KDError, match=message), exclusive(tmp_path / "out"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_without_locks_is_one_clear_error(tmp_path, monkeypatch):
+    def without(*arguments):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    message = "cannot lock .*out .Function not implemented.*file system with locks"
+    with pytest.raises(KDError, match=message), exclusive(tmp_path / "out"):
+        pass
+
+
+def test_a_folder_that_another_process_has_made_since_the_first_look_is_kept(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "manifest.json").write_text("{}")
+    message = "was made by another process meanwhile; run the same command again"
+    with pytest.raises(KDError, match=message), folder_in_progress(tmp_path / "out"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_damaged_tail_shapes_are_not_used(tmp_path):

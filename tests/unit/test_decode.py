@@ -127,22 +127,26 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(numbering, awkwar
 
 def test_it_can_be_killed_before_every_rename_of_its_last_step(numbering, awkward, teacher, tmp_path, monkeypatch):
     quiet(awkward, teacher, tmp_path / "whole", block_sentences=100)
-    replace = os.replace
 
-    def stop_at(number):
-        done = []
+    def stop_at(number, patch):
+        done, link = [], os.link
 
-        def stopping(*arguments):
-            done.append(arguments)
-            if len(done) == number:
-                raise KeyboardInterrupt
-            replace(*arguments)
+        def stopping(function):
+            def stopped(*arguments):
+                if function is not link or Path(arguments[1]).name == "manifest.json":  # others are of the original
+                    done.append(arguments)
+                if len(done) == number:
+                    raise KeyboardInterrupt
+                function(*arguments)
 
-        return stopping
+            return stopped
 
-    for number in range(1, 8):  # record, two parts, text, idx, bin, manifest
+        patch.setattr(os, "replace", stopping(os.replace))
+        patch.setattr(os, "link", stopping(link))
+
+    for number in range(1, 8):  # record (a link), two parts, text, idx, bin, manifest
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(os, "replace", stop_at(number))
+            stop_at(number, patch)
             quiet(awkward, teacher, tmp_path / str(number), block_sentences=100)
         quiet(awkward, teacher, tmp_path / str(number), block_sentences=100)
         assert content(tmp_path / str(number)) == content(tmp_path / "whole"), number

@@ -2,8 +2,12 @@
 
 import shutil
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import TINY_MODEL, run_fairseq
 from fairseq.data import Dictionary
 
@@ -103,6 +107,35 @@ def test_a_teacher_that_ctranslate2_cannot_convert(data_bin, tmp_path):
     automatic = DecodeOptions(cpu=True, subset="test", max_len_b=5)
     assert decode(data_bin, str(teacher), tmp_path / "out", automatic, say=said.append)["backend"] == "fairseq"
     assert len(said) == 1 and said[0].startswith(f"decoding with fairseq: {teacher} cannot be converted")
+
+
+def test_two_that_need_one_converted_teacher_convert_it_once_in_the_folder_of_the_environment(tmp_path, monkeypatch):
+    pytest.importorskip("ctranslate2")
+    from fairseq_kd.sequence import ctranslate2_backend
+
+    (tmp_path / "teacher.pt").write_bytes(b"weights")
+    model = torch.nn.Linear(1, 1)
+    member = SimpleNamespace(model=model, source_dictionary=None, target_dictionary=None, path="teacher.pt")
+    teachers = SimpleNamespace(paths=[str(tmp_path / "teacher.pt")], members=[member])
+    converted = []
+
+    def write_model(model, source, target, folder):
+        converted.append(folder)
+        time.sleep(0.2)  # the other looks for it meanwhile
+        folder.mkdir()
+        (folder / "model.bin").write_bytes(b"converted")
+
+    monkeypatch.setattr(ctranslate2_backend, "write_model", write_model)
+    monkeypatch.setenv("FAIRSEQ_KD_CACHE", str(tmp_path / "own"))
+    with ThreadPoolExecutor(2) as pool:
+        found = set(pool.map(ctranslate2_backend.convert, [teachers, teachers]))
+    assert [folder.parent for folder in found] == [tmp_path / "own" / "ctranslate2"]
+    assert len(converted) == 1
+    (folder,) = found
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    (folder / "model.bin").unlink()  # a removal that was killed
+    (folder / "config.json").write_text("{}")
+    assert ctranslate2_backend.convert(teachers) == folder and (folder / "model.bin").is_file()
 
 
 def test_the_command_line_ends_with_status_2_and_one_line(data_bin, teacher, tmp_path, capsys):

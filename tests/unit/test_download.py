@@ -1,4 +1,5 @@
 import http.server
+import os
 import threading
 
 import pytest
@@ -6,7 +7,6 @@ from corpora_helpers import IWSLT17_SETS, iwslt_members, tar
 
 from fairseq_kd.cli.main import main
 from fairseq_kd.corpus import campaign, corpora, download
-from fairseq_kd.corpus.download import download as fetch
 from fairseq_kd.errors import KDError
 
 
@@ -52,6 +52,11 @@ def server(tmp_path, monkeypatch):
         threading.Thread(target=httpd.serve_forever, daemon=True).start()
         yield handler, f"http://127.0.0.1:{httpd.server_port}"
         httpd.shutdown()
+
+
+def fetch(url, path):
+    """All of `url` or the rest of it, beside `path`; the caller is the only process."""
+    return download.fetch(url, path)
 
 
 def test_an_interrupted_download_continues_where_it_ended(server, tmp_path):
@@ -101,6 +106,63 @@ def iwslt17(server, monkeypatch):
     local = campaign.Corpus(official.name, official.languages, subsets, official.usual)
     monkeypatch.setitem(corpora.CORPORA, official.name, local)
     return handler
+
+
+def cache_of(tmp_path):
+    return tmp_path / "cache" / "iwslt17.en-fr"
+
+
+def test_a_second_download_waits_for_the_first_says_so_and_fetches_nothing(iwslt17, tmp_path, capsys, monkeypatch):
+    """The first is held between its last byte and the file's name: there the lock must still be held."""
+    fetched, may_go_on, codes, replace = threading.Event(), threading.Event(), {}, os.replace
+
+    def slow(source, destination):
+        if str(destination).endswith("en-fr.tgz") and not fetched.is_set():
+            fetched.set()
+            assert may_go_on.wait(60)
+        replace(source, destination)
+
+    monkeypatch.setattr(os, "replace", slow)
+    first = threading.Thread(target=lambda: codes.update(first=prepare(tmp_path / "a")))
+    second = threading.Thread(target=lambda: codes.update(second=prepare(tmp_path / "b")))
+    first.start()
+    assert fetched.wait(60)
+    second.start()
+    second.join(2)  # it has had time to fail, or to fetch the file again
+    may_go_on.set()
+    first.join(120)
+    second.join(120)
+    assert codes == {"first": 0, "second": 0}
+    assert [path for path, _ in iwslt17.requests].count("/en-fr.tgz") == 1
+    assert "en-fr.tgz: waiting for it" in capsys.readouterr().err
+    assert sorted(path.name for path in cache_of(tmp_path).iterdir()) == ["en-fr.tgz", "en-fr.tgz.sha256"]
+
+
+def test_an_archive_that_was_cut_off_is_not_taken_and_not_recorded(iwslt17, tmp_path, capsys):
+    """As by a server that does not say how long its answer is."""
+    whole = iwslt17.files["/en-fr.tgz"]
+    iwslt17.files["/en-fr.tgz"] = whole[: len(whole) * 2 // 3]
+    assert prepare(tmp_path / "a") == 2
+    assert "en-fr.tgz gave an archive that was cut off or damaged" in capsys.readouterr().err
+    assert list(cache_of(tmp_path).iterdir()) == []
+    cache_of(tmp_path).mkdir(exist_ok=True)
+    (cache_of(tmp_path) / "en-fr.tgz").write_bytes(whole[: len(whole) * 2 // 3])  # left by version 0.1.0
+    iwslt17.files["/en-fr.tgz"] = whole
+    assert prepare(tmp_path / "a") == 0
+
+
+def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.delenv("FAIRSEQ_KD_CACHE", raising=False)
+    ours = tmp_path / "home" / ".cache" / "fairseq_kd"
+    assert download.download_files("c", "http://localhost", {}) == tmp_path / "xdg" / "fairseq_kd" / "c"
+    (ours / "c").mkdir(parents=True)  # where 0.1.0 kept it in spite of XDG_CACHE_HOME: it is not fetched again
+    assert download.download_files("c", "http://localhost", {}) == ours / "c"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert download.download_files("d", "http://localhost", {}) == ours / "d"
+    monkeypatch.setenv("FAIRSEQ_KD_CACHE", str(tmp_path / "own"))
+    assert download.download_files("c", "http://localhost", {}) == tmp_path / "own" / "c"
 
 
 def prepare(out):

@@ -1,7 +1,9 @@
 """`fairseq-kd search`: its specs, and searches whose stages are not run but made up."""
 
+import importlib.metadata
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -100,6 +102,28 @@ def run(tmp_path, monkeypatch, engine, search=GREEDY, **changes):
 
 def read_outputs(work):
     return {name: (work / name).read_bytes() for name in OUTPUTS}
+
+
+def test_a_search_asks_what_becomes_of_the_stages_of_other_versions(tmp_path, monkeypatch, capsys):
+    from fairseq_kd.study.older import Older
+
+    real, work = importlib.metadata.version, tmp_path / "work"
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib.metadata, "version", lambda name: "2.1" if name == "torch" else real(name))
+        assert run(tmp_path, patch, Engine()) == 0
+    before, engine = read_outputs(work), Engine()
+    spec = load_unchecked(tmp_path, monkeypatch, GREEDY)
+    monkeypatch.setattr(search_run, "run_stages", engine)
+    with pytest.raises(KDError, match="were made by other versions.*--old-stages recompute.*--old-stages reuse"):
+        search_run.run_search(replace(spec, older=Older(work, None)), work, RunOptions())
+    assert engine.begun == [] and read_outputs(work) == before
+    capsys.readouterr()
+    assert search_run.run_search(replace(spec, older=Older(work, "reuse")), work, RunOptions()) == 0
+    assert engine.begun == [] and "; reused" in capsys.readouterr().err
+    assert "were made by other versions" in (work / "search.md").read_text()
+    assert search_run.run_search(replace(spec, older=Older(work, "recompute")), work, RunOptions()) == 0
+    assert engine.begun and not any(name.startswith("prepare-") for name in engine.begun)
+    assert "; recomputed" in capsys.readouterr().err and "versions" not in (work / "search.md").read_text()
 
 
 def test_a_greedy_search_by_hand(tmp_path, monkeypatch, capsys):

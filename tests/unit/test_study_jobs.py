@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from study_helpers import ENVIRONMENT, write_spec
@@ -33,8 +35,17 @@ def write(path, value):
     path.write_text(json.dumps(value))
 
 
+def an_evaluation(inputs=()) -> dict:
+    """A planned stage."""
+    from fairseq_kd.corpus.manifest import library_versions
+    from fairseq_kd.study.key import made_by
+
+    stage = {"kind": "evaluate", "name": "evaluate-2", "command": ["fairseq-kd", "--version"], "inputs": list(inputs)}
+    return stage | {"made_by": made_by("evaluate", library_versions())}
+
+
 def test_a_stage_that_another_job_has_done_is_not_run_again_unless_its_inputs_have_changed(tmp_path):
-    stage = {"kind": "evaluate", "name": "evaluate-2", "command": ["fairseq-kd", "--version"], "inputs": ["student-1"]}
+    stage = an_evaluation(["student-1"])
     write(tmp_path / "plan.json", {"stages": {"evaluate-2": stage}, "on_gpu": [], "raw": None})
     folder = tmp_path / "stages" / "evaluate-2"
     write(folder / "result.json", {})
@@ -48,6 +59,21 @@ def test_a_stage_that_another_job_has_done_is_not_run_again_unless_its_inputs_ha
     assert logs[0] == "done by the job of an earlier run\n"
     assert "fairseq-kd --version" in logs[1].removeprefix(logs[0])
     assert json.loads((folder / "done.json").read_text())["inputs"] == {"student-1": "new"}
+
+
+@pytest.mark.parametrize("made_by", [{"format": 1, "torch": "2.12.0"}, None])
+def test_a_job_that_was_planned_for_other_versions_does_not_run(tmp_path, made_by):
+    write(
+        tmp_path / "plan.json",
+        {"stages": {"evaluate-2": an_evaluation() | {"made_by": made_by}}, "on_gpu": [], "raw": None},
+    )
+    folder = tmp_path / "stages" / "evaluate-2"
+    write(folder / "result.json", {})
+    command = [sys.executable, "-m", "fairseq_kd.study.stage", "evaluate-2"]
+    assert subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT).returncode == 1
+    said = (folder / "log.txt").read_text()
+    assert f"was planned for {made_by}, this process has" in said and "Traceback" not in said
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "failed.json", "log.txt", "result.json"]
 
 
 def test_a_job_that_a_cluster_has_ended_is_a_failed_stage_whose_log_says_why(tmp_path):
@@ -147,9 +173,44 @@ def test_the_links_of_cells_that_the_spec_no_longer_has_are_removed(failed, monk
     assert [path.name for path in (work / "cells" / "kept").iterdir()] == ["notes.txt"]
 
 
+def test_a_stage_whose_parent_has_died_before_it_could_ask_for_a_signal_does_not_run(tmp_path):
+    stage = {"kind": "evaluate", "name": "evaluate-2", "command": ["fairseq-kd", "--version"], "inputs": []}
+    write(tmp_path / "plan.json", {"stages": {"evaluate-2": stage}, "on_gpu": [], "raw": None})
+    folder = tmp_path / "stages" / "evaluate-2"
+    write(folder / "result.json", {})
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    command = [sys.executable, "-m", "fairseq_kd.study.stage", "evaluate-2"]
+    code = subprocess.run([*command, str(gone.pid)], cwd=tmp_path, env=ENVIRONMENT).returncode
+    assert not (folder / "done.json").exists() and code == -signal.SIGKILL
+    write(tmp_path / "plan.json", {"stages": {"evaluate-2": an_evaluation()}, "on_gpu": [], "raw": None})
+    subprocess.run([*command, str(os.getpid())], cwd=tmp_path, env=ENVIRONMENT, check=True)
+    assert (folder / "done.json").is_file()
+
+
+def test_a_child_whose_parent_has_died_already_dies_and_no_other():
+    from fairseq_kd.child import dying_with_this_process
+
+    reader, writer = os.pipe()
+    if (parent := os.fork()) == 0:  # everything in here must end by _exit
+        prepare, us = dying_with_this_process(), os.getpid()
+        if os.fork() == 0:
+            while os.getppid() == us:
+                time.sleep(0.001)
+            prepare()
+            os.write(writer, b"alive")
+        os._exit(0)
+    os.waitpid(parent, 0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as file:
+        assert file.read() == b""  # the end of the file: the grandchild is gone
+    done = subprocess.run(["echo", "alive"], preexec_fn=dying_with_this_process(), capture_output=True, check=True)
+    assert done.stdout == b"alive\n"
+
+
 def test_a_python_in_a_path_with_a_space_is_one_word_of_the_shell():
     (command,) = re.findall(r"exec .*", study_run.SNAKEFILE.read_text())
-    assert command.startswith("exec {params.python:q} ")
+    assert command.startswith("exec {params.python:q} ") and command.rstrip('",').endswith("{params.stage} $PPID")
 
 
 @pytest.mark.parametrize(

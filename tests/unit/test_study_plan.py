@@ -1,7 +1,10 @@
+import importlib.metadata
 import json
 import os
 import re
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -10,11 +13,13 @@ from study_helpers import write_spec
 
 from fairseq_kd.cli.main import main
 from fairseq_kd.corpus.campaign import check_recorded_hash
+from fairseq_kd.corpus.manifest import library_versions, write_json
 from fairseq_kd.errors import KDError
 from fairseq_kd.study.estimate import Estimates
 from fairseq_kd.study.factors import make_cells
+from fairseq_kd.study.opening import open_plan
 from fairseq_kd.study.plan import Plan
-from fairseq_kd.study.show import format_plan, format_status
+from fairseq_kd.study.show import StudyProgress, format_plan, format_status
 from fairseq_kd.study.spec import load_spec, shipped_specs
 from fairseq_kd.study.state import cell_states, stage_states
 
@@ -75,6 +80,137 @@ def test_a_key_changes_with_what_the_stage_depends_on_and_with_nothing_else(tmp_
     assert Counter(before.stages[name].kind for name in same) == {"prepare": 1, "student": 2, "evaluate": 2}
     other_beam = plan_of(tmp_path, factors=EIGHT, evaluate={"beam": 2})
     assert {n.split("-")[0] for n in set(other_beam.stages) - set(before.stages)} == {"evaluate"}
+
+
+def names_of(plan, *kinds) -> list:
+    return [name for name, stage in plan.stages.items() if stage.kind in kinds]
+
+
+def with_version(monkeypatch, library, version) -> None:
+    """As if that version of a library were installed."""
+    real = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version if name == library else real(name))
+
+
+def test_a_key_changes_with_the_versions_of_what_the_kind_uses_and_of_its_inputs(tmp_path, monkeypatch):
+    changes = {"factors": {"method": ["ce", "seq"], "noise": [10]}, "evaluate": {"noise": [0, 10]}}
+    before = plan_of(tmp_path, **changes)
+    with_version(monkeypatch, "torch", "9.9")
+    torch = plan_of(tmp_path, **changes)
+    data, trained = ("prepare", "noise"), ("teacher", "decode", "student", "evaluate")
+    assert names_of(torch, *data) == names_of(before, *data)
+    assert not set(names_of(torch, *trained)) & set(names_of(before, *trained))
+    assert kinds(torch) == kinds(before)
+    with_version(monkeypatch, "torch", "9.9+cu126")  # another build of the same version
+    assert plan_of(tmp_path, **changes).stages.keys() == torch.stages.keys()
+    monkeypatch.undo()
+    with_version(monkeypatch, "sacrebleu", "9.9")
+    assert names_of(plan_of(tmp_path, **changes), *data, "teacher") == names_of(before, *data, "teacher")
+    assert not set(names_of(plan_of(tmp_path, **changes), "evaluate")) & set(names_of(before, "evaluate"))
+
+
+def test_a_key_changes_with_the_format_of_its_kind_and_of_its_inputs(tmp_path, monkeypatch):
+    from fairseq_kd.study import key
+
+    before = plan_of(tmp_path, factors=EIGHT)
+    monkeypatch.setitem(key.MAKERS, "cache", replace(key.MAKERS["cache"], format=2))
+    after = plan_of(tmp_path, factors=EIGHT)
+    # 4 of the students and their evaluations have no cache
+    assert Counter(before.stages[name].kind for name in before.stages.keys() & after.stages.keys()) == {
+        **{"prepare": 1, "teacher": 1, "decode": 1, "student": 4, "evaluate": 5}
+    }
+
+
+def test_a_name_is_the_one_that_version_0_1_0_gave():
+    """Literals: printf '%s' JSON | sha256sum, of the JSON that 0.1.0 hashed."""
+    from fairseq_kd.study.key import key_of
+
+    prepare = key_of("prepare", ["fairseq-kd", "prepare", "synthetic"], None, {"format": 1}, {})
+    assert prepare.former == "prepare-247454750ac4"
+    words = ["fairseq-kd", "mix", f"@/stages/{prepare.name}/data-bin"]
+    assert key_of("mix", words, {"raw": "x"}, {"format": 1}, {prepare.name: prepare}).former == "mix-2b94b5dd29cf"
+
+
+@pytest.fixture(params=["0.1.0", "torch 2.1"])
+def old_study(request, tmp_path, monkeypatch):
+    """(version, spec, WORK) of a finished study of other versions: prepare, student, evaluate."""
+    spec, work = write_spec(tmp_path, factors={"method": ["ce"]}, teacher=None, decode=None), tmp_path / "work"
+    with monkeypatch.context() as patch:
+        with_version(patch, "torch", "2.1")
+        plan = open_plan(str(spec), work)
+        plan_of_010 = plan.as_dict() | {"stages": {plan._keys[name].former: {} for name in plan.stages}}
+        names = {name: plan._keys[name].former if request.param == "0.1.0" else name for name in plan.stages}
+        for name, old in names.items():
+            finish(plan, work, name, 1.0)
+            made = {} if request.param == "0.1.0" else {"made_by": plan.stages[name].made_by}
+            record = json.loads((work / "stages" / name / "done.json").read_text())
+            record |= {"versions": library_versions() | {"fairseq_kd": "0.1.0"}, **made}
+            (work / "stages" / name / "done.json").write_text(json.dumps(record))
+            (work / "stages" / name).rename(work / "stages" / old)
+    write_json(work / "plan.json", plan_of_010 if request.param == "0.1.0" else plan.as_dict())
+    (evaluation,) = (old for name, old in names.items() if name.startswith("evaluate-"))
+    result = {"bleu": {"score": 12.5, "signature": "s", "ci": 1.0}}
+    (work / "stages" / evaluation / "result.json").write_text(json.dumps(result))
+    return request.param, spec, work
+
+
+def tree(folder) -> dict:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_other_versions_made_is_shown_and_said_to_be_old(old_study, capsys):
+    version, spec, work = old_study
+    count = 3 if version == "0.1.0" else 2  # torch has no part in preparing data
+    for action in ("plan", "status", "report"):
+        assert main(["study", action, str(spec), "--out", str(work)]) == 0
+        shown = capsys.readouterr().out
+        assert f"{count} of 3 stages in {work} were made by other versions" in shown, action
+        assert "torch 2.1, now " in shown and ("fairseq_kd 0.1.0" in shown) == (version == "0.1.0")
+        assert action == "plan" or "12.50" in shown or "done" in shown
+    for name in ("report.html", "report.md"):
+        assert "were made by other versions" in (work / name).read_text()
+    assert "12.50" in (work / "report.md").read_text()
+
+
+def test_a_run_neither_uses_nor_repeats_in_silence_what_other_versions_made(old_study, capsys, monkeypatch):
+    from fairseq_kd.study import run
+
+    version, spec, work = old_study
+    planned, count = [], 3 if version == "0.1.0" else 2
+
+    def snakemake(plan, *rest):
+        planned.append(plan)
+        (work / "snakemake.log").touch()
+        for name in plan.stages:
+            if not (work / "stages" / name / "done.json").exists():
+                finish(plan, work, name, 1.0)
+        return 0
+
+    monkeypatch.setattr(run, "_snakemake", snakemake)
+    words, before = ["study", "run", str(spec), "--out", str(work), "--cpu"], tree(work)
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "--old-stages recompute" in said and "--old-stages reuse" in said and f"{count} of 3 stages" in said
+    assert len(said.splitlines()) == 1 and tree(work) == before and not planned
+    assert main([*words, "--old-stages", "reuse"]) == 0
+    assert "other versions" in (said := capsys.readouterr().err) and said.rstrip().endswith("reused")
+    assert [stage.old for stage in planned[-1].stages.values()].count(True) == count
+    assert f"{count} of 3 stages" in json.loads((work / "results.json").read_text())["older"]
+    assert {name for name in tree(work) if name.endswith("done.json")} == {n for n in before if n.endswith("done.json")}
+    assert main([*words, "--old-stages", "recompute"]) == 0
+    assert capsys.readouterr().err.rstrip().endswith("recomputed")
+    assert {stage.old for stage in planned[-1].stages.values()} == {False}
+    assert json.loads((work / "results.json").read_text())["older"] is None  # they are those of the new stages
+    after = tree(work)
+    assert len([name for name in after if name.endswith("done.json")]) == 3 + count
+    assert all(after[name] == content for name, content in before.items() if name.startswith("stages/"))
+    assert main(words) == 0 and "other versions" not in capsys.readouterr().err  # now they are there
+
+
+def test_what_becomes_of_older_stages_is_asked_where_they_are_run(tmp_path, capsys):
+    words = [str(write_spec(tmp_path)), "--out", str(tmp_path / "work"), "--old-stages", "reuse"]
+    assert main(["study", "status", *words]) == 2
+    assert "--old-stages: no effect with study status" in capsys.readouterr().err
 
 
 def test_raw_text_is_known_by_its_content(tmp_path, corpus):
@@ -228,6 +364,32 @@ def test_the_state_of_cells_and_the_end_of_the_log_of_what_failed(tmp_path):
     assert Counter(states.values()) == {"done": 1, "failed": 4, "waiting": 3} and states["method=ce,seed=1"] == "done"
     assert any(line.startswith("failed: decode-") and "4 of 8 cells" in line for line in lines)
     assert lines[-1].strip() == "out of memory" and "    line 0" not in lines
+
+
+def test_the_line_of_progress_reads_a_record_once_and_again_when_it_has_changed(tmp_path, monkeypatch):
+    plan = plan_of(tmp_path, factors=EIGHT)
+    names, read, read_text = list(plan.stages), [], Path.read_text
+
+    def counting(path, *arguments, **options):
+        if path.name == "done.json":
+            read.append(path.parent.name)
+        return read_text(path, *arguments, **options)
+
+    finish(plan, tmp_path, names[0], 1.0)
+    monkeypatch.setattr(Path, "read_text", counting)
+    progress = StudyProgress(plan, tmp_path)
+    for _ in range(5):
+        progress.look()
+        progress._line(1.0, "")
+    assert progress.done == 1 and read == [names[0]]
+    finish(plan, tmp_path, names[1], 1.0)
+    (tmp_path / "stages" / names[0] / "done.json").write_text("{")  # cut off
+    progress.look()
+    assert progress.done == 1 and sorted(read) == sorted([names[0], names[0], names[1]])
+    (tmp_path / "stages" / names[0] / "done.json").unlink()
+    (tmp_path / "stages" / names[1] / "failed.json").write_text("{}")
+    progress.look()
+    assert progress.done == 0 and len(read) == 3
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*.sh")), ids=lambda path: path.stem)

@@ -27,6 +27,12 @@ def failures(plan: Plan, work: Path) -> list[Failure]:
     return [Failure(name, cells[name], end_of_log(work / "stages" / name, LOG_LINES_SHOWN)) for name in failed]
 
 
+def older(results: dict) -> list[str]:
+    """What a reader must know of results that other versions made; empty where there are none."""
+    said = results["older"]
+    return [f"{said}. `fairseq-kd study run --old-stages recompute` makes them again."] if said else []
+
+
 def unfinished(results: dict) -> list[str]:
     """What makes a report a partial one, in words; empty when nothing is missing."""
     states = [cell["state"] for cell in results["cells"]]

@@ -17,6 +17,7 @@ from fairseq_kd.study.report.provenance import (
     artefact_table,
     data_table,
     failures,
+    older,
     signatures,
     unfinished,
     version_table,
@@ -66,6 +67,7 @@ def _write_report(plan: Plan, work: Path) -> str:
         "study": study,
         "cells": len(results["cells"]),
         "done": sum(cell["state"] == "done" for cell in results["cells"]),
+        "older": older(results),
         "unfinished": unfinished(results),
         "failures": failures(plan, work),
         "main": main,
@@ -79,7 +81,8 @@ def _write_report(plan: Plan, work: Path) -> str:
     _write_plots(work / PLOTS, figures)
     _write(work / HTML_NAME, render("report.html.j2", content))
     _write(work / MARKDOWN_NAME, render("report.md.j2", content | {"plots": PLOTS}))
-    return "\n\n".join([*(f"**{line}**" for line in content["unfinished"]), *map(markdown_table, main)])
+    notes = [*content["older"], *content["unfinished"]]
+    return "\n\n".join([*(f"**{line}**" for line in notes), *map(markdown_table, main)])
 
 
 def _figures(study: Study, work: Path) -> tuple[list[Figure], list[LeftOut]]:
