@@ -9,7 +9,6 @@ and in stock commands that read a checkpoint by themselves (--path, --restore-fi
 file and its options (`checkpoint_contents`), so that a small file cannot claim much memory or time.
 """
 
-import os
 import pickle
 import re
 from pathlib import Path
