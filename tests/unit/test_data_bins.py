@@ -148,8 +148,9 @@ def test_unequal_sides_are_one_error_for_every_command(unequal, teacher, text, t
 
 
 def test_unequal_sides_are_one_error_for_trainings_with_the_plugin(unequal, stored, teacher, tmp_path, capsys):
+    _, task, *_ = build(unequal, "--criterion", "kd_word", "--teacher", teacher)
     with pytest.raises(SystemExit):
-        build(unequal, "--criterion", "kd_word", "--teacher", teacher)
+        task.load_dataset("train")
     assert "41 sentences in train.qaa-qab.qaa and 40 in train.qaa-qab.qab" in capsys.readouterr().err
     hybrid = ("--task", "kd_translation", "--criterion", "kd_hybrid", "--kd-weight", "0")
     _, task, *_ = build(stored["mmap"], *hybrid, "--distilled", unequal)
@@ -198,8 +199,9 @@ def test_sharded_data_and_a_cache_are_refused_before_the_first_epoch(stored, tea
     both = f"{stored['mmap']}:{stored['mmap']}"
     hybrid = ("--task", "kd_translation", "--distilled", f"{stored['cached']}:{stored['cached']}")
     for criterion in (("--criterion", "kd_word"), ("--criterion", "kd_hybrid", *hybrid)):
+        _, task, *_ = build(both, *criterion, "--teacher-cache", tmp_path / "cache")
         with pytest.raises(SystemExit):
-            build(both, *criterion, "--teacher-cache", tmp_path / "cache")
+            task.load_dataset("train")
         assert "names 2 data-bins" in (error := capsys.readouterr().err) and "fairseq-kd mix" in error
 
 

@@ -119,7 +119,7 @@ def test_two_that_need_one_converted_teacher_convert_it_once_in_the_folder_of_th
     teachers = SimpleNamespace(paths=[str(tmp_path / "teacher.pt")], members=[member])
     converted = []
 
-    def write_model(model, source, target, folder):
+    def write_model(model, source, target, folder, names):
         converted.append(folder)
         time.sleep(0.2)  # the other looks for it meanwhile
         folder.mkdir()

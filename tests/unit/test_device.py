@@ -6,7 +6,7 @@ import torch
 
 from fairseq_kd.device import choose_device, parse_shard
 from fairseq_kd.errors import KDError
-from fairseq_kd.sequence.ctranslate2_backend import cache_folder
+from fairseq_kd.resources import cache_folder
 from fairseq_kd.sequence.decode import decode
 from fairseq_kd.sequence.options import DecodeOptions
 
@@ -78,7 +78,7 @@ def options(backend):
 
 
 def conversions() -> dict:
-    return {str(path): path.stat().st_size for path in cache_folder().rglob("*") if path.is_file()}
+    return {str(path): path.stat().st_size for path in (cache_folder() / "ctranslate2").rglob("*") if path.is_file()}
 
 
 def test_a_missing_library_leaves_the_work_to_fairseq_or_says_what_to_install(data_bin, teacher, failing, tmp_path):

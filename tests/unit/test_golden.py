@@ -20,7 +20,7 @@ from test_compact import compacted, scatter_gates
 
 from fairseq_kd.checkpoint import read_checkpoint, write_initial_checkpoint
 from fairseq_kd.cli.main import main
-from fairseq_kd.evaluation.score import score
+from fairseq_kd.evaluation.score import PLAIN
 from fairseq_kd.study.key import MAKERS
 from fairseq_kd.teacher.cache_reader import CacheReader
 from fairseq_kd.training.options import training_arguments
@@ -147,7 +147,7 @@ def evaluate(data_bin, model, tmp_path, **parts):
     run("evaluate", data_bin, "--checkpoint", model, "--out", tmp_path / "r.json", "--beam", 2, *SHORT)
     result = json.loads((tmp_path / "r.json").read_text())
     gold = references()
-    scores = [round(one["score"], 1) for one in score(translations(gold, 0.3, seed=1), gold).values()]
+    scores = [round(one["score"], 1) for one in PLAIN.score(translations(gold, 0.3, seed=1), gold).values()]
     return result["hypotheses"], result["references"], result["sentences"], scores
 
 

@@ -47,7 +47,7 @@ def test_a_checkpoint_that_records_no_languages_has_those_of_its_data(data_bin, 
 
     folder = renamed(data_bin, tmp_path / "in", "en", "pt-BR", manifest=False)
     task = {"_name": "translation", "data": "elsewhere", "source_lang": None, "target_lang": None}
-    state = {"cfg": OmegaConf.create({"task": task})}
+    state = {"cfg": OmegaConf.create({"task": task, "model": {"_name": "transformer"}})}
     configure_own_task("checkpoint.pt", state, data=folder)
     assert (state["cfg"].task.source_lang, state["cfg"].task.target_lang) == ("en", "pt-BR")
 
