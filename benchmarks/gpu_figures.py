@@ -62,7 +62,7 @@ def trainer_of(bench: Bench, data: RandomData, arch: str, criterion: dict) -> Tr
     trainer = Trainer(cfg, data.task, copy.deepcopy(data.model(arch)), data.task.build_criterion(cfg.criterion))
     if "teacher" in criterion:
         dtype = criterion.get("teacher_dtype", "float32")
-        trainer.criterion.source.teacher = data.teacher(bench.sizes.teacher, dtype)
+        trainer.criterion.online.teacher = data.teacher(bench.sizes.teacher, dtype)
     return trainer
 
 

@@ -18,6 +18,7 @@ REQUIRED = {
     "subword_nmt": "subword-nmt",
     "pyarrow": "pyarrow",
     "regex": "regex",
+    "filelock": "filelock",
 }
 # module -> (distribution, extra of setup.py that brings it, what needs it)
 OPTIONAL = {

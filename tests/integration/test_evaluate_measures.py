@@ -67,7 +67,8 @@ def lprobs_of_each_sentence(system):
         sample = batch(system.task, [number], "test")
         with torch.no_grad():
             net_output = system.model(**sample["net_input"])
-            yield system.model.get_normalized_probs(net_output, log_probs=True)[0], sample["target"][0]
+            lprobs = system.model.get_normalized_probs(net_output, log_probs=True)[0]
+        yield lprobs, sample["target"][0]  # outside: two such generators in turn would leave torch without gradients
 
 
 def test_calibration_is_that_of_the_models_plain_forward_pass(data_bin, student, result):

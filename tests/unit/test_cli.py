@@ -93,8 +93,8 @@ def test_doctor_and_errors_name_the_extras_of_setup(monkeypatch):
     from fairseq_kd.cli.doctor import OPTIONAL, REQUIRED
 
     extras = extras_of_setup(monkeypatch)
-    for line in metadata.requires("sacrebleu"):
-        if extra := re.search(r"""extra == ['"](ja|ko)['"]""", line):  # sacrebleu[ja] in ours
+    for line in metadata.requires("sacrebleu"):  # sacrebleu[ja] is in ours
+        if extra := re.search(r"""extra == ['"](ja|ko)['"]""", line):
             extras[extra.group(1)].add(re.split(r"[^\w-]", line)[0])
     assert {name: extra for name, extra, _ in OPTIONAL.values() if name not in extras[extra]} == {}
     assert {*REQUIRED.values()} - {"omegaconf"} == extras[""] - {"torch"}  # fairseq requires omegaconf
