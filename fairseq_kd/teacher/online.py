@@ -32,7 +32,7 @@ class OnlineSignalSource:
         self.teacher: Teacher | None = None
 
     def check_file(self) -> None:
-        """Raises KDError when the checkpoint, if it is yet to be loaded, is no file that can be opened. It is not read."""
+        """Raises KDError when a teacher that is yet to be loaded is no file that can be opened. It is not read."""
         if self.teacher is not None:
             return
         path = Path(self._arguments["path"])

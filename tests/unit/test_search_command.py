@@ -1,6 +1,7 @@
 """`fairseq-kd search`: its specs, and searches whose stages are not run but made up."""
 
 import importlib.metadata
+import itertools
 import json
 import re
 from dataclasses import replace
@@ -80,7 +81,7 @@ class Engine:
         student = next((plan.stages[name] for name in stage.inputs if plan.stages[name].kind == "student"), None)
         if student is None:
             return 40.0
-        given = dict(zip(student.command[2:], student.command[3:], strict=False))
+        given = dict(itertools.pairwise(student.command[2:]))
         score = 20 - 4 * (given.get("--kd-divergence") == "mse") + 0.25 * (given["--seed"] == "2")
         score += 0.5 * (given.get("--student-temperature") == "2")
         better = 1 if "valid" in stage.command else -3
