@@ -12,7 +12,7 @@ from fairseq_kd.errors import KDError
 
 FREE_BYTES = 2**28  # of one tensor, beyond twice the weights: tables of positions, masks
 FREE_BYTES_IN_ALL = 2**30  # beyond eight times the weights
-FREE_CALLS = 5_000  # operations of torch, beyond CALLS_OF_A_TENSOR for each tensor in the file
+FREE_CALLS = 5_000  # operations of torch, beyond CALLS_OF_A_TENSOR for each tensor in the file, tied ones once
 CALLS_OF_A_TENSOR = 100
 
 
@@ -25,7 +25,8 @@ class Budget(TorchDispatchMode):
 
     def __init__(self, weights: dict):
         super().__init__()
-        tensors = [value for value in weights.values() if isinstance(value, torch.Tensor)]
+        found = [value for value in weights.values() if isinstance(value, torch.Tensor)]
+        tensors = list({value.untyped_storage().data_ptr(): value for value in found}.values())  # tied ones once
         self._weights = 4 * sum(value.numel() for value in tensors)  # models are built in float32
         self._calls_left = FREE_CALLS + CALLS_OF_A_TENSOR * len(tensors)
         self._bytes_left = FREE_BYTES_IN_ALL + 8 * self._weights

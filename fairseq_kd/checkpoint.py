@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from fairseq_kd.checkpoint_contents import Refused, check_file, check_options, check_weights
+from fairseq_kd.checkpoint_contents import Refused, check_file, check_old_options, check_options, check_weights
 from fairseq_kd.checkpoint_types import SAFE_TYPES
 from fairseq_kd.confinement import confined
 from fairseq_kd.corpus.manifest import file_in_progress
@@ -86,8 +86,8 @@ def _check_state(state, file_size: int) -> None:
         raise TypeError(f"it holds a {type(state).__name__}, not a dict")
     if type(state.get("cfg")) not in (dict, type(None)):
         raise TypeError(f"its cfg is a {type(state['cfg']).__name__}, not a dict")
-    for name in ("cfg", "args"):
-        check_options(state.get(name), name)
+    check_options(state.get("cfg"), "cfg")
+    check_old_options(state.get("args"))
     check_weights(state["model"], file_size)
 
 

@@ -9,32 +9,21 @@ Each raises `Refused` with the reason. The lists say what is allowed, not what i
 """
 
 import argparse
-import pickletools
+import re
 import zipfile
-from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
-from pickle import UnpicklingError
 
 import torch
 
-from fairseq_kd.checkpoint_types import SAFE_TYPES
+from fairseq_kd.pickle_check import check_pickle
 
 MAX_OPTIONS = 20_000  # values inside "cfg" or "args", counted each time that they appear
 MAX_DEPTH = 16
+MAX_INTEGER = 10**7  # of an option of a model
 MAX_TEXT = 100_000  # characters of one option
 LEGACY_PICKLES = 5  # at the beginning of a file of torch < 1.6
 
 SCALARS = (type(None), bool, int, float)
-PICKLED_NAMES = {
-    *("collections.OrderedDict", "collections.Counter", "builtins.set", "_codecs.encode"),
-    *("torch.Size", "torch.nn.parameter.Parameter", "torch._utils._rebuild_parameter"),
-    *("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"),
-    *(f"torch.{kind.__name__}" for kind in torch._storage_classes),
-    *(f"torch.storage.{kind.__name__}" for kind in torch._storage_classes),
-    *(f"{one.__module__}.{one.__qualname__}" if isinstance(one, type) else one[1] for one in SAFE_TYPES),
-}
-# names that are put together while the pickle is read; torch does not read these either
-OPCODES_OF_OTHER_NAMES = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}
 
 
 class Refused(Exception):
@@ -47,36 +36,28 @@ def check_file(path) -> None:
     Raises Refused; UnpicklingError in torch's own words for a name that is not allowed; ValueError or OSError for a
     damaged file.
     """
-    if not zipfile.is_zipfile(path):
-        with open(path, "rb") as file:
+    with open(path, "rb") as file:
+        is_archive = file.read(4) == b"PK\3\4"  # how torch tells
+        if is_archive != zipfile.is_zipfile(path):
+            raise ValueError("its beginning and its end are of different formats")
+        if not is_archive:
+            file.seek(0)
             for _ in range(LEGACY_PICKLES):
-                _check_pickle(file)
-        return
+                check_pickle(file)
+            return
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
+        names = {record.filename.lower() for record in records}  # torch takes them in any case
+        if archive.comment or len(names) != len(records) or min(record.header_offset for record in records) != 0:
+            raise ValueError("its list of records can be read in two ways")
         if any(record.compress_type != zipfile.ZIP_STORED for record in records):
             raise Refused("holds compressed records, which fairseq does not write")
         if sum(record.file_size for record in records) > path.stat().st_size:
             raise Refused("says that its records are larger than the file")
         for record in records:
-            if record.filename.endswith(".pkl"):
+            if record.filename.lower().endswith(".pkl"):
                 with archive.open(record) as file:
-                    _check_pickle(file)
-
-
-def _check_pickle(file) -> None:
-    for opcode, argument, _ in pickletools.genops(file):
-        if opcode.name in OPCODES_OF_OTHER_NAMES:
-            raise ValueError(f"its pickle has the operation {opcode.name}, which is not known here")
-        if opcode.name == "GLOBAL" and (name := _name_of_today(argument)) not in PICKLED_NAMES:
-            raise UnpicklingError(f"GLOBAL {name} is not allowed")
-
-
-def _name_of_today(argument: str) -> str:
-    """ "module name" -> "module.name", where pickles of protocol 2 use the names of Python 2."""
-    module, _, name = argument.partition(" ")
-    module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
-    return f"{module}.{name}"
+                    check_pickle(file)
 
 
 def check_options(options, name: str) -> None:
@@ -92,8 +73,15 @@ def check_options(options, name: str) -> None:
             raise Refused(f"has more than {MAX_OPTIONS:,} options, or options nested more than {MAX_DEPTH} deep")
         if type(value) is str:
             _check_text(name, value)
+        elif type(value) is int and abs(value) > MAX_INTEGER and _is_a_size(name):
+            raise Refused(f"has {value} in the option {name}, which no model has")
         elif type(value) not in SCALARS:
             waiting.extend((f"{name}.{key}", item, depth + 1) for key, item in _items(name, value))
+
+
+def _is_a_size(name: str) -> bool:
+    """Whether an option can be a size of the model: of the old layout, all but seeds and what is called a maximum."""
+    return name.startswith("cfg.model.") or (name.startswith("args.") and not re.search("seed|max_", name))
 
 
 def _items(name: str, value):
@@ -118,6 +106,29 @@ def _check_text(name: str, text: str) -> None:
         raise Refused(
             f"has {text[:80]!r} in the option {name}: it would be replaced by something of the reader's environment"
         )
+
+
+def check_old_options(args) -> None:
+    """Judge the options of the old layout, of which fairseq makes new ones by writing and reading text.
+
+    Raises Refused for what would mean something else in that text than it says here.
+    """
+    from fairseq.registry import REGISTRIES
+
+    if args is None:
+        return
+    if type(args) is not argparse.Namespace:
+        raise Refused(f"has args of type {type(args).__name__}")
+    check_options(args, "args")
+    for name, value in vars(args).items():
+        if type(value) in (argparse.Namespace, dict, OrderedDict):
+            raise Refused(f"has the option args.{name} of type {type(value).__name__}; options of that layout are flat")
+        if name in REGISTRIES and not (value is None or re.fullmatch(r"[\w-]*", str(value))):
+            raise Refused(f"has {str(value)[:80]!r} in the option args.{name}, which is no name")
+        texts = value if isinstance(value, (list, tuple)) else [value]
+        for text in texts:
+            if isinstance(text, str) and "\\" in text and ("'" in text or '"' in text):
+                raise Refused(f"has {text[:80]!r} in the option args.{name}, which holds another text in disguise")
 
 
 def check_weights(weights, file_size: int) -> None:

@@ -2,6 +2,7 @@
 
 from fairseq_kd.errors import KDError
 from fairseq_kd.noise.options import LEVELS, OPERATIONS, SUBSTITUTES, TOKENIZERS, NoiseOptions
+from fairseq_kd.noise.unsegmented import UnsegmentedText
 
 CHOICES = {"source": ("source",), "target": ("target",), "both": ("source", "target")}
 
@@ -65,7 +66,13 @@ def run(args) -> None:
     if (args.prefix is None) == (args.data_bin is None):
         raise KDError("give --prefix IN or --data-bin DIR, one of them")
     common = {"sides": CHOICES[args.side], "seed": args.seed, "workers": args.workers}
-    manifest = _text(args, options, common) if args.prefix is not None else _data_bin(args, options, common)
+    try:
+        manifest = _text(args, options, common) if args.prefix is not None else _data_bin(args, options, common)
+    except UnsegmentedText as error:
+        raise KDError(
+            f"{error}; give --word-tokenizer char (each character of such a script is a word), or --level char or "
+            "subword"
+        ) from error
     print(f"{args.out} is complete: {manifest['sentences']:,} sentences")
     for lang, report in manifest["noise"].items():
         print(f"{lang}: {report['lines_changed']:,} of {report['lines']:,} sentences changed")

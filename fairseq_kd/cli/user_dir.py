@@ -12,7 +12,8 @@ def add_user_dir(parser) -> None:
         nargs="+",
         action="extend",
         metavar="DIR",
-        help="folders with architectures or tasks of your own, as for fairseq-train but several; their code is run",
+        help="folders with architectures or tasks of your own, as for fairseq-train but several; their code is run. "
+        "To be given behind the arguments without a name, such as DATA_BIN",
     )
 
 

@@ -94,8 +94,13 @@ def load_side(prefix, dictionary):
     """
     from fairseq.data.data_utils import load_indexed_dataset
 
-    _check_format(Path(prefix), name := format_of(Path(prefix)))
-    return load_indexed_dataset(str(prefix), dictionary, READ_BY[name])
+    return load_indexed_dataset(str(prefix), dictionary, READ_BY[check_format(prefix)])
+
+
+def check_format(side) -> str:
+    """The format of a side. Raises KDError, by name, for one that is not read."""
+    _check_format(Path(side), name := format_of(Path(side)))
+    return name
 
 
 def sentences(side: Path) -> int:

@@ -6,13 +6,14 @@ possible), so that fairseq-train, fairseq-generate and `fairseq-kd evaluate` use
 
 import contextlib
 import os
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from fairseq_kd.corpus.data_bin import format_of, load_side
+from fairseq_kd.corpus.data_bin import check_format, format_of, load_side
 from fairseq_kd.corpus.fingerprint import data_files
 from fairseq_kd.corpus.manifest import check_files, read_manifest, sha256_file
 from fairseq_kd.errors import KDError
@@ -81,6 +82,8 @@ def link_the_rest(original, out, subset: str, languages: tuple[str, str]) -> lis
     found += sorted(path for folder in ("subword", "raw") for path in (original / folder).glob("*"))
     names = [str(path.relative_to(original)) for path in found]
     names = [name for name in names if name not in left_out and not name.startswith(f"raw/{subset}.")]
+    for side in _other_sides(original, subset, languages):
+        check_format(original / side)
     dictionaries = {lang: original / f"dict.{lang}.txt" for lang in languages}
     again = {name.rsplit(".", 1)[0] for name in names if _is_older_side(original, name, dictionaries)}
     names = [name for name in names if name.rsplit(".", 1)[0] not in again]
@@ -89,6 +92,15 @@ def link_the_rest(original, out, subset: str, languages: tuple[str, str]) -> lis
     for side in sorted(again):
         names += take_side(original, side, out, Dictionary.load(str(dictionaries[_language_of(side, dictionaries)])))
     return names
+
+
+def _other_sides(original: Path, subset: str, languages: tuple[str, str]) -> list[str]:
+    """The sides of other subsets, in whatever format, without their endings."""
+    source, target = languages
+    pairs = (f"{source}-{target}", f"{target}-{source}")
+    ending = "|".join(re.escape(f".{pair}.{lang}") for pair in pairs for lang in languages)
+    found = filter(None, (re.match(rf"([^.]+)({ending})(\.|$)", path.name) for path in original.iterdir()))
+    return sorted({side[1] + side[2] for side in found if not re.fullmatch(rf"{re.escape(subset)}\d*", side[1])})
 
 
 def _is_older_side(original: Path, name: str, dictionaries: dict) -> bool:
@@ -134,10 +146,6 @@ class SideWriter:
     def add(self, tokens) -> None:
         """Append a sentence: its token ids with EOS at the end, a tensor or an array."""
         self._builder.add_item(torch.as_tensor(np.asarray(tokens)))
-
-    def add_all(self, prefix) -> None:
-        """Append all sentences of the files `prefix`.bin and .idx, which must be of the same dtype."""
-        self._builder.merge_file_(str(prefix))
 
     def close(self) -> list[str]:
         """Write the index and give both files their names; return these."""

@@ -123,9 +123,12 @@ def read_manifest(folder, name: str = MANIFEST_NAME) -> dict | None:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(manifest, dict):
+            raise ValueError(f"it holds a {type(manifest).__name__}")
+    except ValueError as error:  # of json and UTF-8 too
         raise KDError(f"{path} is not a readable manifest ({error}); make the folder again") from error
+    return manifest
 
 
 def read_prepared(folder) -> dict | None:

@@ -138,8 +138,8 @@ def _differences(made: dict, asked: dict) -> str:
     before, now = made.get("options", {}), asked["options"]
     names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     others = sorted(name for name in asked if name != "options" and made.get(name) != asked[name])
-    if names == ["normalisation"] and "normalisation" not in before:
-        return "it was made before --normalisation was an option, by nmt_nfkc; --normalisation nmt_nfkc keeps it"
+    if names == ["normalisation"] and "normalisation" not in before and not others:
+        return "it was made before --normalisation was an option, by nmt_nfkc; normalisation nmt_nfkc keeps it"
     return "other " + ", ".join(names + others)
 
 
@@ -200,7 +200,7 @@ def _count_unreachable(prefixes, subsets, models, target_lang: str, say) -> None
             subsets[subset]["references_out_of_reach"] = count
             say(
                 f"{subset}: the subword model changes {count} of {subsets[subset]['pairs']} references (normalisation "
-                f"{model.normalisation}), so no translation can equal them; --normalisation identity keeps the text"
+                f"{model.normalisation}), so no translation can equal them; a model of normalisation identity would not"
             )
 
 

@@ -72,9 +72,9 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
         """
         return training_source(self.cfg, self.task, self.online)
 
-    def _begin_training(self) -> None:
+    def _begin_training(self, split: str) -> None:
         with exit_on_user_error():
-            check_training_data(self.task.cfg)
+            check_training_data(self.task.cfg, split)
             _ = self.source
 
     def load_state_dict(self, state_dict, strict=True):

@@ -8,17 +8,16 @@ from fairseq_kd.teacher.cached import CachedSignalSource
 from fairseq_kd.teacher.online import OnlineSignalSource
 
 
-def check_training_data(task_cfg) -> None:
-    """Look at the files of the training and validation sets, as far as they are there, before fairseq loads them.
+def check_training_data(task_cfg, split: str) -> None:
+    """Look at the files of a subset that a training uses, as far as they are there, before fairseq loads them.
 
     fairseq would stop with an assertion or a KeyError. Raises KDError for what `check_trainable` refuses.
     """
     languages = (task_cfg.source_lang, task_cfg.target_lang)
-    train_subset, impl = getattr(task_cfg, "train_subset", "train"), getattr(task_cfg, "dataset_impl", None)
-    for number, folder in enumerate(str(task_cfg.data).split(os.pathsep)):
-        check_trainable(folder, train_subset, languages, impl, combine=True)
-        if number == 0:
-            check_trainable(folder, "valid", languages, impl)
+    trained_on = split == getattr(task_cfg, "train_subset", "train")
+    folders = str(task_cfg.data).split(os.pathsep)  # others than the training set are read from the first
+    for folder in folders if trained_on else folders[:1]:
+        check_trainable(folder, split, languages, getattr(task_cfg, "dataset_impl", None), combine=trained_on)
 
 
 def online_source(cfg, task) -> OnlineSignalSource | None:

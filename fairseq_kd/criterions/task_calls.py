@@ -19,7 +19,7 @@ class TaskCalls:
     """
 
     def __init__(self, task, before_training_data):
-        """before_training_data(): called before a training loads its first data, and before each of its later ones."""
+        """before_training_data(split): called each time before a training loads a subset."""
         self.is_dummy = False
         task.load_dataset = self._announced(task.load_dataset, before_training_data)
         task.train_step = self._marked(task.train_step)
@@ -29,7 +29,7 @@ class TaskCalls:
         @functools.wraps(load_dataset)
         def load(*args, **kwargs):
             if "task_cfg" not in kwargs:
-                before_training_data()
+                before_training_data(args[0] if args else kwargs["split"])
             return load_dataset(*args, **kwargs)
 
         return load

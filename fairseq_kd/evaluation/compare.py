@@ -69,7 +69,7 @@ def compare(systems: dict[str, list], options: CompareOptions) -> dict:
     _check_systems(systems)
     paths = [path for files in systems.values() for path in files]
     results = {path: read_result(path) for path in paths}
-    check_same_segments(paths, [results[path] for path in paths])
+    check_same_segments(paths, [results[path] for path in paths], options.metric)
     systems = {name: _by_seed(files, results) for name, files in systems.items()}
     baseline, *others = systems
     pairings = {name: _pairing(systems[name], systems[baseline], results) for name in others}

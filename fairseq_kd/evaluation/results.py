@@ -48,11 +48,14 @@ def _check_segments(path, result: dict) -> None:
         )
 
 
-def check_same_segments(paths: list, results: list[dict]) -> None:
-    """Raises KDError when results are of other segments than the first: a paired test would pair what is not a pair."""
+def check_same_segments(paths: list, results: list[dict], metric: str) -> None:
+    """Raises KDError when results are of other segments than the first: a paired test would pair what is not a pair.
+
+    metric: that is compared; chrF has no words, so that the tokeniser does not matter.
+    """
     first, why = results[0], "paired tests need the same segments; evaluate all systems on the same subset"
     for path, result in zip(paths[1:], results[1:], strict=True):
-        if result["tokenize"] != first["tokenize"]:
+        if metric != "chrf" and result["tokenize"] != first["tokenize"]:
             raise KDError(
                 f"{path} was scored by the tokeniser {result['tokenize']}, {paths[0]} by {first['tokenize']}: their "
                 "BLEU and TER count other words; evaluate all systems with the same --tokenize"

@@ -9,9 +9,9 @@ from fairseq_kd.errors import KDError
 from fairseq_kd.evaluation.score import Scorer
 from fairseq_kd.evaluation.segments import Segments, text_hash
 from fairseq_kd.evaluation.system import System, check_lengths
-from fairseq_kd.evaluation.tokenizers import unspaced_share
 from fairseq_kd.noise.lines import noise_and_count
 from fairseq_kd.noise.options import OPERATIONS, NoiseOptions
+from fairseq_kd.noise.unsegmented import UnsegmentedText
 
 KINDS = (*OPERATIONS, "mix")
 
@@ -46,7 +46,13 @@ class NoiseLevels:
             return lines, 0.0
         operations = OPERATIONS if self.kind == "mix" else (self.kind,)
         rates = dict.fromkeys(operations, percent / 100 / len(operations))
-        noised, report = noise_and_count(lines, NoiseOptions(**rates), self.seed)
+        try:
+            noised, report = noise_and_count(lines, NoiseOptions(**rates), self.seed)
+        except UnsegmentedText as error:
+            raise KDError(
+                f"--noise-levels changes words between spaces: {error}. Make a noisy copy by `fairseq-kd noise "
+                "--word-tokenizer char` or `--level char`, and evaluate on that"
+            ) from error
         if noised == lines:  # two equal words may have changed places
             return lines, 0.0
         return noised, 100 * sum(rate["done"] for rate in report["rates"].values()) / report["units"]
@@ -66,7 +72,6 @@ class Robustness:
         cfg = system.task.cfg
         subword = load_subword_models(segments.origin["data_bin"], cfg.source_lang, cfg.target_lang)[cfg.source_lang]
         self.sources = segments.sources(system)
-        _check_words(self.sources, cfg.source_lang)
         noised = {percent: levels.noise(self.sources, percent) for percent in levels.percents}
         self.texts = {percent: text for percent, (text, _) in noised.items()}
         self.realised = {percent: share for percent, (_, share) in noised.items()}
@@ -92,16 +97,6 @@ class Robustness:
             row["relative_drop"] = relative_drop(bleu["score"], clean["score"]) if changed or percent == 0 else None
             rows.append(row)
         return {"noise": self.levels.kind, "seed": self.levels.seed, "levels": rows}
-
-
-def _check_words(sources: list[str], lang: str) -> None:
-    """Raises KDError for text whose words cannot be told: to noise a "word" would be to noise a whole sentence."""
-    if (share := unspaced_share(sources)) > 0.5:
-        raise KDError(
-            f"--noise-levels changes words between spaces, and {share:.0%} of the letters of the source ({lang}) are "
-            "of a script without spaces between words: make a noisy copy by `fairseq-kd noise --level char` and "
-            "evaluate on that"
-        )
 
 
 def relative_drop(bleu: float, clean: float) -> float | None:

@@ -66,7 +66,7 @@ def load_translator(model, device: torch.device, dtype: str, workers: int | None
     except (RuntimeError, MemoryError, ValueError) as error:
         if is_out_of_memory(error):
             raise KDError(f"CTranslate2 has not enough memory on {device} for {model} ({error}): free some") from error
-        if not re.search(OF_THE_DEVICE, str(error)):
+        if not re.search(OF_THE_DEVICE, str(error).replace(str(model), "")):
             raise
         raise CannotComputeError(f"CTranslate2 cannot compute on {device} ({error}); {INSTALL}") from error
     return translator

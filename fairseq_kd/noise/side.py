@@ -14,7 +14,7 @@ import pyarrow as pa
 from fairseq_kd.errors import KDError
 from fairseq_kd.noise.block import Counts, Noised
 from fairseq_kd.noise.options import OPERATIONS, NoiseOptions
-from fairseq_kd.noise.unsegmented import LARGEST_SHARE
+from fairseq_kd.noise.unsegmented import LARGEST_SHARE, UnsegmentedText
 from fairseq_kd.noise.vocabulary import Vocabulary, add_counts
 
 SIDES = ("source", "target")
@@ -75,10 +75,10 @@ class NoisySide:
         numbered = ((block, next(self._numbers)) for block in blocks)
         for (block, number), noised in _in_order(self._noise, numbered, self.workers):
             self.counts.add(noised.counts)
-            self._check_segmented()
             if number == 0:
                 self.examples = self._examples(block, noised)
             yield block, noised
+        self._check_segmented()
 
     def report(self) -> dict:
         """For the manifest."""
@@ -99,10 +99,9 @@ class NoisySide:
     def _check_segmented(self) -> None:
         found, lines = self.counts.lines_unsegmented, self.counts.lines
         if found > LARGEST_SHARE * lines:
-            raise KDError(
-                f"{found:,} of the first {lines:,} {self.side} sentences are of a script without spaces (Chinese, "
-                "Japanese, Thai, ...) and not segmented, so that a word would be a whole sentence; give "
-                "--word-tokenizer char (each character of such a script is a word), or --level char or subword"
+            raise UnsegmentedText(
+                f"{found:,} of {lines:,} {self.side} sentences are of a script without spaces (Chinese, Japanese, "
+                "Thai, ...) and not segmented, so that a word would be a whole sentence"
             )
 
     def _noise(self, item: tuple[bytes, int]) -> Noised:

@@ -6,7 +6,13 @@ A "word" of such a line is a whole sentence: to delete it is impossible, and to 
 import numpy as np
 
 from fairseq_kd.corpus.scripts import code_points, letter_weights, may_hold_unspaced
+from fairseq_kd.errors import KDError
 from fairseq_kd.noise.units import Units
+
+
+class UnsegmentedText(KDError):
+    """Too many lines whose words cannot be told. What to do about it depends on the command, which adds it."""
+
 
 LONGEST = 11  # letters to a word, by their weights; a line with more on average is not segmented
 LARGEST_SHARE = 0.1  # of a text: a corpus from the web has a few lines in another script

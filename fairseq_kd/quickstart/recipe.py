@@ -46,7 +46,7 @@ def load_recipe(path) -> Recipe:
     content = read_yaml(path, "recipe")
     sections = tuple(Recipe.__dataclass_fields__)
     check_keys(path, "the recipe", content, sections, required=sections[:-1])
-    check_keys(path, "corpus", content["corpus"], (*CORPUS_KEYS, "form"), required=CORPUS_KEYS)
+    check_keys(path, "corpus", content["corpus"], (*CORPUS_KEYS, "form", "normalisation"), required=CORPUS_KEYS)
     check_keys(path, "decoding", content.get("decoding", {}), DECODING_KEYS)
     check_keys(path, "kd", content["kd"], KD_KEYS)
     for section in ("common", "teacher", "student"):

@@ -56,7 +56,7 @@ class _Stages:
 
 
 def _prepare(corpus: dict, data_bin: Path, raw) -> None:
-    given = {name: corpus[name] for name in ("vocab_size", "form") if name in corpus}
+    given = {name: corpus[name] for name in ("vocab_size", "form", "normalisation") if name in corpus}
     options = usual_options(corpus["name"], given)
     prepare_by_name(corpus["name"], corpus["source_lang"], corpus["target_lang"], data_bin, options, raw, _say)
 

@@ -153,7 +153,10 @@ def convert(teachers: Teachers) -> Path:
             if not _is_complete(final):
                 _convert(teacher, final)
     except OSError as error:
-        raise KDError(f"cannot keep the converted teacher in {final.parent} ({error}); set XDG_CACHE_HOME") from error
+        raise KDError(
+            f"cannot keep the converted teacher in {final.parent} ({error}); set FAIRSEQ_KD_CACHE to a folder that can "
+            "be written"
+        ) from error
     return final
 
 

@@ -16,16 +16,18 @@ class Older:
     None is the choice of a run whose user has not said which: then an older stage is an error.
     """
 
-    def __init__(self, work, choice: str | None):
+    def __init__(self, work, choice: str | None, planned=()):
+        """planned: the stages of the last run. Where it was to make one again, no older one stands in for it."""
         self.folder, self.choice = Path(work) / "stages", choice
+        self._planned = set() if choice == REUSE else set(planned)
         self._names = {}  # KIND-REQUEST, or the name that version 0.1.0 gave -> names
         for path in sorted(self.folder.iterdir()) if self.folder.is_dir() else []:
             for start in {path.name, path.name.rpartition("-")[0]}:
                 self._names.setdefault(start, []).append(path.name)
 
     def find(self, key: Key) -> str | None:
-        """The stage that was made last of those of other versions; None where the one of this key is done."""
-        if self._is_done(key.name):
+        """The one that was made last of those of other versions; None where the one of this key is done or planned."""
+        if key.name in self._planned or self._is_done(key.name):
             return None
         names = [*self._names.get(key.request, []), *self._names.get(key.former, [])]
         done = [name for name in names if name != key.name and self._is_done(name)]

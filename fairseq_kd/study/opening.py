@@ -19,7 +19,8 @@ def open_plan(spec, work, recipe=None, raw=None, old_stages: str | None = SHOW) 
     """
     check_folder(Path(work))
     checked = load_spec(spec_path(spec), recipe, raw)
-    plan = Plan(checked, make_cells(checked), Older(work, old_stages))
+    held = read_manifest(work, PLAN_NAME) or {}
+    plan = Plan(checked, make_cells(checked), Older(work, old_stages, held.get("stages", ())))
     check_commands(plan)
     _check_distinct(plan)
     return plan

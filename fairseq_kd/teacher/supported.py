@@ -85,12 +85,20 @@ def _check_task(found: str, cfg, kind) -> None:
             f"{found}, which is for non-autoregressive models: they have no distribution over the next token, given "
             "those before it. fairseq_kd works with autoregressive models (--task translation)"
         )
-    if isinstance(cfg, Namespace) or any(not hasattr(cfg, name) for name in NEEDED):
+    # fairseq goes by `task` before `_name`, and a task without a dataclass takes options that nobody has looked at
+    other = getattr(cfg, "task", None)
+    if isinstance(cfg, Namespace) or other or not _has_dataclass(kind) or any(not hasattr(cfg, n) for n in NEEDED):
         raise KDError(
             f"{found}, which fairseq_kd does not support: its data and languages are not found as those of --task "
             "translation are. Train a bilingual model with --task translation, or a task derived from it that has a "
             "configuration of its own"
         )
+
+
+def _has_dataclass(kind) -> bool:
+    from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
+
+    return any(name in TASK_DATACLASS_REGISTRY for name, registered in TASK_REGISTRY.items() if registered is kind)
 
 
 def _name(part, option: str) -> str:

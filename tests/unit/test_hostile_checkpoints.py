@@ -1,6 +1,8 @@
 """Nothing that a checkpoint says is run, hangs, or takes much memory: not by our commands, not by stock ones."""
 
+import argparse
 import ast
+import codecs
 import os
 import sys
 import time
@@ -185,6 +187,45 @@ def expanded(state):
     state["model"]["decoder.embed_tokens.weight"] = torch.zeros(1).expand(10**9, 10**9)
 
 
+def doubled(times: int):
+    value = (1,)
+    for _ in range(times):
+        value = (value, value)
+    return Unhashed(value)
+
+
+class Unhashed:
+    """Pickled as the value, which would take for ever to be hashed here already."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __reduce__(self):
+        return tuple, (self.value,)
+
+
+class Encoded:
+    def __init__(self, text, codec):
+        self.reduced = (codecs.encode, (text, codec))
+
+    def __reduce__(self):
+        return self.reduced
+
+
+def many_names(state):
+    one = torch.zeros(2**18)
+    state["model"] |= {f"name{number}": one for number in range(4000)}
+    vars(state["cfg"]["model"]).update(encoder_ffn_embed_dim=9 * 10**6)
+
+
+def nested(size: int):
+    return argparse.Namespace(**{f"n{n}": argparse.Namespace(**{f"m{m}": m for m in range(size)}) for n in range(size)})
+
+
+def old_layout(state, **options):
+    state.update(args=argparse.Namespace(**vars(state["cfg"]["model"]) | options), cfg=None)
+
+
 BOMBS = {
     "many layers": large(encoder_layers=10**9),
     "wide layers": large(encoder_ffn_embed_dim=10**9),
@@ -199,6 +240,15 @@ BOMBS = {
     "expanded": expanded,
     "long text": lambda state: state["cfg"]["task"].update(data="x" * 10**6),
     "bytearray": lambda state: state.update(more=bytearray(5)),
+    "walked when hashed": lambda state: state.update(more={doubled(60): 1}),
+    "walked when hashed, in a list": lambda state: state.update(more=[doubled(60)]),
+    "a slow codec": lambda state: state.update(more=Encoded("x" * 24_000, "punycode")),
+    "a list for each layer": lambda state: vars(state["cfg"]["model"]).update(
+        arch="lightconv", encoder_kernel_size_list=[3], encoder_layers=3 * 10**8
+    ),
+    "words of a task": lambda state: state["cfg"]["task"].update(task="dummy_mt", dict_size=10**9),
+    "many names of one tensor": many_names,
+    "options of options": lambda state: old_layout(state, dataset=nested(30), checkpoint=nested(30), common=nested(30)),
 }
 
 
@@ -285,3 +335,65 @@ def test_an_error_of_any_class_while_building_is_one_clear_error(options, teache
     torch.save(state, path)
     with pytest.raises(KDError, match=r"odd\.pt .*cannot be built"):
         load_teacher(path, data=data_bin)
+
+
+DISGUISED = r"['\x24{oc.env:FAIRSEQ_KD_SECRET}']"  # text that fairseq reads as a list of another text
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"criterion": "model", "log_keys": DISGUISED},
+        {"log_interval": DISGUISED[1:-1]},
+        {"bpe": "../../../../tmp/anything"},
+        {"bpe": "{a: 1}"},
+        {"tokenizer": ["a b"]},
+    ],
+)
+def test_text_of_the_old_layout_means_what_it_says(options, teacher, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAIRSEQ_KD_SECRET", "the-secret")
+    state, path = torch.load(teacher), tmp_path / "old.pt"
+    old_layout(state, **options)
+    torch.save(state, path)
+    with pytest.raises(KDError, match=r"old\.pt has ") as raised:
+        read_checkpoint(path)
+    assert "the-secret" not in str(raised.value)
+
+
+def test_a_checkpoint_makes_no_other_file_be_read(teacher, data_bin, tmp_path):
+    state, path = torch.load(teacher), tmp_path / "curious.pt"
+    names = {"arch": "fconv_self_att", "_name": "fconv_self_att"}
+    options = {"pretrained": "True", "pretrained_checkpoint": str(teacher), "encoder_layers": "[(16, 3)]"}
+    options |= {"decoder_layers": "[(16, 3)]", "encoder_attention": "True", "self_attention": "True"}
+    state["cfg"]["model"] = argparse.Namespace(**vars(state["cfg"]["model"]) | names | options)
+    torch.save(state, path)
+    with pytest.raises(KDError, match="another checkpoint"):
+        load_teacher(path, data=data_bin)
+
+
+@pytest.mark.parametrize("change", ["capitals", "twice", "archive behind a pickle", "comment", "in front"])
+def test_files_that_can_be_read_in_two_ways_are_refused(change, teacher, tmp_path):
+    path = tmp_path / "two.pt"
+    with zipfile.ZipFile(teacher) as source, zipfile.ZipFile(path, "w") as target:
+        for record in source.infolist():
+            name = record.filename
+            data = source.read(record)
+            if name.endswith("data.pkl") and change == "twice":
+                target.writestr(name.upper(), data)
+            if name.endswith("data.pkl") and change == "capitals":
+                name, data = name.replace("data.pkl", "data.PKL"), data.replace(b"argparse", b"argparze")
+            target.writestr(name, data)
+        target.comment = b"comment" if change == "comment" else b""
+    if change == "archive behind a pickle":
+        torch.save(loaded(teacher), path, _use_new_zipfile_serialization=False)
+        path.write_bytes(path.read_bytes() + b"PK\5\6" + bytes(18))
+    if change == "in front":
+        path.write_bytes(path.read_bytes()[:30] + path.read_bytes())
+    with pytest.raises(KDError, match=r"two\.pt "):
+        read_checkpoint(path)
+
+
+def test_honest_pickles_of_both_formats_are_read(teacher, tmp_path):
+    path = tmp_path / "old-format.pt"
+    torch.save(loaded(teacher), path, _use_new_zipfile_serialization=False)
+    assert read_checkpoint(path)["model"].keys() == read_checkpoint(teacher)["model"].keys()
