@@ -246,3 +246,28 @@ def test_an_ensemble_is_taken_where_it_was(stored, teacher, tmp_path):
     for name, paths in (("one", str(teacher)), ("two", f"{teacher}:{teacher}")):
         decode(stored["mmap"], paths, tmp_path / name, options)
     assert sentences(tmp_path / "one", "valid") == sentences(tmp_path / "two", "valid")
+
+
+def test_an_evaluation_set_that_is_not_read_is_refused_and_not_left_out(stored, tmp_path, capsys):
+    folder = tmp_path / "data-bin"
+    shutil.copytree(stored["mmap"], folder)
+    for path in folder.glob("test.*"):
+        path.unlink()
+    for lang in LANGUAGES:
+        shutil.copy(stored["raw"] / f"test.qaa-qab.{lang}", folder)
+    for words in (["noise", "--data-bin", folder, "--delete", "0.2", "--level", "subword"], ["mix", folder, folder]):
+        assert_refused([*map(str, words), "--out", str(tmp_path / "out")], capsys, "test.qaa-qab.qaa", "not binarised")
+        assert not (tmp_path / "out").exists()
+
+
+def test_the_subset_that_a_training_loads_is_the_one_that_is_looked_at(stored, unequal, teacher, tmp_path, capsys):
+    folder = tmp_path / "data-bin"
+    shutil.copytree(stored["mmap"], folder)
+    for path in unequal.glob("valid.*"):
+        shutil.copy(path, folder / path.name)  # damaged, and not used
+        shutil.copy(path, folder / path.name.replace("valid", "dev"))
+    _, task, *_ = build(folder, "--criterion", "kd_word", "--teacher", teacher, "--valid-subset", "dev")
+    task.load_dataset("train")
+    with pytest.raises(SystemExit):
+        task.load_dataset("dev")
+    assert "11 sentences in dev.qaa-qab.qaa and 10 in dev.qaa-qab.qab" in capsys.readouterr().err

@@ -67,3 +67,11 @@ def test_a_missing_dictionary_is_still_the_error_that_is_named(data_bin, tmp_pat
     (folder / "dict.en.txt").unlink()
     assert main(["mix", str(folder), "--times", "1", "--out", str(tmp_path / "out")]) == 2
     assert "has no dict.en.txt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["[1]", "null", "3", "{"])
+def test_a_manifest_that_is_none_is_one_clear_error(content, data_bin, tmp_path):
+    folder = renamed(data_bin, tmp_path / "in", "de", "en", manifest=False)
+    (folder / "manifest.json").write_text(content)
+    with pytest.raises(KDError, match=r"manifest\.json is not a readable manifest"):
+        infer_languages(folder)

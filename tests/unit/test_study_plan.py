@@ -197,8 +197,15 @@ def test_a_run_neither_uses_nor_repeats_in_silence_what_other_versions_made(old_
     assert [stage.old for stage in planned[-1].stages.values()].count(True) == count
     assert f"{count} of 3 stages" in json.loads((work / "results.json").read_text())["older"]
     assert {name for name in tree(work) if name.endswith("done.json")} == {n for n in before if n.endswith("done.json")}
+    monkeypatch.setattr(run, "_snakemake", lambda plan, *_: 1)  # killed before the first stage has ended
+    assert main([*words, "--old-stages", "recompute"]) != 0
+    capsys.readouterr()
+    assert main(["study", "status", str(spec), "--out", str(work)]) == 0
+    shown = capsys.readouterr().out  # of what is being made again, not of what it was made from before
+    assert "other versions" not in shown and "method=ce  waiting" in shown
+    monkeypatch.setattr(run, "_snakemake", snakemake)
     assert main([*words, "--old-stages", "recompute"]) == 0
-    assert capsys.readouterr().err.rstrip().endswith("recomputed")
+    capsys.readouterr()
     assert {stage.old for stage in planned[-1].stages.values()} == {False}
     assert json.loads((work / "results.json").read_text())["older"] is None  # they are those of the new stages
     after = tree(work)

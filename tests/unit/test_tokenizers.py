@@ -167,6 +167,7 @@ def test_results_of_different_tokenisers_are_not_compared(tmp_path, capsys):
     old = write_result(tmp_path / "old.json", WRONG, CHINESE)  # was written when 13a was the only one
     assert main(["compare", old, files[0]]) == 2
     assert f"{files[0]} was scored by the tokeniser zh, {old} by 13a" in capsys.readouterr().err
+    assert main(["compare", old, files[0], "--metric", "chrf", "--paired-bs-n", "9"]) == 0  # chrF has no words
 
 
 def test_compare_scores_by_the_tokeniser_of_the_files(tmp_path, capsys):
