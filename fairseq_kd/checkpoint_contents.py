@@ -19,7 +19,8 @@ from fairseq_kd.pickle_check import check_pickle
 
 MAX_OPTIONS = 20_000  # values inside "cfg" or "args", counted each time that they appear
 MAX_DEPTH = 16
-MAX_INTEGER = 10**7  # of an option of a model
+MAX_SIZE = 10**6  # of what fairseq counts in Python while it builds a model, where `Budget` does not see it
+SIZES = re.compile("layers|heads|dim|kernel")
 MAX_TEXT = 100_000  # characters of one option
 LEGACY_PICKLES = 5  # at the beginning of a file of torch < 1.6
 
@@ -73,15 +74,10 @@ def check_options(options, name: str) -> None:
             raise Refused(f"has more than {MAX_OPTIONS:,} options, or options nested more than {MAX_DEPTH} deep")
         if type(value) is str:
             _check_text(name, value)
-        elif type(value) is int and abs(value) > MAX_INTEGER and _is_a_size(name):
+        elif type(value) is int and value > MAX_SIZE and SIZES.search(name.rpartition(".")[2]):
             raise Refused(f"has {value} in the option {name}, which no model has")
         elif type(value) not in SCALARS:
             waiting.extend((f"{name}.{key}", item, depth + 1) for key, item in _items(name, value))
-
-
-def _is_a_size(name: str) -> bool:
-    """Whether an option can be a size of the model: of the old layout, all but seeds and what is called a maximum."""
-    return name.startswith("cfg.model.") or (name.startswith("args.") and not re.search("seed|max_", name))
 
 
 def _items(name: str, value):

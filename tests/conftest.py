@@ -123,6 +123,12 @@ def put_back(state: dict) -> None:
         torch.set_default_dtype(getattr(torch, (state["default type of torch"] or "torch.float32").split(".")[1]))
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """After the order was made random: the long files first, so that no process waits for the last one."""
+    items.sort(key=lambda item: "integration" not in item.path.parts)
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_behind(cache_folder_of_its_own):
     """A test that leaves the process changed would fail others, in some order of tests: it fails itself."""

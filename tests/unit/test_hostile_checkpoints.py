@@ -145,6 +145,7 @@ HONEST = {
     "parentheses": lambda cfg, folder: cfg["checkpoint"].update(save_dir=str(folder / "runs/exp(2)")),
     "parentheses in the data": lambda cfg, folder: cfg["task"].update(data=str(folder / "iwslt (1)")),
     "a call": lambda cfg, folder: cfg["common"].update(tensorboard_logdir="log(x)"),
+    "large numbers": lambda cfg, folder: cfg["model"].__dict__.update(min_params_to_wrap=10**8),
     "embeddings that are gone": lambda cfg, folder: setattr(cfg["model"], "encoder_embed_path", str(folder / "gone")),
 }
 
