@@ -2,7 +2,7 @@
 
     file -> check_file      names in its pickles, sizes of its records: before anything is made
          -> torch.load      weights only
-         -> check_options   value types and number of the options that fairseq will read
+         -> check_options, check_old_options    value types and number of the options that fairseq will read
          -> check_weights   no tensor larger than what is stored of it
 
 Each raises `Refused` with the reason. The lists say what is allowed, not what is forbidden.

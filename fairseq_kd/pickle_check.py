@@ -76,22 +76,15 @@ def _step(opcode, argument, stack: list, memo: dict) -> None:
 
 def _take(opcode, stack: list) -> list[Item]:
     """Pop what the operation takes: a number of items, or all behind the last mark and what stands before that."""
-    taken = []
-    needed = [one for one in opcode.stack_before if one is not pickletools.stackslice]
-    if pickletools.markobject in needed or _takes_all_behind_a_mark(opcode):
+    taken, single = [], opcode.stack_before
+    if pickletools.markobject in single:
         while (item := stack.pop()) is not MARK:
             taken.append(item)
-        needed = [one for one in needed if one is not pickletools.markobject]
-    for _ in needed:
-        taken.append(stack.pop())
+        single = single[: single.index(pickletools.markobject)]
+    taken += [stack.pop() for _ in single]
     if any(item is MARK for item in taken):
         raise ValueError("its pickle takes a mark for an object")
     return taken[::-1]
-
-
-def _takes_all_behind_a_mark(opcode) -> bool:
-    """Whether the operation takes all behind the last mark."""
-    return pickletools.stackslice in opcode.stack_before
 
 
 def _made(opcode, argument, taken: list[Item]) -> Item:
