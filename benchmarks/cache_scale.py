@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fairseq_kd.resumable.blocks import offsets_of
-from fairseq_kd.teacher.cache import CacheFormat, Rows, rebuild
-from fairseq_kd.teacher.cache_reader import CacheReader
-from fairseq_kd.teacher.cache_writer import write_cache
+from fairseq_kd.artifacts.blocks import offsets_of
+from fairseq_kd.cache.format import CacheFormat, Rows, rebuild
+from fairseq_kd.cache.reader import CacheReader
+from fairseq_kd.cache.writer import write_cache
 
 FORMAT = CacheFormat(k=8, temperatures=(1.0, 2.0, 4.0), types=32000)
 SENTENCES_A_BATCH = 160  # of 25 tokens

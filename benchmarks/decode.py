@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 
 from fairseq_kd.corpus.prepare import subword_decoder
-from fairseq_kd.evaluation.score import choose_scorer
+from fairseq_kd.scoring.score import choose_scorer
 from fairseq_kd.sequence.ctranslate2_backend import convert
-from fairseq_kd.sequence.teachers import open_teachers
+from fairseq_kd.teacher.ensemble import open_teachers
 
 PACKAGE = Path(__file__).resolve().parent.parent / "fairseq_kd"
 SYSTEMS = {

@@ -18,10 +18,10 @@ import ctranslate2
 import numpy as np
 
 from fairseq_kd.corpus.prepare import subword_decoder
-from fairseq_kd.evaluation.score import choose_scorer
-from fairseq_kd.export.vocabulary import numbers
+from fairseq_kd.export.runtime import numbers
+from fairseq_kd.scoring.score import choose_scorer
 from fairseq_kd.sequence.ctranslate2_backend import MAX_TOKENS, convert
-from fairseq_kd.sequence.teachers import open_teachers
+from fairseq_kd.teacher.ensemble import open_teachers
 
 VARIANTS = {
     "float32, beam 5": {},

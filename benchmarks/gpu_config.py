@@ -8,8 +8,8 @@ import functools
 
 from omegaconf import OmegaConf, open_dict
 
+from fairseq_kd.core.paths import PACKAGE
 from fairseq_kd.models.building import parse
-from fairseq_kd.resources import PACKAGE
 
 STOCK = "label_smoothed_cross_entropy"
 COMMON = """--optimizer adam --clip-norm 1 --label-smoothing 0.1 --num-workers 0 --seed 1

@@ -11,8 +11,8 @@ from gpu_data import SOURCE, TARGET
 from gpu_decoding import SEARCH, rates
 
 from fairseq_kd.export.runtime import load_translator
+from fairseq_kd.inference.opening import open_data
 from fairseq_kd.sequence.ctranslate2_backend import MAX_TOKENS, CTranslate2Backend
-from fairseq_kd.teacher.opening import open_data
 
 
 def main() -> None:

@@ -10,16 +10,16 @@ import torch
 from fairseq.data import Dictionary, indexed_dataset
 from gpu_config import parsed
 
+from fairseq_kd.artifacts.blocks import offsets_of
+from fairseq_kd.artifacts.fingerprint import data_files, data_hashes, dictionary_hash
+from fairseq_kd.cache.format import CacheFormat, Rows, sentence_crcs
+from fairseq_kd.cache.writer import write_cache
 from fairseq_kd.corpus.datasets import text_files
-from fairseq_kd.corpus.fingerprint import data_files, data_hashes, dictionary_hash
 from fairseq_kd.corpus.options import PrepareOptions
 from fairseq_kd.corpus.prepare import prepare
 from fairseq_kd.corpus.synthetic import CorpusSpec, write_corpus
-from fairseq_kd.resumable.blocks import offsets_of
-from fairseq_kd.teacher.cache import CacheFormat, Rows, sentence_crcs
-from fairseq_kd.teacher.cache_writer import write_cache
-from fairseq_kd.teacher.loading import Teacher
-from fairseq_kd.teacher.opening import open_data
+from fairseq_kd.inference.frozen import Teacher
+from fairseq_kd.inference.opening import open_data
 
 SOURCE, TARGET = "xxa", "xxb"
 LENGTH = 32  # the longest random sentence, with EOS; the shortest has 20 tokens

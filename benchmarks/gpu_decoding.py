@@ -11,12 +11,11 @@ from gpu_data import LENGTH, TAIL_SHAPES, TOP_K, Bench, RandomData
 from gpu_report import Section
 from train_step import timed
 
-from fairseq_kd.export.runtime import write_model
-from fairseq_kd.export.vocabulary import numbers
+from fairseq_kd.cache.format import CacheFormat
+from fairseq_kd.cache.make import CachingOptions, TeacherRows
+from fairseq_kd.export.runtime import numbers, write_model
 from fairseq_kd.sequence.backend import MAX_TOKENS, FairseqBackend, search_arguments
 from fairseq_kd.sequence.options import DecodeOptions
-from fairseq_kd.teacher.cache import CacheFormat
-from fairseq_kd.teacher.caching import CachingOptions, TeacherRows
 
 SEARCH = DecodeOptions(beam=5, max_len_b=LENGTH - 2)
 DECODED = 1000  # sentences

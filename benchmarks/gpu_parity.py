@@ -12,12 +12,12 @@ from gpu_data import Bench
 from gpu_parity_loss import fused_against_readable
 from gpu_report import FAILED, Section
 
+from fairseq_kd.cache.make import CachingOptions, make_cache
+from fairseq_kd.cache.reader import CacheReader
 from fairseq_kd.evaluation.evaluate import evaluate
-from fairseq_kd.evaluation.translate import TranslateOptions
+from fairseq_kd.evaluation.system import TranslateOptions
 from fairseq_kd.sequence.decode import decode
 from fairseq_kd.sequence.options import DecodeOptions
-from fairseq_kd.teacher.cache_reader import CacheReader
-from fairseq_kd.teacher.caching import CachingOptions, make_cache
 
 MODEL = """--encoder-layers 2 --decoder-layers 2 --encoder-embed-dim 64 --encoder-ffn-embed-dim 128
  --encoder-attention-heads 4 --lr 0.001 --dropout 0 --max-tokens 1000 --log-format json --log-interval 1

@@ -6,7 +6,7 @@ from gpu_report import FAILED, Section
 
 from fairseq_kd.loss.fused import fused_loss
 from fairseq_kd.loss.objective import DIVERGENCES, Objective, reference_losses
-from fairseq_kd.teacher.signal import DenseSignal, TopKSignal
+from fairseq_kd.loss.signal import DenseSignal, TopKSignal
 
 WIDTH = 64
 KINDS = ("no teacher", "dense", "top-k", "top-k, tail shapes")

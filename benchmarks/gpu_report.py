@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from fairseq_kd.corpus.manifest import library_versions, write_json
+from fairseq_kd.artifacts.manifest import library_versions, write_json
 
 FAILED = "FAILED"
 

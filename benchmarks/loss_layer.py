@@ -33,7 +33,7 @@ from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_l
 
 from fairseq_kd.loss.fused import fused_loss
 from fairseq_kd.loss.objective import Objective, reference_losses
-from fairseq_kd.teacher.signal import DenseSignal
+from fairseq_kd.loss.signal import DenseSignal
 
 SIZES = {"V = 10,000, d = 256": (10_000, 256), "V = 32,000, d = 512": (32_000, 512)}
 OBJECTIVE = Objective(kd_weight=0.5, label_smoothing=0.1)

@@ -29,17 +29,15 @@ import torch
 from decode import generated
 
 from fairseq_kd import register
-from fairseq_kd.evaluation.score import choose_scorer
 from fairseq_kd.evaluation.segments import read_segments
-from fairseq_kd.evaluation.system import open_system
-from fairseq_kd.evaluation.translate import TranslateOptions
-from fairseq_kd.export.runtime import load_translator, write_model
-from fairseq_kd.export.vocabulary import symbols
+from fairseq_kd.evaluation.system import TranslateOptions, open_system
+from fairseq_kd.export.runtime import load_translator, symbols, write_model
+from fairseq_kd.inference.opening import infer_languages, open_data
 from fairseq_kd.models.building import build
 from fairseq_kd.models.compact import compact_checkpoint, compact_weights
+from fairseq_kd.scoring.score import choose_scorer
 from fairseq_kd.sequence.backend import FairseqBackend
 from fairseq_kd.sequence.ctranslate2_backend import CTranslate2Backend
-from fairseq_kd.teacher.opening import infer_languages, open_data
 
 PACKAGE = Path(__file__).resolve().parent.parent / "fairseq_kd"
 EXPORTED_MAX_TOKENS = (256, 1024)  # a batch; fairseq-generate has --max-tokens

@@ -23,7 +23,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.trainer import Trainer
 
 import fairseq_kd
-from fairseq_kd.teacher.loading import load_teacher
+from fairseq_kd.inference.frozen import load_frozen
 
 MODEL = """--arch transformer --encoder-layers 3 --decoder-layers 3 --encoder-embed-dim 256 --decoder-embed-dim 256
  --encoder-attention-heads 4 --decoder-attention-heads 4 --share-all-embeddings --optimizer adam --lr 0.0005
@@ -98,7 +98,7 @@ def main() -> None:
             "kd_word online, reference": [*KD.split(), "--teacher", str(teacher), "--kd-implementation", "reference"],
         }
         trainers = {name: build(words(args, 512, *criterion)) for name, criterion in variants.items()}
-        measure(args, trainers, load_teacher(teacher))
+        measure(args, trainers, load_frozen(teacher))
 
 
 def measure(args, trainers, teacher) -> None:

@@ -13,13 +13,13 @@ import argparse
 import numpy as np
 import torch
 
+from fairseq_kd.cache.format import CacheFormat
+from fairseq_kd.cache.make import TAIL_SHAPES
+from fairseq_kd.cache.tail_shapes import affinity, fit
+from fairseq_kd.inference.frozen import load_frozen
+from fairseq_kd.inference.opening import load_pair
 from fairseq_kd.loss.divergence import bucket, forward_kl
-from fairseq_kd.teacher.cache import CacheFormat
-from fairseq_kd.teacher.caching import TAIL_SHAPES
-from fairseq_kd.teacher.loading import load_teacher
-from fairseq_kd.teacher.opening import load_pair
-from fairseq_kd.teacher.signal import TopKSignal
-from fairseq_kd.teacher.tail_shapes import affinity, fit
+from fairseq_kd.loss.signal import TopKSignal
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 BITS = np.log(2)
@@ -52,7 +52,7 @@ def main() -> None:
     args = parser.parse_args()
     teacher, task = load_pair(args.data_bin, args.teacher, args.subset, data=args.data_bin)
     languages = (task.cfg.source_lang, task.cfg.target_lang)
-    student = load_teacher(args.student, data=args.data_bin, languages=languages)
+    student = load_frozen(args.student, data=args.data_bin, languages=languages)
     others = batches(task, args.subset, args.sentences, len(task.dataset(args.subset)))
     sample = [teacher.signal(*batch).rows() for batch in others]
     shapes = {k: fit(sample, k, (1.0,), TAIL_SHAPES)[0] for k in SIZES}

@@ -1,46 +1,49 @@
 """fairseq_kd: knowledge distillation for neural machine translation, as a `--user-dir` of stock fairseq.
 
+The packages, from the highest layer to the lowest; imports go downward only (tests/unit/test_layers.py):
+
+    cli                                  the command `fairseq-kd`, one module per sub-command
+    search, study, quickstart            experiments: many trainings with their data, scores and reports
+    evaluation                           checkpoint + subset -> translations -> scores, measures, comparisons
+    criterions, tasks, sequence, noise   what fairseq-train and the data commands do with a teacher
+    export, teacher                      CTranslate2 models; teachers: online, cached, ensembles
+    models, training, cache, scoring     students; runs of fairseq-train; the teacher cache; sacreBLEU
+    corpus                               raw text -> data-bin
+    inference                            checkpoint -> frozen model
+    artifacts                            files that are read again: manifests, hashes, resumable blocks
+    loss                                 teacher signals, divergences, objective: tensors only, no fairseq
+    core                                 errors, progress, processes, paths, YAML
+
 Word-level distillation, in the order of the data:
 
-    checkpoints of a training -> teacher.measure, .select, .average    which one is the teacher
-    teacher checkpoint -> checkpoint.read_checkpoint   refuses whatever fairseq does not write
-                       -> teacher.loading.Teacher      frozen, own dtype, dictionaries compared
-                       -> teacher.online               it runs beside the student, or
-                       -> teacher.caching, .cached     it ran once, and its answers come from disk
-                       -> teacher.signal               what it says about a batch
-                       -> loss.divergence, .objective  pure maths on log-probabilities
-                       -> loss.fused                   the same from the student's features, chunk by chunk
-                       -> criterions.kd_word           weighs, logs; called by fairseq's own trainer
+    checkpoints of a training -> evaluation.select_teacher    which of them is the teacher
+    teacher checkpoint -> inference.checkpoint                refuses what fairseq does not write
+                       -> inference.frozen.FrozenModel        frozen, own dtype, dictionaries compared
+                       -> teacher.online                      runs beside the student, or
+                       -> cache.make -> teacher.cached        ran once, and its answers come from disk
+                       -> loss.signal                         what the teacher says about a batch
+                       -> loss.divergence, .objective         the readable definition, on log-probabilities
+                       -> loss.fused                          the same from the decoder features, in chunks
+                       -> criterions.kd_word                  weights, logs; called by the trainer of fairseq
 
 Sequence-level distillation:
 
-    teacher + data-bin -> sequence.backend, .ctranslate2_backend, .forcing    hypotheses, in `resumable.blocks`
-                       -> sequence.select                                     one of them a sentence
-                       -> sequence.assemble                                   a data-bin for fairseq-train
-                       -> sequence.mix                                        together with the original, if asked
+    teacher + data-bin -> sequence.decode, .work              hypotheses, in `artifacts.blocks`
+                       -> sequence.select                     one hypothesis per sentence
+                       -> sequence.assemble                   a data-bin for fairseq-train
+                       -> sequence.mix                        together with the original data, if asked
 
 Hybrid distillation adds a second, distilled target to each training sentence:
 
     two data-bins -> tasks.kd_translation    a batch holds both targets, row by row
                   -> criterions.kd_hybrid    token level on the gold, sentence level on the distilled target
-                  -> criterions.gate         how much of each, for each sentence
 
-The student is any model of fairseq, or one of ours:
+The student is any model of fairseq, or one of this package:
 
     configs/students -> models.student     sizes by name, gated linear units, layers of different shapes
-                     -> models.adaptive    gates on channels and heads; the penalty enters any criterion's loss
-                     -> models.compact     closed gates cut out: a smaller models.student
-                     -> export             a CTranslate2 model, and what that costs and gains
-
-Noise of known rates, in text and in data-bins:
-
-    lines or ids -> noise.units         where the words, characters or subwords of a block are
-                 -> noise.vocabulary    what they are replaced by
-                 -> noise.block         deleted, replaced, swapped: a block in arrays
-                 -> noise.text, .data_bin
-
-Around it: `corpus` makes data-bins, `evaluation` scores checkpoints, `training` runs fairseq-train,
-`quickstart` runs the whole once, `study` many times over, `cli` is the command `fairseq-kd`.
+                     -> models.adaptive    gates on channels and heads; the penalty enters the loss of any criterion
+                     -> models.compact     closed gates removed: a smaller models.student
+                     -> export             a CTranslate2 model
 
 Importing this package registers everything with fairseq: that is what `--user-dir fairseq_kd` does, and what a notebook
 does. Only the command `fairseq-kd` leaves it out, so that `--help` and `doctor` need no fairseq.
@@ -59,16 +62,16 @@ __all__ = ["__version__", "register"]
 def register() -> None:
     """Register criterions, models and tasks with fairseq, and allow-list the types of its checkpoints.
 
-    fairseq's `eval` is confined to literals (`fairseq_kd.confinement`). Can be called again.
+    fairseq's `eval` is confined to literals (`fairseq_kd.inference.confinement`). Can be called again.
     """
-    import fairseq_kd.checkpoint
     import fairseq_kd.criterions.kd_hybrid
     import fairseq_kd.criterions.kd_word
+    import fairseq_kd.inference.checkpoint
     import fairseq_kd.models.adaptive  # and with it fairseq_kd.models.student
     import fairseq_kd.tasks.kd_translation  # noqa: F401
-    from fairseq_kd.broadcast import let_checkpoints_be_sent
-    from fairseq_kd.confinement import confine
-    from fairseq_kd.process import install_exit_handling
+    from fairseq_kd.inference.checkpoint import let_checkpoints_be_sent
+    from fairseq_kd.inference.confinement import confine
+    from fairseq_kd.training.process import install_exit_handling
 
     confine()
     let_checkpoints_be_sent()

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from fairseq_kd.teacher.cache import CacheFormat, Rows
-from fairseq_kd.teacher.cache_writer import write_cache
+from fairseq_kd.cache.format import CacheFormat, Rows
+from fairseq_kd.cache.writer import write_cache
 
 FORMAT = CacheFormat(k=3, temperatures=(1.0, 2.0), types=50, tail_shapes=4)
 SIZES = np.random.default_rng(0).integers(1, 12, size=60)

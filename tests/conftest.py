@@ -46,7 +46,7 @@ def cache_folder_of_its_own(tmp_path_factory):
 @pytest.fixture(scope="session", autouse=True)
 def allow_checkpoint_types():
     """For tests that call torch.load themselves. Not at import: spawned processes import this file before fairseq."""
-    import fairseq_kd.checkpoint  # noqa: F401
+    import fairseq_kd.inference.checkpoint  # noqa: F401
 
 
 @pytest.fixture(scope="session")

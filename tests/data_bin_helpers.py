@@ -5,7 +5,7 @@ from pathlib import Path
 from fairseq import options
 from fairseq_cli import preprocess
 
-from fairseq_kd.teacher.opening import open_data
+from fairseq_kd.inference.opening import open_data
 
 LANGUAGES = ("qaa", "qab")
 COUNTS = {"train": 40, "valid": 10, "test": 10}

@@ -2,12 +2,12 @@
 
 import sys
 
+from fairseq_kd.cache.format import STORES, format_of
+from fairseq_kd.cache.make import TAIL_SHAPES, CachingOptions, make_cache
 from fairseq_kd.cli.user_dir import add_user_dir
-from fairseq_kd.device import parse_shard
-from fairseq_kd.errors import KDError
-from fairseq_kd.teacher.cache import STORES, format_of
-from fairseq_kd.teacher.caching import TAIL_SHAPES, CachingOptions, make_cache
-from fairseq_kd.teacher.loading import DTYPES
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.inference.device import parse_shard
+from fairseq_kd.inference.frozen import DTYPES
 
 
 def add_arguments(parser) -> None:

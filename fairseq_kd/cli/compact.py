@@ -1,7 +1,7 @@
 """`fairseq-kd compact`: a student that has learned what it needs -> a smaller checkpoint without gates."""
 
 from fairseq_kd.cli.user_dir import add_user_dir
-from fairseq_kd.errors import KDError
+from fairseq_kd.core.errors import KDError
 
 
 def add_arguments(parser) -> None:

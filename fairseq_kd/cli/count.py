@@ -1,8 +1,8 @@
 """`fairseq-kd count`: the size of an architecture, before anything is trained."""
 
 from fairseq_kd.cli.user_dir import add_user_dir
-from fairseq_kd.errors import KDError
-from fairseq_kd.paths import check_data_bin
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.paths import check_data_bin
 
 
 def add_arguments(parser) -> None:
@@ -17,14 +17,12 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
     """Build the model without its weights, and print."""
-    from fairseq_kd import register
     from fairseq_kd.models.building import build
     from fairseq_kd.models.count import operations_a_token, parameters_by_part
 
     if args.length < 1:
         raise KDError(f"--length {args.length}: must be at least 1")
     check_data_bin(args.data, "--data")
-    register()
     model, _ = build(args.arch, args.data, args.passed_on)
     counts = parameters_by_part(model)
     for part, number in counts.items():

@@ -2,9 +2,9 @@
 
 import time
 
-from fairseq_kd.cli.scoring import add_tokenize_argument
+from fairseq_kd.cli.translation import add_tokenize_argument
 from fairseq_kd.cli.user_dir import add_user_dir
-from fairseq_kd.device import parse_shard
+from fairseq_kd.inference.device import parse_shard
 from fairseq_kd.sequence.options import BACKENDS, DEFAULTS, DTYPES, METRICS, SELECTIONS, STRATEGIES, DecodeOptions
 
 

@@ -5,7 +5,7 @@ import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
-from fairseq_kd.resources import PACKAGE
+from fairseq_kd.core.paths import PACKAGE
 from fairseq_kd.version import __version__
 
 REQUIRED = {

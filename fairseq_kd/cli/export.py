@@ -1,8 +1,8 @@
 """`fairseq-kd export`: a student -> a folder that ctranslate2 loads, and what that costs and gains."""
 
-from fairseq_kd.cli.decoding import add_decoding_arguments, decoding_options, note_dictionary_check
+from fairseq_kd.cli.translation import add_decoding_arguments, decoding_options, note_dictionary_check
 from fairseq_kd.cli.user_dir import add_user_dir
-from fairseq_kd.errors import KDError
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.export.runtime import QUANTIZATIONS
 
 
@@ -23,7 +23,7 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
     """Export, and print what became of the model."""
-    from fairseq_kd.export.export import export
+    from fairseq_kd.evaluation.exported import export
 
     if args.trust_checkpoint not in (None, args.checkpoint):
         raise KDError(f"--trust-checkpoint {args.trust_checkpoint} is not the CHECKPOINT {args.checkpoint}")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fairseq_kd.cli.user_dir import add_user_dir
-from fairseq_kd.errors import KDError
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.models.initialise import CHOICES
 
 
@@ -27,13 +27,11 @@ def run(args) -> None:
     """Write the student's checkpoint."""
     from omegaconf import open_dict
 
-    from fairseq_kd import register
-    from fairseq_kd.checkpoint import read_checkpoint, write_initial_checkpoint
+    from fairseq_kd.inference.checkpoint import read_checkpoint, write_initial_checkpoint
+    from fairseq_kd.inference.frozen import build_model, configure_own_task
     from fairseq_kd.models.building import build
     from fairseq_kd.models.initialise import check_fit, initial_weights
-    from fairseq_kd.teacher.loading import build_model, configure_own_task
 
-    register()
     if args.trust_checkpoint not in (None, args.teacher):
         raise KDError(f"--trust-checkpoint {args.trust_checkpoint} is not the --teacher {args.teacher}")
     if Path(args.out).exists() and Path(args.out).samefile(args.teacher):

@@ -3,34 +3,14 @@
 import argparse
 import contextlib
 import errno
-import importlib
 import logging
 import sys
 import warnings
 
 from fairseq_kd.cli.user_dir import import_user_dirs
-from fairseq_kd.errors import EXIT_USER_ERROR, KDError, report
+from fairseq_kd.core.commands import COMMANDS, load_command
+from fairseq_kd.core.errors import EXIT_USER_ERROR, KDError, report
 from fairseq_kd.version import __version__
-
-COMMANDS = {
-    "quickstart": "train a teacher, a plain student and a distilled student, and print their BLEU",
-    "prepare": "make a data-bin from raw text",
-    "cache": "store what a teacher says about every target token, for training without the teacher",
-    "decode": "make training data from the teacher: beam, greedy, teacher forcing or sampling",
-    "mix": "make one data-bin of several, such as original and distilled training data",
-    "noise": "noise of known rates in text or in a data-bin: delete, substitute, swap",
-    "verify-cache": "verify a teacher cache: its files, and a sample of it against the teacher",
-    "count": "print the parameters of an architecture by part, and its operations a target token",
-    "init-student": "begin a student with layers, embeddings and channels of its teacher",
-    "compact": "cut the closed gates out of an adaptive student",
-    "export": "write a student as a CTranslate2 model, and compare its BLEU, size and speed",
-    "select-teacher": "measure loss and BLEU of the checkpoints of a training, and choose the teacher among them",
-    "evaluate": "translate a subset and score it: BLEU, chrF, TER with intervals, calibration, agreement, cost",
-    "compare": "compare results of evaluate: paired tests over segments and over seeds",
-    "study": "run a whole experiment from one YAML file, or continue it",
-    "search": "search for the best options of word-level distillation",
-    "doctor": "print versions, devices and optional parts, and what to do about what is missing",
-}
 
 # what the system refuses and the user can mend -> how
 SYSTEM_REASONS = {errno.EACCES: "change its owner or mode", errno.EROFS: "choose a folder that can be written"}
@@ -47,7 +27,7 @@ def main(argv=None) -> int:
     for name, summary in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=summary, description=summary.capitalize() + ".")
         if name == chosen:  # the others are not imported
-            command = importlib.import_module(f"fairseq_kd.cli.{name.replace('-', '_')}")
+            command = load_command(name)
             command.add_arguments(subparser)
     args, others = parser.parse_known_args(argv)
     if hasattr(args, "passed_on"):  # set by commands that pass options on to fairseq or Snakemake

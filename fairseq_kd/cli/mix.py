@@ -1,6 +1,6 @@
 """`fairseq-kd mix`: several data-bins -> one, to train on original and distilled targets together."""
 
-from fairseq_kd.errors import KDError
+from fairseq_kd.core.errors import KDError
 
 
 def add_arguments(parser) -> None:

@@ -2,12 +2,12 @@
 
 import sys
 
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus import synthetic
 from fairseq_kd.corpus.corpora import CORPORA, NAMES, prepare_by_name, usual_options
 from fairseq_kd.corpus.options import DEFAULT_SAMPLE, DEFAULT_VOCAB_SIZE, FORMS
 from fairseq_kd.corpus.subword import DEFAULT_NORMALISATION, NORMALISATIONS
 from fairseq_kd.corpus.text import CleaningRules
-from fairseq_kd.errors import KDError
 
 
 def add_arguments(parser) -> None:

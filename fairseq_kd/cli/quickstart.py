@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from fairseq_kd.errors import KDError
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.quickstart.recipe import available_recipes, find_recipe, load_recipe
-from fairseq_kd.quickstart.run import run_quickstart
-from fairseq_kd.quickstart.table import format_table
+from fairseq_kd.quickstart.run import format_table, run_quickstart
 
 
 def add_arguments(parser) -> None:
@@ -23,6 +22,8 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
     """Run or continue, then print the table."""
+    from fairseq_kd import register
+
     if args.seeds < 1:
         raise KDError(f"--seeds {args.seeds}: must be at least 1")
     if args.data is not None and args.recipe is not None:
@@ -37,6 +38,7 @@ def run(args) -> None:
     stem = Path(args.recipe).stem if args.recipe else data
     data_bin = args.data_bin or f"data-bin/quickstart-{stem}"
     out = args.out or f"runs/quickstart-{stem}"
+    register()
     rows = run_quickstart(recipe, data_bin, out, args.seeds, raw=args.raw, cpu=args.cpu)
     print(format_table(rows))
     print(rows[0]["result"]["bleu"]["signature"])

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fairseq_kd.cli.study import add_folders, add_run_options, check_run_options
-from fairseq_kd.errors import KDError
+from fairseq_kd.core.errors import KDError
 
 
 def add_arguments(parser) -> None:
@@ -22,13 +22,15 @@ def run(args) -> int:
     if refused := {"--dry-run", "--dryrun", "-n"} & set(args.passed_on):
         raise KDError(f"{refused.pop()}: no effect with search, which knows what to train next by the scores of what "
                       "it has trained; leave it out")  # fmt: skip
-    from fairseq_kd.study.older import Older
-    from fairseq_kd.study.opening import check_folder
+    from fairseq_kd import register
+    from fairseq_kd.search.run import run_search
+    from fairseq_kd.search.spec import load_search
+    from fairseq_kd.study.check import check_folder
     from fairseq_kd.study.run import RunOptions
-    from fairseq_kd.study.search_run import run_search
-    from fairseq_kd.study.search_spec import load_search
     from fairseq_kd.study.spec import spec_path
+    from fairseq_kd.study.state import Older
 
+    register()
     work = Path(args.out).absolute()
     check_folder(work)
     search = load_search(spec_path(args.spec, "searches"), recipe=args.recipe, raw=args.raw)

@@ -4,13 +4,13 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from fairseq_kd.cli.scoring import add_tokenize_argument
+from fairseq_kd.cli.translation import add_tokenize_argument
 from fairseq_kd.cli.user_dir import add_user_dir
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.subword import KINDS
-from fairseq_kd.errors import KDError
-from fairseq_kd.evaluation.translate import TranslateOptions
-from fairseq_kd.teacher.measure import Measurements
-from fairseq_kd.teacher.select import CHOICES, MEASURED, RESULT, AverageOptions, select
+from fairseq_kd.evaluation.checkpoints import Measurements
+from fairseq_kd.evaluation.select_teacher import CHOICES, MEASURED, RESULT, AverageOptions, select
+from fairseq_kd.evaluation.system import TranslateOptions
 
 DECODING = {
     "beam": "(default %(default)s)",

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from fairseq_kd.errors import KDError
-from fairseq_kd.study.older import CHOICES, SHOW
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.study.state import CHOICES, SHOW
 
 ACTIONS = {
     "plan": "show the cells, the stages and the time they take; nothing is run",
@@ -57,10 +57,12 @@ def check_run_options(args) -> None:
 
 def run(args) -> int | None:
     """Do what is asked for."""
-    from fairseq_kd.study.opening import check_same_study, open_plan
+    from fairseq_kd import register
+    from fairseq_kd.study.check import check_same_study, open_plan
     from fairseq_kd.study.plan import PLAN_NAME
 
     check_run_options(args)
+    register()
     given = [f"--{name.replace('_', '-')}" for name in ("jobs", "cpu", "dry_run", "old_stages") if getattr(args, name)]
     given += ["--threads"] if args.threads != 1 and not args.calibrate else []
     if args.action != "run" and (given := [*given, *args.passed_on]):
@@ -72,7 +74,7 @@ def run(args) -> int | None:
     if args.action in ("status", "report"):
         check_same_study(plan, work)
     if args.action == "plan":
-        from fairseq_kd.study.calibrate import calibrate
+        from fairseq_kd.study.durations import calibrate
         from fairseq_kd.study.show import format_plan
 
         if args.calibrate:

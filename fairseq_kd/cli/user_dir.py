@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 
-from fairseq_kd.errors import KDError
+from fairseq_kd.core.errors import KDError
 
 
 def add_user_dir(parser) -> None:
@@ -18,19 +18,18 @@ def add_user_dir(parser) -> None:
 
 
 def import_user_dirs(args) -> None:
-    """Import the folders that were given, by fairseq's own rules, after what this package registers.
+    """Register this package with fairseq, then import the folders that were given, by fairseq's own rules.
 
-    Raises KDError for a folder that is not there or cannot be imported.
+    Does nothing for a command without the option. Raises KDError for a folder that is not there or cannot be imported.
     """
-    folders = getattr(args, "user_dir", None) or []
-    if not folders:
+    if not hasattr(args, "user_dir"):
         return
     from fairseq.utils import import_user_module
 
     from fairseq_kd import register
 
     register()
-    for folder in folders:
+    for folder in args.user_dir or []:
         try:
             import_user_module(Namespace(user_dir=folder))
         except Exception as error:  # the code of the folder can raise anything

@@ -1,8 +1,8 @@
 """`fairseq-kd verify-cache`: is a cache on disk still what the teacher says?"""
 
 from fairseq_kd.cli.user_dir import add_user_dir
-from fairseq_kd.errors import KDError
-from fairseq_kd.teacher.cache_check import verify_cache
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.teacher.verify import verify_cache
 
 
 def add_arguments(parser) -> None:

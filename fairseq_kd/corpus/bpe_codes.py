@@ -9,7 +9,7 @@ codes of the new kind that lost it would leave the ends of words unmerged withou
 import re
 from pathlib import Path
 
-from fairseq_kd.errors import KDError
+from fairseq_kd.core.errors import KDError
 
 HEADER = re.compile(r"#version: 0\.[12](\.0+)*\s*")
 END = "</w>"

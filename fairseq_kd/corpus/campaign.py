@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 
-from fairseq_kd.corpus.archive import extract, fault_of
-from fairseq_kd.corpus.datasets import SubsetFiles, existing_folder
-from fairseq_kd.corpus.download import corpus_folder, download
-from fairseq_kd.corpus.manifest import create_file, sha256_file
-from fairseq_kd.errors import KDError
+from fairseq_kd.artifacts.manifest import create_file, sha256_file
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.corpus.datasets import SubsetFiles, corpus_folder, download, existing_folder
+from fairseq_kd.corpus.files import extract, fault_of
 
 ENDINGS = (".tgz", ".tar.gz", ".tar", ".zip")
 

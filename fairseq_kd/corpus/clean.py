@@ -1,18 +1,43 @@
-"""From the raw files of one subset to the text that is segmented: its form, and the cleaning of a training set."""
+"""From the raw files of one subset to the text that is segmented: its form, and the cleaning of a training set.
+
+Tokenised text, by sacremoses: the Python port of the Moses tokeniser that the usual IWSLT14 data are made with.
+"""
 
 import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from fairseq_kd.corpus.lengths import HEAD_PAIRS, fit_lengths
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.process import map_lines
+from fairseq_kd.core.progress import Progress
 from fairseq_kd.corpus.options import PrepareOptions
-from fairseq_kd.corpus.parallel import map_lines
+from fairseq_kd.corpus.scripts import HEAD_PAIRS, fit_lengths
 from fairseq_kd.corpus.special_words import WholeWords
 from fairseq_kd.corpus.text import CleaningReport, read_pairs
-from fairseq_kd.corpus.tokenise import Tokenise
-from fairseq_kd.errors import KDError
-from fairseq_kd.progress import Progress
+
+
+class Tokenise:
+    """A function from a line to its tokens between spaces, with Moses' escapes (&apos; and so on)."""
+
+    def __init__(self, lang: str, lower: bool):
+        """lang: two-letter code; a language that Moses has no rules for is tokenised as English is.
+
+        Raises KDError when sacremoses is not installed.
+        """
+        try:
+            from sacremoses import MosesTokenizer
+        except ImportError as error:
+            raise KDError(
+                "tokenised text needs sacremoses (pip install 'fairseq_kd[moses]'); `--form cased` does without"
+            ) from error
+        self._tokenizer, self._lower = MosesTokenizer(lang), lower
+
+    def __call__(self, line: str) -> str:
+        """The tokens of one line."""
+        tokens = self._tokenizer.tokenize(line, return_str=True)
+        return tokens.lower() if self._lower else tokens
+
 
 PAIRS_AT_ONCE = 20_000
 

@@ -3,11 +3,11 @@
 import tempfile
 from functools import partial
 
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus import campaign, datasets, iwslt, synthetic, wmt
 from fairseq_kd.corpus.options import PrepareOptions
 from fairseq_kd.corpus.prepare import prepare
 from fairseq_kd.corpus.text import CleaningRules
-from fairseq_kd.errors import KDError
 
 CORPORA = {corpus.name: corpus for corpus in (iwslt.IWSLT14, iwslt.IWSLT17, iwslt.IWSLT13, wmt.EN_DE, wmt.EN_FR)}
 NAMES = (*CORPORA, "multi30k", "synthetic", "text")

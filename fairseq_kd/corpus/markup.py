@@ -9,8 +9,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.text import read_raw_lines
-from fairseq_kd.errors import KDError
 
 KEPT_TEXT = re.compile(rb"</?(?:title|description)>")
 

@@ -2,9 +2,9 @@
 
 from dataclasses import asdict, dataclass, field, fields
 
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.subword import DEFAULT_NORMALISATION, KINDS, NORMALISATIONS
 from fairseq_kd.corpus.text import CleaningRules
-from fairseq_kd.errors import KDError
 
 DEFAULT_VOCAB_SIZE = 8000
 LIKE_DECIDES = ("subword", "vocab_size", "joint", "subword_model")

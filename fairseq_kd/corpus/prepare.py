@@ -12,10 +12,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from fairseq_kd.corpus.binarise import binarise, count_unknown
-from fairseq_kd.corpus.clean import write_clean_text
-from fairseq_kd.corpus.datasets import SubsetFiles
-from fairseq_kd.corpus.manifest import (
+from fairseq_kd.artifacts.manifest import (
     MANIFEST_NAME,
     check_files,
     folder_in_progress,
@@ -26,6 +23,12 @@ from fairseq_kd.corpus.manifest import (
     sha256_file,
     write_json,
 )
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.paths import check_new_data_bin
+from fairseq_kd.core.progress import Progress
+from fairseq_kd.corpus.binarise import binarise, count_unknown
+from fairseq_kd.corpus.clean import write_clean_text
+from fairseq_kd.corpus.datasets import SubsetFiles
 from fairseq_kd.corpus.subword import (
     KINDS,
     SentencePieceModel,
@@ -34,9 +37,6 @@ from fairseq_kd.corpus.subword import (
     obtain_subword_models,
 )
 from fairseq_kd.corpus.text import read_lines, write_lines
-from fairseq_kd.errors import KDError
-from fairseq_kd.paths import check_new_data_bin
-from fairseq_kd.progress import Progress
 
 FORMAT = 1
 

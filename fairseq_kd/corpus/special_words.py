@@ -7,7 +7,7 @@ that it does not know in one piece.
 
 import re
 
-from fairseq_kd.errors import KDError
+from fairseq_kd.core.errors import KDError
 
 SPECIAL_WORDS = ("<s>", "<pad>", "</s>", "<unk>")
 IN_PIECES = re.compile(rf"(?<!\S)<({'|'.join(re.escape(word[1:]) for word in SPECIAL_WORDS)})(?!\S)")

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.bpe_codes import read_codes
 from fairseq_kd.corpus.special_words import cut_special
-from fairseq_kd.errors import KDError
 
 NORMALIZER_SPEC, NORMALIZER_NAME = 3, 1  # fields of sentencepiece_model.proto
 HEAD_BYTES = 4096  # of a file, to tell what it is

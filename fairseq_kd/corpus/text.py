@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from fairseq_kd.corpus.compressed import ENDINGS, open_sound
-from fairseq_kd.errors import KDError
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.corpus.files import ENDINGS, open_sound
 
 SPACES = re.compile(r"[\s\u0085\u2028\u2029\u200b\ufeff\x00-\x1f\x7f]+")
 EXAMPLES_KEPT = 5  # line numbers kept of each kind of damage
@@ -29,7 +29,7 @@ def read_blocks(path, lines: int) -> Iterator[bytes]:
 
     Raises KDError for a damaged compressed file and, with its number, for a line that is not UTF-8.
     """
-    from fairseq_kd.corpus.utf8 import is_common_utf8  # needs numpy, which most commands start without
+    from fairseq_kd.corpus.files import is_common_utf8  # needs numpy, which most commands start without
 
     with open_sound(path) as file:
         for number in itertools.count():

@@ -16,18 +16,15 @@ from fairseq.criterions import register_criterion
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
 from fairseq.logging import metrics
 
-from fairseq_kd.criterions.config import KDWordConfig
-from fairseq_kd.criterions.implementation import choose_implementation
-from fairseq_kd.criterions.options import check_options
-from fairseq_kd.criterions.source import check_training_data, online_source, training_source
+from fairseq_kd.core.errors import KDError, exit_on_user_error
+from fairseq_kd.criterions.config import KDWordConfig, check_options
+from fairseq_kd.criterions.source import check_training_data, choose_implementation, online_source, training_source
 from fairseq_kd.criterions.task_calls import TaskCalls
-from fairseq_kd.errors import KDError, exit_on_user_error
+from fairseq_kd.inference.supported import check_training_task, output_projection
 from fairseq_kd.loss.divergence import temperature_scale
 from fairseq_kd.loss.fused import fused_loss, token_nll
 from fairseq_kd.loss.objective import Losses, Objective, reference_losses, weighted
 from fairseq_kd.loss.selective import RecentTokens, hardest
-from fairseq_kd.projection import output_projection
-from fairseq_kd.teacher.supported import check_training_task
 
 logger = logging.getLogger(__name__)
 

@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 
-from fairseq_kd.errors import KDError
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.evaluation.gold import gold_batches
-from fairseq_kd.evaluation.score import Scorer
-from fairseq_kd.evaluation.system import System
-from fairseq_kd.evaluation.translate import translate
-from fairseq_kd.sequence.teachers import Teachers, open_teachers
-from fairseq_kd.teacher.batches import check_positions
-from fairseq_kd.teacher.signal import ROWS_AT_A_TIME
+from fairseq_kd.evaluation.system import System, translate
+from fairseq_kd.inference.opening import check_positions
+from fairseq_kd.loss.signal import ROWS_AT_A_TIME
+from fairseq_kd.scoring.score import Scorer
+from fairseq_kd.teacher.ensemble import Teachers, open_teachers
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,22 @@ Of each of N target tokens (EOS included, padding not), with the model's probabi
     ECE          sum over bins b of (N_b / N) |accuracy of b - mean confidence of b|, bins of equally many tokens
 
 Sources: Guo et al. 2017 (arXiv 1706.04599), eq. 3; equal mass: Nguyen & O'Connor 2015; Brier 1950.
+
+A reliability diagram as a picture, by matplotlib.
 """
 
+import importlib.util
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from fairseq_kd.errors import KDError
-from fairseq_kd.teacher.signal import ROWS_AT_A_TIME
+from fairseq_kd.artifacts.manifest import ensure_writable_folder, file_in_progress
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.loss.signal import ROWS_AT_A_TIME
 
 BINS = 15
 
@@ -97,3 +102,36 @@ def expected_calibration_error(diagram: list[dict]) -> float:
     """ECE, 0 to 1, of the points of `reliability`."""
     total = sum(point["tokens"] for point in diagram)
     return sum(point["tokens"] * abs(point["accuracy"] - point["confidence"]) for point in diagram) / total
+
+
+SUFFIXES = (".png", ".svg", ".pdf")
+
+
+def check_diagram(path) -> None:
+    """Raises KDError when the picture could not be written: before the work, not after it."""
+    if Path(path).suffix not in SUFFIXES:
+        raise KDError(f"--diagram {path}: the name must end with {', '.join(SUFFIXES)}")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise KDError("--diagram needs matplotlib: pip install 'fairseq_kd[report]'")
+    ensure_writable_folder(Path(path).absolute().parent)
+
+
+def draw_reliability(calibration: dict, path) -> None:
+    """Accuracy over confidence of each bin, beside the diagonal of a calibrated model.
+
+    calibration: what `calibration.calibration` returned.
+    """
+    from matplotlib.figure import Figure
+
+    path = Path(path)
+    figure = Figure(figsize=(4.2, 4.2), layout="constrained")
+    axes = figure.subplots()
+    confidence = [point["confidence"] for point in calibration["bins"]]
+    accuracy = [point["accuracy"] for point in calibration["bins"]]
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--", label="calibrated")
+    axes.plot(confidence, accuracy, marker="o", clip_on=False, label=f"ECE {calibration['ece']:.4f}")
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="confidence", ylabel="accuracy")
+    axes.set_title(f"{calibration['tokens']:,} tokens, {len(confidence)} bins of equal mass", fontsize="medium")
+    axes.legend(loc="upper left")
+    with file_in_progress(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:], dpi=150)

@@ -31,11 +31,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
-from fairseq_kd.errors import KDError
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.progress import Progress
 from fairseq_kd.evaluation.results import check_same_segments, read_result
-from fairseq_kd.evaluation.score import LOWER_IS_BETTER, Scorer, check_seed
 from fairseq_kd.evaluation.significance import TESTS, holm, paired_t, segment_tests, welch_t
-from fairseq_kd.progress import Progress
+from fairseq_kd.scoring.score import LOWER_IS_BETTER, Scorer, check_seed
 
 FORMAT = 2
 T_TESTS = ("paired_t", "welch_t")

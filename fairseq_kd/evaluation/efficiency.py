@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fairseq_kd.errors import KDError
-from fairseq_kd.evaluation.system import System
-from fairseq_kd.evaluation.translate import search_backend
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.progress import Progress
+from fairseq_kd.evaluation.system import System, search_backend
 from fairseq_kd.models.count import operations_a_token
-from fairseq_kd.progress import Progress
 
 WARM_UP = 3  # sentences that are not timed
 

@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass
 
-from fairseq_kd.errors import KDError
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.evaluation.agreement import TeacherOptions, agreement
 from fairseq_kd.evaluation.calibration import calibration, observe
 from fairseq_kd.evaluation.efficiency import check_latency, latency
 from fairseq_kd.evaluation.gold import gold_batches
 from fairseq_kd.evaluation.robustness import NoiseLevels, Robustness
-from fairseq_kd.evaluation.score import Scorer
 from fairseq_kd.evaluation.segments import Segments
 from fairseq_kd.evaluation.system import System
-from fairseq_kd.teacher.batches import check_positions
+from fairseq_kd.inference.opening import check_positions
+from fairseq_kd.scoring.score import Scorer
 
 
 @dataclass(frozen=True)

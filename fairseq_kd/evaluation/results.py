@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from fairseq_kd.errors import KDError
-from fairseq_kd.evaluation.tokenizers import STANDARD, TOKENIZERS
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.scoring.tokenizers import STANDARD, TOKENIZERS
 
 FORMAT = 2  # of what `evaluate` returns
 

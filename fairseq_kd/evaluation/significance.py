@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from sacrebleu.significance import estimate_ci
 
-from fairseq_kd.evaluation.score import PLAIN, Scorer
+from fairseq_kd.scoring.score import PLAIN, Scorer
 
 ROUNDING = 1e-9
 TESTS = {"bootstrap": "bs", "approximate_randomisation": "ar"}  # our name -> sacreBLEU's, in signatures

@@ -14,10 +14,10 @@ from fairseq.models.bart import BARTModel
 from fairseq.models.transformer import TransformerModel, TransformerModelBase
 from fairseq.models.transformer_align import TransformerAlignModel
 
-from fairseq_kd.errors import KDError
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.models.adaptive import KDAdaptiveModel
-from fairseq_kd.models.feed_forward import GatedLinearUnit
 from fairseq_kd.models.student import KDStudentModel
+from fairseq_kd.models.sublayers import GatedLinearUnit
 
 # exactly these: a subclass may compute something else from the same weights
 CONVERTED = (TransformerModel, TransformerModelBase, TransformerAlignModel, BARTModel, KDStudentModel)

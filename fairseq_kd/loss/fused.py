@@ -21,10 +21,9 @@ Label smoothing adds -ε_i to every column of dloss/dz: rank one, so it needs Σ
 
 import torch
 
-from fairseq_kd.loss.chunk import Chunk, by_autograd, dense_kl, gold_only, softmax_, top_k
+from fairseq_kd.loss.chunk import Chunk, ShapedTails, by_autograd, dense_kl, gold_only, softmax_, top_k
 from fairseq_kd.loss.objective import Losses, Objective, weighted
-from fairseq_kd.loss.shaped import ShapedTails
-from fairseq_kd.teacher.signal import DenseSignal, TopKSignal
+from fairseq_kd.loss.signal import DenseSignal, TopKSignal
 
 CHUNK_ROWS = 512  # on CPU the products are as fast as with more rows, and the buffer is small (20 MiB at V = 10k)
 CUDA_ENTRIES = 2**26  # of a chunk's logits: with fewer, launching the kernels takes longer than running them

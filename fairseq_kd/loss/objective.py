@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from fairseq_kd.loss.divergence import bucket, centred_mse, forward_kl, js, ranking, reverse_kl, temper
-from fairseq_kd.teacher.signal import DenseSignal, TopKSignal
+from fairseq_kd.loss.signal import DenseSignal, TopKSignal
 
 DIVERGENCES = ("kl", "reverse_kl", "js", "mse", "tie")
 

@@ -21,14 +21,13 @@ from fairseq.logging import metrics
 from fairseq.models import register_model
 from torch.nn.modules.module import register_module_forward_hook
 
-from fairseq_kd.errors import KDError, exit_on_user_error
-from fairseq_kd.models.attention import HeadAttention
+from fairseq_kd.core.errors import KDError, exit_on_user_error
+from fairseq_kd.inference.supported import unwrapped
 from fairseq_kd.models.capacity import Capacity, CapacityOptions
-from fairseq_kd.models.feed_forward import linears_of
 from fairseq_kd.models.gates import GATE_STATE, GatedLinear
 from fairseq_kd.models.shape import GATED
 from fairseq_kd.models.student import KDStudentModel, register_ladder
-from fairseq_kd.projection import unwrapped
+from fairseq_kd.models.sublayers import HeadAttention, linears_of
 
 logger = logging.getLogger(__name__)
 CAPACITY_OPTIONS = (

@@ -4,8 +4,8 @@ import contextlib
 import io
 import warnings
 
-from fairseq_kd.errors import KDError
-from fairseq_kd.teacher.supported import check_model
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.inference.supported import check_model
 
 
 def build(arch: str, data: str, options: list[str], device: str = "meta"):

@@ -16,7 +16,7 @@ import math
 
 import torch
 
-from fairseq_kd.errors import KDError
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.models.gates import HardConcreteGate
 
 INITIAL_LAMBDA2 = 50.0  # nats a token

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from omegaconf import open_dict
 
-from fairseq_kd.checkpoint import read_checkpoint, write_initial_checkpoint
-from fairseq_kd.errors import KDError
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.inference.checkpoint import read_checkpoint, write_initial_checkpoint
 from fairseq_kd.models.gates import GATE_STATE, HardConcreteGate
 
 SCORE, DECIDED = GATE_STATE

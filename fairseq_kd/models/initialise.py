@@ -13,7 +13,7 @@ import re
 
 import torch
 
-from fairseq_kd.errors import KDError
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.models.gates import GATE_STATE
 
 CHOICES = ("skip", "first", "last")

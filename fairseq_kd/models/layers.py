@@ -7,10 +7,9 @@ from fairseq.models.transformer import TransformerDecoderBase, TransformerEncode
 from fairseq.modules.checkpoint_activations import checkpoint_wrapper
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase, TransformerEncoderLayerBase
 
-from fairseq_kd.models.attention import HeadAttention
-from fairseq_kd.models.feed_forward import GatedLinearUnit, activation, identity
 from fairseq_kd.models.gates import GatedLinear
 from fairseq_kd.models.shape import LayerShape, layer_shapes
+from fairseq_kd.models.sublayers import GatedLinearUnit, HeadAttention, activation, identity
 
 
 class _StudentLayer:

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from fairseq_kd.errors import KDError
-from fairseq_kd.models.feed_forward import inner_width
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.models.sublayers import inner_width
 
 GATED = ("heads", "channels")
 # option -> (side, the default of each layer)

@@ -3,20 +3,84 @@
 Pre-norm, one embedding for source, target and output, dimensions of configs/students/*.yaml; every option of fairseq's
 transformer still applies. `kd_student` is the same model with fairseq's own default dimensions: for those of a
 checkpoint (--like) or given one by one.
+
+The ladder of students: dimensions of each rung, from configs/students/*.yaml.
+
+`--like CHECKPOINT`: a student with the dimensions of another, such as the compact one that shall be trained on.
 """
 
+import functools
 from argparse import Namespace
 
+import yaml
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.transformer import TransformerConfig, TransformerModel
 from fairseq.models.transformer.transformer_legacy import base_architecture
 
-from fairseq_kd.errors import KDError, exit_on_user_error
-from fairseq_kd.models.feed_forward import FFN_TYPES, MORE_ACTIVATIONS
-from fairseq_kd.models.ladder import RUNGS, set_default_dimensions
+from fairseq_kd.core.errors import KDError, exit_on_user_error
+from fairseq_kd.core.paths import config_folder
+from fairseq_kd.inference.checkpoint import read_checkpoint
 from fairseq_kd.models.layers import StudentDecoder, StudentEncoder
-from fairseq_kd.models.like import take_dimensions
 from fairseq_kd.models.shape import LAYER_OPTIONS
+from fairseq_kd.models.sublayers import FFN_TYPES, MORE_ACTIVATIONS
+
+RUNGS = ("3m", "5m", "9m", "17m", "37m", "66m", "146m")
+KEYS = ("embed_dim", "ffn_embed_dim", "attention_heads", "encoder_layers", "decoder_layers")
+
+
+@functools.cache
+def dimensions(rung: str) -> dict[str, int]:
+    """The dimensions of a rung such as "3m": KEYS -> number; encoder and decoder have the same widths."""
+    file = config_folder() / "students" / f"{rung}.yaml"
+    found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    assert tuple(found) == KEYS, f"{file} must give {KEYS} in this order, it gives {tuple(found)}"
+    return found
+
+
+def set_default_dimensions(args, rung: str | None) -> None:
+    """Give `args` the dimensions that it does not have yet; None: only what the decoder takes over from the encoder.
+
+    A decoder's width that is not given is the encoder's, also where that was given on the command line.
+    """
+    found = {} if rung is None else dimensions(rung)
+    for name in KEYS:
+        if name.endswith("_layers"):
+            _set_default(args, name, found.get(name))
+            continue
+        _set_default(args, f"encoder_{name}", found.get(name))
+        _set_default(args, f"decoder_{name}", getattr(args, f"encoder_{name}", None))
+
+
+def _set_default(args, name: str, value) -> None:
+    if value is not None and getattr(args, name, None) is None:
+        setattr(args, name, value)
+
+
+DIMENSIONS = (
+    *(f"{side}_{name}" for side in ("encoder", "decoder") for name in ("embed_dim", "ffn_embed_dim", "layers")),
+    *(f"{side}_{name}" for side in ("encoder", "decoder") for name in ("attention_heads", "normalize_before")),
+    *("ffn_type", "activation_fn", "separate_embeddings", *LAYER_OPTIONS),
+)
+
+
+def take_dimensions(args: Namespace, rung: str | None) -> None:
+    """Copy to `args` what makes the shape of the student in the checkpoint `args.like`.
+
+    Raises KDError when the checkpoint is no student, and for a dimension given beside it.
+    """
+    path, args.like = args.like, None  # a checkpoint of this training holds the dimensions, and needs no other file
+    if rung is not None:
+        raise KDError(f"--like {path} brings its own dimensions: give --arch {args.arch.rsplit('_', 1)[0]} with it")
+    model = read_checkpoint(path)["cfg"].model
+    if not str(getattr(model, "arch", "")).startswith(("kd_student", "kd_adaptive")):
+        raise KDError(
+            f"--like {path}: its architecture is {getattr(model, 'arch', 'unknown')}, it must be a kd_student"
+        )
+    for name in DIMENSIONS:
+        if getattr(args, name, None) not in (None, False):
+            raise KDError(f"--{name.replace('_', '-')} is given by --like {path}: leave one of them out")
+        if getattr(model, name, None) is not None:
+            setattr(args, name, getattr(model, name))
 
 
 @register_model("kd_student")

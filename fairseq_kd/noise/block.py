@@ -18,9 +18,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from fairseq_kd.noise.left import Left
 from fairseq_kd.noise.options import OPERATIONS, NoiseOptions
-from fairseq_kd.noise.rewrite import rewrite
+from fairseq_kd.noise.rewrite import Left, rewrite
 from fairseq_kd.noise.units import Units
 from fairseq_kd.noise.vocabulary import Vocabulary
 

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fairseq_kd.corpus.binarise import count_unknown
-from fairseq_kd.corpus.data_bin import load_side
-from fairseq_kd.corpus.derived import SideWriter, finished, hashes, inherited, link, link_the_rest, take_side
-from fairseq_kd.corpus.fingerprint import data_files, data_hashes, files_of_side
-from fairseq_kd.corpus.manifest import (
+from fairseq_kd.artifacts.data_bin import load_side
+from fairseq_kd.artifacts.derived import SideWriter, finished, hashes, inherited, link, link_the_rest, take_side
+from fairseq_kd.artifacts.fingerprint import data_files, data_hashes, files_of_side
+from fairseq_kd.artifacts.manifest import (
     MANIFEST_NAME,
     folder_in_progress,
     library_versions,
@@ -18,17 +17,18 @@ from fairseq_kd.corpus.manifest import (
     read_prepared,
     write_json,
 )
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.paths import check_new_data_bin
+from fairseq_kd.core.progress import Progress
+from fairseq_kd.corpus.binarise import count_unknown
 from fairseq_kd.corpus.prepare import load_subword_models
 from fairseq_kd.corpus.special_words import ORIGIN
 from fairseq_kd.corpus.text import count_lines, read_raw_lines, write_lines
-from fairseq_kd.errors import KDError
+from fairseq_kd.inference.opening import infer_languages, open_data
 from fairseq_kd.noise.block import BLOCK_LINES
 from fairseq_kd.noise.options import NoiseOptions
 from fairseq_kd.noise.side import SIDES, NoisySide
 from fairseq_kd.noise.token_level import TokenLevel, needs_model
-from fairseq_kd.paths import check_new_data_bin
-from fairseq_kd.progress import Progress
-from fairseq_kd.teacher.opening import infer_languages, open_data
 
 KIND = "fairseq_kd noisy data-bin"
 FORMAT = 1

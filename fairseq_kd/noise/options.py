@@ -2,8 +2,8 @@
 
 from dataclasses import asdict, dataclass
 
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.text import normalise_spaces
-from fairseq_kd.errors import KDError
 
 LEVELS = ("word", "subword", "char")
 SUBSTITUTES = ("unigram", "uniform")

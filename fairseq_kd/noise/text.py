@@ -3,16 +3,16 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from fairseq_kd.corpus.manifest import library_versions, sha256_file
+from fairseq_kd.artifacts.manifest import library_versions, sha256_file
+from fairseq_kd.artifacts.publish import files_in_progress, finished
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.progress import Progress
 from fairseq_kd.corpus.subword import load_model_file
 from fairseq_kd.corpus.text import count_lines, find_text, missing_text, read_blocks
-from fairseq_kd.errors import KDError
 from fairseq_kd.noise.block import BLOCK_LINES
 from fairseq_kd.noise.options import NoiseOptions
-from fairseq_kd.noise.publish import files_in_progress, finished
 from fairseq_kd.noise.side import SIDES, NoisySide
 from fairseq_kd.noise.text_level import TextLevel, check_subword
-from fairseq_kd.progress import Progress
 
 KIND = "fairseq_kd noisy text"
 FORMAT = 1

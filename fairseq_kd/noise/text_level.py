@@ -1,15 +1,88 @@
-"""Blocks of text: cut into words, characters or subwords, and put together again."""
+"""Blocks of text: cut into words, characters or subwords, and put together again.
+
+Lines whose words cannot be told, because they are of a script without spaces and nobody has put spaces in.
+
+A "word" of such a line is a whole sentence: to delete it is impossible, and to replace it makes another sentence of it.
+
+Words that noise must not touch: tags such as <BT> or __en__, each of which stands between spaces.
+"""
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from fairseq_kd.errors import KDError
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.corpus.scripts import code_points, letter_weights, may_hold_unspaced
+from fairseq_kd.corpus.text import SPACES
 from fairseq_kd.noise.block import Noised, add_noise
 from fairseq_kd.noise.options import NoiseOptions
-from fairseq_kd.noise.protect import cut_out, protect
 from fairseq_kd.noise.units import Units, find_characters, find_words, find_words_and_characters
-from fairseq_kd.noise.unsegmented import unsegmented_text
 from fairseq_kd.noise.vocabulary import count_units
+
+
+class UnsegmentedText(KDError):
+    """Too many lines whose words cannot be told. What to do about it depends on the command, which adds it."""
+
+
+LONGEST = 11  # letters to a word, by their weights; a line with more on average is not segmented
+LARGEST_SHARE = 0.1  # of a text: a corpus from the web has a few lines in another script
+
+
+def unsegmented_text(units: Units) -> int:
+    """How many lines of a block of text are not segmented into words."""
+    if not may_hold_unspaced(units.data):
+        return 0
+    weights = letter_weights()[code_points(units.data.tobytes())]
+    letters = np.flatnonzero(weights)
+    places = np.flatnonzero((units.data & 0xC0) != 0x80)[letters]
+    return unsegmented_lines(units, places, weights[letters])
+
+
+def unsegmented_lines(units: Units, places: np.ndarray, weights: np.ndarray) -> int:
+    """How many lines have words that are too long on average, by the letters at these bytes of a block."""
+    words = np.searchsorted(units.starts(), places, side="right") - 1
+    lengths = np.bincount(words, weights, minlength=len(units))
+    letters, with_letters = (np.append(0, np.cumsum(values))[units.lines] for values in (lengths, lengths > 0))
+    return int((np.diff(letters) > LONGEST * np.diff(with_letters)).sum())
+
+
+def protect(units: Units, block: bytes, words: Collection[str]) -> Units:
+    """The units of a block of text, with those marked that are within one of `words`.
+
+    block: the text that the units are cut from.
+    """
+    if not words:
+        return units
+    found = find_words(block)
+    symbols = pa.array([word.encode() for word in words])
+    numbers = np.flatnonzero(pc.is_in(found.pieces().take(pa.array(2 * found.free() + 1)), symbols))
+    texts = [piece.decode() for piece in found.pieces().take(pa.array(2 * numbers + 1)).to_pylist()]
+    return marked(units, found.edges[2 * numbers + 1], found.edges[2 * numbers + 2], texts, words)
+
+
+def marked(units: Units, starts: np.ndarray, ends: np.ndarray, texts: list[str], words: Collection[str]) -> Units:
+    """The units with those marked that begin within one of some spans of bytes, given in order.
+
+    texts: which of `words` each span holds.
+    """
+    places = units.starts()
+    within = np.searchsorted(starts, places, side="right") > np.searchsorted(ends, places, side="right")
+    return replace(units, protected=within, protected_words=dict.fromkeys(words, 0) | Counter(texts))
+
+
+def cut_out(line: str, words: Collection[str]) -> list[str]:
+    """The line in pieces, of which each is one of `words` or holds none. Spaces between the pieces are left out."""
+    pieces = []
+    for word in filter(None, SPACES.split(line)):
+        if word in words or not pieces or pieces[-1] in words:
+            pieces.append(word)
+        else:
+            pieces[-1] += f" {word}"
+    return pieces
 
 
 def check_subword(options: NoiseOptions, subword) -> None:

@@ -10,15 +10,13 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.scripts import letter_weights
 from fairseq_kd.corpus.subword import load_decoder
-from fairseq_kd.errors import KDError
 from fairseq_kd.noise.block import Noised, add_noise
 from fairseq_kd.noise.options import NoiseOptions
-from fairseq_kd.noise.protect import cut_out, marked, protect
-from fairseq_kd.noise.text_level import find_units
+from fairseq_kd.noise.text_level import cut_out, find_units, marked, protect, unsegmented_lines
 from fairseq_kd.noise.units import Units, find_tokens
-from fairseq_kd.noise.unsegmented import unsegmented_lines
 from fairseq_kd.noise.vocabulary import count_units
 
 WORD_MARK = "\u2581"  # SentencePiece: begins a word

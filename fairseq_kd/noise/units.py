@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import regex
 
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.scripts import code_points, is_unspaced, may_hold_unspaced
-from fairseq_kd.errors import KDError
 
 NEWLINE = 10
 SPACE = 0x20  # bytes up to it are white space and control characters

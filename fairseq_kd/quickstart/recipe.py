@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fairseq_kd.errors import KDError
-from fairseq_kd.resources import config_folder
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.paths import config_folder
+from fairseq_kd.core.yaml_file import read_yaml
 from fairseq_kd.training.options import RESERVED, check_keys
-from fairseq_kd.yaml_file import read_yaml
 
 CORPUS_KEYS = ("name", "source_lang", "target_lang", "vocab_size")
 DECODING_KEYS = ("beam", "lenpen", "tokenize")

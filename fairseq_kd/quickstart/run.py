@@ -1,16 +1,20 @@
-"""The stages of the quickstart in their order. Each is skipped when its result is there, so a killed run continues."""
+"""The stages of the quickstart in their order. Each is skipped when its result is there, so a killed run continues.
+
+The table of the quickstart: one line a model and seed, means over seeds, what the score was computed by.
+"""
 
 import json
 import sys
 from pathlib import Path
+from statistics import mean
 
+from fairseq_kd.artifacts.manifest import MANIFEST_NAME, sha256_file, write_json
+from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.corpus.corpora import prepare_by_name, usual_options
-from fairseq_kd.corpus.manifest import MANIFEST_NAME, sha256_file, write_json
 from fairseq_kd.evaluation.evaluate import evaluate
-from fairseq_kd.evaluation.tokenizers import STANDARD, choose_tokenizer
-from fairseq_kd.evaluation.translate import TranslateOptions
-from fairseq_kd.paths import check_new_data_bin
+from fairseq_kd.evaluation.system import TranslateOptions
 from fairseq_kd.quickstart.recipe import Recipe
+from fairseq_kd.scoring.tokenizers import STANDARD, choose_tokenizer
 from fairseq_kd.training.options import training_arguments
 from fairseq_kd.training.run import train
 
@@ -102,3 +106,36 @@ def _score(path: Path, data_bin: Path, checkpoint, recipe: Recipe, cpu: bool) ->
     result = evaluate(data_bin, checkpoint, "test", options, tokenize=given)
     write_json(path, result)
     return result
+
+
+def format_table(rows: list[dict]) -> str:
+    """Plain text, ready to print."""
+    lines = [_line("model", "seed", "parameters", "BLEU", "chrF2", "training s", "decoding s"), ""]
+    for row in rows:
+        result = row["result"]
+        lines.append(
+            _line(
+                row["model"],
+                row["seed"],
+                f"{result['parameters']:,}",
+                f"{result['bleu']['score']:.2f}",
+                f"{result['chrf']['score']:.2f}",
+                f"{row['training']['seconds']:.0f}",
+                f"{result['seconds']:.1f}",
+            )
+        )
+    lines[1] = "-" * max(map(len, lines))
+    plain, distilled = (
+        [row["result"]["bleu"]["score"] for row in rows if row["model"] == model] for model in (PLAIN, DISTILLED)
+    )
+    seeds = f"mean of {len(plain)} seeds" if len(plain) > 1 else "one seed"
+    lines += [
+        "",
+        f"distilled - plain: {mean(distilled) - mean(plain):+.2f} BLEU "
+        f"({mean(distilled):.2f} against {mean(plain):.2f}, {seeds})",
+    ]
+    return "\n".join(lines)
+
+
+def _line(model, seed, parameters, bleu, chrf, training, decoding) -> str:
+    return f"{model:<24}{seed:>4}{parameters:>12}{bleu:>8}{chrf:>8}{training:>12}{decoding:>12}"

@@ -9,15 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from fairseq_kd.corpus.derived import SideWriter, can_be_linked, hashes, inherited, link, link_the_rest
-from fairseq_kd.corpus.fingerprint import data_files, files_of_side
-from fairseq_kd.corpus.manifest import write_json
-from fairseq_kd.errors import KDError
-from fairseq_kd.progress import Progress
-from fairseq_kd.sequence.hypothesis import Hypothesis
-from fairseq_kd.sequence.options import DecodeOptions
+from fairseq_kd.artifacts.derived import SideWriter, can_be_linked, hashes, inherited, link, link_the_rest
+from fairseq_kd.artifacts.fingerprint import data_files, files_of_side
+from fairseq_kd.artifacts.manifest import write_json
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.progress import Progress
+from fairseq_kd.sequence.options import DecodeOptions, Hypothesis
 from fairseq_kd.sequence.select import reason_to_drop
-from fairseq_kd.sequence.teachers import Teachers
+from fairseq_kd.teacher.ensemble import Teachers
 
 
 def assemble(

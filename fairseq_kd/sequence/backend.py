@@ -7,9 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from fairseq_kd.sequence.hypothesis import Hypothesis
-from fairseq_kd.sequence.options import DecodeOptions
-from fairseq_kd.teacher.batches import collate, length_sorted
+from fairseq_kd.inference.opening import collate, length_sorted
+from fairseq_kd.sequence.options import DecodeOptions, Hypothesis
 
 MAX_TOKENS = {"cpu": 4000, "cuda": 12000}  # source tokens of a batch, with padding
 

@@ -12,16 +12,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fairseq_kd.corpus.manifest import MANIFEST_NAME, exclusive, hash_files, read_manifest, sha256_file, write_json
-from fairseq_kd.errors import KDError
-from fairseq_kd.export import vocabulary
+from fairseq_kd.artifacts.manifest import MANIFEST_NAME, exclusive, hash_files, read_manifest, sha256_file, write_json
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.paths import cached, xdg_cache_home
+from fairseq_kd.export import runtime as vocabulary
 from fairseq_kd.export.runtime import check_installed, is_out_of_memory, load_translator, write_model
-from fairseq_kd.resources import cached, xdg_cache_home
+from fairseq_kd.inference.opening import length_sorted
 from fairseq_kd.sequence.backend import Backend
-from fairseq_kd.sequence.hypothesis import Hypothesis
-from fairseq_kd.sequence.options import DecodeOptions
-from fairseq_kd.sequence.teachers import Teachers
-from fairseq_kd.teacher.batches import length_sorted
+from fairseq_kd.sequence.options import DecodeOptions, Hypothesis
+from fairseq_kd.teacher.ensemble import Teachers
 
 MAX_TOKENS = {"cpu": 1024, "cuda": 16384}
 CONVERSION = 3  # counts the changes of `export` that change a converted model

@@ -2,20 +2,20 @@
 
 from pathlib import Path
 
-from fairseq_kd.corpus.fingerprint import data_files, data_hashes, dictionary_hash
-from fairseq_kd.corpus.manifest import library_versions
-from fairseq_kd.device import choose_device
-from fairseq_kd.errors import KDError
+from fairseq_kd.artifacts.blocks import work_through
+from fairseq_kd.artifacts.fingerprint import data_files, data_hashes, dictionary_hash
+from fairseq_kd.artifacts.manifest import library_versions
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.export.runtime import CannotComputeError
-from fairseq_kd.paths import check_new_data_bin
-from fairseq_kd.resumable.blocks import work_through
+from fairseq_kd.inference.device import choose_device
 from fairseq_kd.sequence.backend import MAX_TOKENS, FairseqBackend, search_arguments
 from fairseq_kd.sequence.ctranslate2_backend import convert, reason_against, teacher_backend
 from fairseq_kd.sequence.forcing import TeacherForcing
 from fairseq_kd.sequence.options import DecodeOptions
 from fairseq_kd.sequence.select import Closeness, open_closeness
-from fairseq_kd.sequence.teachers import Teachers, open_teachers
 from fairseq_kd.sequence.work import DecodeWork
+from fairseq_kd.teacher.ensemble import Teachers, open_teachers
 
 KIND = "fairseq_kd decoded data-bin"
 FORMAT = 1

@@ -8,12 +8,11 @@ Padding is never a token of the target.
 import numpy as np
 import torch
 
+from fairseq_kd.inference.opening import collate, length_sorted
+from fairseq_kd.loss.signal import ROWS_AT_A_TIME
 from fairseq_kd.sequence.backend import Backend
-from fairseq_kd.sequence.hypothesis import Hypothesis
-from fairseq_kd.sequence.options import DecodeOptions
-from fairseq_kd.sequence.teachers import Teachers
-from fairseq_kd.teacher.batches import collate, length_sorted
-from fairseq_kd.teacher.signal import ROWS_AT_A_TIME
+from fairseq_kd.sequence.options import DecodeOptions, Hypothesis
+from fairseq_kd.teacher.ensemble import Teachers
 
 
 class TeacherForcing(Backend):

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import numpy as np
 
-from fairseq_kd.corpus.derived import SideWriter, finished, hashes, inherited, link_the_rest
-from fairseq_kd.corpus.fingerprint import data_files, data_hashes
-from fairseq_kd.corpus.manifest import (
+from fairseq_kd.artifacts.derived import SideWriter, finished, hashes, inherited, link_the_rest
+from fairseq_kd.artifacts.fingerprint import data_files, data_hashes
+from fairseq_kd.artifacts.manifest import (
     MANIFEST_NAME,
     folder_in_progress,
     library_versions,
     write_json,
 )
-from fairseq_kd.errors import KDError
-from fairseq_kd.paths import check_new_data_bin
-from fairseq_kd.progress import Progress
-from fairseq_kd.teacher.dictionaries import check_same_dictionary
-from fairseq_kd.teacher.opening import infer_languages, open_data
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.paths import check_new_data_bin
+from fairseq_kd.core.progress import Progress
+from fairseq_kd.inference.dictionaries import check_same_dictionary
+from fairseq_kd.inference.opening import infer_languages, open_data
 
 KIND = "fairseq_kd mixed data-bin"
 FORMAT = 1

@@ -1,9 +1,23 @@
-"""The options of `fairseq-kd decode`, checked: what would have no effect is refused."""
+"""The options of `fairseq-kd decode`, checked: what would have no effect is refused.
+
+What a decoder answers.
+"""
 
 from dataclasses import dataclass
 
-from fairseq_kd.errors import KDError
-from fairseq_kd.evaluation.tokenizers import TOKENIZERS
+import numpy as np
+
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.scoring.tokenizers import TOKENIZERS
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """Token ids (length,) without EOS, and the log-probability a token (nats; beam search: by --lenpen)."""
+
+    tokens: np.ndarray
+    score: float
+
 
 STRATEGIES = ("beam", "greedy", "teacher-forcing", "sample")
 BACKENDS = ("auto", "fairseq", "ctranslate2")

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.prepare import subword_decoder
-from fairseq_kd.errors import KDError
-from fairseq_kd.evaluation.score import Scorer, choose_scorer
-from fairseq_kd.evaluation.tokenizers import LOOKED_AT
-from fairseq_kd.sequence.hypothesis import Hypothesis
-from fairseq_kd.sequence.options import DecodeOptions
+from fairseq_kd.scoring.score import Scorer, choose_scorer
+from fairseq_kd.scoring.tokenizers import LOOKED_AT
+from fairseq_kd.sequence.options import DecodeOptions, Hypothesis
 
 
 @dataclass(frozen=True)

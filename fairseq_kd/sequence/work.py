@@ -11,15 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from fairseq_kd.corpus.manifest import check_files
-from fairseq_kd.errors import KDError
-from fairseq_kd.resumable.blocks import Block, cut_blocks
+from fairseq_kd.artifacts.blocks import Block, cut_blocks
+from fairseq_kd.artifacts.manifest import check_files
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.sequence.assemble import assemble
 from fairseq_kd.sequence.backend import empty_sources
-from fairseq_kd.sequence.hypothesis import Hypothesis
-from fairseq_kd.sequence.options import DecodeOptions
+from fairseq_kd.sequence.options import DecodeOptions, Hypothesis
 from fairseq_kd.sequence.select import Closeness, closest
-from fairseq_kd.sequence.teachers import Teachers
+from fairseq_kd.teacher.ensemble import Teachers
 
 
 @dataclass

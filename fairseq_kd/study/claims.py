@@ -3,7 +3,7 @@
 import re
 from dataclasses import asdict, dataclass
 
-from fairseq_kd.errors import KDError
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.study.spec import Spec
 from fairseq_kd.training.options import nearest
 

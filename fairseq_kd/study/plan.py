@@ -8,14 +8,13 @@ and `@user-dir` the plugin.
 import json
 from dataclasses import dataclass
 
-from fairseq_kd.corpus.manifest import library_versions
+from fairseq_kd.artifacts.manifest import library_versions
 from fairseq_kd.study.claims import Claim, read_claims
 from fairseq_kd.study.factors import Cell, Cells
-from fairseq_kd.study.files import with_files
+from fairseq_kd.study.inputs import RawText, raw_text, with_files
 from fairseq_kd.study.key import MAKERS, Key, inputs_of, key_of, made_by
-from fairseq_kd.study.older import Older
-from fairseq_kd.study.raw import RawText, raw_text
 from fairseq_kd.study.spec import Spec
+from fairseq_kd.study.state import Older
 from fairseq_kd.study.values import SHARES
 from fairseq_kd.training.options import to_arguments, training_arguments
 

@@ -1,9 +1,8 @@
 """Factors by their names: which values they take, and which options these set."""
 
-from fairseq_kd.errors import KDError
-from fairseq_kd.study.reserved import check_route
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.study.spec import BUDGETS, TRAINED, Spec
-from fairseq_kd.study.values import check_mix, check_noise_level, check_seed, check_updates
+from fairseq_kd.study.values import check_mix, check_noise_level, check_route, check_seed, check_updates
 from fairseq_kd.training.options import check_keys, nearest
 
 METHODS = ("ce", "word", "seq", "word+seq")

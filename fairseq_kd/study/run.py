@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from fairseq_kd.child import dying_with_this_process
-from fairseq_kd.corpus.manifest import ensure_writable_folder, exclusive, write_json
-from fairseq_kd.errors import KDError
+from fairseq_kd.artifacts.manifest import ensure_writable_folder, exclusive, write_json
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.process import dying_with_this_process
 from fairseq_kd.study.plan import PLAN_NAME, Plan
 from fairseq_kd.study.results import RESULTS_NAME, write_results
 from fairseq_kd.study.show import StudyProgress, format_failures

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from fairseq_kd.progress import Progress, format_seconds
-from fairseq_kd.study.estimate import Estimates
-from fairseq_kd.study.older import CHOICES
+from fairseq_kd.core.progress import Progress, format_seconds
+from fairseq_kd.study.durations import Estimates
 from fairseq_kd.study.plan import KINDS, Plan
-from fairseq_kd.study.state import LOG, STATES, Records, cell_states, end_of_log, stage_states
+from fairseq_kd.study.state import CHOICES, LOG, STATES, Records, cell_states, end_of_log, stage_states
 
 LOG_LINES_SHOWN = 12
 

@@ -4,16 +4,22 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.paths import config_folder
+from fairseq_kd.core.yaml_file import read_yaml
 from fairseq_kd.corpus import synthetic
 from fairseq_kd.corpus.corpora import NAMES
-from fairseq_kd.errors import KDError
-from fairseq_kd.evaluation.tokenizers import STANDARD, choose_tokenizer
 from fairseq_kd.quickstart.recipe import available_recipes, find_recipe, load_recipe
-from fairseq_kd.resources import config_folder
-from fairseq_kd.study.reserved import check_section
-from fairseq_kd.study.values import check_noise_level, check_seed, check_shares, check_text, check_updates
+from fairseq_kd.scoring.tokenizers import STANDARD, choose_tokenizer
+from fairseq_kd.study.values import (
+    check_noise_level,
+    check_section,
+    check_seed,
+    check_shares,
+    check_text,
+    check_updates,
+)
 from fairseq_kd.training.options import check_keys, nearest
-from fairseq_kd.yaml_file import read_yaml
 
 SECTIONS = ("recipe", "data", "common", "teacher", "student", "budget", "kd", "select", "cache", "decode")
 SECTIONS += ("noise", "evaluate")

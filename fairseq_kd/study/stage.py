@@ -14,10 +14,10 @@ import time
 import traceback
 from pathlib import Path
 
-from fairseq_kd.child import die_with_parent, dying_with_this_process
-from fairseq_kd.corpus.manifest import MANIFEST_NAME, library_versions, sha256_file, write_json
-from fairseq_kd.errors import KDError, report
-from fairseq_kd.resources import PACKAGE
+from fairseq_kd.artifacts.manifest import MANIFEST_NAME, library_versions, sha256_file, write_json
+from fairseq_kd.core.errors import KDError, report
+from fairseq_kd.core.paths import PACKAGE
+from fairseq_kd.core.process import die_with_parent, dying_with_this_process
 from fairseq_kd.study.key import made_by
 from fairseq_kd.study.plan import CHOSEN_TEACHER, PLAN_NAME, TRAININGS
 from fairseq_kd.study.state import DONE, FAILED, LOCK, LOG, fingerprint_of, record_of
@@ -164,7 +164,7 @@ def _execute(stage: dict, command: list[str], folder: Path, inputs: dict) -> dic
     if status != 0:
         raise KDError(f"{shlex.join(command)} ended with status {status}")
     if stage["kind"] == "select":
-        from fairseq_kd.corpus.derived import link  # and with it torch
+        from fairseq_kd.artifacts.derived import link  # and with it torch
 
         chosen = json.loads((folder / "selection" / "selection.json").read_text(encoding="utf-8"))["chosen"]
         link(chosen, folder / CHOSEN_TEACHER)

@@ -13,10 +13,9 @@ from fairseq.models.transformer import TransformerEncoderBase
 from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
-from fairseq_kd.corpus.data_bin import check_sides, check_trainable
-from fairseq_kd.errors import KDError, exit_on_user_error
-from fairseq_kd.tasks.distilled import DistilledPairDataset
-from fairseq_kd.tasks.distilled_check import check_dictionaries, check_folder, check_pairs
+from fairseq_kd.artifacts.data_bin import check_sides, check_trainable
+from fairseq_kd.core.errors import KDError, exit_on_user_error
+from fairseq_kd.tasks.distilled import DistilledPairDataset, check_dictionaries, check_folder, check_pairs
 
 
 @dataclass

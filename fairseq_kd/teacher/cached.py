@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fairseq_kd.corpus.fingerprint import data_hashes, dictionary_hash
-from fairseq_kd.corpus.manifest import sha256_file
-from fairseq_kd.errors import KDError
-from fairseq_kd.paths import check_one
-from fairseq_kd.teacher.cache import Rows, rebuild, sentence_crcs
-from fairseq_kd.teacher.cache_reader import CacheReader
-from fairseq_kd.teacher.loading import data_folder
-from fairseq_kd.teacher.signal import DenseSignal, TopKSignal
+from fairseq_kd.artifacts.fingerprint import data_hashes, dictionary_hash
+from fairseq_kd.artifacts.manifest import sha256_file
+from fairseq_kd.cache.format import Rows, rebuild, sentence_crcs
+from fairseq_kd.cache.reader import CacheReader
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.paths import check_one
+from fairseq_kd.inference.frozen import data_folder
+from fairseq_kd.loss.signal import DenseSignal, TopKSignal
 
 logger = logging.getLogger(__name__)
 SIDES = ("source", "target")

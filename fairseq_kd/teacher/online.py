@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
-from fairseq_kd.errors import KDError
-from fairseq_kd.teacher.loading import Teacher, load_teacher
-from fairseq_kd.teacher.signal import DenseSignal, TopKSignal
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.inference.frozen import FrozenModel, load_frozen
+from fairseq_kd.loss.signal import DenseSignal, TopKSignal
 
 
 class OnlineSignalSource:
@@ -29,7 +29,7 @@ class OnlineSignalSource:
         self._arguments = {"path": path, "data": data, "dtype": dtype, "trust": trust}
         self._task = task
         self._top_k = top_k
-        self.teacher: Teacher | None = None
+        self.teacher: FrozenModel | None = None
 
     def check_file(self) -> None:
         """Raises KDError when a teacher that is yet to be loaded is no file that can be opened. It is not read."""
@@ -50,7 +50,7 @@ class OnlineSignalSource:
         if self.teacher is None:
             task_cfg = self._task.cfg
             languages = (getattr(task_cfg, "source_lang", None), getattr(task_cfg, "target_lang", None))
-            teacher = load_teacher(**self._arguments, languages=languages)
+            teacher = load_frozen(**self._arguments, languages=languages)
             teacher.check_dictionaries(self._task.source_dictionary, self._task.target_dictionary)
             self.teacher = teacher
         signal = self.teacher.signal(sample, keep, temperature)

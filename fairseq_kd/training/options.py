@@ -2,8 +2,8 @@
 
 import difflib
 
-from fairseq_kd.errors import KDError
-from fairseq_kd.resources import PACKAGE
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.paths import PACKAGE
 
 # set by whatever starts the training
 RESERVED = (

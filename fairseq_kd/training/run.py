@@ -9,11 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fairseq_kd.checkpoint import DamagedCheckpoint, read_checkpoint, updates_of
-from fairseq_kd.child import dying_with_this_process
-from fairseq_kd.corpus.manifest import create_json, ensure_writable_folder, exclusive, sha256_file, write_json
-from fairseq_kd.errors import KDError
-from fairseq_kd.progress import Progress
+from fairseq_kd.artifacts.manifest import create_json, ensure_writable_folder, exclusive, sha256_file, write_json
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.process import dying_with_this_process
+from fairseq_kd.core.progress import Progress
+from fairseq_kd.inference.checkpoint import DamagedCheckpoint, read_checkpoint, updates_of
 
 RECORD = "train.json"  # there when the run is complete
 REQUEST = "request.json"  # there from the start

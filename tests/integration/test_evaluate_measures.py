@@ -12,19 +12,18 @@ import torch
 from helpers import batch
 
 from fairseq_kd.cli.main import main
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.datasets import text_files
 from fairseq_kd.corpus.options import PrepareOptions
 from fairseq_kd.corpus.prepare import prepare
 from fairseq_kd.corpus.text import write_lines
-from fairseq_kd.errors import KDError
 from fairseq_kd.evaluation.calibration import observe
 from fairseq_kd.evaluation.efficiency import Meter, latency
 from fairseq_kd.evaluation.gold import gold_batches
 from fairseq_kd.evaluation.robustness import NoiseLevels, Robustness, binarised, relative_drop
-from fairseq_kd.evaluation.score import Scorer
 from fairseq_kd.evaluation.segments import read_segments
-from fairseq_kd.evaluation.system import open_system
-from fairseq_kd.evaluation.translate import TranslateOptions
+from fairseq_kd.evaluation.system import TranslateOptions, open_system
+from fairseq_kd.scoring.score import Scorer
 
 SEARCH = ("--max-len-b", "20", "--beam", "2")
 
@@ -194,7 +193,7 @@ def test_translations_at_a_level_are_those_of_a_noised_data_bin(corpus, data_bin
 
     scored = []
     monkeypatch.setattr(
-        "fairseq_kd.evaluation.score.Scorer.score_by",
+        "fairseq_kd.scoring.score.Scorer.score_by",
         lambda scorer, metric, hypotheses, references, resamples: (
             scored.append((hypotheses, references)) or {"score": 30.0}
         ),

@@ -100,7 +100,7 @@ def test_a_training_that_is_continued_in_any_epoch_ends_with_the_same_weights(da
 
 
 def test_a_complete_run_whose_checkpoint_is_gone_is_an_error(tmp_path):
-    from fairseq_kd.errors import KDError
+    from fairseq_kd.core.errors import KDError
     from fairseq_kd.training.run import train
 
     command = ["fairseq-train", "data", "--save-dir", str(tmp_path / "checkpoints")]
@@ -111,7 +111,7 @@ def test_a_complete_run_whose_checkpoint_is_gone_is_an_error(tmp_path):
 
 
 def test_another_recipe_in_the_same_folder_is_refused(recipe, tmp_path):
-    from fairseq_kd.errors import KDError
+    from fairseq_kd.core.errors import KDError
     from fairseq_kd.training.run import train
 
     (tmp_path / "request.json").write_text(json.dumps({"command": ["other"], "inputs": {}}))
@@ -120,7 +120,7 @@ def test_another_recipe_in_the_same_folder_is_refused(recipe, tmp_path):
 
 
 def test_a_request_that_another_process_records_meanwhile_is_not_overwritten(tmp_path, monkeypatch):
-    from fairseq_kd.errors import KDError
+    from fairseq_kd.core.errors import KDError
     from fairseq_kd.training import run
 
     other = {"command": ["other"], "inputs": {}}
@@ -146,7 +146,7 @@ def test_a_request_that_another_process_records_meanwhile_is_not_overwritten(tmp
 
 
 def test_a_training_that_fails_shows_the_end_of_its_log(tmp_path):
-    from fairseq_kd.errors import KDError
+    from fairseq_kd.core.errors import KDError
     from fairseq_kd.training.run import train
 
     with pytest.raises(KDError, match="(?s)ended with status .*missing-folder"):

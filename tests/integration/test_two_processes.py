@@ -26,7 +26,7 @@ METHODS = ("online", "cached", "hybrid", "adaptive")
 @pytest.fixture(scope="module")
 def commands(data_bin, distilled, teacher, tmp_path_factory):
     """fairseq-train's words by method."""
-    from fairseq_kd.teacher.caching import CachingOptions, make_cache
+    from fairseq_kd.cache.make import CachingOptions, make_cache
 
     sentences = len(make_dataset(str(data_bin / "train.qaa-qab.qaa"), impl="mmap"))
     assert math.ceil(sentences / SENTENCES) == 2 * END_OF_EPOCH - 1, "an odd number of batches"

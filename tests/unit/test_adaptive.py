@@ -7,7 +7,7 @@ import torch
 from helpers import batch, build, losses_of_training
 from student_helpers import SMALL, build_student, size, some_input
 
-from fairseq_kd.errors import KDError
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.models.capacity import INITIAL_LAMBDA2, Capacity, CapacityOptions
 from fairseq_kd.models.gates import GatedLinear, HardConcreteGate
 

@@ -1,7 +1,7 @@
 import pytest
 
-from fairseq_kd.evaluation.behaviour import rates, repetition_rate
-from fairseq_kd.evaluation.score import Scorer
+from fairseq_kd.evaluation.evaluate import rates, repetition_rate
+from fairseq_kd.scoring.score import Scorer
 
 
 def test_repetition_counts_4_grams_that_stood_earlier_in_the_line():

@@ -2,11 +2,11 @@
 
 import pytest
 
+from fairseq_kd.artifacts.manifest import read_manifest
 from fairseq_kd.cli.main import main
-from fairseq_kd.corpus.manifest import read_manifest
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.prepare import load_subword_models
 from fairseq_kd.corpus.subword import SubwordNMTModel, load_model_file
-from fairseq_kd.errors import KDError
 
 TEXT = "her here"
 FILES = {  # with what becomes of TEXT, worked by hand

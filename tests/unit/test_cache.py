@@ -9,15 +9,15 @@ import pytest
 import torch
 from helpers import batch, build
 
+from fairseq_kd.cache.format import CacheFormat, encode, rebuild, sentence_crcs
+from fairseq_kd.cache.make import CachingOptions, make_cache
 from fairseq_kd.cli.main import main
-from fairseq_kd.device import parse_shard
-from fairseq_kd.errors import KDError
-from fairseq_kd.teacher.cache import CacheFormat, encode, rebuild, sentence_crcs
-from fairseq_kd.teacher.cache_check import verify_cache
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.inference.device import parse_shard
+from fairseq_kd.inference.frozen import load_frozen
+from fairseq_kd.loss.signal import SMALLEST_TAIL, DenseSignal
 from fairseq_kd.teacher.cached import CachedSignalSource
-from fairseq_kd.teacher.caching import CachingOptions, make_cache
-from fairseq_kd.teacher.loading import load_teacher
-from fairseq_kd.teacher.signal import SMALLEST_TAIL, DenseSignal
+from fairseq_kd.teacher.verify import verify_cache
 
 TEMPERATURES = (0.5, 1.0, 2.0)
 HALVES = torch.tensor([[0.125, 0.5, 0.125, 0.25]]).log()  # of which k = 2 keeps types 1 and 3
@@ -45,7 +45,7 @@ def task(data_bin):
 @pytest.fixture(scope="module")
 def logits(teacher):
     """The model's own output for a batch, (B, T, V) float64."""
-    model = load_teacher(teacher).model
+    model = load_frozen(teacher).model
     with torch.no_grad():
         return lambda sample: model(**sample["net_input"])[0].detach().double()
 
@@ -172,7 +172,7 @@ def test_positions_that_are_left_out_take_no_row(cache, task):
 
 
 def test_blocks_and_interruptions_by_the_real_teacher_leave_no_trace(teacher, data_bin, options, cache, tmp_path):
-    from fairseq_kd.teacher.caching import TeacherRows
+    from fairseq_kd.cache.make import TeacherRows
 
     blocks, compute = [], TeacherRows.__call__
 
@@ -243,7 +243,7 @@ def test_a_cache_of_the_first_format_is_read_and_has_one_bucket(teacher, data_bi
 
 
 def test_one_answer_that_is_no_number_fails_the_verification(cache, monkeypatch):
-    from fairseq_kd.teacher import cache_check
+    from fairseq_kd.teacher import verify as cache_check
 
     true, calls = cache_check._deviations, []
 
@@ -258,7 +258,7 @@ def test_one_answer_that_is_no_number_fails_the_verification(cache, monkeypatch)
 
 
 def test_a_teacher_whose_answers_are_not_finite_is_not_cached(teacher, data_bin, tmp_path, monkeypatch):
-    from fairseq_kd.teacher.signal import DenseSignal
+    from fairseq_kd.loss.signal import DenseSignal
 
     monkeypatch.setattr(DenseSignal, "rows", lambda self, *_: torch.full((len(self.features), 120), float("nan")))
     with pytest.raises(KDError, match="not finite"):
@@ -267,7 +267,7 @@ def test_a_teacher_whose_answers_are_not_finite_is_not_cached(teacher, data_bin,
 
 
 def rehash(folder: Path, name: str) -> None:
-    from fairseq_kd.corpus.manifest import sha256_file
+    from fairseq_kd.artifacts.manifest import sha256_file
 
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"][name] = sha256_file(folder / name)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from helpers import batch, build
 
-from fairseq_kd.corpus.manifest import sha256_file
-from fairseq_kd.errors import KDError
-from fairseq_kd.teacher.cache import CacheFormat
-from fairseq_kd.teacher.cache_check import verify_cache
+from fairseq_kd.artifacts.manifest import sha256_file
+from fairseq_kd.cache.format import CacheFormat
+from fairseq_kd.cache.make import CachingOptions, make_cache
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.teacher.cached import CachedSignalSource
-from fairseq_kd.teacher.caching import CachingOptions, make_cache
+from fairseq_kd.teacher.verify import verify_cache
 
 
 @pytest.fixture(scope="module")

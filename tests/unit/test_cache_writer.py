@@ -12,10 +12,10 @@ import pytest
 import torch
 from cache_helpers import BLOCK_TOKENS, FORMAT, SIZES, content, fitted, generated, write
 
-from fairseq_kd.corpus.manifest import exclusive, folder_in_progress
-from fairseq_kd.errors import KDError
-from fairseq_kd.resumable.blocks import cut_blocks
-from fairseq_kd.teacher.cache_reader import CacheReader
+from fairseq_kd.artifacts.blocks import cut_blocks
+from fairseq_kd.artifacts.manifest import exclusive, folder_in_progress
+from fairseq_kd.cache.reader import CacheReader
+from fairseq_kd.core.errors import KDError
 
 
 def in_a_process_that_may_be_killed(function, kill_after=None) -> int:
@@ -166,7 +166,7 @@ def request_of(teacher: str) -> dict:
 
 
 def test_a_request_recorded_between_check_and_write_is_not_overwritten(tmp_path, monkeypatch):
-    from fairseq_kd.resumable import request
+    from fairseq_kd.artifacts import request
 
     folder, look, begun = tmp_path / "cache", request._visible, []
 
@@ -186,7 +186,7 @@ def test_a_request_recorded_between_check_and_write_is_not_overwritten(tmp_path,
 
 def begin_often(folder, teachers, barrier, answers, links) -> None:
     """Begin the same folders as another process, at the same time; put (number, who, what holds) into `answers`."""
-    from fairseq_kd.resumable.request import begin
+    from fairseq_kd.artifacts.request import begin
 
     if not links:
         os.link = lambda *arguments: (_ for _ in ()).throw(PermissionError(1, "no hard links here"))

@@ -5,9 +5,15 @@ import torch
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
-from fairseq_kd.errors import KDError
-from fairseq_kd.evaluation.calibration import Outcomes, calibration, expected_calibration_error, reliability
-from fairseq_kd.evaluation.diagram import check_diagram, draw_reliability
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.evaluation.calibration import (
+    Outcomes,
+    calibration,
+    check_diagram,
+    draw_reliability,
+    expected_calibration_error,
+    reliability,
+)
 
 
 def outcomes(probs, gold) -> Outcomes:

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from fairseq_kd.checkpoint import read_checkpoint
-from fairseq_kd.errors import KDError
-from fairseq_kd.teacher.loading import load_teacher
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.inference.checkpoint import read_checkpoint
+from fairseq_kd.inference.frozen import load_frozen
 
 
 class RunsCode:
@@ -109,9 +109,9 @@ def test_options_that_call_a_function_are_refused_because_fairseq_evaluates_some
     state["cfg"]["model"].xformers_att_config = f" __import__('os').makedirs({str(made)!r}, exist_ok=True)"
     torch.save(state, path)
     with pytest.raises(KDError, match=r"__import__.*--trust-checkpoint"):
-        load_teacher(path)
+        load_frozen(path)
     assert not made.exists()
-    load_teacher(path, trust=True)
+    load_frozen(path, trust=True)
     assert made.exists()  # fairseq does evaluate it
 
 
@@ -121,10 +121,10 @@ def test_the_folder_given_counts_for_checkpoints_of_the_old_layout(tmp_path, tea
     args.data = str(tmp_path / "gone")
     path = tmp_path / "old.pt"
     torch.save(state | {"args": args, "cfg": None}, path)
-    loaded = load_teacher(path, data=data_bin)
+    loaded = load_frozen(path, data=data_bin)
     assert len(loaded.target_dictionary) == state["model"]["decoder.embed_tokens.weight"].shape[0]
     with pytest.raises(KDError, match="gone"):
-        load_teacher(path, languages=("qaa", "qab"))
+        load_frozen(path, languages=("qaa", "qab"))
 
 
 @pytest.mark.parametrize("kind", ["cut off", "empty", "text", "another dict", "a list", "no history", "cfg is text"])

@@ -52,7 +52,7 @@ def test_help_does_not_import_fairseq_or_torch():
 
 def test_importing_any_part_registers_the_criterion():
     code = """
-import fairseq_kd.errors
+import fairseq_kd.core.errors
 from fairseq.registry import REGISTRIES
 print("kd_word" in REGISTRIES["criterion"]["registry"])
 """

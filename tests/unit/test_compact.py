@@ -7,10 +7,10 @@ from helpers import batch, build, losses_of_training
 from student_helpers import SMALL, build_student, size, some_input
 from test_adaptive import ADAPTIVE, CROSS_ENTROPY, set_log_alpha
 
-from fairseq_kd.checkpoint import read_checkpoint
 from fairseq_kd.cli.main import main
+from fairseq_kd.inference.checkpoint import read_checkpoint
+from fairseq_kd.inference.frozen import build_model, configure_own_task
 from fairseq_kd.models.compact import compact_weights
-from fairseq_kd.teacher.loading import build_model, configure_own_task
 
 KINDS = [("plain", ()), ("glu", ("--ffn-type", "glu", "--activation-fn", "swish")), ("nothing left", ())]
 KINDS += [(f"only {part}", ("--capacity-gates", part, "--capacity-target", "0.95")) for part in ("heads", "channels")]

@@ -14,13 +14,13 @@ from corpora_helpers import (
     zipped,
 )
 
+from fairseq_kd.artifacts.manifest import read_manifest
 from fairseq_kd.cli.main import main
-from fairseq_kd.corpus.archive import extract
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.corpus.clean import Tokenise
 from fairseq_kd.corpus.corpora import CORPORA, usual_options
-from fairseq_kd.corpus.manifest import read_manifest
+from fairseq_kd.corpus.files import extract
 from fairseq_kd.corpus.markup import read_segments, read_tagged
-from fairseq_kd.corpus.tokenise import Tokenise
-from fairseq_kd.errors import KDError
 
 LOCAL = Path(__file__).resolve().parents[3] / "shared" / "data"
 

@@ -10,15 +10,15 @@ import torch
 from data_bin_helpers import COUNTS, LANGUAGES, binarise, commands, write_text
 from helpers import build, losses_of_training
 
+from fairseq_kd.cache.make import CachingOptions, make_cache
 from fairseq_kd.cli.main import main
-from fairseq_kd.errors import KDError
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.inference.opening import open_data
 from fairseq_kd.noise.data_bin import noise_data_bin
 from fairseq_kd.noise.options import NoiseOptions
 from fairseq_kd.sequence.decode import decode
 from fairseq_kd.sequence.mix import mix
 from fairseq_kd.sequence.options import DecodeOptions
-from fairseq_kd.teacher.caching import CachingOptions, make_cache
-from fairseq_kd.teacher.opening import open_data
 
 MMAP = b"MMIDIDX\x00"  # what an index in fairseq's default format begins with
 

@@ -16,15 +16,14 @@ from conftest import run_fairseq
 from fairseq.data import Dictionary
 from helpers import write_variant
 
-from fairseq_kd.corpus.derived import SideWriter
-from fairseq_kd.errors import KDError
-from fairseq_kd.evaluation.translate import TranslateOptions, translate
+from fairseq_kd.artifacts.derived import SideWriter
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.evaluation.system import TranslateOptions, translate
+from fairseq_kd.inference.opening import open_data
 from fairseq_kd.sequence import decode as decode_module
 from fairseq_kd.sequence.decode import decode
-from fairseq_kd.sequence.hypothesis import Hypothesis
-from fairseq_kd.sequence.options import DecodeOptions
-from fairseq_kd.sequence.teachers import open_teachers
-from fairseq_kd.teacher.opening import open_data
+from fairseq_kd.sequence.options import DecodeOptions, Hypothesis
+from fairseq_kd.teacher.ensemble import open_teachers
 
 LANGUAGES = ("qaa", "qab")
 

@@ -12,7 +12,7 @@ from conftest import TINY_MODEL, run_fairseq
 from fairseq.data import Dictionary
 
 from fairseq_kd.cli.main import main
-from fairseq_kd.errors import KDError
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.sequence.decode import decode
 from fairseq_kd.sequence.options import DecodeOptions
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from fairseq_kd.device import choose_device, parse_shard
-from fairseq_kd.errors import KDError
-from fairseq_kd.resources import cache_folder
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.paths import cache_folder
+from fairseq_kd.inference.device import choose_device, parse_shard
 from fairseq_kd.sequence.decode import decode
 from fairseq_kd.sequence.options import DecodeOptions
 

@@ -218,7 +218,7 @@ def test_types_that_are_excluded_leave_losses_and_gradients_finite(name, case, k
     With k = 7 none is; the bucket of the others has a type that neither side excludes.
     """
     from fairseq_kd.loss.objective import Objective, divergence
-    from fairseq_kd.teacher.signal import DenseSignal
+    from fairseq_kd.loss.signal import DenseSignal
 
     by_teacher, by_student = EXCLUDED[case]
     signal = DenseSignal(exclude(random_logits(21), by_teacher), None, temperature)

@@ -6,8 +6,9 @@ import pytest
 from corpora_helpers import IWSLT17_SETS, iwslt_members, tar
 
 from fairseq_kd.cli.main import main
-from fairseq_kd.corpus import campaign, corpora, download
-from fairseq_kd.errors import KDError
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.corpus import campaign, corpora
+from fairseq_kd.corpus import datasets as download
 
 
 class RangeServer(http.server.BaseHTTPRequestHandler):

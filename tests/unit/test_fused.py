@@ -9,7 +9,7 @@ import torch
 from fairseq_kd.loss import fused
 from fairseq_kd.loss.fused import fused_loss, token_nll
 from fairseq_kd.loss.objective import DIVERGENCES, Objective, reference_losses
-from fairseq_kd.teacher.signal import SMALLEST_TAIL, DenseSignal, TopKSignal
+from fairseq_kd.loss.signal import SMALLEST_TAIL, DenseSignal, TopKSignal
 
 N, V, D, K = 11, 23, 6, 7
 OPTIONS = ((1, 2, 4), (0, 0.1), (0, 0.3, 1.0))

@@ -18,11 +18,11 @@ from student_helpers import SMALL, build_student, some_input
 from test_adaptive import ADAPTIVE
 from test_compact import compacted, scatter_gates
 
-from fairseq_kd.checkpoint import read_checkpoint, write_initial_checkpoint
+from fairseq_kd.cache.reader import CacheReader
 from fairseq_kd.cli.main import main
-from fairseq_kd.evaluation.score import PLAIN
+from fairseq_kd.inference.checkpoint import read_checkpoint, write_initial_checkpoint
+from fairseq_kd.scoring.score import PLAIN
 from fairseq_kd.study.key import MAKERS
-from fairseq_kd.teacher.cache_reader import CacheReader
 from fairseq_kd.training.options import training_arguments
 
 SHORT = ("--max-len-a", "0", "--max-len-b", "6", "--cpu")

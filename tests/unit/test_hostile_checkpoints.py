@@ -18,10 +18,10 @@ from hostile_helpers import CALLS, OPTIONS, values, write_hostile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fairseq_kd.checkpoint import read_checkpoint
 from fairseq_kd.cli.main import main
-from fairseq_kd.errors import KDError
-from fairseq_kd.teacher.loading import load_teacher
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.inference.checkpoint import read_checkpoint
+from fairseq_kd.inference.frozen import load_frozen
 
 SLOW = os.environ.get("FAIRSEQ_KD_SLOW") == "1"
 SECONDS = 5  # of processor time, for one file
@@ -51,7 +51,7 @@ def check_refused(data, teacher, folder: Path, open_it) -> None:
 def test_the_loader_refuses_every_hostile_option(data, teacher, data_bin, tmp_path):
     def open_it(path):
         with pytest.raises(KDError):
-            load_teacher(path, data=data_bin)
+            load_frozen(path, data=data_bin)
 
     check_refused(data, teacher, tmp_path, open_it)
 
@@ -122,7 +122,7 @@ def test_a_training_with_a_hostile_teacher_runs_nothing(teacher, data_bin, tmp_p
 
 
 def test_every_module_of_fairseq_that_evaluates_is_confined():
-    import fairseq_kd.literals
+    import fairseq_kd.core.literals
 
     root = Path(fairseq.__file__).parent
     found = set()
@@ -134,7 +134,7 @@ def test_every_module_of_fairseq_that_evaluates_is_confined():
             found.add(name)
     assert {"fairseq.utils", "fairseq.models.fconv", "fairseq.optim.adam"} <= found
     for name in found:
-        assert vars(sys.modules[name])["eval"] is fairseq_kd.literals.evaluate, name
+        assert vars(sys.modules[name])["eval"] is fairseq_kd.core.literals.evaluate, name
 
 
 def test_python_has_its_own_eval():
@@ -155,7 +155,7 @@ def test_honest_options_are_not_judged_by_how_they_look(name, teacher, data_bin,
     state, path = torch.load(teacher), tmp_path / "honest.pt"
     HONEST[name](state["cfg"], tmp_path)
     torch.save(state, path)
-    load_teacher(path, data=data_bin)
+    load_frozen(path, data=data_bin)
 
 
 def large(**options):
@@ -260,7 +260,7 @@ def test_a_small_file_cannot_claim_much(name, teacher, data_bin, tmp_path):
     torch.save(state, path)
     began = time.process_time()
     with pytest.raises(KDError, match=r"bomb\.pt"):
-        load_teacher(path, data=data_bin)
+        load_frozen(path, data=data_bin)
     assert time.process_time() - began < SECONDS
 
 
@@ -313,7 +313,7 @@ def test_nothing_of_the_environment_enters_a_student(trust, teacher, data_bin, t
 
 
 def test_nothing_of_the_environment_enters_an_average(teacher, tmp_path, monkeypatch):
-    from fairseq_kd.teacher.average import write_average
+    from fairseq_kd.evaluation.average import write_average
 
     monkeypatch.setenv("FAIRSEQ_KD_SECRET", "the-secret")
     paths, out = [with_secret(teacher, tmp_path / f"checkpoint{n}.pt") for n in (1, 2)], tmp_path / "average.pt"
@@ -335,7 +335,7 @@ def test_an_error_of_any_class_while_building_is_one_clear_error(options, teache
     vars(state["cfg"]["model"]).update(options)
     torch.save(state, path)
     with pytest.raises(KDError, match=r"odd\.pt .*cannot be built"):
-        load_teacher(path, data=data_bin)
+        load_frozen(path, data=data_bin)
 
 
 DISGUISED = r"['\x24{oc.env:FAIRSEQ_KD_SECRET}']"  # text that fairseq reads as a list of another text
@@ -369,7 +369,7 @@ def test_a_checkpoint_makes_no_other_file_be_read(teacher, data_bin, tmp_path):
     state["cfg"]["model"] = argparse.Namespace(**vars(state["cfg"]["model"]) | names | options)
     torch.save(state, path)
     with pytest.raises(KDError, match="another checkpoint"):
-        load_teacher(path, data=data_bin)
+        load_frozen(path, data=data_bin)
 
 
 @pytest.mark.parametrize("change", ["capitals", "twice", "archive behind a pickle", "comment", "in front"])

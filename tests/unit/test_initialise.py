@@ -5,11 +5,11 @@ import torch
 from helpers import batch
 from student_helpers import SMALL, build_student, some_input
 
-from fairseq_kd.checkpoint import read_checkpoint
 from fairseq_kd.cli.main import main
-from fairseq_kd.errors import KDError
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.inference.checkpoint import read_checkpoint
+from fairseq_kd.inference.frozen import build_model, configure_own_task
 from fairseq_kd.models.initialise import chosen_layers, important_channels, initial_weights
-from fairseq_kd.teacher.loading import build_model, configure_own_task
 
 TEACHER_SHAPE = [
     *("--encoder-embed-dim", "16", "--encoder-attention-heads", "2", "--decoder-attention-heads", "2"),

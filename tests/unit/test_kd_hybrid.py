@@ -7,11 +7,10 @@ import torch
 from conftest import TINY_MODEL
 from helpers import batch, build, losses_of_training
 
-from fairseq_kd.criterions.gate import LearnedGate, scheduled
-from fairseq_kd.criterions.hybrid_config import KDHybridConfig, check_hybrid_options
-from fairseq_kd.errors import KDError
-from fairseq_kd.projection import unwrapped
-from fairseq_kd.two_targets import two_passes
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.criterions.hybrid_config import KDHybridConfig, LearnedGate, check_hybrid_options, scheduled
+from fairseq_kd.criterions.kd_hybrid import two_passes
+from fairseq_kd.inference.supported import unwrapped
 
 COMMON = ("--label-smoothing", "0.1", "--dropout", "0.0")
 IMPLEMENTATIONS = ["fused", "reference"]

@@ -10,7 +10,7 @@ from fairseq import tasks
 from fairseq.data import LanguagePairDataset
 from helpers import batch, build, parse
 
-from fairseq_kd.teacher.caching import CachingOptions, make_cache
+from fairseq_kd.cache.make import CachingOptions, make_cache
 
 PLAIN = ("--criterion", "kd_hybrid", "--kd-weight", "0", "--dropout", "0.0")
 

@@ -3,10 +3,10 @@ import torch
 import torch.nn.functional as F
 from helpers import batch, build, losses_of_training
 
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.criterions.config import check_options
 from fairseq_kd.criterions.kd_word import KDWordConfig
-from fairseq_kd.criterions.options import check_options
-from fairseq_kd.errors import KDError
-from fairseq_kd.teacher.loading import load_teacher
+from fairseq_kd.inference.frozen import load_frozen
 
 KD = ("--criterion", "kd_word", "--dropout", "0.0")
 
@@ -145,7 +145,7 @@ def test_teacher_is_no_part_of_criterion_and_stays_frozen_in_eval_mode(data_bin,
 
 def test_loading_the_teacher_leaves_the_random_numbers_alone(teacher):
     before = torch.get_rng_state()
-    load_teacher(teacher)
+    load_frozen(teacher)
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -153,7 +153,7 @@ def test_loading_the_teacher_leaves_the_random_numbers_alone(teacher):
 def test_teacher_dtype_changes_only_rounding(data_bin, teacher, dtype, tolerance):
     _, task, *_ = build(data_bin, *KD, "--teacher", teacher)
     sample = batch(task, range(4))
-    exact, rounded = (load_teacher(teacher, dtype=d) for d in ("float32", dtype))
+    exact, rounded = (load_frozen(teacher, dtype=d) for d in ("float32", dtype))
     assert next(rounded.model.parameters()).dtype == getattr(torch, dtype)
     keep = sample["target"].ne(task.target_dictionary.pad())
     rounded_lprobs, exact_lprobs = (loaded.signal(sample, keep).rows() for loaded in (rounded, exact))

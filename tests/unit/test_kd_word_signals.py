@@ -8,10 +8,10 @@ import pytest
 import torch
 from helpers import batch, build, losses_of_training
 
-from fairseq_kd.errors import KDError
+from fairseq_kd.cache.make import CachingOptions, make_cache
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.inference.supported import output_projection
 from fairseq_kd.loss.objective import DIVERGENCES
-from fairseq_kd.projection import output_projection
-from fairseq_kd.teacher.caching import CachingOptions, make_cache
 
 KD = ("--criterion", "kd_word", "--label-smoothing", "0.1", "--kd-weight", "0.6")
 

@@ -4,11 +4,11 @@ import shutil
 
 import pytest
 
+from fairseq_kd.artifacts.fingerprint import data_files
+from fairseq_kd.artifacts.manifest import read_manifest
 from fairseq_kd.cli.main import main
-from fairseq_kd.corpus.fingerprint import data_files
-from fairseq_kd.corpus.manifest import read_manifest
-from fairseq_kd.errors import KDError
-from fairseq_kd.teacher.opening import infer_languages
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.inference.opening import infer_languages
 
 
 def renamed(data_bin, out, source: str, target: str, *, manifest: bool):
@@ -43,7 +43,7 @@ def test_codes_with_hyphens_and_full_stops_are_read(data_bin, tmp_path, source, 
 def test_a_checkpoint_that_records_no_languages_has_those_of_its_data(data_bin, tmp_path):
     from omegaconf import OmegaConf
 
-    from fairseq_kd.teacher.loading import configure_own_task
+    from fairseq_kd.inference.frozen import configure_own_task
 
     folder = renamed(data_bin, tmp_path / "in", "en", "pt-BR", manifest=False)
     task = {"_name": "translation", "data": "elsewhere", "source_lang": None, "target_lang": None}

@@ -3,7 +3,7 @@ from hostile_helpers import expressions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairseq_kd.literals import MAX_ITEMS, NotALiteral, evaluate
+from fairseq_kd.core.literals import MAX_ITEMS, NotALiteral, evaluate
 
 SCALARS = (
     st.none()

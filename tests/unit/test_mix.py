@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from fairseq_kd.cli.main import main
-from fairseq_kd.errors import KDError
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.inference.opening import open_data
 from fairseq_kd.sequence.mix import chosen, mix
-from fairseq_kd.teacher.opening import open_data
 
 LANGUAGES = ("qaa", "qab")
 

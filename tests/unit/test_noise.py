@@ -7,11 +7,11 @@ import pyarrow as pa
 import pytest
 import regex
 
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.text import SPACES, normalise_spaces
-from fairseq_kd.errors import KDError
 from fairseq_kd.noise.block import BLOCK_LINES, add_noise
-from fairseq_kd.noise.lines import noise_lines
 from fairseq_kd.noise.options import NoiseOptions
+from fairseq_kd.noise.side import noise_lines
 from fairseq_kd.noise.units import WIDE_SPACES, find_characters, find_tokens, find_words, find_words_and_characters
 from fairseq_kd.noise.vocabulary import Vocabulary
 

@@ -5,19 +5,19 @@ import numpy as np
 import pytest
 from fairseq.data import Dictionary
 
+from fairseq_kd.artifacts.derived import SideWriter
+from fairseq_kd.artifacts.manifest import check_files, read_manifest
 from fairseq_kd.cli.main import main
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.datasets import text_files
-from fairseq_kd.corpus.derived import SideWriter
-from fairseq_kd.corpus.manifest import check_files, read_manifest
 from fairseq_kd.corpus.options import PrepareOptions
 from fairseq_kd.corpus.prepare import load_subword_models, prepare
 from fairseq_kd.corpus.text import write_lines
-from fairseq_kd.errors import KDError
 from fairseq_kd.evaluation.segments import Segments
+from fairseq_kd.inference.opening import open_data
 from fairseq_kd.noise.block import BLOCK_LINES
 from fairseq_kd.noise.data_bin import noise_data_bin
 from fairseq_kd.noise.options import NoiseOptions
-from fairseq_kd.teacher.opening import open_data
 
 LANGUAGES = ("qaa", "qab")
 MIX = {"delete": 0.15, "substitute": 0.15, "swap": 0.15}

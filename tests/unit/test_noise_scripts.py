@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import regex
 
+from fairseq_kd.artifacts.derived import SideWriter
 from fairseq_kd.cli.main import main
-from fairseq_kd.corpus.derived import SideWriter
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.subword import SentencePieceModel
 from fairseq_kd.corpus.text import write_lines
-from fairseq_kd.errors import KDError
 from fairseq_kd.noise.block import BLOCK_LINES
-from fairseq_kd.noise.lines import noise_lines
 from fairseq_kd.noise.options import NoiseOptions
+from fairseq_kd.noise.side import noise_lines
 
 HAN = "我你他喜欢吃看书的了在是不大小天水火山人中国学生老师今天明天医猫狗花红蓝"
 RATES = [{"delete": 0.5}, {"substitute": 0.5}, {"swap": 0.9}, {"delete": 0.3, "substitute": 0.3, "swap": 0.3}]
@@ -91,8 +91,8 @@ def test_what_a_word_is_with_the_tokenizer_char():
     ],
 )
 def test_which_lines_are_not_segmented(text, expected):
+    from fairseq_kd.noise.text_level import unsegmented_text
     from fairseq_kd.noise.units import find_words
-    from fairseq_kd.noise.unsegmented import unsegmented_text
 
     assert unsegmented_text(find_words(f"{text}\nMan – sieht\n".encode())) == expected
 

@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from fairseq_kd.artifacts.manifest import check_files
 from fairseq_kd.cli.main import main
-from fairseq_kd.corpus.manifest import check_files
-from fairseq_kd.errors import KDError
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.noise import text
 from fairseq_kd.noise.block import BLOCK_LINES
-from fairseq_kd.noise.lines import noise_lines
 from fairseq_kd.noise.options import NoiseOptions
-from fairseq_kd.noise.side import NoisySide
+from fairseq_kd.noise.side import NoisySide, noise_lines
 from fairseq_kd.noise.text import noise_text
 
 LANGUAGES = {"source": "de", "target": "en"}

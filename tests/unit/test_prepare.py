@@ -11,16 +11,17 @@ from functools import partial
 import pytest
 from conftest import ROOT
 
+from fairseq_kd.artifacts.manifest import check_files, exclusive, folder_in_progress, read_manifest
 from fairseq_kd.cli.main import main
 from fairseq_kd.cli.prepare import add_arguments
-from fairseq_kd.corpus import datasets, download
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.corpus import datasets
+from fairseq_kd.corpus import datasets as download
 from fairseq_kd.corpus.clean import write_clean_text
-from fairseq_kd.corpus.manifest import check_files, exclusive, folder_in_progress, read_manifest
 from fairseq_kd.corpus.options import PrepareOptions
 from fairseq_kd.corpus.prepare import _sample
 from fairseq_kd.corpus.subword import SentencePieceModel, SubwordNMTModel, load_decoder
 from fairseq_kd.corpus.text import write_lines
-from fairseq_kd.errors import KDError
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ def look():  # called last, since it was registered first
     print(f"{case}: at exit {reader.is_alive()}", flush=True)
 
 atexit.register(look)
-from fairseq_kd.errors import KDError
+from fairseq_kd.core.errors import KDError
 
 waiting = threading.Condition()
 

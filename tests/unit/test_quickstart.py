@@ -4,15 +4,14 @@ import yaml
 from conftest import ROOT
 from fairseq import options
 
-from fairseq_kd.checkpoint import read_checkpoint
 from fairseq_kd.cli.main import main
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.progress import Progress, format_seconds
 from fairseq_kd.corpus.corpora import CORPORA, usual_options
-from fairseq_kd.errors import KDError
-from fairseq_kd.models.ladder import RUNGS, dimensions
-from fairseq_kd.progress import Progress, format_seconds
+from fairseq_kd.inference.checkpoint import read_checkpoint
+from fairseq_kd.models.student import RUNGS, dimensions
 from fairseq_kd.quickstart.recipe import available_recipes, find_recipe, load_recipe
-from fairseq_kd.quickstart.run import DISTILLED, PLAIN, TEACHER, _training_options
-from fairseq_kd.quickstart.table import format_table
+from fairseq_kd.quickstart.run import DISTILLED, PLAIN, TEACHER, _training_options, format_table
 from fairseq_kd.study.spec import load_spec, shipped_specs
 from fairseq_kd.training.options import RESERVED, to_arguments, training_arguments
 from fairseq_kd.training.run import restore_last_checkpoint
@@ -128,7 +127,7 @@ def test_a_checkpoint_that_was_refused_is_kept(tmp_path, teacher):
     torch.save(torch.load(teacher) | {"more": KDError("a type that fairseq does not write")}, last)
     other.write_bytes(teacher.read_bytes())
     before = last.read_bytes()
-    with pytest.raises(KDError, match=r"checkpoint_last\.pt holds an object of type fairseq_kd\.errors\.KDError"):
+    with pytest.raises(KDError, match=r"checkpoint_last\.pt holds an object of type fairseq_kd\.core\.errors\.KDError"):
         restore_last_checkpoint(tmp_path)
     assert last.read_bytes() == before
 

@@ -4,8 +4,8 @@ import yaml
 from conftest import ROOT
 from helpers import parse
 
-from fairseq_kd.criterions.options import DEFAULTS, check_options
-from fairseq_kd.teacher.select import CHOICES
+from fairseq_kd.criterions.config import DEFAULTS, check_options
+from fairseq_kd.evaluation.select_teacher import CHOICES
 
 ROBUST = yaml.safe_load((ROOT / "configs" / "kd" / "robust.yaml").read_text())
 

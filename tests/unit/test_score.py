@@ -5,8 +5,8 @@ import sys
 import pytest
 from result_helpers import references, translations
 
-from fairseq_kd.errors import KDError
-from fairseq_kd.evaluation.score import Scorer, check_seed
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.scoring.score import Scorer, check_seed
 
 GOLD = references()
 GUESS = translations(GOLD, 0.3, seed=1)

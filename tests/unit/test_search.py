@@ -9,9 +9,9 @@ import sys
 import pytest
 from conftest import ROOT
 
-from fairseq_kd.errors import KDError
-from fairseq_kd.study.optuna_search import Range, optuna_search
-from fairseq_kd.study.search import SAME, drive, greedy, grid, resolve_kd_word
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.search.optuna_sampler import Range, optuna_search
+from fairseq_kd.search.strategies import SAME, drive, greedy, grid, resolve_kd_word
 
 WEIGHTS = ("kd-weight", (0.5, 0.7, 0.9))
 PAPER = [  # the order of arXiv 2401.06356; cross-entropy to the teacher is kl but for a constant

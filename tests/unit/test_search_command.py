@@ -14,11 +14,12 @@ from result_helpers import write_result
 from search_helpers import write_search
 
 from fairseq_kd.cli.main import main
-from fairseq_kd.criterions.options import check_options
-from fairseq_kd.errors import KDError
-from fairseq_kd.study import search_run, search_spec
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.criterions.config import check_options
+from fairseq_kd.search import run as search_run
+from fairseq_kd.search import spec as search_spec
+from fairseq_kd.search.spec import load_search, read_configuration
 from fairseq_kd.study.run import RunOptions
-from fairseq_kd.study.search_spec import load_search, read_configuration
 from fairseq_kd.study.spec import shipped_specs, spec_path
 from fairseq_kd.study.state import stage_states
 
@@ -106,7 +107,7 @@ def read_outputs(work):
 
 
 def test_a_search_asks_what_becomes_of_the_stages_of_other_versions(tmp_path, monkeypatch, capsys):
-    from fairseq_kd.study.older import Older
+    from fairseq_kd.study.state import Older
 
     real, work = importlib.metadata.version, tmp_path / "work"
     with monkeypatch.context() as patch:

@@ -13,11 +13,12 @@ import torch
 from conftest import ROOT
 from helpers import batch, build, write_variant
 
-from fairseq_kd.checkpoint import read_checkpoint
 from fairseq_kd.cli.main import main
-from fairseq_kd.evaluation.nll import nll_of_checkpoint
-from fairseq_kd.teacher import measure, select
-from fairseq_kd.teacher.loading import build_model, configure_own_task, load_teacher
+from fairseq_kd.evaluation import checkpoints as measure
+from fairseq_kd.evaluation import select_teacher as select
+from fairseq_kd.evaluation.gold import nll_of_checkpoint
+from fairseq_kd.inference.checkpoint import read_checkpoint
+from fairseq_kd.inference.frozen import build_model, configure_own_task, load_frozen
 
 FAST = ("--beam", "1", "--max-len-b", "20", "--cpu")
 CPU = torch.device("cpu")
@@ -201,7 +202,7 @@ def test_the_average_is_that_of_torch_and_is_a_teacher(training, data_bin, measu
     for name, value in averaged.state_dict().items():
         torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-7)
     sample = batch(task, range(4), "valid")
-    signal_of = load_teacher(out).signal(sample, sample["target"].ne(task.target_dictionary.pad()))
+    signal_of = load_frozen(out).signal(sample, sample["target"].ne(task.target_dictionary.pad()))
     assert signal_of.rows().isfinite().all()
 
     row = selection(training)["checkpoints"][-1]

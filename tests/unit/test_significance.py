@@ -88,7 +88,7 @@ def test_few_exchanges_are_enumerated_as_scipy_does(metric, differing):
     """Text by text, by sacreBLEU's scores of the corpus: nothing of ours but the choice of the segments."""
     from scipy.stats import permutation_test
 
-    from fairseq_kd.evaluation.score import PLAIN
+    from fairseq_kd.scoring.score import PLAIN
 
     gold, ours = GOLD[:12], BASE[:12]
     theirs = OTHER[:differing] + ours[differing:]

@@ -8,7 +8,7 @@ from fairseq_kd.corpus.binarise import binarise
 from fairseq_kd.corpus.prepare import load_subword_models
 from fairseq_kd.corpus.subword import SentencePieceModel, SubwordNMTModel
 from fairseq_kd.corpus.text import write_lines
-from fairseq_kd.teacher.opening import open_data
+from fairseq_kd.inference.opening import open_data
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 LINES = [f"wort {i} {word} ende{i % 3}" for i, word in enumerate(SPECIAL * 15)]
@@ -93,9 +93,9 @@ def test_noise_in_a_data_bin_names_the_sentence_and_the_word_that_it_comes_from(
 
 
 def test_the_cache_names_the_sentence_and_the_word_that_it_comes_from(plain):
-    from fairseq_kd.errors import KDError
-    from fairseq_kd.teacher.cache import CacheFormat
-    from fairseq_kd.teacher.caching import CachingOptions, TeacherRows
+    from fairseq_kd.cache.format import CacheFormat
+    from fairseq_kd.cache.make import CachingOptions, TeacherRows
+    from fairseq_kd.core.errors import KDError
 
     class Model:
         @staticmethod

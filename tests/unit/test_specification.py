@@ -8,7 +8,7 @@ import pytest
 import torch
 from student_helpers import SMALL, build_student, dictionary
 
-from fairseq_kd.errors import KDError
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.export.runtime import load_translator, write_model
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ctranslate2") is None, reason="needs ctranslate2")

@@ -9,11 +9,11 @@ from helpers import batch, build
 from student_helpers import SMALL, build_student, size, some_input
 
 from fairseq_kd.cli.main import main
-from fairseq_kd.errors import KDError
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.inference.supported import output_projection
 from fairseq_kd.models.count import operations_a_token, parameters_by_part
-from fairseq_kd.models.feed_forward import GatedLinearUnit, inner_width
-from fairseq_kd.models.ladder import KEYS, RUNGS, dimensions
-from fairseq_kd.projection import output_projection
+from fairseq_kd.models.student import KEYS, RUNGS, dimensions
+from fairseq_kd.models.sublayers import GatedLinearUnit, inner_width
 
 NUMBERS = {rung: int(rung.removesuffix("m")) * 1_000_000 for rung in RUNGS}
 

@@ -11,9 +11,9 @@ import time
 import pytest
 from study_helpers import ENVIRONMENT, write_spec
 
-from fairseq_kd.errors import KDError
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.study import run as study_run
-from fairseq_kd.study.opening import open_plan
+from fairseq_kd.study.check import open_plan
 from fairseq_kd.study.run import RunOptions, _is_elsewhere, note_ended_jobs
 from fairseq_kd.study.state import end_of_log, stage_states
 
@@ -37,7 +37,7 @@ def write(path, value):
 
 def an_evaluation(inputs=()) -> dict:
     """A planned stage."""
-    from fairseq_kd.corpus.manifest import library_versions
+    from fairseq_kd.artifacts.manifest import library_versions
     from fairseq_kd.study.key import made_by
 
     stage = {"kind": "evaluate", "name": "evaluate-2", "command": ["fairseq-kd", "--version"], "inputs": list(inputs)}
@@ -189,7 +189,7 @@ def test_a_stage_whose_parent_has_died_before_it_could_ask_for_a_signal_does_not
 
 
 def test_a_child_whose_parent_has_died_already_dies_and_no_other():
-    from fairseq_kd.child import dying_with_this_process
+    from fairseq_kd.core.process import dying_with_this_process
 
     reader, writer = os.pipe()
     if (parent := os.fork()) == 0:  # everything in here must end by _exit

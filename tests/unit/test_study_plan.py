@@ -11,13 +11,13 @@ from conftest import ROOT
 from corpora_helpers import IWSLT14_SETS, iwslt_members, tar
 from study_helpers import write_spec
 
+from fairseq_kd.artifacts.manifest import library_versions, write_json
 from fairseq_kd.cli.main import main
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.campaign import check_recorded_hash
-from fairseq_kd.corpus.manifest import library_versions, write_json
-from fairseq_kd.errors import KDError
-from fairseq_kd.study.estimate import Estimates
+from fairseq_kd.study.check import open_plan
+from fairseq_kd.study.durations import Estimates
 from fairseq_kd.study.factors import make_cells
-from fairseq_kd.study.opening import open_plan
 from fairseq_kd.study.plan import Plan
 from fairseq_kd.study.show import StudyProgress, format_plan, format_status
 from fairseq_kd.study.spec import load_spec, shipped_specs

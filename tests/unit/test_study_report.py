@@ -7,16 +7,15 @@ from shutil import which
 import pytest
 from report_helpers import finish_stage, finish_study, plan_of, write_comparison, write_result
 
+from fairseq_kd.artifacts.manifest import exclusive
 from fairseq_kd.cli.main import main
-from fairseq_kd.corpus.manifest import exclusive
-from fairseq_kd.errors import KDError
-from fairseq_kd.study.opening import open_plan
-from fairseq_kd.study.report.curves import validation_curve
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.study.check import open_plan
 from fairseq_kd.study.report.draw import COLOURS
-from fairseq_kd.study.report.marks import find_marks
-from fairseq_kd.study.report.page import escape
+from fairseq_kd.study.report.measured import validation_curve
 from fairseq_kd.study.report.rows import Row, Run, Study, labels
-from fairseq_kd.study.report.write import write_report
+from fairseq_kd.study.report.tables import find_marks
+from fairseq_kd.study.report.write import escape, write_report
 
 SEEDS = {"method": ["ce", "word", "seq"], "seed": [1, 2, 3]}
 WIDTHS = {width: {"encoder-embed-dim": width, "decoder-embed-dim": width} for width in (32, 64)}

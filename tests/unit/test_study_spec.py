@@ -2,9 +2,9 @@ import pytest
 from study_helpers import write_spec
 
 from fairseq_kd.cli.main import main
-from fairseq_kd.errors import KDError
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.study.check import open_plan
 from fairseq_kd.study.factors import make_cells
-from fairseq_kd.study.opening import open_plan
 from fairseq_kd.study.spec import load_spec
 
 ALL = ["ce", "word", "seq", "word+seq"]

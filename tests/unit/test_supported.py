@@ -9,8 +9,8 @@ from data_bin_helpers import commands
 from helpers import batch, build, write_checkpoint
 
 from fairseq_kd.cli.main import main
-from fairseq_kd.errors import KDError
-from fairseq_kd.teacher.loading import load_teacher
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.inference.frozen import load_frozen
 
 # task of a checkpoint -> its options
 OTHERS = {
@@ -65,7 +65,7 @@ def test_a_training_of_another_task_is_refused_by_its_name(task, data_bin, teach
 def test_a_non_autoregressive_teacher_of_the_translation_task_is_refused(data_bin, tmp_path):
     write_checkpoint(tmp_path / "nat.pt", data_bin, *NAT)
     with pytest.raises(KDError, match=r"nat\.pt is a NATransformerModel, which is non-autoregressive"):
-        load_teacher(tmp_path / "nat.pt", languages=("qaa", "qab"))
+        load_frozen(tmp_path / "nat.pt", languages=("qaa", "qab"))
 
 
 @pytest.mark.parametrize("criterion", ["kd_word", "kd_hybrid"])
@@ -80,7 +80,7 @@ def test_a_non_autoregressive_student_is_refused(criterion, data_bin, distilled,
 
 @pytest.mark.parametrize("arch", ["lstm_wiseman_iwslt_de_en", "fconv_iwslt_de_en", "transformer_align", "bart_base"])
 def test_fairseqs_encoder_decoders_are_supported(arch, data_bin):
-    from fairseq_kd.teacher.supported import check_model
+    from fairseq_kd.inference.supported import check_model
 
     small = ["--encoder-layers", "1", "--decoder-layers", "1"]
     if arch.startswith("fconv"):
@@ -112,4 +112,4 @@ def test_an_architecture_or_task_that_nobody_registers_is_named(teacher, data_bi
         torch.save(state, tmp_path / "own.pt")
         message = f"is of the {what} kd_test_nowhere, which neither fairseq nor fairseq_kd registers.*--user-dir"
         with pytest.raises(KDError, match=message):
-            load_teacher(tmp_path / "own.pt", data=data_bin, languages=("qaa", "qab"))
+            load_frozen(tmp_path / "own.pt", data=data_bin, languages=("qaa", "qab"))

@@ -2,6 +2,7 @@ import random
 
 import pytest
 
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.synthetic import (
     CorpusSpec,
     Lexicon,
@@ -13,7 +14,6 @@ from fairseq_kd.corpus.synthetic import (
     target_noun_phrase,
     write_corpus,
 )
-from fairseq_kd.errors import KDError
 
 
 def test_the_same_seed_gives_the_same_pairs_whatever_the_size():

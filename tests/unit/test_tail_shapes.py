@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fairseq_kd.teacher.tail_shapes import LARGEST_SAMPLE, UNIFORM, affinity, fit, sample_sentences
+from fairseq_kd.cache.tail_shapes import LARGEST_SAMPLE, UNIFORM, affinity, fit, sample_sentences
 
 V = 10
 # type 0 has the rest of the mass and is the one that k = 1 names; the tails lie on types 1 to 3, or on 4 to 6

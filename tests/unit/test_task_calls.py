@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import batch, build
 
-from fairseq_kd.teacher.caching import CachingOptions, make_cache
+from fairseq_kd.cache.make import CachingOptions, make_cache
 
 SELECTIVE = ("--kd-select", "global", "--kd-queue-size", "50")
 

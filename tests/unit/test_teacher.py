@@ -5,9 +5,9 @@ import pytest
 from fairseq.data import Dictionary
 from helpers import batch, build
 
-from fairseq_kd.errors import KDError
-from fairseq_kd.teacher.dictionaries import check_same_dictionary
-from fairseq_kd.teacher.loading import load_teacher
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.inference.dictionaries import check_same_dictionary
+from fairseq_kd.inference.frozen import load_frozen
 
 
 def dictionary(*symbols):
@@ -27,22 +27,22 @@ def test_dictionaries_are_compared_by_content_not_by_size():
 
 def test_dictionaries_that_are_gone_are_asked_for(teacher, data_bin, tmp_path):
     with pytest.raises(KDError, match="does not record its languages"):
-        load_teacher(teacher, data=tmp_path)
+        load_frozen(teacher, data=tmp_path)
     with pytest.raises(KDError, match=r"dict\.qaa\.txt is not there.*--teacher-data"):
-        load_teacher(teacher, data=tmp_path, languages=("qaa", "qab"))
+        load_frozen(teacher, data=tmp_path, languages=("qaa", "qab"))
     shutil.copy(data_bin / "dict.qaa.txt", tmp_path)
     shutil.copy(data_bin / "dict.qab.txt", tmp_path)
-    assert load_teacher(teacher, data=tmp_path, languages=("qaa", "qab")).target_dictionary.symbols[4:] != []
+    assert load_frozen(teacher, data=tmp_path, languages=("qaa", "qab")).target_dictionary.symbols[4:] != []
 
 
 def test_a_dictionary_made_again_after_the_training_is_warned_of(teacher, data_bin, caplog):
-    load_teacher(teacher)
+    load_frozen(teacher)
     assert "is newer than" not in caplog.text
     path = data_bin / "dict.qab.txt"
     before = path.stat()
     os.utime(path)
     try:
-        load_teacher(teacher)
+        load_frozen(teacher)
     finally:
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert "dict.qab.txt is newer than" in caplog.text
@@ -52,12 +52,12 @@ def test_dictionaries_of_another_size_do_not_fit_the_weights(teacher, tmp_path):
     for lang in ("qaa", "qab"):
         (tmp_path / f"dict.{lang}.txt").write_text("a 1\nb 1\n")
     with pytest.raises(KDError, match="cannot be built.*size mismatch"):
-        load_teacher(teacher, data=tmp_path, languages=("qaa", "qab"))
+        load_frozen(teacher, data=tmp_path, languages=("qaa", "qab"))
 
 
 def test_sentences_beyond_the_teachers_positions_are_an_error(teacher, data_bin):
     _, task, *_ = build(data_bin, "--criterion", "kd_word", "--teacher", teacher)
-    loaded = load_teacher(teacher)
+    loaded = load_frozen(teacher)
     loaded.model.max_positions = lambda: (3, 1024)
     with pytest.raises(KDError, match="--max-source-positions 3"):
         sample = batch(task, range(3))

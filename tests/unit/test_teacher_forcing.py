@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import torch
 
+from fairseq_kd.cache.make import CachingOptions, make_cache
+from fairseq_kd.cache.reader import CacheReader
+from fairseq_kd.inference.opening import open_data
 from fairseq_kd.sequence.decode import decode
 from fairseq_kd.sequence.forcing import most_probable
 from fairseq_kd.sequence.options import DecodeOptions
-from fairseq_kd.teacher.cache_reader import CacheReader
-from fairseq_kd.teacher.caching import CachingOptions, make_cache
-from fairseq_kd.teacher.opening import open_data
 
 PAD, EOS = 1, 2
 

@@ -6,11 +6,11 @@ import pyarrow
 import pytest
 
 from fairseq_kd.cli.main import main
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.clean import write_clean_text
 from fairseq_kd.corpus.datasets import SubsetFiles, text_files
 from fairseq_kd.corpus.options import PrepareOptions
 from fairseq_kd.corpus.text import CleaningRules, count_lines, normalise_spaces, read_blocks, read_lines, read_raw_lines
-from fairseq_kd.errors import KDError
 
 
 def write(path, data):

@@ -12,7 +12,7 @@ from sacrebleu.metrics import BLEU, TER
 from unspaced_helpers import sentences, write_checkpoint, write_corpus
 
 from fairseq_kd.cli.main import main
-from fairseq_kd.errors import KDError
+from fairseq_kd.core.errors import KDError
 
 ENGLISH, CHINESE = sentences()
 # the verb is another one in each, which is one to three of about ten characters
@@ -111,7 +111,7 @@ def test_a_language_code_that_tells_nothing_is_refused_with_text_without_spaces(
     ],
 )  # fmt: skip
 def test_the_default_of_a_language_code(code, name):
-    from fairseq_kd.evaluation.tokenizers import default_tokenizer
+    from fairseq_kd.scoring.tokenizers import default_tokenizer
 
     assert default_tokenizer(code) == name
 
@@ -121,13 +121,13 @@ def test_the_default_of_a_language_code(code, name):
     [(CHINESE, 1.0), (ENGLISH, 0.0), (["สวัสดี"], 1.0), (["猫 cat"], 0.25), (["123 .", ""], 0.0), (["안녕하세요"], 0.0)],
 )
 def test_the_share_of_letters_that_are_of_a_script_without_spaces(lines, share):
-    from fairseq_kd.evaluation.tokenizers import unspaced_share
+    from fairseq_kd.scoring.tokenizers import unspaced_share
 
     assert unspaced_share(lines) == pytest.approx(share)
 
 
 def test_every_tokeniser_scores_as_sacrebleu_does():
-    from fairseq_kd.evaluation.score import Scorer
+    from fairseq_kd.scoring.score import Scorer
 
     for name, ter in (("zh", TER(**ASIAN_TER)), ("13a", TER()), ("intl", TER()), ("none", TER())):
         found = Scorer(name).score(WRONG, CHINESE)
@@ -137,7 +137,7 @@ def test_every_tokeniser_scores_as_sacrebleu_does():
 
 
 def test_ter_of_characters_is_that_of_text_with_a_space_after_each():
-    from fairseq_kd.evaluation.score import Scorer
+    from fairseq_kd.scoring.score import Scorer
 
     thai = ["แมวเห็นหนังสือสีแดง", "หมอชอบ BMW"], ["แมวชอบหนังสือสีแดง", "หมอชอบ bmw"]
     hypotheses, references = ([" ".join(line.replace(" ", "")) for line in lines] for lines in thai)
@@ -149,7 +149,7 @@ def test_ter_of_characters_is_that_of_text_with_a_space_after_each():
 @pytest.mark.parametrize(("module", "name"), [("MeCab", "ja-mecab"), ("mecab_ko", "ko-mecab")])
 def test_japanese_and_korean_are_scored_as_sacrebleu_does(module, name):
     pytest.importorskip(module)
-    from fairseq_kd.evaluation.score import Scorer
+    from fairseq_kd.scoring.score import Scorer
 
     hypotheses, references = ["これはペンです。", "나는 학생입니다."], ["これは赤いペンです。", "나는 선생님입니다."]
     found = Scorer(name).score(hypotheses, references)
@@ -190,7 +190,7 @@ def test_compare_scores_by_the_tokeniser_of_the_files(tmp_path, capsys):
 def test_a_tokeniser_that_is_not_installed_is_an_error_with_the_line_that_installs_it(monkeypatch):
     import sacrebleu.tokenizers.tokenizer_ja_mecab as japanese
 
-    from fairseq_kd.evaluation import tokenizers
+    from fairseq_kd.scoring import tokenizers
 
     tokenizers.load_tokenizer.cache_clear()
     monkeypatch.setattr(japanese, "MeCab", None)
@@ -204,10 +204,9 @@ def test_a_tokeniser_that_is_not_installed_is_an_error_with_the_line_that_instal
 def test_closest_compares_by_the_tokeniser_of_the_language(chinese, tmp_path, monkeypatch):
     """Of two hypotheses without a word of 13a in common with the gold, the one that shares characters is chosen."""
     from fairseq_kd.corpus.prepare import load_subword_models
+    from fairseq_kd.inference.opening import open_data
     from fairseq_kd.sequence import decode as decode_module
-    from fairseq_kd.sequence.hypothesis import Hypothesis
-    from fairseq_kd.sequence.options import DecodeOptions
-    from fairseq_kd.teacher.opening import open_data
+    from fairseq_kd.sequence.options import DecodeOptions, Hypothesis
 
     data_bin, checkpoint = chinese
     dictionary = open_data(data_bin, ("en", "zh"), "test").target_dictionary
@@ -246,7 +245,7 @@ def test_select_teacher_scores_by_the_tokeniser_of_the_language(chinese, tmp_pat
 
 
 def test_options_without_effect_and_unknown_tokenisers(capsys):
-    from fairseq_kd.evaluation.tokenizers import choose_tokenizer
+    from fairseq_kd.scoring.tokenizers import choose_tokenizer
     from fairseq_kd.sequence.options import DecodeOptions
 
     with pytest.raises(KDError, match="--tokenize zh has no effect without --select closest and --metric bleu"):
@@ -260,7 +259,7 @@ def test_options_without_effect_and_unknown_tokenisers(capsys):
 def test_all_stages_of_a_study_score_by_one_tokeniser(tmp_path):
     from study_helpers import write_spec
 
-    from fairseq_kd.study.opening import open_plan
+    from fairseq_kd.study.check import open_plan
 
     write_corpus(tmp_path)
     data = {"name": "text", "source-lang": "en", "target-lang": "zh", "raw": str(tmp_path)}

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from fairseq_kd.corpus.utf8 import UNCOMMON, is_common_utf8
+from fairseq_kd.corpus.files import UNCOMMON, is_common_utf8
 
 LETTERS = ["a", " ", "\n", "\u00e9", "\u00a0", "\u07ff", "\u1000", "\u201c", "\u4e2d", "\ue000", "\uffff"]
 

@@ -1,13 +1,44 @@
-"""Plots of what is measured beside one score: noise in the test source, reliability, training, latency."""
+"""Plots of what is measured beside one score: noise in the test source, reliability, training, latency.
 
+Training curves, from the log of fairseq-train.
+"""
+
+import json
 import re
 from pathlib import Path
 
-from fairseq_kd.study.report.by_factor import SPREAD, Figure, slug
-from fairseq_kd.study.report.curves import validation_curve
 from fairseq_kd.study.report.draw import COLOURS, Point, Series, draw_lines, picture
+from fairseq_kd.study.report.plots import METRIC, SPREAD, Figure, point_of, slug
 from fairseq_kd.study.report.rows import TEACHER, Row, Study, labels
-from fairseq_kd.study.report.series import METRIC, point_of
+
+MARK = " | valid | {"
+LOSS, UPDATES = "valid_nll_loss", "valid_num_updates"
+
+
+def validation_curve(log: Path) -> list[tuple[int, float]]:
+    """(updates, loss in bits a token) of each validation, by updates; empty where there is no log.
+
+    A training that was killed and continued has some validations twice: the last counts.
+    """
+    if not log.is_file():
+        return []
+    curve = {}
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        _, mark, entry = line.partition(MARK)
+        if mark:
+            values = _parse("{" + entry)
+            if LOSS in values and UPDATES in values:
+                curve[int(values[UPDATES])] = float(values[LOSS])
+    return sorted(curve.items())
+
+
+def _parse(entry: str) -> dict:
+    """A line of the log; nothing of one that was cut off when the training was killed."""
+    try:
+        return json.loads(entry)
+    except json.JSONDecodeError:
+        return {}
+
 
 SQUARE = 4.8  # inches, with the legend
 

@@ -1,4 +1,7 @@
-"""Write the report of a study: report.html, report.md and plots/*.svg, each the same for the same results."""
+"""Write the report of a study: report.html, report.md and plots/*.svg, each the same for the same results.
+
+Tables and figures -> HTML and Markdown, by the templates beside this file.
+"""
 
 import importlib.util
 import os
@@ -6,13 +9,12 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fairseq_kd.corpus.manifest import exclusive
-from fairseq_kd.errors import KDError
+from fairseq_kd.artifacts.manifest import exclusive
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.study.plan import Plan
-from fairseq_kd.study.report.by_factor import Figure, factor_figures
 from fairseq_kd.study.report.draw import renamed
 from fairseq_kd.study.report.measured import latency_figures, noise_figures, reliability_figures, training_figures
-from fairseq_kd.study.report.page import markdown_table, render
+from fairseq_kd.study.report.plots import Figure, factor_figures
 from fairseq_kd.study.report.provenance import (
     artefact_table,
     data_table,
@@ -23,8 +25,49 @@ from fairseq_kd.study.report.provenance import (
     version_table,
 )
 from fairseq_kd.study.report.rows import Study, read_study
-from fairseq_kd.study.report.tables import claim_table, measure_tables, score_tables
+from fairseq_kd.study.report.tables import Table, claim_table, measure_tables, score_tables
 from fairseq_kd.study.results import write_results
+
+FOLDER = Path(__file__).parent
+
+
+def render(template: str, content: dict) -> str:
+    """A filled template. Values are escaped in HTML; in Markdown by the filter `cell` and by `markdown_table`."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=template.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"table": markdown_table, "cell": escape, "svg": Markup}
+    style = Markup((FOLDER / "style.css").read_text(encoding="utf-8"))
+    return environment.get_template(template).render(content, style=style)
+
+
+def markdown_table(table: Table) -> str:
+    """With its title and notes."""
+    right = "---:|" * (len(table.head) - table.words)
+    lines = [f"## {escape(table.title)}", "", _line(table.head), f"|{'---|' * table.words}{right}"]
+    lines += [_line(row) for row in table.rows]
+    return "\n".join([*lines, *(part for note in table.notes for part in ("", escape(note)))])
+
+
+def escape(text: str) -> str:
+    """Text that means nothing else in Markdown, and stays in its cell of a table."""
+    text = str(text).replace("&", "&amp;").replace("<", "&lt;").replace("\\", "\\\\").replace("|", "\\|")
+    for mark in "*_`[]":
+        text = text.replace(mark, f"\\{mark}")
+    return " ".join(text.split())
+
+
+def _line(cells: list) -> str:
+    return f"| {' | '.join(escape(cell) for cell in cells)} |"
+
 
 HTML_NAME, MARKDOWN_NAME, PLOTS = "report.html", "report.md", "plots"
 NEEDED = ("matplotlib", "jinja2")

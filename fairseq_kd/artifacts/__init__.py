@@ -1,0 +1,1 @@
+"""Files that are read again: manifests, hashes, atomic writes, requests, resumable blocks, data-bins."""

@@ -1,0 +1,158 @@
+"""A data-bin like another one, with another training set.
+
+Dictionaries, evaluation sets, plain-text references and the subword model are linked (copied where links are not
+possible), so that fairseq-train, fairseq-generate and `fairseq-kd evaluate` use them as they use the original's.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fairseq_kd.artifacts.data_bin import check_format, format_of, load_side
+from fairseq_kd.artifacts.fingerprint import data_files
+from fairseq_kd.artifacts.manifest import check_files, read_manifest, sha256_file
+from fairseq_kd.core.errors import KDError
+
+INHERITED = ("source_lang", "target_lang", "subsets", "subword", "joint_dictionary", "form")
+
+
+def finished(out: Path, request: dict) -> dict | None:
+    """The manifest of `out` if it was made from this request, None where there is nothing yet.
+
+    Raises KDError when `out` holds something else, or was changed.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    manifest = read_manifest(out)
+    if manifest is None or any(manifest.get(name) != value for name, value in request.items()):
+        raise KDError(f"{out} exists and holds something else, or was made from something else; choose another --out")
+    check_files(out, manifest["files"])
+    return manifest
+
+
+def link(source, destination) -> None:
+    """Make `destination` the same file as `source`, or a copy where the file system does not link."""
+    destination = Path(destination)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    destination.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        os.link(os.path.realpath(source), destination)
+        return
+    temporary = destination.with_name(f".{destination.name}.part")
+    shutil.copyfile(source, temporary)
+    os.replace(temporary, destination)
+
+
+def can_be_linked(original, side: str) -> bool:
+    """Whether one side of a subset can stand beside one that `SideWriter` writes: fairseq wants one format for both.
+
+    side: "train.de-en.de", for example, without the ending.
+    """
+    return format_of(Path(original) / side) == "mmap"
+
+
+def take_side(original, side: str, out, dictionary) -> list[str]:
+    """Make a side of `original` one of `out`, linked or written again in the format of `SideWriter`; its file names."""
+    if can_be_linked(original, side):
+        names = [f"{side}.{ending}" for ending in ("bin", "idx")]
+        for name in names:
+            link(Path(original) / name, Path(out) / name)
+        return names
+    writer, dataset = SideWriter(out, side, dictionary), load_side(Path(original) / side, dictionary)
+    for number in range(len(dataset)):
+        writer.add(dataset[number])
+    return writer.close()
+
+
+def link_the_rest(original, out, subset: str, languages: tuple[str, str]) -> list[str]:
+    """Link all files of a data-bin but those of `subset`; return their names, relative to `out`.
+
+    Subsets in fairseq's older format are written again: one training reads one format.
+    """
+    from fairseq.data import Dictionary
+
+    original, out = Path(original), Path(out)
+    left_out = set(data_files(original, subset, *languages))
+    found = sorted(path for path in original.iterdir() if path.suffix in (".bin", ".idx") or _is_dictionary(path))
+    found += sorted(path for folder in ("subword", "raw") for path in (original / folder).glob("*"))
+    names = [str(path.relative_to(original)) for path in found]
+    names = [name for name in names if name not in left_out and not name.startswith(f"raw/{subset}.")]
+    for side in _other_sides(original, subset, languages):
+        check_format(original / side)
+    dictionaries = {lang: original / f"dict.{lang}.txt" for lang in languages}
+    again = {name.rsplit(".", 1)[0] for name in names if _is_older_side(original, name, dictionaries)}
+    names = [name for name in names if name.rsplit(".", 1)[0] not in again]
+    for name in names:
+        link(original / name, out / name)
+    for side in sorted(again):
+        names += take_side(original, side, out, Dictionary.load(str(dictionaries[_language_of(side, dictionaries)])))
+    return names
+
+
+def _other_sides(original: Path, subset: str, languages: tuple[str, str]) -> list[str]:
+    """The sides of other subsets, in whatever format, without their endings."""
+    source, target = languages
+    pairs = (f"{source}-{target}", f"{target}-{source}")
+    ending = "|".join(re.escape(f".{pair}.{lang}") for pair in pairs for lang in languages)
+    found = filter(None, (re.match(rf"([^.]+)({ending})(\.|$)", path.name) for path in original.iterdir()))
+    return sorted({side[1] + side[2] for side in found if not re.fullmatch(rf"{re.escape(subset)}\d*", side[1])})
+
+
+def _is_older_side(original: Path, name: str, dictionaries: dict) -> bool:
+    """Whether fairseq-train could not read the side beside others that `SideWriter` writes."""
+    side, ending = name.rsplit(".", 1)
+    return ending == "idx" and _language_of(side, dictionaries) is not None and format_of(original / side) == "cached"
+
+
+def _language_of(side: str, languages) -> str | None:
+    """Which of the languages, whose codes may hold full stops, the path of a side ends in."""
+    return next((lang for lang in languages if side.endswith(f".{lang}")), None)
+
+
+def _is_dictionary(path: Path) -> bool:
+    return path.name.startswith("dict.") and path.suffix == ".txt"
+
+
+def inherited(original, subset: str) -> dict:
+    """What the manifest of a derived data-bin takes over from that of the original, if it has one."""
+    manifest = read_manifest(original) or {}
+    kept = {name: manifest[name] for name in INHERITED if name in manifest}
+    if "subsets" in kept:
+        kept["subsets"] = {name: value for name, value in kept["subsets"].items() if name != subset}
+    return kept
+
+
+def hashes(out, names) -> dict[str, str]:
+    """sha256 of the named files of `out`, by name in sorted order."""
+    return {name: sha256_file(Path(out) / name) for name in sorted(names)}
+
+
+class SideWriter:
+    """Writes one side of a subset in fairseq's mmap format, in order, under a temporary name until it is closed."""
+
+    def __init__(self, folder, name: str, dictionary):
+        """name: "train.de-en.en", for example, without the ending."""
+        from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder, best_fitting_int_dtype
+
+        self.final = Path(folder) / name
+        self.dtype = best_fitting_int_dtype(len(dictionary))
+        self._builder = MMapIndexedDatasetBuilder(self._temporary("bin"), dtype=self.dtype)
+
+    def add(self, tokens) -> None:
+        """Append a sentence: its token ids with EOS at the end, a tensor or an array."""
+        self._builder.add_item(torch.as_tensor(np.asarray(tokens)))
+
+    def close(self) -> list[str]:
+        """Write the index and give both files their names; return these."""
+        self._builder.finalize(self._temporary("idx"))
+        for ending in ("idx", "bin"):
+            os.replace(self._temporary(ending), f"{self.final}.{ending}")
+        return [f"{self.final.name}.{ending}" for ending in ("bin", "idx")]
+
+    def _temporary(self, ending: str) -> str:
+        return str(self.final.parent / f".{self.final.name}.{ending}.part")

@@ -1,0 +1,46 @@
+"""What identifies data and dictionaries by content, for manifests."""
+
+import hashlib
+from pathlib import Path
+
+from fairseq_kd.artifacts.manifest import sha256_file
+
+
+def dictionary_hash(dictionary) -> str:
+    """sha256 over the symbols of a fairseq dictionary, joined by newline."""
+    return hashlib.sha256("\n".join(dictionary.symbols).encode()).hexdigest()
+
+
+def data_files(folder, subset: str, source_lang: str, target_lang: str) -> list[str]:
+    """Names of the .bin and .idx files that fairseq reads for a subset, those of train1, train2, ... included."""
+    pairs = (f"{source_lang}-{target_lang}", f"{target_lang}-{source_lang}")
+    names, number = [], 0
+    while True:
+        split = f"{subset}{number or ''}"
+        found = [
+            f"{split}.{pair}.{lang}.{kind}"
+            for pair in pairs
+            for lang in (source_lang, target_lang)
+            for kind in ("bin", "idx")
+        ]
+        found = [name for name in found if (Path(folder) / name).is_file()]
+        if not found or (number and subset != "train"):  # fairseq-train combines train, train1, ...
+            return names
+        names, number = names + found, number + 1
+
+
+def files_of_side(names, lang: str) -> list[str]:
+    """Those of the names of `data_files` that hold the sentences in `lang`."""
+    found = []
+    for name in names:
+        rest = name.partition(".")[2][: -len(".bin")]  # SOURCE-TARGET.LANG
+        pair = rest.removesuffix(f".{lang}")
+        if pair != rest and (pair.startswith(f"{lang}-") or pair.endswith(f"-{lang}")):
+            found.append(name)
+    return found
+
+
+def data_hashes(folder, names) -> dict[str, str]:
+    """sha256 of those of the named files that are in `folder`."""
+    paths = [Path(folder) / name for name in names]
+    return {path.name: sha256_file(path) for path in paths if path.is_file()}

@@ -1,0 +1,190 @@
+"""The teacher cache on disk: what is stored for each target token, and the distribution that is rebuilt from it.
+
+A folder of raw little-endian arrays, row-major, one row a target token (eos counted) in the order of the data-bin:
+
+    ids.bin        (tokens, k)             types by falling probability; uint16, int32 when V > 65,536
+    delta.bin      (tokens, k)             t_max - t_i, nats: how far each logit (or lprob) is below the largest
+    tail.bin       (tokens, temperatures)  ln of the mass of the V - k other types at each temperature, nats
+    offsets.bin    (sentences + 1)         int64: the first row of each sentence
+    crc.bin        (sentences, 2)          uint32: zlib.crc32 of the source ids and of the target ids
+    shape_ids.bin  (tokens, 1)             uint8: which of the shapes the tail has } unless the cache was made
+    shapes.bin     (temperatures, G, V)    float32: their log-probabilities        } with --tail-shapes 0
+    manifest.json  what it was made from, with hashes; written last
+
+delta and tail are float16 (`compact`) or float32. The rebuilt probabilities of the k types at temperature T are
+(1 - tail_T) · softmax(-delta / T): their mass is exact, and the tail is never negative. The mass of the tail at T does
+not follow from that at another T, so the temperatures are chosen when the cache is made.
+With k = V nothing is left out: the tail is -inf, and the whole distribution is rebuilt.
+The temperatures of shapes.bin, rising, are those of the tails and 1, at which the shape of a token is chosen. Format 1
+had no shapes.
+"""
+
+import math
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fairseq_kd.cache.tail_shapes import affinity
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.loss.divergence import bucket, temper
+from fairseq_kd.loss.signal import SMALLEST_TAIL
+
+FORMAT = 2
+READABLE = (1, 2)
+KIND = "fairseq_kd teacher cache"
+STORES = {"compact": "<f2", "float32": "<f4"}
+LARGEST_DELTA = 60000.0  # nats; float16 ends at 65504. Its probability is 0 in float32 all the same
+SENTENCE_ARRAYS = {"offsets": "<i8", "crc": "<u4"}
+MOST_SHAPES = 256  # what a byte can tell apart
+
+
+@dataclass(frozen=True)
+class CacheFormat:
+    """What the arrays hold. k types a token out of `types` (V), and one tail for each of the temperatures.
+
+    tail_shapes: G, 0 for none.
+    """
+
+    k: int
+    temperatures: tuple[float, ...]
+    types: int
+    store: str = "compact"
+    tail_shapes: int = 0
+
+    def __post_init__(self):
+        if not 1 <= self.k <= self.types:
+            raise KDError(
+                f"--top-k {self.k}: must be from 1 to {self.types}, the number of types in the target dictionary"
+            )
+        if not self.temperatures:
+            raise KDError("--temperature: give at least one")
+        for temperature in self.temperatures:
+            if not (math.isfinite(temperature) and temperature > 0):
+                raise KDError(f"--temperature {temperature:g}: must be above 0, it divides the teacher's logits")
+            if self.temperatures.count(temperature) > 1:
+                raise KDError(f"--temperature {temperature:g} is given twice: leave one out")
+        if self.store not in STORES:
+            raise KDError(f"--store {self.store}: must be one of {', '.join(STORES)}")
+        if not 0 <= self.tail_shapes <= MOST_SHAPES:
+            raise KDError(
+                f"--tail-shapes {self.tail_shapes}: must be from 0 (none) to {MOST_SHAPES}, what one byte a token can "
+                "tell apart"
+            )
+        if self.tail_shapes and self.is_dense:
+            raise KDError(
+                f"--tail-shapes {self.tail_shapes} has no effect with --top-k {self.k}: all types are stored, so there "
+                "is no tail. Leave it out"
+            )
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether all types are stored, so that there is no tail."""
+        return self.k == self.types
+
+    def token_arrays(self) -> dict[str, tuple[np.dtype, int]]:
+        """(dtype, columns) of each array with a row a token."""
+        real = np.dtype(STORES[self.store])
+        ids = np.dtype("<u2" if self.types <= 1 << 16 else "<i4")
+        arrays = {"ids": (ids, self.k), "delta": (real, self.k), "tail": (real, len(self.temperatures))}
+        return arrays | ({"shape_ids": (np.dtype("u1"), 1)} if self.tail_shapes else {})
+
+    def shape_temperatures(self) -> tuple[float, ...]:
+        """The temperatures of the tail shapes, rising."""
+        return tuple(sorted({1.0, *self.temperatures}))
+
+    def shapes_size(self) -> tuple[int, int, int]:
+        """Size of the array of the tail shapes: temperatures, shapes, types."""
+        return len(self.shape_temperatures()), self.tail_shapes, self.types
+
+    def bytes_a_token(self) -> int:
+        """Size on disk of one target token, without the 16 bytes of each sentence."""
+        return sum(dtype.itemsize * columns for dtype, columns in self.token_arrays().values())
+
+    def file_sizes(self, sentences: int, tokens: int) -> dict[str, int]:
+        """Bytes of each array file, by file name."""
+        sizes = {
+            f"{name}.bin": dtype.itemsize * columns * tokens for name, (dtype, columns) in self.token_arrays().items()
+        }
+        sizes |= {"offsets.bin": 8 * (sentences + 1), "crc.bin": 8 * sentences}
+        return sizes | ({"shapes.bin": 4 * math.prod(self.shapes_size())} if self.tail_shapes else {})
+
+    def dtypes(self) -> dict[str, str]:
+        """Name of each array's dtype, for the manifest."""
+        found = {name: dtype.str for name, (dtype, _) in self.token_arrays().items()}
+        return found | SENTENCE_ARRAYS | ({"shapes": "<f4"} if self.tail_shapes else {})
+
+
+def format_of(manifest: dict) -> CacheFormat:
+    """The format that a manifest, or the header of a cache in progress, records."""
+    shapes = manifest.get("tail_shapes", 0)  # none in format 1
+    return CacheFormat(manifest["k"], tuple(manifest["temperatures"]), manifest["types"], manifest["store"], shapes)
+
+
+def check_sizes(folder, manifest: dict) -> None:
+    """Raises KDError when an array file of a finished cache is missing or has another size than its manifest says."""
+    for name, expected in format_of(manifest).file_sizes(manifest["sentences"], manifest["tokens"]).items():
+        path = Path(folder) / name
+        found = path.stat().st_size if path.is_file() else None
+        if found != expected:
+            state = "is missing" if found is None else f"has {found:,} bytes"
+            raise KDError(
+                f"{path} {state}, its manifest promises {expected:,}: the cache was damaged or not copied whole. Copy "
+                "it again, or remove the folder and make it again with fairseq-kd cache"
+            )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is stored of n tokens: ids (n, k), delta (n, k), tail (n, temperatures); shape_ids (n, 1) if there are."""
+
+    ids: np.ndarray
+    delta: np.ndarray
+    tail: np.ndarray
+    shape_ids: np.ndarray | None = None
+
+
+def encode(lprobs: torch.Tensor, cache_format: CacheFormat, root_shapes: torch.Tensor | None = None) -> Rows:
+    """What is stored of teacher log-probabilities (n, V) at temperature 1, not yet rounded to the stored dtypes.
+
+    root_shapes (G, V): square roots of the tail shapes at temperature 1, where the format has them.
+    The tail at T is summed over the types that are left out, so that a small one keeps its precision.
+    """
+    top, ids = lprobs.topk(cache_format.k, dim=-1)  # (n, k)
+    delta = (top[:, :1] - top).clamp(max=LARGEST_DELTA)
+    tails = []
+    for temperature in cache_format.temperatures:
+        if cache_format.is_dense:
+            tails.append(torch.full_like(top[:, 0], float("-inf")))
+            continue
+        tails.append(bucket(temper(lprobs, temperature), ids)[:, -1].clamp(min=SMALLEST_TAIL))
+    rows = [ids, delta, torch.stack(tails, dim=-1)]
+    if cache_format.tail_shapes:
+        rows.append(affinity(lprobs, ids, root_shapes).argmax(dim=-1, keepdim=True))  # (n, 1)
+    return Rows(*(tensor.cpu().numpy() for tensor in rows))
+
+
+def rebuild(delta: torch.Tensor, tail: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """(lprobs (n, k), tail (n,)) at `temperature`, float32, from stored delta (n, k) and the tail (n,) of it.
+
+    p_K = (1 - tail) · softmax(-delta / T), in log space. A tail of -inf (k = V) is left as it is.
+    """
+    delta, tail = delta.float(), tail.float()
+    inside = torch.log(-torch.expm1(tail))  # ln(1 - e^tail); expm1 keeps the digits of a tail near 1
+    lprobs = torch.log_softmax(delta / -temperature, dim=-1) + inside.unsqueeze(-1)
+    return lprobs, torch.where(tail.isinf(), tail, tail.clamp(min=SMALLEST_TAIL))
+
+
+def sentence_crcs(tokens: torch.Tensor, padding: int) -> np.ndarray:
+    """zlib.crc32 (uint32) of each sentence of a batch (B, T): its ids as little-endian int32, padding stripped.
+
+    Padding may be at either end; eos counts.
+    """
+    rows = np.ascontiguousarray(tokens.detach().cpu().numpy().astype("<i4"))  # (B, T)
+    real = rows != padding
+    starts = real.argmax(axis=1)
+    ends = rows.shape[1] - real[:, ::-1].argmax(axis=1)
+    spans = zip(rows, starts.tolist(), ends.tolist(), strict=True)
+    return np.array([zlib.crc32(row[start:end]) for row, start, end in spans], dtype=np.uint32)

@@ -1,0 +1,191 @@
+"""Run a teacher over a subset of a data-bin and write its cache."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fairseq_kd.artifacts.blocks import offsets_of
+from fairseq_kd.artifacts.fingerprint import data_files, data_hashes, dictionary_hash
+from fairseq_kd.artifacts.manifest import library_versions, sha256_file
+from fairseq_kd.cache.format import CacheFormat, Rows, encode, sentence_crcs
+from fairseq_kd.cache.tail_shapes import fit, sample_sentences
+from fairseq_kd.cache.writer import write_cache
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.progress import Progress
+from fairseq_kd.corpus.special_words import ORIGIN
+from fairseq_kd.inference.device import choose_device
+from fairseq_kd.inference.frozen import FrozenModel
+from fairseq_kd.inference.opening import check_longest, check_positions, collate, length_sorted, load_pair
+from fairseq_kd.loss.signal import ROWS_AT_A_TIME
+
+TAIL_SHAPES = 64
+VERSIONS = ("fairseq_kd", "fairseq", "ve-fairseq", "torch", "numpy")
+
+
+@dataclass(frozen=True)
+class CachingOptions:
+    """What is cached, and how it is computed."""
+
+    subset: str = "train"
+    top_k: int = 16
+    temperatures: tuple[float, ...] = (1.0,)
+    store: str = "compact"
+    teacher_dtype: str = "float32"
+    max_tokens: int = 4000
+    cpu: bool = False
+    tail_shapes: int | None = None  # None: TAIL_SHAPES, or none where all types are kept
+
+    def __post_init__(self):
+        if self.max_tokens < 1:
+            raise KDError(f"--max-tokens {self.max_tokens}: must be at least 1")
+
+    def device(self) -> torch.device:
+        """See `choose_device`."""
+        return choose_device(self.cpu)
+
+
+class TeacherRows:
+    """Computes the rows of neighbouring sentences, batched by length among themselves."""
+
+    def __init__(self, teacher: FrozenModel, task, cache_format: CacheFormat, options: CachingOptions):
+        """Raises KDError when a sentence is too long for the teacher or for a batch."""
+        self.teacher, self.task, self.format, self.options = teacher, task, cache_format, options
+        self.dataset = task.dataset(options.subset)
+        self.sizes = np.asarray(self.dataset.tgt_sizes)
+        self._longest_side = np.maximum(self.dataset.src_sizes, self.sizes)
+        check_positions(self.dataset.src_sizes, self.sizes, teacher.model.max_positions())
+        check_longest(self._longest_side, options.max_tokens)
+
+    def __call__(self, start: int, end: int, advance, shapes: np.ndarray | None) -> tuple[Rows, np.ndarray]:
+        """What `write_cache` asks for: rows and crcs of the sentences from start to before end."""
+        offsets = offsets_of(self.sizes[start:end])
+        arrays = self.format.token_arrays()
+        rows = Rows(**{name: np.empty((offsets[-1], columns), dtype) for name, (dtype, columns) in arrays.items()})
+        crc = np.empty((end - start, 2), dtype=np.uint32)
+        roots = None if shapes is None else self.root_shapes(shapes)
+        for sentences in self.batches(np.arange(start, end)):
+            self._fill(sentences, start, offsets, rows, crc, roots)
+            advance(int(self.sizes[sentences].sum()))
+        return rows, crc
+
+    def fit(self) -> np.ndarray:
+        """Tail shapes (temperatures, G, V), log-probabilities, fitted to a sample of the sentences."""
+        cache_format = self.format
+        shapes = fit(self._sample(), cache_format.k, cache_format.shape_temperatures(), cache_format.tail_shapes)
+        return shapes.cpu().numpy()
+
+    def root_shapes(self, shapes: np.ndarray) -> torch.Tensor:
+        """Square roots (G, V) of the tail shapes at temperature 1, on the device."""
+        at_one = torch.tensor(shapes[self.format.shape_temperatures().index(1.0)])
+        return at_one.mul_(0.5).exp_().to(self.options.device())
+
+    def batches(self, sentences: np.ndarray):
+        """Batches by falling length, of at most max_tokens with padding on either side."""
+        return length_sorted(sentences, self._longest_side, self.options.max_tokens)
+
+    def collate(self, sentences: np.ndarray):
+        """A fairseq batch on the device and the mask (B, T) of its target tokens."""
+        sample = collate(self.dataset, sentences, self.options.device())
+        return sample, sample["target"].ne(self.task.target_dictionary.pad())
+
+    def _sample(self):
+        """The teacher's log-probabilities (n, V) at temperature 1 of evenly spaced sentences, a few rows at a time."""
+        chosen = sample_sentences(self.sizes, self.format.types)
+        progress = Progress("fitting tail shapes", len(chosen), "sentences")
+        for sentences in self.batches(chosen):
+            sample, keep = self.collate(sentences)
+            signal = self.teacher.signal(sample, keep)
+            for first in range(0, len(signal), ROWS_AT_A_TIME):
+                lprobs = signal.rows(first, first + ROWS_AT_A_TIME)
+                self._check_finite(not lprobs.isnan().any(), sentences)
+                yield lprobs
+            progress.advance(len(sentences))
+        progress.finish()
+
+    def _fill(self, sentences: np.ndarray, start: int, offsets, rows: Rows, crc, root_shapes) -> None:
+        """Put the rows and crcs of one batch in their places in the block that begins at sentence `start`."""
+        sample, keep = self.collate(sentences)
+        self._check_padding(sample, keep)
+        inside = sample["id"].cpu().numpy() - start  # (B,)
+        crc[inside, 0] = sentence_crcs(sample["net_input"]["src_tokens"], self.task.source_dictionary.pad())
+        crc[inside, 1] = sentence_crcs(sample["target"], self.task.target_dictionary.pad())
+        on_cpu = keep.cpu()
+        places = (torch.from_numpy(offsets[inside]).unsqueeze(1) + on_cpu.cumsum(dim=1) - 1)[on_cpu].numpy()  # (N,)
+        signal = self.teacher.signal(sample, keep)
+        for first in range(0, len(places), ROWS_AT_A_TIME):
+            chunk = encode(signal.rows(first, first + ROWS_AT_A_TIME), self.format, root_shapes)
+            self._check_finite(np.isfinite(chunk.delta).all() and not np.isnan(chunk.tail).any(), sentences)
+            for name in self.format.token_arrays():
+                getattr(rows, name)[places[first : first + ROWS_AT_A_TIME]] = getattr(chunk, name)
+
+    def _check_padding(self, sample, keep: torch.Tensor) -> None:
+        numbers = sample["id"].cpu().numpy()
+        padded = numbers[keep.sum(dim=1).cpu().numpy() != self.sizes[numbers]]
+        if len(padded):
+            raise KDError(
+                f"the target of sentence {padded.min() + 1:,} holds the padding symbol as a word, which no position of "
+                f"a batch can stand for. {ORIGIN.format(word='<pad>')}"
+            )
+
+    @staticmethod
+    def _check_finite(finite: bool, sentences: np.ndarray) -> None:
+        if not finite:
+            raise KDError(
+                f"the teacher's answers to some of the sentences {sentences.min()} to {sentences.max()} are not "
+                "finite: it was trained badly, or --teacher-dtype is too narrow for it"
+            )
+
+
+def make_cache(
+    data_bin,
+    teacher_path,
+    out,
+    options: CachingOptions,
+    shard=(0, 1),
+    teacher_data=None,
+    trust=False,
+    block_tokens=None,
+) -> dict | None:
+    """Write, or continue, the cache `out`; return its manifest, or None when other shards have work left.
+
+    teacher_data: folder with the teacher's dictionaries; None: where the checkpoint says. block_tokens: see
+    `write_cache`. Raises KDError for whatever does not fit together.
+    """
+    teacher, task = load_pair(
+        data_bin, teacher_path, options.subset, data=teacher_data, dtype=options.teacher_dtype, trust=trust
+    )
+    temperatures = tuple(sorted(options.temperatures))
+    types, shapes = len(task.target_dictionary), options.tail_shapes
+    if shapes is None:
+        shapes = 0 if options.top_k == types else TAIL_SHAPES
+    cache_format = CacheFormat(options.top_k, temperatures, types, options.store, shapes)
+    compute = TeacherRows(teacher, task, cache_format, options)
+    made_from = describe_inputs(data_bin, teacher_path, task, options)
+    return write_cache(out, cache_format, made_from, compute.sizes, compute, shard, block_tokens, compute.fit)
+
+
+def describe_inputs(data_bin, teacher_path, task, options: CachingOptions) -> dict:
+    """What the rows depend on, for the manifest."""
+    pair = (task.cfg.source_lang, task.cfg.target_lang)
+    versions = library_versions()
+    return {
+        "subset": options.subset,
+        "source_lang": pair[0],
+        "target_lang": pair[1],
+        "teacher": {
+            "path": str(Path(teacher_path).absolute()),
+            "sha256": sha256_file(teacher_path),
+            "dtype": options.teacher_dtype,
+        },
+        "dictionaries": {
+            "source": dictionary_hash(task.source_dictionary),
+            "target": dictionary_hash(task.target_dictionary),
+        },
+        "data_bin": str(Path(data_bin).absolute()),
+        "data": data_hashes(data_bin, data_files(data_bin, options.subset, *pair)),
+        "max_tokens": options.max_tokens,
+        "device": options.device().type,
+        "versions": {name: versions[name] for name in VERSIONS if name in versions},
+    }

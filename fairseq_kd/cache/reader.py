@@ -1,0 +1,105 @@
+"""Reading a finished cache: opened with all checks, mapped into memory, only the rows asked for are read."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fairseq_kd.artifacts.manifest import MANIFEST_NAME, check_files, read_manifest
+from fairseq_kd.artifacts.request import PARTS
+from fairseq_kd.cache.format import KIND, READABLE, Rows, check_sizes, format_of
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.paths import check_one
+
+logger = logging.getLogger(__name__)
+BYTES_WORTH_A_LINE = 1 << 30
+REQUIRED = ("k", "temperatures", "types", "store", "sentences", "tokens", "files")
+
+
+class CacheReader:
+    """The arrays of a cache, by sentence. Knows nothing of tasks and batches."""
+
+    def __init__(self, folder, check_hashes: bool = True):
+        """Raises KDError when `folder` holds no finished cache, or one that was damaged or changed."""
+        self.folder = Path(folder)
+        self.manifest = _read(self.folder)
+        self.format = format_of(self.manifest)
+        check_sizes(self.folder, self.manifest)
+        if check_hashes:
+            self._check_hashes()
+        self.offsets = self._map("offsets", "<i8", (-1,))
+        self.crc = self._map("crc", "<u4", (-1, 2))
+        arrays = self.format.token_arrays().items()
+        shapes = self.format.shapes_size()
+        self.shapes = self._map("shapes", "<f4", shapes) if self.format.tail_shapes else None
+        self._arrays = {name: self._map(name, dtype, (-1, columns)) for name, (dtype, columns) in arrays}
+
+    def __len__(self) -> int:
+        """Sentences."""
+        return self.manifest["sentences"]
+
+    def sentence_rows(self, sentences: np.ndarray) -> np.ndarray:
+        """Row numbers of all tokens of these sentences, one sentence after the other."""
+        starts, ends = self.offsets[sentences], self.offsets[sentences + 1]
+        lengths = ends - starts
+        before = np.cumsum(lengths) - lengths  # tokens of the sentences before each
+        return np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
+
+    def rows(self, rows: np.ndarray) -> Rows:
+        """What is stored in these rows, in this order, in the stored dtypes."""
+        return Rows(**{name: array[rows] for name, array in self._arrays.items()})
+
+    def tail_column(self, temperature: float) -> int:
+        """Which tail belongs to `temperature`. Raises KDError when none does."""
+        stored = self.format.temperatures
+        if temperature not in stored:
+            listed = ", ".join(f"{t:g}" for t in stored)
+            raise KDError(
+                f"teacher cache {self.folder} was made for the temperature{'s' if stored[1:] else ''} {listed}, the "
+                f"training asks for {temperature:g}: the mass outside of the {self.format.k} stored types does not "
+                f"follow from that at another temperature. Use --teacher-temperature {stored[0]:g}, or make a cache "
+                f"with fairseq-kd cache --temperature {temperature:g}"
+            )
+        return stored.index(temperature)
+
+    def tail_shapes(self, temperature: float) -> torch.Tensor | None:
+        """Log-probabilities (G, V) of the tail shapes at `temperature`, float32; None if the cache has none."""
+        if self.shapes is None:
+            return None
+        return torch.tensor(self.shapes[self.format.shape_temperatures().index(temperature)])
+
+    def _map(self, name: str, dtype, shape) -> np.ndarray:
+        return np.asarray(np.memmap(self.folder / f"{name}.bin", dtype=dtype, mode="r")).reshape(shape)
+
+    def _check_hashes(self) -> None:
+        size = sum((self.folder / name).stat().st_size for name in self.manifest["files"])
+        if size > BYTES_WORTH_A_LINE:
+            logger.info(f"checking the {size / 1e9:.1f} GB of teacher cache {self.folder}")
+        check_files(self.folder, self.manifest["files"])
+
+
+def _read(folder: Path) -> dict:
+    manifest = read_manifest(folder)
+    if manifest is None:
+        check_one(folder, "teacher cache", "cache")
+        if not folder.is_dir():
+            raise KDError(f"teacher cache {folder} is not there: make it with fairseq-kd cache --out {folder}")
+        if (folder / PARTS).is_dir():
+            raise KDError(
+                f"teacher cache {folder} is not finished: run the same fairseq-kd cache command again, it continues "
+                "where it stopped"
+            )
+        raise KDError(f"{folder} holds no {MANIFEST_NAME}, so it is no teacher cache (fairseq-kd cache makes one)")
+    if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
+        raise KDError(f"{folder / MANIFEST_NAME} is not that of a teacher cache (fairseq-kd cache makes one)")
+    if manifest.get("format") not in READABLE:
+        raise KDError(
+            f"teacher cache {folder} has format {json.dumps(manifest.get('format'))}, this version of fairseq_kd "
+            f"reads formats {', '.join(map(str, READABLE))}: make the cache again with this version"
+        )
+    required = REQUIRED if manifest["format"] == 1 else (*REQUIRED, "tail_shapes")
+    if missing := [name for name in required if name not in manifest]:
+        raise KDError(f"{folder / MANIFEST_NAME} was changed after it was made: it has no {missing[0]!r} any more")
+    return manifest

@@ -1,0 +1,184 @@
+"""Writing a cache block by block, from anything that gives rows, and joining the blocks into arrays.
+
+The last step of writing a cache: parts -> arrays -> manifest, streamed, so that memory is that of one part.
+
+Writing a cache block by block, from anything that gives rows: nothing here knows of a teacher.
+
+A part file holds ids, delta, tail, shape_ids (where there are tail shapes) and crc of its block. `resumable.blocks`
+says when a part is computed, and `cache_join` makes the finished arrays of all parts. The tail shapes are fitted before
+the first part and kept beside the parts.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from fairseq_kd.artifacts.blocks import Block, cut_blocks, offsets_of, shared_part, work_through
+from fairseq_kd.artifacts.manifest import write_json
+from fairseq_kd.artifacts.request import PARTS
+from fairseq_kd.cache.format import FORMAT, KIND, CacheFormat, Rows, check_sizes
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.progress import Progress
+
+
+def join(folder: Path, request: dict, cache_format: CacheFormat, offsets, blocks: list, shapes=None) -> dict:
+    """Write the arrays from the parts of all blocks, then the manifest; return it.
+
+    offsets: of the first row of each sentence. shapes: the tail shapes, if the format has them.
+    Each file is written under a temporary name, and what an interrupted attempt left is overwritten.
+    Raises KDError when a part has not the size that it must have.
+    """
+    sizes = cache_format.file_sizes(len(offsets) - 1, int(offsets[-1]))
+    progress = Progress("joining", sum(sizes.values()), "bytes")
+    tail_mass = np.zeros(len(cache_format.temperatures))
+    files = {"offsets.bin": _write(folder / "offsets.bin", [offsets.data], progress)}
+    if shapes is not None:
+        files["shapes.bin"] = _write(folder / "shapes.bin", [shapes.data], progress)
+    for name in (*cache_format.token_arrays(), "crc"):
+        pieces = _pieces(folder, cache_format, blocks, name)
+        if name == "tail":
+            pieces = _summing(pieces, cache_format, tail_mass)
+        files[f"{name}.bin"] = _write(folder / f"{name}.bin", pieces, progress)
+    progress.finish()
+    manifest = request | {"mean_tail_mass": (tail_mass / int(offsets[-1])).tolist(), "files": files}
+    write_json(folder / "manifest.json", manifest)
+    return manifest
+
+
+def _write(path: Path, pieces: Iterable, progress: Progress) -> str:
+    """Write the pieces to `path` and return the sha256 of all."""
+    digest = hashlib.sha256()
+    temporary = path.with_name(f".{path.name}.part")
+    with open(temporary, "wb") as file:
+        for piece in pieces:
+            file.write(piece)
+            digest.update(piece)
+            progress.advance(memoryview(piece).nbytes)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    return digest.hexdigest()
+
+
+def _pieces(folder: Path, cache_format: CacheFormat, blocks: list, name: str) -> Iterator[bytes]:
+    """The bytes of one array in each part. A part holds the arrays with a row a token and then crc, of its block."""
+    for block in blocks:
+        sizes = cache_format.file_sizes(block.end - block.start, block.size)
+        order = [f"{array}.bin" for array in (*cache_format.token_arrays(), "crc")]
+        path = block.path(folder)
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size != sum(sizes[array] for array in order):
+                raise KDError(f"{path} was damaged after it was written: remove it, and run the same command again")
+            file.seek(sum(sizes[array] for array in order[: order.index(f"{name}.bin")]))
+            yield file.read(sizes[f"{name}.bin"])
+
+
+def _summing(pieces: Iterable, cache_format: CacheFormat, mass: np.ndarray) -> Iterator:
+    """Pass the pieces of the tail on, adding its probabilities to `mass` (temperatures)."""
+    dtype, columns = cache_format.token_arrays()["tail"]
+    for piece in pieces:
+        tail = np.frombuffer(piece, dtype).reshape(-1, columns)  # (tokens, temperatures)
+        mass += np.exp(tail.astype(np.float64)).sum(axis=0)
+        yield piece
+
+
+LARGEST_BLOCK = 1 << 17  # target tokens: what a kill can cost, and what is sorted by length together
+LARGEST_ARRAY = 1 << 25  # stored values of a block, so that memory is bounded for a large k too
+
+# (start, end, advance, tail shapes or None) -> the rows and the crcs (end - start, 2) of these sentences, in order
+Compute = Callable[[int, int, Callable[[int], None], np.ndarray | None], tuple[Rows, np.ndarray]]
+
+
+def write_cache(
+    folder,
+    cache_format: CacheFormat,
+    made_from: dict,
+    sizes: np.ndarray,
+    compute: Compute,
+    shard: tuple[int, int] = (0, 1),
+    block_tokens: int | None = None,
+    fit: Callable[[], np.ndarray] | None = None,
+) -> dict | None:
+    """Compute what is missing of this shard, and finish the cache if no block is missing any more.
+
+    made_from: what the rows depend on, for the manifest. sizes: target tokens of each sentence.
+    compute: see `Compute`; it may call advance(tokens) for the progress. shard: see `work_through`.
+    fit() -> the tail shapes (temperatures, G, V), if the format has them.
+    Returns the manifest, or None when other processes have work left.
+    Raises KDError when `folder` holds something else, or was begun from something else.
+    """
+    if len(sizes) == 0:
+        raise KDError(f"subset {made_from.get('subset')!r} has no sentences: there is nothing to cache")
+    block_tokens = block_tokens or min(LARGEST_BLOCK, max(1, LARGEST_ARRAY // cache_format.k))
+    work = CacheWork(Path(folder), cache_format, compute, fit, offsets_of(sizes), cut_blocks(sizes, block_tokens))
+    return work_through(folder, describe(cache_format, made_from, sizes, block_tokens), work, shard)
+
+
+def describe(cache_format: CacheFormat, made_from: dict, sizes: np.ndarray, block_tokens: int) -> dict:
+    """What the cache is made from: format, counts, and `made_from` (teacher, data, ...)."""
+    return {
+        "kind": KIND,
+        "format": FORMAT,
+        "k": cache_format.k,
+        "temperatures": list(cache_format.temperatures),
+        "types": cache_format.types,
+        "store": cache_format.store,
+        "tail_shapes": cache_format.tail_shapes,
+        "dtypes": cache_format.dtypes(),
+        "sentences": len(sizes),
+        "tokens": int(sizes.sum()),
+        "sizes_sha256": hashlib.sha256(sizes.astype("<i8").tobytes()).hexdigest(),
+        "block_tokens": block_tokens,
+        **made_from,
+    }
+
+
+@dataclass(frozen=True)
+class CacheWork:
+    """A `Work`. offsets: of the first row of each sentence."""
+
+    folder: Path
+    cache_format: CacheFormat
+    compute: Compute
+    fit: Callable[[], np.ndarray] | None
+    offsets: np.ndarray
+    blocks: list[Block]
+    label: str = "caching"
+    unit: str = "tokens"
+
+    @cached_property
+    def shapes(self) -> np.ndarray | None:
+        """The tail shapes (temperatures, G, V) that the first process has fitted; None if the format has none."""
+        if not self.cache_format.tail_shapes:
+            return None
+        size = self.cache_format.shapes_size()
+        content = shared_part(self.folder, "shapes.bin", lambda: self.fit().astype("<f4").tobytes())
+        if len(content) != 4 * np.prod(size):
+            raise KDError(
+                f"{self.folder / PARTS / 'shapes.bin'} was damaged after it was written: remove the folder "
+                f"{self.folder / PARTS}, and run the same command again"
+            )
+        return np.frombuffer(content, "<f4").reshape(size)
+
+    def part(self, block: Block, advance):
+        """The arrays of a block, in the order in which `cache_join` reads them."""
+        rows, crc = self.compute(block.start, block.end, advance, self.shapes)
+        for name, (dtype, columns) in self.cache_format.token_arrays().items():
+            array = np.ascontiguousarray(getattr(rows, name), dtype=dtype)
+            assert array.shape == (block.size, columns), f"{name} {array.shape} of {block}"
+            yield array.data
+        assert crc.shape == (block.end - block.start, 2), f"crc {crc.shape} of {block}"
+        yield np.ascontiguousarray(crc, dtype="<u4").data
+
+    def join(self, folder: Path, request: dict) -> dict:
+        """See `cache_join.join`."""
+        return join(folder, request, self.cache_format, self.offsets, self.blocks, self.shapes)
+
+    def check(self, folder: Path, manifest: dict) -> None:
+        """See `check_sizes`."""
+        check_sizes(folder, manifest)

@@ -1,0 +1,95 @@
+"""Paths: the files of configs/, the cache folder of the user, and checks of the paths that a user gives.
+
+Where things are outside of the code: the YAML files of configs/, and the user's cache.
+
+One path where a command takes one: fairseq and this package read ":" in a path as the border between two.
+
+Between folders of data it means sharded data, of which fairseq-train reads one per epoch. Between checkpoints it means
+several teachers.
+"""
+
+import os
+from pathlib import Path
+
+from fairseq_kd.core.errors import KDError
+
+PACKAGE = Path(__file__).resolve().parents[1]  # also what --user-dir takes
+
+
+def config_folder() -> Path:
+    """The folder configs/: at the top level of a clone, inside the package when it is installed."""
+    installed = PACKAGE / "configs"
+    return installed if installed.is_dir() else PACKAGE.parent / "configs"
+
+
+def cache_folder() -> Path:
+    """Where downloads and converted models are kept.
+
+    $FAIRSEQ_KD_CACHE, else $XDG_CACHE_HOME/fairseq_kd, else ~/.cache/fairseq_kd.
+    """
+    own = os.environ.get("FAIRSEQ_KD_CACHE")
+    return Path(own) if own else xdg_cache_home() / "fairseq_kd"
+
+
+def xdg_cache_home() -> Path:
+    """$XDG_CACHE_HOME, else ~/.cache. One that is not absolute is ignored: XDG Base Directory Specification 0.8."""
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return given if given.is_absolute() else Path.home() / ".cache"
+
+
+def cached(name: str, former: Path) -> Path:
+    """The folder `name` of the cache; that in `former`, where version 0.1.0 kept it, while it is only there."""
+    folder = cache_folder() / name
+    return former / name if not folder.exists() and (former / name).exists() else folder
+
+
+def check_one_folder(path, what: str = "") -> None:
+    """Raises KDError when `path`, the folder of a data-bin, holds a ":".
+
+    what: the option that gave it, for the message.
+    """
+    parts = str(path).split(os.pathsep)
+    if len(parts) == 1:
+        return
+    if Path(path).is_dir():
+        raise KDError(
+            f"{_named(what, path)}: fairseq reads {os.pathsep!r} in a path as the border between two folders, so it "
+            "cannot use a data-bin in this folder. Rename the folder"
+        )
+    raise KDError(
+        f"{_named(what, path)} names {len(parts)} data-bins (sharded data: fairseq-train reads one of them per epoch, "
+        f"and each numbers its sentences from 0), one is needed here: make one of them with fairseq-kd mix "
+        f"{' '.join(parts)} --out DATA_BIN"
+    )
+
+
+def check_data_bin(path, what: str = "") -> None:
+    """Raises KDError unless `path` is one folder that is there; see `check_one_folder`."""
+    check_one_folder(path, what)
+    if not Path(path).is_dir():
+        raise KDError(
+            f"{_named(what, path)} is not a folder: give a data-bin made by fairseq-kd prepare or fairseq-preprocess"
+        )
+
+
+def check_one(path, what: str, kind: str = "checkpoint") -> None:
+    """Raises KDError when `path` is no file or folder and lists several. kind: of what it names, for the message."""
+    parts = str(path).split(os.pathsep)
+    if len(parts) > 1 and not Path(path).exists():
+        raise KDError(
+            f"{_named(what, path)} names {len(parts)} {kind}s joined by {os.pathsep!r}, and one is needed here; "
+            "several teachers are taken by fairseq-kd decode and by --teacher of fairseq-kd evaluate"
+        )
+
+
+def check_new_data_bin(path, what: str = "--out") -> None:
+    """Raises KDError when fairseq could not read a data-bin that is written to `path`."""
+    if os.pathsep in str(path):
+        raise KDError(
+            f"{_named(what, path)}: fairseq reads {os.pathsep!r} in a path as the border between two folders, so it "
+            "could not use what is written there. Give a path without it"
+        )
+
+
+def _named(what: str, path) -> str:
+    return f"{what} {path}".strip()

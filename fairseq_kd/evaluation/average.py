@@ -1,0 +1,84 @@
+"""The mean of the weights of several checkpoints of one training, as a checkpoint."""
+
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+
+from fairseq_kd.artifacts.request import flatten
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.inference.checkpoint import read_checkpoint, write_initial_checkpoint
+
+MARK = "averaged_from"  # in "extra_state": sha256 of the checkpoints, by name
+# options that change what the weights mean and not their shapes
+MEANING = (
+    "arch",
+    "_name",
+    "attention_heads",
+    "normalize_before",
+    "activation_fn",
+    "ffn_type",
+    "no_scale_embedding",
+    "adaptive_input",
+    "cross_self_attention",
+)
+
+
+def check_out(out, trust: bool = False) -> None:
+    """Raises KDError when `out` is there and no average, so that it would be lost. trust: see `read_checkpoint`."""
+    if Path(out).exists() and MARK not in (read_checkpoint(out, trust=trust).get("extra_state") or {}):
+        raise KDError(f"--out-checkpoint {out} is there and was not made by averaging: give another file")
+
+
+def write_average(checkpoints: dict[Path, str], out, trusted=()) -> None:
+    """Write the mean of the weights of `checkpoints` (path -> sha256) to `out`.
+
+    The sums are float64, the result has the types of the first checkpoint, and so has everything that is not a
+    floating-point tensor (counters, the configuration); the optimizer's state is left out.
+    trusted: those to read even if they hold code. Raises KDError when one cannot be read or is of another architecture.
+    """
+    (first, *others) = checkpoints
+    state = read_checkpoint(first, trust=first in trusted)
+    sums = {name: value.double() for name, value in state["model"].items() if _is_averaged(value)}
+    for path in others:
+        other = read_checkpoint(path, trust=path in trusted)
+        _check_same_architecture(first, state, path, other)
+        for name, total in sums.items():
+            total += other["model"][name]
+    weights, tied = {}, {}
+    for name, value in state["model"].items():
+        if _is_averaged(value):
+            place = (value.data_ptr(), value.shape, value.stride())
+            weights[name] = tied.setdefault(place, (sums[name] / len(checkpoints)).to(value.dtype))
+        else:
+            weights[name] = value
+    made_from = {path.name: sha256 for path, sha256 in checkpoints.items()}
+    state["extra_state"] = (state.get("extra_state") or {}) | {MARK: made_from}
+    write_initial_checkpoint(out, state, weights)
+
+
+def _is_averaged(value) -> bool:
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+
+def _check_same_architecture(first, state, path, other) -> None:
+    for what, of in (("the option", _options), ("the weights", _shapes)):
+        one, two = of(state), of(other)
+        for name in sorted(one.keys() | two.keys()):
+            if one.get(name) != two.get(name):
+                raise KDError(
+                    f"{path} and {first} are of different architectures: {what} {name} is {two.get(name, 'not there')} "
+                    f"in the one and {one.get(name, 'not there')} in the other. Only checkpoints of one model can be "
+                    "averaged"
+                )
+
+
+def _options(state) -> dict:
+    """Those of MEANING, however they are nested: "encoder_attention_heads", "encoder.attention_heads"."""
+    model = state["cfg"].model
+    options = flatten(OmegaConf.to_container(model, enum_to_str=True) if OmegaConf.is_config(model) else vars(model))
+    return {name: value for name, value in options.items() if name.endswith(MEANING)}
+
+
+def _shapes(state) -> dict:
+    return {name: tuple(value.shape) for name, value in state["model"].items() if isinstance(value, torch.Tensor)}

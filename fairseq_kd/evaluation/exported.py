@@ -1,0 +1,162 @@
+"""A student as a CTranslate2 folder, with what became of its translations, its size and its speed."""
+
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fairseq_kd.artifacts.derived import finished
+from fairseq_kd.artifacts.fingerprint import dictionary_hash
+from fairseq_kd.artifacts.manifest import (
+    MANIFEST_NAME,
+    folder_in_progress,
+    hash_files,
+    library_versions,
+    read_prepared,
+    sha256_file,
+    write_json,
+)
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.progress import Progress
+from fairseq_kd.evaluation.evaluate import evaluate
+from fairseq_kd.evaluation.segments import Segments, read_segments
+from fairseq_kd.evaluation.system import System, TranslateOptions, open_system
+from fairseq_kd.export.runtime import check_installed, load_translator, symbols, write_model
+from fairseq_kd.scoring.score import Scorer, choose_scorer
+from fairseq_kd.sequence.ctranslate2_backend import MAX_TOKENS, CTranslate2Backend
+
+KIND = "fairseq_kd exported model"
+FORMAT = 1
+SUBWORD = "subword"  # folder of the subword model, in a data-bin and in what is exported
+
+
+def export(
+    checkpoint,
+    data_bin,
+    out,
+    *,
+    quantize="none",
+    subset="test",
+    options=None,
+    reference=None,
+    post_process=None,
+    tokenize=None,
+    trust=False,
+) -> dict:
+    """Write the folder `out`, translate `subset` with the checkpoint and with the folder, and return the manifest.
+
+    quantize: of `runtime.QUANTIZATIONS`. options, reference, post_process, tokenize: as for `evaluate`.
+    A complete `out` of the same inputs is checked and kept.
+    Raises KDError for input that cannot be used, and for a model that CTranslate2 cannot express.
+    """
+    check_installed()
+    options = options or TranslateOptions()
+    segments = read_segments(data_bin, subset, reference, post_process)
+    sentences = len(segments.references)
+    exact = replace(options, fp16=False)  # what is written is not rounded before; --fp16 is for the translation before
+    system = open_system(checkpoint, data_bin, subset, exact, sentences, trust=trust, data_option="--data")
+    scorer = choose_scorer(system.task.cfg.target_lang, tokenize, segments.references)
+    request = describe(checkpoint, system, quantize, segments, options, scorer)
+    if (manifest := finished(Path(out), request)) is not None:
+        return manifest
+    with folder_in_progress(out) as folder:
+        try:
+            write_model(system.model, system.task.source_dictionary, system.task.target_dictionary, folder, quantize)
+        except KDError as error:
+            raise KDError(f"{checkpoint} cannot be exported: {error}") from error
+        # before the translations that take time: it may not run here
+        translator = load_translator(folder, options.device(), "default", workers=torch.get_num_threads())
+        given = {"reference": reference, "post_process": post_process, "tokenize": scorer.tokenize}
+        before = evaluate(data_bin, checkpoint, subset, options, **given, trust=trust)
+        after = evaluate_exported(translator, system, segments, scorer)
+        manifest = {
+            **request,
+            **compared(before, after, Path(checkpoint).stat().st_size, (folder / "model.bin").stat().st_size),
+            "subword": copy_subword_model(data_bin, folder),
+            "versions": library_versions(),
+            "files": hash_files(folder),
+        }
+        write_json(folder / MANIFEST_NAME, manifest)
+    return manifest
+
+
+def describe(
+    checkpoint, system: System, quantize: str, segments: Segments, options: TranslateOptions, scorer: Scorer
+) -> dict:
+    """What the folder is made from."""
+    task = system.task
+    return {
+        "kind": KIND,
+        "format": FORMAT,
+        "checkpoint_sha256": sha256_file(checkpoint),
+        "quantize": quantize,
+        "languages": [task.cfg.source_lang, task.cfg.target_lang],
+        "dictionaries": [dictionary_hash(found) for found in (task.source_dictionary, task.target_dictionary)],
+        "manifest_sha256": segments.origin["manifest_sha256"],
+        "subset": segments.origin["subset"],
+        "post_process": segments.origin["post_process"],
+        "decoding": options.as_dict(),
+        "device": str(options.device()),
+        "tokenize": scorer.recorded,
+    }
+
+
+def evaluate_exported(translator, system: System, segments: Segments, scorer: Scorer) -> dict:
+    """Scores, seconds and hypotheses of the exported model, which has as many threads as torch has for the other."""
+    task, dataset, device = system.task, system.dataset, system.options.device()
+    limit = system.model.max_positions()[1]
+    settings, max_tokens = system.options.as_dict(), MAX_TOKENS[device.type]
+    backend = CTranslate2Backend(translator, task, dataset, settings, max_tokens, limit, symbols)
+    progress = Progress("translating", len(dataset), "sentences")
+    started = time.monotonic()
+    found = backend.translate(np.arange(len(dataset)), progress.advance)
+    seconds = time.monotonic() - started
+    progress.finish()
+    lines = (task.target_dictionary.string(torch.as_tensor(found[n][0].tokens)) for n in range(len(dataset)))
+    hypotheses = [segments.decode(line) for line in lines]
+    return {
+        **scorer.score(hypotheses, segments.references),
+        "seconds": round(seconds, 3),
+        "hypotheses": hypotheses,
+        "compute_type": translator.compute_type,
+    }
+
+
+def compared(before: dict, after: dict, checkpoint_bytes: int, model_bytes: int) -> dict:
+    """What the manifest says about both models. bytes: of the checkpoint with all that is in it, and of model.bin."""
+    pairs = zip(before["hypotheses"], after["hypotheses"], strict=True)
+    count = before["sentences"]
+    sides = {
+        name: {
+            "bleu": result["bleu"],
+            "chrf": result["chrf"],
+            "bytes": size,
+            "seconds": result["seconds"],
+            "sentences_a_second": round(count / max(result["seconds"], 0.001), 1),
+        }
+        for name, result, size in (("before", before, checkpoint_bytes), ("after", after, model_bytes))
+    }
+    return {
+        **sides,
+        "sentences": count,
+        "same_translations": sum(ours == theirs for ours, theirs in pairs) / count,
+        "parameters": before["parameters"],
+        "weight_bytes": 4 * before["parameters"],  # in float32; a checkpoint also holds the optimizer's state
+        "compute_type": after["compute_type"],
+        "threads": before["threads"],
+        "dictionary_check": before["dictionary_check"],
+    }
+
+
+def copy_subword_model(data_bin, folder) -> dict | None:
+    """Copy the data-bin's subword model, which whoever translates plain text needs; None where it brings none."""
+    manifest = read_prepared(data_bin)
+    if manifest is None:
+        return None
+    for name in {name for name in manifest["subword"]["files"].values() if name}:
+        (Path(folder) / SUBWORD).mkdir(exist_ok=True)
+        shutil.copyfile(Path(data_bin) / SUBWORD / name, Path(folder) / SUBWORD / name)
+    return manifest["subword"]

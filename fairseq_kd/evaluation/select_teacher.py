@@ -1,0 +1,183 @@
+"""Which checkpoint of a training is to be the teacher: the one with the lowest loss, or the one with the highest score.
+
+They can differ: a model that becomes overconfident loses in probability and not in BLEU, and word-level distillation
+learns from the probabilities. arXiv 2401.06356 compares the two teachers.
+
+    folder -> find_candidates -> measure.Measurements -> best, rank -> average.write_average -> selection.json
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fairseq_kd.artifacts.manifest import ensure_writable_folder, exclusive, sha256_file, write_json
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.progress import Progress
+from fairseq_kd.evaluation.average import check_out, write_average
+from fairseq_kd.evaluation.checkpoints import Measurements
+from fairseq_kd.inference.checkpoint import read_checkpoint, updates_of
+
+PATTERN = "checkpoint*.pt"
+COPIES = ("checkpoint_best.pt", "checkpoint_last.pt")  # fairseq copies an epoch's checkpoint to these names
+RESULT, MEASURED = "selection.json", "measured"
+CHOICES = {"low-loss": ("nll", 1), "high-score": ("bleu", -1)}  # name: (measure, sign that makes small good)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A checkpoint by content: its first file, its hash, and the names of other files that hold the same."""
+
+    path: Path
+    sha256: str
+    same: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AverageOptions:
+    """Average the best `count` by the chosen measure, and write that to `out`."""
+
+    count: int
+    out: Path
+
+    def __post_init__(self):
+        if self.count < 2:
+            raise KDError(f"--average {self.count}: give 2 or more")
+
+
+def find_candidates(folder) -> list[Candidate]:
+    """The checkpoint*.pt of `folder`, each content once, by name. Raises KDError when there is none."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise KDError(f"--checkpoints {folder} is not a folder: give the --save-dir of a training")
+    paths = sorted(folder.glob(PATTERN), key=lambda path: (path.name in COPIES, path.name))
+    if not paths:
+        raise KDError(f"--checkpoints {folder} has no {PATTERN}: give the --save-dir of a training")
+    by_content: dict[str, list[Path]] = {}
+    progress = Progress("hashing", len(paths), "checkpoints")
+    for path in progress.over(paths):
+        try:
+            by_content.setdefault(sha256_file(path), []).append(path)
+        except OSError as error:
+            raise KDError(f"checkpoint {path} cannot be read ({error.strerror}): move it out of the folder") from error
+    progress.finish()
+    return [Candidate(first, sha256, tuple(p.name for p in rest)) for sha256, (first, *rest) in by_content.items()]
+
+
+def rank(rows: list[dict], by: str) -> list[dict]:
+    """The rows from best to worst by "low-loss" or "high-score"; of equals the earlier first."""
+    measure, sign = CHOICES[by]
+    return sorted(rows, key=lambda row: sign * row[measure])
+
+
+def select(measurements: Measurements, folder, by: str, out, *, last=None, average=None, trusted=()) -> dict:
+    """Measure the checkpoints of `folder`, choose, and write `out`/selection.json; return what is in it.
+
+    measurements: those of `out`/measured. last: only the so many with the most updates. average: AverageOptions.
+    trusted: checkpoints to read even if they hold code, each by name, the average too.
+    Killed at any moment, the same call continues.
+    Raises KDError when a checkpoint cannot be used; what was measured before is kept.
+    """
+    if last is not None and last < 1:
+        raise KDError(f"--last {last}: must be at least 1")
+    out, trusted = Path(out), {Path(path) for path in trusted}
+    if average is not None:
+        _check_average(average, folder, trust=average.out in trusted)
+    candidates = find_candidates(folder)
+    named = {Path(folder) / name for one in candidates for name in (one.path.name, *one.same)}
+    if strangers := trusted - named - ({average.out} if average else set()):
+        raise KDError(f"--trust-checkpoint {min(strangers)} is not one of the checkpoints in {folder}")
+    _check_ours(out)
+    with exclusive(out / RESULT):
+        measurements.remove_leftovers()
+        candidates = _by_updates(candidates, measurements, trusted)
+        if last is not None:
+            candidates = candidates[-last:]
+        if average is not None and average.count > len(candidates):
+            raise KDError(f"--average {average.count}: there are only {len(candidates)} different checkpoints")
+        rows = _measure(candidates, measurements, trusted)
+        if average is not None:
+            rows.append(_averaged(rank(rows, by)[: average.count], average, measurements, trusted))
+        result = {
+            "format": 1,
+            "kind": "fairseq_kd selection",
+            "data_bin": str(measurements.data_bin),
+            "by": by,
+            "chosen": rank(rows, by)[0]["checkpoint"],
+            **{name: rank(rows, name)[0]["checkpoint"] for name in CHOICES},
+            "checkpoints": rows,
+            "made_from": measurements.made_from,
+        }
+        write_json(out / RESULT, result)
+    return result
+
+
+def _check_average(average: AverageOptions, folder, trust: bool) -> None:
+    if average.out.parent.resolve() == Path(folder).resolve() and average.out.match(PATTERN):
+        raise KDError(
+            f"--out-checkpoint {average.out} would be one of the checkpoints the next time: give another name"
+        )
+    ensure_writable_folder(average.out.absolute().parent)
+    check_out(average.out, trust)
+
+
+def _check_ours(out: Path) -> None:
+    ensure_writable_folder(out)
+    if others := sorted({path.name for path in out.iterdir() if path.name[0] != "."} - {RESULT, MEASURED}):
+        raise KDError(f"{out} already holds {others[0]!r} and is no selection: choose another --out")
+
+
+def _by_updates(candidates: list[Candidate], measurements: Measurements, trusted: set[Path]) -> list[Candidate]:
+    """In the order of their updates, then of their names. Every broken file is found here, before long work begins."""
+    updates, broken = {}, []
+    progress = Progress("reading", len(candidates), "checkpoints")
+    for candidate in progress.over(candidates):
+        try:
+            updates[candidate] = _updates(candidate, measurements, _is_trusted(candidate, trusted))
+        except KDError as error:
+            broken.append(str(error))
+    progress.finish()
+    if broken:
+        raise KDError(f"{len(broken)} of {len(candidates)} checkpoints cannot be used. " + "; ".join(broken))
+    return sorted(candidates, key=updates.__getitem__)
+
+
+def _updates(candidate: Candidate, measurements: Measurements, trust: bool) -> int:
+    if (known := measurements.known(candidate.sha256)) is not None:
+        return known["updates"]
+    return updates_of(read_checkpoint(candidate.path, trust=trust))
+
+
+def _is_trusted(candidate: Candidate, trusted: set[Path]) -> bool:
+    return any(candidate.path.with_name(name) in trusted for name in (candidate.path.name, *candidate.same))
+
+
+def _measure(candidates: list[Candidate], measurements: Measurements, trusted: set[Path]) -> list[dict]:
+    known = {candidate: measurements.known(candidate.sha256) for candidate in candidates}
+    missing = [candidate for candidate in candidates if known[candidate] is None]
+    progress = Progress("measuring", len(candidates), "checkpoints", done=len(candidates) - len(missing))
+    for candidate in missing:
+        progress.advance(0, candidate.path.name)
+        known[candidate] = measurements.measure(candidate.path, candidate.sha256, _is_trusted(candidate, trusted))
+        progress.advance(1)
+    progress.finish()
+    return [_row(candidate, known[candidate]) for candidate in candidates]
+
+
+def _row(candidate: Candidate, found: dict) -> dict:
+    names = ("nll", "bleu", "signature", "updates", "parameters", "tokens", "sentences", "dictionary_check")
+    return {
+        "checkpoint": str(candidate.path),
+        "same": list(candidate.same),
+        "sha256": candidate.sha256,
+        **{name: found[name] for name in names},
+    }
+
+
+def _averaged(best: list[dict], average: AverageOptions, measurements: Measurements, trusted: set[Path]) -> dict:
+    """Write the average of the rows `best` and measure it; its row."""
+    candidates = [Candidate(Path(row["checkpoint"]), row["sha256"], tuple(row["same"])) for row in best]
+    trusted_paths = [candidate.path for candidate in candidates if _is_trusted(candidate, trusted)]
+    write_average({candidate.path: candidate.sha256 for candidate in candidates}, average.out, trusted_paths)
+    sha256 = sha256_file(average.out)
+    found = measurements.known(sha256) or measurements.measure(average.out, sha256, trust=average.out in trusted)
+    averaged_from = [candidate.path.name for candidate in candidates]
+    return _row(Candidate(average.out, sha256, ()), found) | {"updates": None, "averaged_from": averaged_from}

@@ -1,0 +1,117 @@
+"""A model together with the data that it runs on, outside of a training, and batches of these data.
+
+Batches of chosen sentences, outside of a training.
+
+A teacher together with the data that it is to be run on, outside of a training.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fairseq_kd.artifacts.data_bin import check_subset, language_pairs
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.paths import check_data_bin
+from fairseq_kd.inference.frozen import load_frozen
+
+
+def length_sorted(sentences: np.ndarray, lengths: np.ndarray, max_tokens: int) -> Iterator[np.ndarray]:
+    """Batches by falling length (ties by number), of at most max_tokens with padding.
+
+    sentences: numbers; lengths: of all sentences. A sentence that is longer than max_tokens is a batch by itself.
+    """
+    longest = lengths[sentences]
+    order = sentences[np.argsort(-longest, kind="stable")]
+    start = 0
+    while start < len(order):
+        count = max(1, max_tokens // int(lengths[order[start]]))
+        yield order[start : start + count]
+        start += count
+
+
+def collate(dataset, sentences: np.ndarray, device: torch.device) -> dict:
+    """A fairseq batch on `device`. Its rows are in an order of their own: sample["id"] (B,) says which."""
+    from fairseq import utils
+
+    sample = dataset.collater([dataset[int(i)] for i in sentences])
+    return utils.move_to_cuda(sample, device) if device.type == "cuda" else sample
+
+
+def check_longest(lengths: np.ndarray, max_tokens: int) -> None:
+    """Raises KDError when a sentence does not fit in a batch."""
+    if (longest := int(lengths.max(initial=0))) > max_tokens:
+        raise KDError(f"--max-tokens {max_tokens}: the longest sentence has {longest} tokens; give at least that")
+
+
+def check_positions(src_sizes: np.ndarray, tgt_sizes: np.ndarray, limits: tuple[int, int], who="the teacher") -> None:
+    """Raises KDError when a sentence is longer than the positions of a model; limits: of (encoder, decoder)."""
+    for side, sizes, limit in zip(("source", "target"), (src_sizes, tgt_sizes), limits, strict=True):
+        if len(too_long := np.flatnonzero(np.asarray(sizes) > limit)):
+            raise KDError(
+                f"sentence {too_long[0]} has {sizes[too_long[0]]} {side} tokens, {who} has positions for "
+                f"{limit} ({len(too_long):,} sentences are too long): leave them out of the data-bin"
+            )
+
+
+def load_pair(data_bin, teacher_path, subset: str, *, data=None, dtype: str = "float32", trust: bool = False):
+    """(Teacher, task with `subset` loaded), in the languages that the teacher was trained on.
+
+    data: folder with the teacher's dictionaries; None: where the checkpoint says. dtype, trust: see `load_frozen`.
+    Raises KDError when one of them cannot be used, or when their dictionaries differ.
+    """
+    pairs = _language_pairs(data_bin)
+    languages = pairs[0] if len(pairs) == 1 else (None, None)  # for a checkpoint that records none
+    teacher = load_frozen(teacher_path, data=data, languages=languages, dtype=dtype, trust=trust)
+    task = open_data(data_bin, teacher.languages, subset)
+    teacher.check_dictionaries(task.source_dictionary, task.target_dictionary)
+    return teacher, task
+
+
+def open_data(data_bin, languages: tuple[str, str], subset: str):
+    """A translation task on `data_bin` with `subset` loaded as fairseq-train would.
+
+    Raises KDError when dictionaries or subset are missing, and for what `check_subset` refuses.
+    """
+    from fairseq.tasks.translation import TranslationConfig, TranslationTask
+
+    source, target = languages
+    check_data_bin(data_bin)
+    for lang in languages:
+        if not (Path(data_bin) / f"dict.{lang}.txt").is_file():
+            raise KDError(f"{data_bin} has no dict.{lang}.txt: it is no data-bin for {source}-{target}")
+    cfg = TranslationConfig(
+        data=str(data_bin),
+        source_lang=source,
+        target_lang=target,
+        upsample_primary=1,  # fairseq's own default of -1 fails where there are train1, train2, ...
+        dataset_impl=check_subset(data_bin, subset, languages, combine=subset == "train"),
+        # these two stand for options of a training, which there is none of here
+        train_subset="train",
+        required_seq_len_multiple=1,
+    )
+    task = TranslationTask.setup_task(cfg)
+    try:
+        task.load_dataset(subset, combine=subset == "train")
+    except FileNotFoundError as error:
+        raise KDError(f"{data_bin} has no subset {subset!r} for {source}-{target} (--subset)") from error
+    if task.dataset(subset).tgt is None:
+        raise KDError(f"subset {subset!r} of {data_bin} has no target side, which is needed beside the source")
+    return task
+
+
+def infer_languages(data_bin) -> tuple[str, str]:
+    """(source, target) by the manifest or the file names of a data-bin. Raises KDError when they do not say."""
+    pairs = _language_pairs(data_bin)
+    if len(pairs) > 1:
+        listed = ", ".join(f"{source}-{target}" for source, target in pairs)
+        raise KDError(f"{data_bin} holds more than one language pair ({listed}): give --source-lang and --target-lang")
+    if not pairs:
+        raise KDError(f"the file names in {data_bin} do not say its languages: give --source-lang and --target-lang")
+    return pairs[0]
+
+
+def _language_pairs(data_bin) -> list[tuple[str, str]]:
+    check_data_bin(data_bin)
+    return language_pairs(data_bin)

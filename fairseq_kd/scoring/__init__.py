@@ -1,0 +1,1 @@
+"""Scores of translations by sacreBLEU, with their signatures."""

@@ -1,0 +1,126 @@
+"""Scores by sacreBLEU, never without their signature."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from sacrebleu.metrics import BLEU, CHRF, TER
+
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.scoring.tokenizers import BY_SPACES, STANDARD, check_text, choose_tokenizer, load_tokenizer
+
+METRICS = ("bleu", "chrf", "ter")
+LOWER_IS_BETTER = {"ter"}
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """How text is scored. tokenize: of `TOKENIZERS`; it makes the words of BLEU, and with them those of TER.
+
+    TER of 13a, intl, none and ko-mecab is sacreBLEU's standard: words between spaces. TER of zh has Asian support,
+    which has an effect with `normalized` only: Chinese characters are words. TER of the others is over the tokens of
+    BLEU, because sacreBLEU's TER leaves runs of kana, Thai or Khmer whole. Its signature says which it is.
+    """
+
+    tokenize: str = STANDARD
+
+    @property
+    def recorded(self) -> str | None:
+        """For manifests that say what they were made from: None for 13a, as older ones have it that do not say it."""
+        return None if self.tokenize == STANDARD else self.tokenize
+
+    def metric(self, name: str, references: list[list[str]] | None = None, **options):
+        """A metric of sacreBLEU: "bleu", "chrf" or "ter". Raises KDError when its tokeniser is not installed.
+
+        references: read once, for scores of several systems. options: of BLEU.
+        """
+        if name == "chrf":
+            return _of_one_type(CHRF(references=references))
+        tokenizer = load_tokenizer(self.tokenize)
+        if name == "bleu":
+            return BLEU(tokenize=self.tokenize, references=references, **options)
+        if self.tokenize == "zh":
+            return _of_one_type(TER(normalized=True, asian_support=True, references=references))
+        if self.tokenize in (*BY_SPACES, "ko-mecab"):
+            return _of_one_type(TER(references=references))
+        return _of_one_type(_TokenTER(tokenizer, references))
+
+    def score(self, hypotheses: list[str], references: list[str], resamples: int = 0) -> dict:
+        """BLEU, chrF and TER of detokenised text against one reference each, all 0 to 100 (TER can be larger).
+
+        resamples: of sacreBLEU's bootstrap; 0 for no intervals. Its seed is the environment variable SACREBLEU_SEED,
+        12345 where that is not set.
+        Returns {"bleu" | "chrf" | "ter": {"score", "signature", "verbose"}}, with intervals also "mean" (of the
+        resamples) and "ci": half the width of the interval that holds 95 % of them.
+        """
+        assert len(hypotheses) == len(references), f"{len(hypotheses)} hypotheses, {len(references)} references"
+        return {name: self.score_by(name, hypotheses, references, resamples) for name in METRICS}
+
+    def score_by(self, name: str, hypotheses: list[str], references: list[str], resamples: int = 0) -> dict:
+        """One entry of `score`."""
+        metric = self.metric(name)
+        result = metric.corpus_score(hypotheses, [references], n_bootstrap=resamples)
+        found = {
+            "score": result.score,
+            "signature": f"{result.name}|{metric.get_signature()}",
+            "verbose": str(result),
+        }
+        return found | ({"mean": float(result._mean), "ci": float(result._ci)} if resamples > 1 else {})
+
+    def words(self, lines: Iterable[str]) -> list[list[str]]:
+        """The words of lines: what stands between spaces, or else the tokens of BLEU."""
+        if self.tokenize in BY_SPACES:
+            return [line.split() for line in lines]
+        tokenize = load_tokenizer(self.tokenize)
+        return [tokenize(line).split() for line in lines]
+
+
+class _TokenTER(TER):
+    """TER over the tokens of one of BLEU's tokenisers, of text in lower case as TER has it."""
+
+    def __init__(self, tokenizer, references=None):
+        super().__init__()
+        self.tokenizer, self.tokenizer_signature = tokenizer, tokenizer.signature()
+        if references is not None:
+            self._ref_cache = self._cache_references(references)
+
+    def _preprocess_segment(self, sent: str) -> str:
+        return self.tokenizer(sent.rstrip().lower())
+
+
+def _of_one_type(metric):
+    """Let all resamples have scores of one type: sacreBLEU cannot take the mean where some are 0 and so of another."""
+    compute = metric._compute_score_from_stats
+
+    def typed(stats):
+        found = compute(stats)
+        if isinstance(stats, np.ndarray):
+            found.score = stats.dtype.type(found.score)
+        return found
+
+    metric._compute_score_from_stats = typed
+    return metric
+
+
+PLAIN = Scorer()  # sacreBLEU's standard
+
+
+def choose_scorer(lang: str, given: str | None, references: Iterable[str]) -> Scorer:
+    """The scorer of a target language. given: --tokenize, None for the default of the language.
+
+    Raises KDError for a tokeniser that does not exist or is not installed, and for a default that does not fit the
+    references; see `check_text`.
+    """
+    name = choose_tokenizer(lang, given)
+    check_text(name, given is not None, lang, references)
+    return Scorer(name)
+
+
+def check_seed(of_tests: bool = False) -> None:
+    """Raises KDError when SACREBLEU_SEED is neither a number nor "none"; for paired tests it must not be 0 either."""
+    seed = os.environ.get("SACREBLEU_SEED", "12345")
+    if seed.lower() != "none" and not seed.isdecimal():
+        raise KDError(f"SACREBLEU_SEED is {seed!r}: sacreBLEU takes a number from 0, or none for another one each time")
+    if of_tests and seed.isdecimal() and int(seed) == 0:
+        raise KDError("SACREBLEU_SEED is 0: sacreBLEU's paired tests draw another seed each time then; take 1 or more")

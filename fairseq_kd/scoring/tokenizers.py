@@ -1,0 +1,106 @@
+"""Which of sacreBLEU's tokenisers scores a language, and whether it is installed and fits the text.
+
+BLEU counts words. Where a script has no spaces between words, sacreBLEU's standard tokeniser `13a` makes each sentence
+one word: hardly any matches, and BLEU is near 0 whatever the translations are.
+"""
+
+import functools
+import re
+import sys
+from collections.abc import Iterable
+from itertools import islice
+
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.corpus.scripts import count_letters
+
+STANDARD = "13a"
+TOKENIZERS = (STANDARD, "zh", "ja-mecab", "ko-mecab", "char", "intl", "none", "flores101", "flores200")
+BY_SPACES = (STANDARD, "intl", "none")  # find words only where spaces or punctuation separate them
+INSTALL = {
+    "ja-mecab": "pip install 'sacrebleu[ja]'",
+    "ko-mecab": "pip install 'sacrebleu[ko]'",
+    "flores101": "sacreBLEU downloads its model when it is first used",
+    "flores200": "sacreBLEU downloads its model when it is first used",
+}
+# ISO 639-1, 639-2 and 639-3; Thai, Lao, Khmer, Burmese, Tibetan and Dzongkha have no tokeniser in sacreBLEU
+_OF_LANGUAGES = {
+    "zh": ("zh", "zho", "chi", "cmn", "yue", "wuu", "lzh", "gan", "hak", "hsn", "nan", "cjy"),
+    "ja-mecab": ("ja", "jpn"),
+    "ko-mecab": ("ko", "kor"),
+    "char": ("th", "tha", "lo", "lao", "km", "khm", "my", "mya", "bur", "bo", "bod", "tib", "dz", "dzo"),
+}
+# ISO 15924; a script that is written with spaces decides too: nan_Latn
+_OF_SCRIPTS = {
+    "zh": ("hans", "hant", "hani"),
+    "ja-mecab": ("jpan", "hira", "kana", "hrkt"),
+    "ko-mecab": ("kore", "hang"),
+    "char": ("thai", "laoo", "khmr", "mymr", "tibt"),
+}
+LANGUAGES = {code: name for name, codes in _OF_LANGUAGES.items() for code in codes}
+SCRIPTS = {code: name for name, codes in _OF_SCRIPTS.items() for code in codes}
+LOOKED_AT = 1000  # lines
+# what sacreBLEU raises, or ends the process by, where something is missing
+FAILURES = (RuntimeError, ImportError, AssertionError, OSError, SystemExit)
+
+
+def default_tokenizer(lang: str) -> str:
+    """That of a language code: "zh", "zh_CN", "zh-Hant-TW" and "zho_Hans" are Chinese; 13a where no other is known."""
+    code, *more = re.split("[-_]", lang.lower())
+    script = next((part for part in more if len(part) == 4 and part.isalpha()), None)
+    if script is not None:
+        return SCRIPTS.get(script, STANDARD)
+    return LANGUAGES.get(code, STANDARD)
+
+
+def choose_tokenizer(lang: str, given: str | None) -> str:
+    """`given` (--tokenize), or the default of the language.
+
+    Raises KDError for one that sacreBLEU does not have, and for one that is not installed: another one would give
+    another score.
+    """
+    name = given or default_tokenizer(lang)
+    if name not in TOKENIZERS:
+        raise KDError(f"--tokenize {name}: must be one of {', '.join(TOKENIZERS)}")
+    if name in INSTALL:
+        load_tokenizer(name, "" if given else f", which is the default for the target language {lang}")
+    return name
+
+
+@functools.cache
+def load_tokenizer(name: str, why: str = ""):
+    """sacreBLEU's tokeniser, a function of a line. Raises KDError when it is not installed; why: of the message."""
+    from sacrebleu.metrics import BLEU
+
+    try:
+        return BLEU(tokenize=name).tokenizer
+    except FAILURES as error:
+        if name not in INSTALL:
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise KDError(
+            f"sacreBLEU's tokeniser {name}{why}, cannot be used ({reason[:200]}): {INSTALL[name]}, or give --tokenize "
+            "char, whose scores are of characters"
+        ) from error
+
+
+def unspaced_share(lines: Iterable[str]) -> float:
+    """The share of letters whose script is written without spaces between words, of the first lines; 0 of none."""
+    letters, *unspaced = count_letters(islice(lines, LOOKED_AT))
+    return sum(unspaced) / letters if letters else 0.0
+
+
+def check_text(name: str, given: bool, lang: str, references: Iterable[str]) -> None:
+    """Say so when a tokeniser that goes by spaces meets text without them.
+
+    Raises KDError when that was nobody's choice (`given` false); else a warning on standard error.
+    """
+    if name not in BY_SPACES or (share := unspaced_share(references)) <= 0.5:
+        return
+    found = f"{share:.0%} of the letters of the references are of a script without spaces between words"
+    if not given:
+        raise KDError(
+            f"{found}, and the target language {lang!r} does not say which tokeniser fits: BLEU and TER with "
+            f"{name} would take a sentence for a word; give --tokenize {' or '.join(('zh', 'ja-mecab', 'char'))} "
+            f"(or --tokenize {name} for text that is cut into words)"
+        )
+    print(f"warning: {found}: --tokenize {name} takes what stands between spaces for a word", file=sys.stderr)

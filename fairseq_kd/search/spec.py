@@ -1,0 +1,200 @@
+"""Specs of searches: configs/searches/*.yaml, read and checked before anything runs.
+
+A spec has the sections of a study that say what is trained, and in place of factors the section `search`.
+"""
+
+import itertools
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.paths import config_folder
+from fairseq_kd.core.yaml_file import read_yaml
+from fairseq_kd.search.optuna_sampler import Range, check_space
+from fairseq_kd.search.strategies import check_parameters, resolve_kd_word
+from fairseq_kd.search.values import (
+    CHOICE,
+    check_value,
+    option_defaults,
+    option_names,
+    read_parameters,
+    simplest,
+)
+from fairseq_kd.study.check import check_commands
+from fairseq_kd.study.factors import make_cells
+from fairseq_kd.study.plan import Plan
+from fairseq_kd.study.spec import Spec, read_sections
+from fairseq_kd.study.state import Older
+from fairseq_kd.study.values import SEEDS
+from fairseq_kd.training.options import check_keys, nearest
+
+SECTIONS = ("recipe", "data", "common", "teacher", "student", "budget", "select", "cache", "evaluate", "search")
+ALGORITHMS = ("greedy", "grid", "optuna")
+OF_OPTUNA = {"trials": None, "batch": 1, "sampler-seed": 1}
+KEYS = ("algorithm", "parameters", "start", "seeds", "teacher-checkpoints", *OF_OPTUNA)
+CHECKPOINTS = ("save-interval-updates", "keep-interval-updates")
+VALIDATION, TEST = "valid", "test"
+
+
+@dataclass(frozen=True)
+class SearchSpec:
+    """A checked spec. trained: sections of the studies that train, without factors.
+
+    parameters: [(option, values or Range)]. start, robust: option -> value, see `read_configuration`.
+    seeds: of the students, so many for each configuration. numbers: trials, batch and sampler-seed for Optuna.
+    older: what WORK holds of other versions.
+    """
+
+    trained: Spec
+    algorithm: str
+    parameters: list
+    start: dict
+    robust: dict
+    seeds: list
+    numbers: dict
+    older: Older | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the search, that of the file."""
+        return self.trained.name
+
+    def label(self, options: dict) -> str:
+        """The parameters of what is trained, for people: "kd-divergence=kl,kd-weight=0.5"."""
+        return ",".join(f"{name}={options[name]}" for name, _ in self.parameters if name in options)
+
+    def plan(self, labelled: dict, subsets: list) -> Plan:
+        """The study that trains configurations (label -> options) with every seed and evaluates them on `subsets`.
+
+        Raises KDError when a program refuses one of its commands.
+        """
+        sections = self.trained.sections | {"evaluate": self.trained.sections["evaluate"] | {"subsets": subsets}}
+        trained = {label: _as_trained(options) for label, options in labelled.items()}
+        factors = {"method": ["word"], "configuration": trained, "seed": self.seeds}
+        spec = replace(self.trained, sections=sections, factors=factors)
+        plan = Plan(spec, make_cells(spec), self.older)
+        check_commands(plan)
+        return plan
+
+
+def _as_trained(options: dict) -> dict:
+    """One order, and nothing at its default but the weight: stages are keyed by the words of their commands."""
+    defaults = option_defaults()
+    kept = {name: options[name] for name in options if name not in defaults or options[name] != defaults[name]}
+    return dict(sorted(({"kd-weight": defaults["kd-weight"]} | kept).items()))
+
+
+def load_search(path, recipe=None, raw=None) -> SearchSpec:
+    """Read and check a spec; recipe and raw: see `load_spec`.
+
+    Raises KDError that names the key at fault and the nearest valid one.
+    """
+    path = Path(path)
+    content = read_yaml(path, "spec")
+    if isinstance(content, dict) and "kd" in content:
+        raise KDError(f"{path}: a search has no section kd; give its options in start, in the section search")
+    check_keys(path, "the spec", content, SECTIONS, required=("search",))
+    given = content["search"]
+    check_keys(path, "search", given, KEYS, required=("algorithm", "parameters"))
+    algorithm = given["algorithm"]
+    if algorithm not in ALGORITHMS:
+        raise KDError(f"{path}: unknown algorithm {algorithm!r}; the nearest valid one is "
+                      f"{nearest(algorithm, ALGORITHMS)!r}")  # fmt: skip
+    parameters = read_parameters(path, given["parameters"], algorithm)
+    defaults = {name: value for name, value in option_defaults().items() if name in dict(parameters)}
+    robust = defaults | read_configuration(config_folder() / "kd" / "robust.yaml")
+    search = SearchSpec(
+        trained=Spec(path, _sections(path, content, recipe, raw), {}, [], [], tuple(content)),
+        algorithm=algorithm,
+        parameters=parameters,
+        start=defaults | _start(path, given.get("start", {}), robust),
+        robust=robust,
+        seeds=_seeds(path, given.get("seeds", [1])),
+        numbers=_numbers(path, given, algorithm),
+    )
+    _choose_among_checkpoints(path, content, search)
+    _check(search)
+    return search
+
+
+def read_configuration(path) -> dict:
+    """A file like configs/kd/robust.yaml as option -> value; `by` of select-teacher is teacher-choice."""
+    path = Path(path)
+    content = read_yaml(path, "spec")
+    check_keys(path, "the configuration", content, ("select-teacher", "kd"), required=("kd",))
+    check_keys(path, "select-teacher", content.get("select-teacher", {}), ("by",))
+    check_keys(path, "kd", content["kd"], option_names()[1:])
+    chosen = {CHOICE: content["select-teacher"]["by"]} if content.get("select-teacher") else {}
+    for name, value in (chosen | content["kd"]).items():
+        check_value(f"{path}: {name}", name, value)
+    return {name: simplest(value) for name, value in (chosen | content["kd"]).items()}
+
+
+def _sections(path: Path, content: dict, recipe, raw) -> dict:
+    for section, keys in (("evaluate", ("subsets", "noise")), ("teacher", CHECKPOINTS)):
+        for key in keys:
+            if key in (content.get(section) or {}):
+                remedy = "give teacher-checkpoints in search" if section == "teacher" else "leave it out"
+                raise KDError(f"{path}: {key} in {section} is set by the search; {remedy}")
+    return read_sections(path, content, recipe, raw) | {"kd": {}}
+
+
+def _start(path: Path, given, robust: dict) -> dict:
+    if isinstance(given, str):
+        return read_configuration(path.parent / given)
+    check_keys(path, "start", given, option_names())
+    for name, value in given.items():
+        check_value(f"{path}: {name} in start", name, value)
+    return robust | {name: simplest(value) for name, value in given.items()}
+
+
+def _seeds(path: Path, seeds) -> list:
+    whole = isinstance(seeds, list) and all(type(seed) is int and 0 <= seed < SEEDS for seed in seeds)
+    if not whole or not seeds or len(set(seeds)) < len(seeds):
+        raise KDError(f"{path}: seeds must be a list of whole numbers from 0, each once, below 2^31, found {seeds!r}")
+    return seeds
+
+
+def _numbers(path: Path, given: dict, algorithm: str) -> dict:
+    found = {name: given[name] for name in OF_OPTUNA if name in given}
+    if algorithm != "optuna":
+        for name in found:
+            raise KDError(f"{path}: {name} has no effect with the algorithm {algorithm}, only with optuna")
+        return {}
+    check_keys(path, "search", found, tuple(OF_OPTUNA), required=("trials",))
+    for name, value in found.items():
+        if type(value) is not int or value < 0:
+            raise KDError(f"{path}: {name} must be a whole number, found {value!r}")
+    return OF_OPTUNA | found
+
+
+def _choose_among_checkpoints(path: Path, content: dict, search: SearchSpec) -> None:
+    """Let the teacher's training keep so many checkpoints, evenly spread; robust.yaml at least chooses among them."""
+    sections, number = search.trained.sections, content["search"].get("teacher-checkpoints", 6)
+    if type(number) is not int or number < 2:
+        raise KDError(f"{path}: teacher-checkpoints must be a whole number from 2, found {number!r}")
+    updates = sections["budget"].get("teacher")
+    if type(updates) is not int or updates < number:
+        raise KDError(f"{path}: the teacher's budget must be at least {number} updates, one for each of the "
+                      f"{number} checkpoints, found {updates!r}")  # fmt: skip
+    sections["teacher"] |= dict(zip(CHECKPOINTS, (updates // number, -1), strict=True))
+
+
+def _check(search: SearchSpec) -> None:
+    """What the algorithm needs, and every command of the start and of all pairs of values."""
+    try:
+        if search.algorithm == "optuna":
+            check_space(search.parameters, search.start, search.numbers["trials"], search.numbers["batch"])
+        else:
+            check_parameters(search.parameters, search.start)
+    except KDError as error:
+        raise KDError(f"{search.trained.path}: {error}") from error
+    choices = [[{name: value} for value in _ends(values)] for name, values in search.parameters]
+    pairs = itertools.chain.from_iterable(itertools.product(*two) for two in itertools.combinations(choices, 2))
+    changes = [{}, *itertools.chain.from_iterable(choices), *(one | other for one, other in pairs)]
+    options = [resolve_kd_word(search.start | change) for change in changes] + [resolve_kd_word(search.robust)]
+    search.plan({str(number): one for number, one in enumerate(options)}, [VALIDATION, TEST])
+
+
+def _ends(values):
+    return (values.low, values.high) if isinstance(values, Range) else values

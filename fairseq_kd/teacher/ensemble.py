@@ -1,0 +1,87 @@
+"""One checkpoint, or an ensemble of several, together with the data that it is run on."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+
+import torch
+
+from fairseq_kd.artifacts.manifest import sha256_file
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.inference.frozen import FrozenModel, load_frozen
+from fairseq_kd.inference.opening import load_pair
+from fairseq_kd.loss.signal import DenseSignal
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """Frozen models over the same dictionaries, and a task that has the subset loaded."""
+
+    members: list[FrozenModel]
+    paths: list[str]
+    task: object
+    subset: str
+
+    @property
+    def dataset(self):
+        """Source and gold target of the subset, in the order of the data-bin."""
+        return self.task.dataset(self.subset)
+
+    @property
+    def max_positions(self) -> tuple[int, int]:
+        """Longest source and target, in tokens with EOS, that every member takes."""
+        sources, targets = zip(*(member.model.max_positions() for member in self.members), strict=True)
+        return min(sources), min(targets)
+
+    def models(self, device: torch.device) -> list:
+        """The networks, on `device`."""
+        return [member.model.to(device) for member in self.members]
+
+    def signal(self, sample, keep: torch.Tensor) -> "AveragedSignal | DenseSignal":
+        """What they say about the N kept target positions; of several, the mean of their probabilities."""
+        signals = [member.signal(sample, keep) for member in self.members]
+        return signals[0] if len(signals) == 1 else AveragedSignal(signals)
+
+    def fingerprint(self) -> dict:
+        """Paths, and a hash of the contents: of one file its sha256, of several that of their sha256s in order."""
+        found = [sha256_file(path) for path in self.paths]
+        sha256 = found[0] if len(found) == 1 else hashlib.sha256("\n".join(found).encode()).hexdigest()
+        return {"path": os.pathsep.join(os.path.abspath(path) for path in self.paths), "sha256": sha256}
+
+
+class AveragedSignal:
+    """The mean of several teachers' probabilities, as fairseq's ensembles have it."""
+
+    def __init__(self, signals: list[DenseSignal]):
+        self.signals = signals
+
+    def rows(self, start: int, end: int) -> torch.Tensor:
+        """Log-probabilities (n, V) of the rows from start to before end."""
+        lprobs = torch.stack([signal.rows(start, end) for signal in self.signals])  # (members, n, V)
+        return lprobs.logsumexp(dim=0) - torch.tensor(float(len(self.signals))).log()
+
+
+def open_teachers(data_bin, paths: str, subset: str, *, data=None, dtype="float32", trust=None) -> Teachers:
+    """Load the checkpoints of `paths` (joined by ":", as for fairseq-generate) and the subset.
+
+    data, dtype: see `load_frozen`. trust: one of the paths, which may hold code.
+    Raises KDError when one cannot be used, or when their dictionaries differ from the data's.
+    """
+    listed = [path for path in str(paths).split(os.pathsep) if path]
+    if not listed:
+        raise KDError("--teacher: give a checkpoint, or several joined by ':'")
+    if trust is not None and trust not in listed:
+        raise KDError(f"--trust-checkpoint {trust} is not the --teacher {paths}")
+    options = {"data": data, "dtype": dtype}
+    first, task = load_pair(data_bin, listed[0], subset, trust=trust == listed[0], **options)
+    members = [first]
+    for path in listed[1:]:
+        member = load_frozen(path, languages=first.languages, trust=trust == path, **options)
+        if member.languages != first.languages:
+            raise KDError(
+                f"{path} translates {'-'.join(member.languages)}, {listed[0]} {'-'.join(first.languages)}: an "
+                "ensemble needs one pair of languages"
+            )
+        member.check_dictionaries(task.source_dictionary, task.target_dictionary)
+        members.append(member)
+    return Teachers(members, listed, task, subset)

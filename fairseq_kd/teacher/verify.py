@@ -1,0 +1,143 @@
+"""Compare a finished cache with the teacher, on a random sample of its sentences."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fairseq_kd.cache.make import CachingOptions, TeacherRows
+from fairseq_kd.cache.reader import CacheReader
+from fairseq_kd.cache.tail_shapes import affinity
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.paths import check_one, check_one_folder
+from fairseq_kd.core.progress import Progress
+from fairseq_kd.inference.opening import load_pair
+from fairseq_kd.loss.divergence import bucket, temper
+from fairseq_kd.loss.signal import ROWS_AT_A_TIME, DenseSignal, TopKSignal
+from fairseq_kd.teacher.cached import CachedSignalSource
+
+# Rounding of what is stored moves a probability by p·δ·2^-11 at most, and the norm by p·H·2^-11 with H <= ln k:
+# below 0.002. A teacher of float32 answers to 1e-5 the same in another batch. One of half precision moves its logits,
+# of size 30 or so, by 2^-11 (float16) or 2^-8 (bfloat16) of their size, and a probability by a quarter of that a side.
+TOLERANCE = {"compact": 0.01, "float32": 0.001}
+TOLERANCE_OF_HALF = {"float32": 0.0, "float16": 0.03, "bfloat16": 0.15}
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """Of the sampled tokens: the largest and the mean deviation in probability, and where the largest is.
+
+    A tail shape that is not the best one deviates by what its affinity (`tail_shapes`) lacks.
+    """
+
+    sentences: int
+    tokens: int
+    largest: float
+    mean: float
+    sentence: int
+    temperature: float
+    tolerance: float
+
+
+def verify_cache(
+    folder, *, teacher=None, data_bin=None, sample=100, seed=1, cpu=False, teacher_data=None, trust=False
+) -> Deviation:
+    """Check the files of a cache, and run the teacher again on `sample` sentences drawn by `seed`.
+
+    teacher, data_bin: None for the places that the manifest records.
+    Raises KDError when a file was changed, when teacher or data are not those of the cache, and when the cache
+    deviates from the teacher by more than rounding explains.
+    """
+    manifest = CacheReader(folder, check_hashes=False).manifest
+    if sample < 1:
+        raise KDError(f"--sample {sample}: must be at least 1")
+    if teacher is not None:
+        check_one(teacher, "--teacher")
+    if data_bin is not None:
+        check_one_folder(data_bin, "--data-bin")
+    teacher = _existing(teacher or manifest["teacher"]["path"], "--teacher FILE", Path.is_file)
+    data_bin = _existing(data_bin or manifest["data_bin"], "--data-bin FOLDER", Path.is_dir)
+    options = CachingOptions(
+        subset=manifest["subset"],
+        teacher_dtype=manifest["teacher"]["dtype"],
+        max_tokens=manifest["max_tokens"],
+        cpu=cpu,
+    )
+    loaded, task = load_pair(
+        data_bin, teacher, options.subset, data=teacher_data, dtype=options.teacher_dtype, trust=trust
+    )
+    temperatures = manifest["temperatures"]
+    source = CachedSignalSource(
+        folder, task, temperature=temperatures[0], stated_teacher=teacher, subset=manifest["subset"]
+    )
+    compute = TeacherRows(loaded, task, source.reader.format, options)
+    chosen = np.random.default_rng(seed).choice(len(source.reader), min(sample, len(source.reader)), replace=False)
+    found = _compare(source, compute, np.sort(chosen), _tolerance(manifest))
+    if not found.largest <= found.tolerance:
+        raise KDError(
+            f"teacher cache {folder} deviates from {teacher} by {found.largest:.4f} in probability (sentence "
+            f"{found.sentence}, temperature {found.temperature:g}); rounding explains at most {found.tolerance:g}. "
+            "It was not made by this teacher as it runs now: remove it and make it again with fairseq-kd cache"
+        )
+    return found
+
+
+def _existing(path, remedy: str, is_there) -> str:
+    if not is_there(Path(path)):
+        raise KDError(f"{path}, recorded in the manifest or given, is not there: say where it is now with {remedy}")
+    return str(path)
+
+
+def _tolerance(manifest: dict) -> float:
+    return TOLERANCE[manifest["store"]] + TOLERANCE_OF_HALF[manifest["teacher"]["dtype"]]
+
+
+def _compare(source: CachedSignalSource, compute: TeacherRows, chosen: np.ndarray, tolerance: float) -> Deviation:
+    total, count, tokens, worst = 0.0, 0, 0, (-1.0, -1, 0.0)
+    root_shapes = None if source.reader.shapes is None else compute.root_shapes(source.reader.shapes)
+    progress = Progress("verifying", len(chosen), "sentences")
+    for sentences in compute.batches(chosen):
+        sample, keep = compute.collate(sentences)
+        rows_of = sample["id"].unsqueeze(1).expand_as(keep)[keep]  # (N,) sentence of each row
+        dense = compute.teacher.signal(sample, keep)
+        for temperature in compute.format.temperatures:
+            cached = source.signal(sample, keep, temperature)
+            deviation = _deviations(cached, dense, temperature)  # (N,)
+            if root_shapes is not None:
+                deviation = torch.maximum(deviation, _shortfalls(cached, dense, root_shapes))
+            total, count = total + deviation.sum().item(), count + len(deviation)
+            deviation = deviation.nan_to_num(nan=float("inf"))
+            at = int(deviation.argmax())
+            if deviation[at].item() > worst[0]:
+                worst = (deviation[at].item(), int(rows_of[at]), temperature)
+        tokens += len(dense)
+        progress.advance(len(sentences))
+    progress.finish()
+    return Deviation(len(chosen), tokens, worst[0], total / count, worst[1], worst[2], tolerance)
+
+
+def _deviations(cached: TopKSignal | DenseSignal, teacher: DenseSignal, temperature: float) -> torch.Tensor:
+    """The largest difference in probability of each token (N,), over the stored types and the tail."""
+    found = []
+    for start in range(0, len(teacher), ROWS_AT_A_TIME):
+        end = start + ROWS_AT_A_TIME
+        lprobs = temper(teacher.rows(start, end), temperature)  # (n, V)
+        if isinstance(cached, DenseSignal):
+            stored = cached.rows(start, end)
+        else:
+            stored, lprobs = cached.part(start, end).buckets(), bucket(lprobs, cached.ids[start:end])  # (n, k + 1)
+        found.append((stored.exp() - lprobs.exp()).abs().amax(dim=-1))
+    return torch.cat(found)
+
+
+def _shortfalls(cached: TopKSignal, teacher: DenseSignal, root_shapes: torch.Tensor) -> torch.Tensor:
+    """By how much the affinity of each token's stored tail shape is below the best (N,); 1 if there is none."""
+    found = []
+    for start in range(0, len(teacher), ROWS_AT_A_TIME):
+        part = cached.part(start, start + ROWS_AT_A_TIME)
+        affinities = affinity(teacher.rows(start, start + ROWS_AT_A_TIME), part.ids, root_shapes)  # (n, G)
+        stored = affinities.gather(1, part.shape_ids.clamp(max=len(root_shapes) - 1).unsqueeze(1)).squeeze(1)
+        is_there = part.shape_ids < len(root_shapes)
+        found.append(torch.where(is_there, affinities.amax(dim=1) - stored, 1.0))
+    return torch.cat(found)
