@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from fairseq_kd.artifacts.manifest import library_versions, write_json
+from fairseq_kd.artifacts.manifest import library_versions
+from fairseq_kd.artifacts.writing import write_json
 
 FAILED = "FAILED"
 

@@ -1,18 +1,18 @@
 """Work in blocks of neighbouring sentences, shared by `fairseq-kd cache` and `fairseq-kd decode`.
 
-A block is cut from the sentences' sizes alone. It is computed as a whole and becomes one part file, under a temporary
-name until it is on disk. When all parts are there, whoever notices joins them, and the manifest comes last:
+The borders of the blocks depend on the sentences' sizes alone. A block is computed as a whole and becomes one part
+file, which has a temporary name until it is on disk. The process that finds all parts complete joins them, and writes
+the manifest last:
 
-    parts/manifest.json         what the work is made from; anything else is refused (`request`)
+    parts/manifest.json         what the work is made from; another request is refused (`request`)
     parts/000000.bin ...        one finished block each
-    parts/NAME                  what all blocks depend on, if the work has such a thing (`shared_part`)
+    parts/NAME                  data on which all blocks depend, if the work has such data (`shared_part`)
     ... manifest.json           the finished work; parts/ is then removed
 
-If the work gives the same part for the same block, the finished files are the same, byte for byte, however often and
-wherever it was interrupted, and however it was shared.
+If the work computes the same part for the same block, the finished files are the same, byte for byte, however often
+the work was interrupted and however it was shared among processes.
 """
 
-import os
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, contextmanager
@@ -22,15 +22,12 @@ from typing import Protocol
 
 import numpy as np
 
-from fairseq_kd.artifacts.manifest import (
-    MANIFEST_NAME,
-    PROBE,
-    create_file,
-    exclusive,
-    file_in_progress,
-    read_manifest,
-)
+from fairseq_kd.artifacts.folders import remove_leftovers
+from fairseq_kd.artifacts.inputs import Inputs
+from fairseq_kd.artifacts.locks import exclusive
+from fairseq_kd.artifacts.manifest import MANIFEST_NAME, read_manifest
 from fairseq_kd.artifacts.request import PARTS, begin
+from fairseq_kd.artifacts.writing import CannotWrite, create_file, write_buffers
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
 
@@ -82,22 +79,25 @@ def offsets_of(sizes: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype("<i8")
 
 
-def work_through(folder, request: dict, work: Work, shard: tuple[int, int] = (0, 1)) -> dict | None:
-    """Compute what is missing of this shard, and finish if no block is missing any more.
+def work_through(
+    folder, request: dict, work: Work, shard: tuple[int, int] = (0, 1), inputs: Inputs | None = None
+) -> dict | None:
+    """Compute the missing blocks of this shard, and finish when no block is missing any more.
 
     request: what the work is made from, with its "kind". shard: (which, of how many); its blocks are which,
-    which + of how many, and so on.
+    which + of how many, and so on. inputs: the files that the work reads, compared before anything gets its name.
     Returns the manifest, or None when other processes have work left.
     Raises KDError when `folder` holds something else, or was begun from something else.
     """
-    folder = Path(folder)
+    folder, inputs = Path(folder), inputs or Inputs()
+    inputs.check()
     request = begin(folder, request)
     if read_manifest(folder) is None:
-        _compute_missing(folder, work, work.blocks[shard[0] :: shard[1]])
-    return _finish(folder, request, work)
+        _compute_missing(folder, work, work.blocks[shard[0] :: shard[1]], inputs)
+    return _finish(folder, request, work, inputs)
 
 
-def _compute_missing(folder: Path, work: Work, blocks: list[Block]) -> None:
+def _compute_missing(folder: Path, work: Work, blocks: list[Block], inputs: Inputs) -> None:
     missing = [block for block in blocks if not block.path(folder).is_file()]
     total = sum(block.size for block in blocks)
     progress = Progress(work.label, total, work.unit, done=total - sum(block.size for block in missing))
@@ -106,6 +106,7 @@ def _compute_missing(folder: Path, work: Work, blocks: list[Block]) -> None:
             break
         before = progress.done
         buffers = list(work.part(block, progress.advance))
+        inputs.check()
         with _one_clear_error(folder):
             try:
                 _write_part(block.path(folder), buffers)
@@ -118,15 +119,11 @@ def _compute_missing(folder: Path, work: Work, blocks: list[Block]) -> None:
 
 def _write_part(part: Path, buffers: Iterable) -> None:
     part.parent.mkdir(exist_ok=True)  # gone if another process has just finished everything
-    with file_in_progress(part) as temporary, open(temporary, "wb") as file:
-        for buffer in buffers:
-            file.write(buffer)
-        file.flush()
-        os.fsync(file.fileno())
+    write_buffers(part, buffers)
 
 
 def shared_part(folder: Path, name: str, make: Callable[[], bytes]) -> bytes:
-    """What all blocks depend on: the content of parts/`name`, from the first process that has made it.
+    """The content of parts/`name`, on which all blocks depend: the first process that needs it makes it.
 
     Raises KDError when it cannot be written.
     """
@@ -138,15 +135,15 @@ def shared_part(folder: Path, name: str, make: Callable[[], bytes]) -> bytes:
     with _one_clear_error(folder):
         try:
             create_file(path, [content])
-            return path.read_bytes()  # perhaps of another process: what the first has made holds
+            return path.read_bytes()  # it may be another process's: the first one decides
         except FileNotFoundError:  # another process has finished all, and removed the parts
             if read_manifest(folder) is None:
                 raise
             return content
 
 
-def _finish(folder: Path, request: dict, work: Work) -> dict | None:
-    """Join the parts if all are there; None if some are missing or another process is joining them."""
+def _finish(folder: Path, request: dict, work: Work, inputs: Inputs) -> dict | None:
+    """Join the parts if all exist; None if some are missing or another process is joining them."""
     manifest = read_manifest(folder)
     if manifest is None:
         if not all(block.path(folder).is_file() for block in work.blocks):
@@ -156,23 +153,24 @@ def _finish(folder: Path, request: dict, work: Work) -> dict | None:
                 stack.enter_context(exclusive(folder / MANIFEST_NAME))
             except KDError:
                 return None
-            # looked at again: another process may have finished between the first look and the lock
             with _one_clear_error(folder):
+                # read again: another process may have finished between the first look and the lock
                 manifest = read_manifest(folder) or work.join(folder, request)
     work.check(folder, manifest)
     shutil.rmtree(folder / PARTS, ignore_errors=True)
-    for pattern in (f".{MANIFEST_NAME}.*", f"{PROBE}*"):  # left by a process that was killed while it wrote them
-        for leftover in folder.glob(pattern):
-            leftover.unlink(missing_ok=True)
+    remove_leftovers(folder / MANIFEST_NAME)
     return manifest
 
 
 @contextmanager
 def _one_clear_error(folder: Path):
+    hint = (
+        "while the parts are joined, the folder needs twice the size of the result. Finished parts are kept; run the "
+        "same command again"
+    )
     try:
         yield
-    except OSError as error:  # a full disk, above all
-        raise KDError(
-            f"cannot write to {folder} ({error.strerror or error}): while the parts are joined it needs twice the "
-            "size of what it makes. What is finished is kept; make room and run the same command again"
-        ) from error
+    except CannotWrite as error:
+        raise KDError(f"{error}; {hint}") from error
+    except OSError as error:
+        raise KDError(f"cannot write to {folder} ({error.strerror or error}): {hint}") from error

@@ -15,24 +15,10 @@ import torch
 
 from fairseq_kd.artifacts.data_bin import check_format, format_of, load_side
 from fairseq_kd.artifacts.fingerprint import data_files
-from fairseq_kd.artifacts.manifest import check_files, read_manifest, sha256_file
-from fairseq_kd.core.errors import KDError
+from fairseq_kd.artifacts.manifest import read_manifest, sha256_file
+from fairseq_kd.artifacts.writing import FileInProgress, file_in_progress, naming_file
 
 INHERITED = ("source_lang", "target_lang", "subsets", "subword", "joint_dictionary", "form")
-
-
-def finished(out: Path, request: dict) -> dict | None:
-    """The manifest of `out` if it was made from this request, None where there is nothing yet.
-
-    Raises KDError when `out` holds something else, or was changed.
-    """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return None
-    manifest = read_manifest(out)
-    if manifest is None or any(manifest.get(name) != value for name, value in request.items()):
-        raise KDError(f"{out} exists and holds something else, or was made from something else; choose another --out")
-    check_files(out, manifest["files"])
-    return manifest
 
 
 def link(source, destination) -> None:
@@ -43,9 +29,8 @@ def link(source, destination) -> None:
     with contextlib.suppress(OSError):
         os.link(os.path.realpath(source), destination)
         return
-    temporary = destination.with_name(f".{destination.name}.part")
-    shutil.copyfile(source, temporary)
-    os.replace(temporary, destination)
+    with file_in_progress(destination) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def can_be_linked(original, side: str) -> bool:
@@ -133,7 +118,7 @@ def hashes(out, names) -> dict[str, str]:
 
 
 class SideWriter:
-    """Writes one side of a subset in fairseq's mmap format, in order, under a temporary name until it is closed."""
+    """Writes one side of a subset in fairseq's mmap format, in order. Both files get their names when it is closed."""
 
     def __init__(self, folder, name: str, dictionary):
         """name: "train.de-en.en", for example, without the ending."""
@@ -141,18 +126,18 @@ class SideWriter:
 
         self.final = Path(folder) / name
         self.dtype = best_fitting_int_dtype(len(dictionary))
-        self._builder = MMapIndexedDatasetBuilder(self._temporary("bin"), dtype=self.dtype)
+        self._data, self._index = (FileInProgress(f"{self.final}.{ending}") for ending in ("bin", "idx"))
+        self._builder = MMapIndexedDatasetBuilder(str(self._data.temporary), dtype=self.dtype)
 
     def add(self, tokens) -> None:
-        """Append a sentence: its token ids with EOS at the end, a tensor or an array."""
-        self._builder.add_item(torch.as_tensor(np.asarray(tokens)))
+        """Append a sentence: its token ids with EOS at the end, a tensor or an array. Raises CannotWrite."""
+        with naming_file(self._data.path):
+            self._builder.add_item(torch.as_tensor(np.asarray(tokens)))
 
     def close(self) -> list[str]:
-        """Write the index and give both files their names; return these."""
-        self._builder.finalize(self._temporary("idx"))
-        for ending in ("idx", "bin"):
-            os.replace(self._temporary(ending), f"{self.final}.{ending}")
+        """Write the index and give both files their names; return these. Raises CannotWrite."""
+        with naming_file(self._data.path):
+            self._builder.finalize(str(self._index.temporary))
+        for file in (self._index, self._data):
+            file.publish()
         return [f"{self.final.name}.{ending}" for ending in ("bin", "idx")]
-
-    def _temporary(self, ending: str) -> str:
-        return str(self.final.parent / f".{self.final.name}.{ending}.part")

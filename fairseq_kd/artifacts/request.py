@@ -1,25 +1,27 @@
-"""What long work is being made from: recorded before the first block, compared at every later start."""
+"""What long work is made from: recorded before the first block, compared at every later start."""
 
 from pathlib import Path
 
-from fairseq_kd.artifacts.manifest import MANIFEST_NAME, create_json, ensure_writable_folder, read_manifest
+from fairseq_kd.artifacts.manifest import MANIFEST_NAME, read_manifest
+from fairseq_kd.artifacts.writing import create_json, ensure_writable_folder
 from fairseq_kd.core.errors import KDError
 
 PARTS = "parts"  # holds the record and the finished blocks until all is complete
 PLACES = ("teacher.path", "data_bin")  # may change between two runs: contents are compared by hash
-WHERE_IT_RAN = ("device", "versions.")  # must be the same within one piece of work, no reason to refuse a complete one
+WHERE_IT_RAN = ("device", "versions.")  # must be the same within one piece of work, not for a complete one to be kept
 NAMES = {
     "k": "--top-k",
     "tail_shapes": "--tail-shapes",
     "types": "a vocabulary of",
     "teacher.sha256": "a teacher with sha256",
 }
+SHOWN = 32  # characters of a long value in a message
 
 
 def begin(folder: Path, request: dict) -> dict:
-    """Record the request in `folder`, or compare it with that of an earlier run; return the one that holds.
+    """Record the request in `folder`, or compare it with the one of an earlier run; return the recorded one.
 
-    Of processes that begin together the first to record decides, and the others compare theirs with it.
+    Of processes that begin together, the first to record decides, and the others compare theirs with it.
     Raises KDError when `folder` cannot be written, holds something else, or was begun from something else.
     """
     if (recorded := _recorded(folder, request)) is not None:
@@ -35,19 +37,19 @@ def begin(folder: Path, request: dict) -> dict:
         )
     create_json(folder / PARTS / MANIFEST_NAME, request)
     if (recorded := _recorded(folder, request)) is None:
-        raise KDError(f"{folder} was removed while it was being begun: run the same command again")
+        raise KDError(f"{folder} was removed while the work in it began: run the same command again")
     return recorded
 
 
 def _recorded(folder: Path, request: dict) -> dict | None:
-    """What `folder` is made from: of the complete work, or of what was begun. Raises KDError unless `request` is."""
+    """The recorded request of the complete work, or of the begun one. Raises KDError when `request` differs from it."""
     for place, ignore in (
         (folder, PLACES + WHERE_IT_RAN),
         (folder / PARTS, PLACES),
         (folder, PLACES + WHERE_IT_RAN),  # it may be completed, and the parts removed, between two looks
     ):
         if (found := read_manifest(place)) is not None:
-            _check_same(folder, found, request, ignore)
+            check_same(folder, found, request, ignore, complete=("data",))
             return found
     return None
 
@@ -60,20 +62,36 @@ def _visible(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name[0] != ".") if folder.is_dir() else []
 
 
-def _check_same(folder: Path, begun: dict, request: dict, ignore: tuple[str, ...]) -> None:
-    if not isinstance(begun, dict) or begun.get("kind") != request["kind"]:
-        raise KDError(f"{folder / MANIFEST_NAME} is not that of a {_kind(request)}: choose another --out")
-    found, wanted = flatten(begun), flatten(request)
-    names = [name for name in wanted if not name.startswith(ignore) and found.get(name) != wanted[name]]
-    names += [name for name in found if name.startswith("data.") and name not in wanted]
-    if names:
-        name = names[0]
+def check_same(where, found: dict, wanted: dict, ignore: tuple[str, ...] = (), complete=None) -> None:
+    """Compare what `where` was made from with a request, nested keys included.
+
+    found: the recorded request, or a manifest that holds it and more. ignore: starts of keys that may differ.
+    complete: the mappings in which the record may have no further key (default: all of the request).
+    Raises KDError that names the first key that differs, with the old and the new value.
+    """
+    if "kind" in wanted and found.get("kind") != wanted["kind"]:
+        raise KDError(f"{where} holds something else, no {_kind(wanted)}: choose another --out")
+    if (difference := describe_difference(found, wanted, ignore, complete)) is not None:
+        what = _kind(wanted) if "kind" in wanted else "result"
         raise KDError(
-            f"{folder} was made with {NAMES.get(name, name)} {_short(found.get(name))}, this command has "
-            f"{_short(wanted.get(name))}{f' ({len(names) - 1} more differ)' if names[1:] else ''}: one "
-            f"{_kind(request)} is made from one request. Give what was given before, choose another --out, or remove "
-            "the folder"
+            f"{where} was made with {difference}: one {what} is made from one request. Give what was given before, "
+            "choose another --out, or remove the old one"
         )
+
+
+def describe_difference(found: dict, wanted: dict, ignore: tuple[str, ...] = (), complete=None) -> str | None:
+    """ "KEY OLD, this command has NEW (2 more differ)", None where nothing differs. Arguments: see `check_same`."""
+    old, new = flatten(found), flatten(wanted)
+    if complete is None:
+        complete = [name for name, value in wanted.items() if isinstance(value, dict)]
+    inside = tuple(f"{name}." for name in complete)
+    names = [name for name in new if not name.startswith(ignore) and old.get(name) != new[name]]
+    names += [name for name in old if name.startswith(inside) and name not in new and not name.startswith(ignore)]
+    if not names:
+        return None
+    before, now = _shown(old.get(names[0]), new.get(names[0]))
+    more = f" ({len(names) - 1} more differ)" if names[1:] else ""
+    return f"{NAMES.get(names[0], names[0])} {before}, this command has {now}{more}"
 
 
 def flatten(value: dict, prefix: str = "") -> dict:
@@ -84,6 +102,17 @@ def flatten(value: dict, prefix: str = "") -> dict:
     return flat
 
 
-def _short(value) -> str:
-    text = "nothing" if value is None else str(value)
-    return text if len(text) <= 40 else text[:16] + "..."
+def _shown(before, now) -> tuple[str, str]:
+    """Both as text. Of long ones, the part around the first character that differs."""
+    texts = ["nothing" if value is None else str(value) for value in (before, now)]
+    first = next((at for at, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), min(map(len, texts)))
+    start = 0 if first < SHOWN // 2 else first - SHOWN // 2
+    return tuple(_cut(text, start) for text in texts)
+
+
+def _cut(text: str, start: int) -> str:
+    if len(text) <= SHOWN:
+        return text
+    return (
+        ("..." if start else "") + text[start : start + SHOWN // 2] + ("..." if start + SHOWN // 2 < len(text) else "")
+    )

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from fairseq_kd.artifacts.blocks import Block, cut_blocks, offsets_of, shared_part, work_through
-from fairseq_kd.artifacts.manifest import write_json
 from fairseq_kd.artifacts.request import PARTS
+from fairseq_kd.artifacts.writing import write_json
 from fairseq_kd.cache.format import FORMAT, KIND, CacheFormat, Rows, check_sizes
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fairseq_kd.artifacts.manifest import ensure_writable_file, write_json
+from fairseq_kd.artifacts.writing import ensure_writable_file, write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.evaluation.compare import CompareOptions, compare
 from fairseq_kd.evaluation.tables import table

@@ -2,7 +2,7 @@
 
 import os
 
-from fairseq_kd.artifacts.manifest import ensure_writable_file, write_json
+from fairseq_kd.artifacts.writing import ensure_writable_file, write_json
 from fairseq_kd.cli.translation import add_decoding_arguments, decoding_options, note_dictionary_check
 from fairseq_kd.cli.user_dir import add_user_dir
 from fairseq_kd.core.errors import KDError

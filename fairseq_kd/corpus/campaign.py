@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 
-from fairseq_kd.artifacts.manifest import create_file, sha256_file
+from fairseq_kd.artifacts.manifest import sha256_file
+from fairseq_kd.artifacts.writing import create_file
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.datasets import SubsetFiles, corpus_folder, download, existing_folder
 from fairseq_kd.corpus.files import extract, fault_of

@@ -15,7 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fairseq_kd.artifacts.manifest import ensure_writable_folder, exclusive, sha256_file, write_json
+from fairseq_kd.artifacts.locks import exclusive
+from fairseq_kd.artifacts.manifest import sha256_file
+from fairseq_kd.artifacts.writing import ensure_writable_folder, write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import cached
 from fairseq_kd.core.progress import Progress

@@ -12,17 +12,17 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from fairseq_kd.artifacts.folders import folder_in_progress
 from fairseq_kd.artifacts.manifest import (
     MANIFEST_NAME,
     check_files,
-    folder_in_progress,
     hash_files,
     library_versions,
     read_manifest,
     read_prepared,
     sha256_file,
-    write_json,
 )
+from fairseq_kd.artifacts.writing import write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.core.progress import Progress

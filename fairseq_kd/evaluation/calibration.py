@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fairseq_kd.artifacts.manifest import ensure_writable_folder, file_in_progress
+from fairseq_kd.artifacts.writing import ensure_writable_folder, file_in_progress
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.loss.signal import ROWS_AT_A_TIME
 

@@ -8,7 +8,8 @@ import hashlib
 import json
 from pathlib import Path
 
-from fairseq_kd.artifacts.manifest import library_versions, sha256_file, write_json
+from fairseq_kd.artifacts.manifest import library_versions, sha256_file
+from fairseq_kd.artifacts.writing import write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_data_bin
 from fairseq_kd.evaluation.evaluate import evaluate

@@ -8,17 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fairseq_kd.artifacts.derived import finished
 from fairseq_kd.artifacts.fingerprint import dictionary_hash
-from fairseq_kd.artifacts.manifest import (
-    MANIFEST_NAME,
-    folder_in_progress,
-    hash_files,
-    library_versions,
-    read_prepared,
-    sha256_file,
-    write_json,
-)
+from fairseq_kd.artifacts.folders import finished, folder_in_progress
+from fairseq_kd.artifacts.manifest import MANIFEST_NAME, hash_files, library_versions, read_prepared, sha256_file
+from fairseq_kd.artifacts.writing import write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.evaluation.evaluate import evaluate

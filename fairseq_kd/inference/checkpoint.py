@@ -28,7 +28,7 @@ import torch
 from fairseq.distributed import utils as distributed
 from omegaconf import Container, OmegaConf
 
-from fairseq_kd.artifacts.manifest import file_in_progress
+from fairseq_kd.artifacts.writing import file_in_progress
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_one
 from fairseq_kd.inference.checkpoint_contents import (

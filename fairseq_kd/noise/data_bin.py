@@ -7,16 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from fairseq_kd.artifacts.data_bin import load_side
-from fairseq_kd.artifacts.derived import SideWriter, finished, hashes, inherited, link, link_the_rest, take_side
+from fairseq_kd.artifacts.derived import SideWriter, hashes, inherited, link, link_the_rest, take_side
 from fairseq_kd.artifacts.fingerprint import data_files, data_hashes, files_of_side
-from fairseq_kd.artifacts.manifest import (
-    MANIFEST_NAME,
-    folder_in_progress,
-    library_versions,
-    read_manifest,
-    read_prepared,
-    write_json,
-)
+from fairseq_kd.artifacts.folders import finished, folder_in_progress
+from fairseq_kd.artifacts.manifest import MANIFEST_NAME, library_versions, read_manifest, read_prepared
+from fairseq_kd.artifacts.writing import write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.core.progress import Progress

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from fairseq_kd.artifacts.folders import files_finished, files_in_progress
 from fairseq_kd.artifacts.manifest import library_versions, sha256_file
-from fairseq_kd.artifacts.publish import files_in_progress, finished
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.corpus.subword import load_model_file
@@ -53,7 +53,7 @@ def noise_text(
         "input": {side: sha256_file(path) for side, path in paths.items()},
     }
     out = Path(out)
-    if (manifest := finished(out, request)) is not None:
+    if (manifest := files_finished(out, request)) is not None:
         return manifest
     names = {side: f"{out.name}.{languages[side]}" for side in SIDES}
     with files_in_progress(out, request, list(names.values())) as (folder, manifest):

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from statistics import mean
 
-from fairseq_kd.artifacts.manifest import MANIFEST_NAME, sha256_file, write_json
+from fairseq_kd.artifacts.manifest import MANIFEST_NAME, sha256_file
+from fairseq_kd.artifacts.writing import write_json
 from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.corpus.corpora import prepare_by_name, usual_options
 from fairseq_kd.evaluation.evaluate import evaluate

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fairseq_kd.artifacts.manifest import ensure_writable_folder, exclusive
+from fairseq_kd.artifacts.locks import exclusive
+from fairseq_kd.artifacts.writing import ensure_writable_folder
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.search.strategies import Runs, Search, check_parameters
 from fairseq_kd.study.values import is_number

@@ -21,7 +21,8 @@ from statistics import mean, stdev
 
 import yaml
 
-from fairseq_kd.artifacts.manifest import file_in_progress, sha256_file, write_json
+from fairseq_kd.artifacts.manifest import sha256_file
+from fairseq_kd.artifacts.writing import file_in_progress, write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.evaluation.compare import CompareOptions, compare
 from fairseq_kd.evaluation.significance import paired_t

@@ -10,7 +10,7 @@ import math
 import sys
 from pathlib import Path
 
-from fairseq_kd.artifacts.manifest import create_json, ensure_writable_folder
+from fairseq_kd.artifacts.writing import create_json, ensure_writable_folder
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.scoring.score import check_seed
 from fairseq_kd.search.optuna_sampler import optuna_search

@@ -11,7 +11,7 @@ import numpy as np
 
 from fairseq_kd.artifacts.derived import SideWriter, can_be_linked, hashes, inherited, link, link_the_rest
 from fairseq_kd.artifacts.fingerprint import data_files, files_of_side
-from fairseq_kd.artifacts.manifest import write_json
+from fairseq_kd.artifacts.writing import write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.sequence.options import DecodeOptions, Hypothesis

@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fairseq_kd.artifacts.manifest import MANIFEST_NAME, exclusive, hash_files, read_manifest, sha256_file, write_json
+from fairseq_kd.artifacts.locks import exclusive
+from fairseq_kd.artifacts.manifest import MANIFEST_NAME, hash_files, read_manifest, sha256_file
+from fairseq_kd.artifacts.writing import write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import cached, xdg_cache_home
 from fairseq_kd.export import runtime as vocabulary

@@ -7,7 +7,8 @@ import argparse
 import re
 from pathlib import Path
 
-from fairseq_kd.artifacts.manifest import PROBE, read_manifest
+from fairseq_kd.artifacts.manifest import read_manifest
+from fairseq_kd.artifacts.writing import PROBE
 from fairseq_kd.core.commands import load_command
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_new_data_bin

@@ -15,7 +15,8 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import mean
 
-from fairseq_kd.artifacts.manifest import ensure_writable_folder, exclusive, write_json
+from fairseq_kd.artifacts.locks import exclusive
+from fairseq_kd.artifacts.writing import ensure_writable_folder, write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.process import dying_with_this_process
 from fairseq_kd.core.progress import Progress

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from fairseq_kd.artifacts.manifest import sha256_file, write_json
+from fairseq_kd.artifacts.manifest import sha256_file
+from fairseq_kd.artifacts.writing import write_json
 from fairseq_kd.study.plan import Plan
 from fairseq_kd.study.state import cell_states, record_of, stage_states
 

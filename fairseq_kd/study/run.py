@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from fairseq_kd.artifacts.manifest import ensure_writable_folder, exclusive, write_json
+from fairseq_kd.artifacts.locks import exclusive
+from fairseq_kd.artifacts.writing import ensure_writable_folder, write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.process import dying_with_this_process
 from fairseq_kd.study.plan import PLAN_NAME, Plan

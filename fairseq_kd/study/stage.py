@@ -14,7 +14,8 @@ import time
 import traceback
 from pathlib import Path
 
-from fairseq_kd.artifacts.manifest import MANIFEST_NAME, library_versions, sha256_file, write_json
+from fairseq_kd.artifacts.manifest import MANIFEST_NAME, library_versions, sha256_file
+from fairseq_kd.artifacts.writing import write_json
 from fairseq_kd.core.errors import KDError, report
 from fairseq_kd.core.paths import PACKAGE
 from fairseq_kd.core.process import die_with_parent, dying_with_this_process

@@ -9,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fairseq_kd.artifacts.manifest import create_json, ensure_writable_folder, exclusive, sha256_file, write_json
+from fairseq_kd.artifacts.locks import exclusive
+from fairseq_kd.artifacts.manifest import sha256_file
+from fairseq_kd.artifacts.writing import create_json, ensure_writable_folder, write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.process import dying_with_this_process
 from fairseq_kd.core.progress import Progress

@@ -31,7 +31,7 @@ def test_snakemakes_dry_run_of_every_shipped_spec(name, tmp_path):
 
 
 def test_snakemake_takes_stages_of_other_versions_as_they_are(tmp_path, capfd):
-    from fairseq_kd.artifacts.manifest import write_json
+    from fairseq_kd.artifacts.writing import write_json
     from fairseq_kd.study.check import open_plan
 
     spec, work = write_spec(tmp_path, factors={"method": ["ce"]}, teacher=None, decode=None), tmp_path / "work"

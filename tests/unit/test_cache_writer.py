@@ -13,7 +13,8 @@ import torch
 from cache_helpers import BLOCK_TOKENS, FORMAT, SIZES, content, fitted, generated, write
 
 from fairseq_kd.artifacts.blocks import cut_blocks
-from fairseq_kd.artifacts.manifest import exclusive, folder_in_progress
+from fairseq_kd.artifacts.folders import folder_in_progress
+from fairseq_kd.artifacts.locks import exclusive
 from fairseq_kd.cache.reader import CacheReader
 from fairseq_kd.core.errors import KDError
 

@@ -11,7 +11,9 @@ from functools import partial
 import pytest
 from conftest import ROOT
 
-from fairseq_kd.artifacts.manifest import check_files, exclusive, folder_in_progress, read_manifest
+from fairseq_kd.artifacts.folders import folder_in_progress
+from fairseq_kd.artifacts.locks import exclusive
+from fairseq_kd.artifacts.manifest import check_files, read_manifest
 from fairseq_kd.cli.main import main
 from fairseq_kd.cli.prepare import add_arguments
 from fairseq_kd.core.errors import KDError

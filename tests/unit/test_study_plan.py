@@ -11,7 +11,8 @@ from conftest import ROOT
 from corpora_helpers import IWSLT14_SETS, iwslt_members, tar
 from study_helpers import write_spec
 
-from fairseq_kd.artifacts.manifest import library_versions, write_json
+from fairseq_kd.artifacts.manifest import library_versions
+from fairseq_kd.artifacts.writing import write_json
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.campaign import check_recorded_hash

@@ -7,7 +7,7 @@ from shutil import which
 import pytest
 from report_helpers import finish_stage, finish_study, plan_of, write_comparison, write_result
 
-from fairseq_kd.artifacts.manifest import exclusive
+from fairseq_kd.artifacts.locks import exclusive
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.study.check import open_plan

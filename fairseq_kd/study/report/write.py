@@ -9,7 +9,7 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fairseq_kd.artifacts.manifest import exclusive
+from fairseq_kd.artifacts.locks import exclusive
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.study.plan import Plan
 from fairseq_kd.study.report.draw import renamed
