@@ -69,10 +69,12 @@ def register() -> None:
     import fairseq_kd.inference.checkpoint
     import fairseq_kd.models.adaptive  # and with it fairseq_kd.models.student
     import fairseq_kd.tasks.kd_translation  # noqa: F401
+    from fairseq_kd.core.process import show_fatal_signals
     from fairseq_kd.inference.checkpoint import let_checkpoints_be_sent
     from fairseq_kd.inference.confinement import confine
     from fairseq_kd.training.process import install_exit_handling
 
+    show_fatal_signals()
     confine()
     let_checkpoints_be_sent()
     install_exit_handling()

@@ -38,15 +38,16 @@ def finished(out, request: dict) -> dict | None:
 
 
 @contextlib.contextmanager
-def folder_in_progress(final, inputs: Inputs | None = None) -> Iterator[Path]:
+def folder_in_progress(final, inputs: Inputs | None = None, lock: bool = True) -> Iterator[Path]:
     """Yield a temporary folder beside `final`; it is renamed to `final` when the block ends without an exception.
 
+    inputs: compared before. lock: False where the caller holds the lock of `final` (`exclusive`).
     Raises KDError when the parent is not writable, when another process has made `final` since the caller looked, when
     an input has changed, and when files that the manifest in the folder lists are missing.
     """
     final = Path(final).absolute()
     ensure_writable_folder(final.parent)
-    with exclusive(final):
+    with exclusive(final) if lock else contextlib.nullcontext():
         if final.exists() and not (final.is_dir() and not any(final.iterdir())):
             raise KDError(
                 f"{final} was made by another process meanwhile; run the same command again, which keeps it if it is "

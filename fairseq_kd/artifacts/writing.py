@@ -40,12 +40,9 @@ def naming_file(path) -> Iterator[None]:
             raise
         raise _cannot_write(path, error.strerror) from error
     except RuntimeError as error:
-        cause = error.__context__
-        if isinstance(cause, OSError) and cause.errno in NO_ROOM:
-            raise _cannot_write(path, cause.strerror) from error
         if not re.search("PytorchStreamWriter|file write failed|unexpected pos", str(error)):
             raise
-        raise _cannot_write(path, str(error).splitlines()[0]) from error
+        raise _cannot_write(path, "torch could not write all of it") from error
 
 
 def _cannot_write(path, reason: str) -> CannotWrite:

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from fairseq_kd.artifacts.blocks import offsets_of
-from fairseq_kd.artifacts.fingerprint import data_files, data_hashes, dictionary_hash
-from fairseq_kd.artifacts.manifest import library_versions, sha256_file
+from fairseq_kd.artifacts.fingerprint import data_files, dictionary_hash
+from fairseq_kd.artifacts.inputs import Inputs
+from fairseq_kd.artifacts.manifest import library_versions
 from fairseq_kd.cache.format import CacheFormat, Rows, encode, sentence_crcs
 from fairseq_kd.cache.tail_shapes import fit, sample_sentences
 from fairseq_kd.cache.writer import write_cache
@@ -153,20 +154,29 @@ def make_cache(
     teacher_data: folder with the teacher's dictionaries; None: where the checkpoint says. block_tokens: see
     `write_cache`. Raises KDError for whatever does not fit together.
     """
-    teacher, task = load_pair(
-        data_bin, teacher_path, options.subset, data=teacher_data, dtype=options.teacher_dtype, trust=trust
-    )
+    with Inputs() as inputs:
+        inputs.watch(teacher_path)
+        inputs.watch_data_bin(data_bin)
+        teacher, task = load_pair(
+            data_bin, teacher_path, options.subset, data=teacher_data, dtype=options.teacher_dtype, trust=trust
+        )
+        compute = TeacherRows(teacher, task, _format(options, len(task.target_dictionary)), options)
+        made_from = describe_inputs(data_bin, teacher_path, task, options, inputs)
+        return write_cache(
+            *(out, compute.format, made_from, compute.sizes, compute, shard, block_tokens, compute.fit), inputs=inputs
+        )
+
+
+def _format(options: CachingOptions, types: int) -> CacheFormat:
+    """types: entries of the target vocabulary."""
     temperatures = tuple(sorted(options.temperatures))
-    types, shapes = len(task.target_dictionary), options.tail_shapes
+    shapes = options.tail_shapes
     if shapes is None:
         shapes = 0 if options.top_k == types else TAIL_SHAPES
-    cache_format = CacheFormat(options.top_k, temperatures, types, options.store, shapes)
-    compute = TeacherRows(teacher, task, cache_format, options)
-    made_from = describe_inputs(data_bin, teacher_path, task, options)
-    return write_cache(out, cache_format, made_from, compute.sizes, compute, shard, block_tokens, compute.fit)
+    return CacheFormat(options.top_k, temperatures, types, options.store, shapes)
 
 
-def describe_inputs(data_bin, teacher_path, task, options: CachingOptions) -> dict:
+def describe_inputs(data_bin, teacher_path, task, options: CachingOptions, inputs: Inputs) -> dict:
     """What the rows depend on, for the manifest."""
     pair = (task.cfg.source_lang, task.cfg.target_lang)
     versions = library_versions()
@@ -176,7 +186,7 @@ def describe_inputs(data_bin, teacher_path, task, options: CachingOptions) -> di
         "target_lang": pair[1],
         "teacher": {
             "path": str(Path(teacher_path).absolute()),
-            "sha256": sha256_file(teacher_path),
+            "sha256": inputs.sha256(teacher_path),
             "dtype": options.teacher_dtype,
         },
         "dictionaries": {
@@ -184,7 +194,7 @@ def describe_inputs(data_bin, teacher_path, task, options: CachingOptions) -> di
             "target": dictionary_hash(task.target_dictionary),
         },
         "data_bin": str(Path(data_bin).absolute()),
-        "data": data_hashes(data_bin, data_files(data_bin, options.subset, *pair)),
+        "data": inputs.hashes(data_bin, data_files(data_bin, options.subset, *pair)),
         "max_tokens": options.max_tokens,
         "device": options.device().type,
         "versions": {name: versions[name] for name in VERSIONS if name in versions},

@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from fairseq_kd.artifacts.blocks import Block, cut_blocks, offsets_of, shared_part, work_through
+from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.request import PARTS
-from fairseq_kd.artifacts.writing import write_json
+from fairseq_kd.artifacts.writing import write_buffers, write_json
 from fairseq_kd.cache.format import FORMAT, KIND, CacheFormat, Rows, check_sizes
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
@@ -53,15 +54,14 @@ def join(folder: Path, request: dict, cache_format: CacheFormat, offsets, blocks
 def _write(path: Path, pieces: Iterable, progress: Progress) -> str:
     """Write the pieces to `path` and return the sha256 of all."""
     digest = hashlib.sha256()
-    temporary = path.with_name(f".{path.name}.part")
-    with open(temporary, "wb") as file:
+
+    def counted():
         for piece in pieces:
-            file.write(piece)
             digest.update(piece)
+            yield piece
             progress.advance(memoryview(piece).nbytes)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+
+    write_buffers(path, counted())
     return digest.hexdigest()
 
 
@@ -103,12 +103,13 @@ def write_cache(
     shard: tuple[int, int] = (0, 1),
     block_tokens: int | None = None,
     fit: Callable[[], np.ndarray] | None = None,
+    inputs: Inputs | None = None,
 ) -> dict | None:
     """Compute what is missing of this shard, and finish the cache if no block is missing any more.
 
     made_from: what the rows depend on, for the manifest. sizes: target tokens of each sentence.
     compute: see `Compute`; it may call advance(tokens) for the progress. shard: see `work_through`.
-    fit() -> the tail shapes (temperatures, G, V), if the format has them.
+    fit() -> the tail shapes (temperatures, G, V), if the format has them. inputs: see `work_through`.
     Returns the manifest, or None when other processes have work left.
     Raises KDError when `folder` holds something else, or was begun from something else.
     """
@@ -116,7 +117,7 @@ def write_cache(
         raise KDError(f"subset {made_from.get('subset')!r} has no sentences: there is nothing to cache")
     block_tokens = block_tokens or min(LARGEST_BLOCK, max(1, LARGEST_ARRAY // cache_format.k))
     work = CacheWork(Path(folder), cache_format, compute, fit, offsets_of(sizes), cut_blocks(sizes, block_tokens))
-    return work_through(folder, describe(cache_format, made_from, sizes, block_tokens), work, shard)
+    return work_through(folder, describe(cache_format, made_from, sizes, block_tokens), work, shard, inputs)
 
 
 def describe(cache_format: CacheFormat, made_from: dict, sizes: np.ndarray, block_tokens: int) -> dict:

@@ -58,9 +58,10 @@ def run(args) -> int:
         if Path(args.out).resolve() in {Path(path).resolve() for files in systems.values() for path in files}:
             raise KDError(f"--out {args.out} is one of the results: it would be lost; give another name")
     comparison = compare(systems, options)
-    print("\n".join(table(comparison)))
     if args.out is not None:
         write_json(args.out, comparison)
+    print("\n".join(table(comparison)))
+    if args.out is not None:
         print(f"wrote {args.out}")
     better = all(system["verdict"] == "better" for system in comparison["systems"][1:])
     return EXIT_NOT_BETTER if args.fail_unless_better and not better else 0

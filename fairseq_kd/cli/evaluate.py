@@ -70,14 +70,14 @@ def run(args) -> None:
         trust=args.trust_checkpoint == args.checkpoint,
         measures=measures,
     )
-    print("\n".join(summary(result)))
-    note_dictionary_check(result)
-    if args.out is not None:
+    if args.out is not None:  # before anything is printed
         write_json(args.out, result)
-        print(f"wrote {args.out}")
     if args.diagram is not None:
         draw_reliability(result["calibration"], args.diagram)
-        print(f"wrote {args.diagram}")
+    print("\n".join(summary(result)))
+    note_dictionary_check(result)
+    for path in filter(None, (args.out, args.diagram)):
+        print(f"wrote {path}")
 
 
 def _measures(args) -> Measures:

@@ -4,40 +4,42 @@ import argparse
 import contextlib
 import errno
 import logging
+import signal
 import sys
 import warnings
 
+from fairseq_kd.cli.output import lasting_output, status_after_printing
 from fairseq_kd.cli.user_dir import import_user_dirs
 from fairseq_kd.core.commands import COMMANDS, load_command
 from fairseq_kd.core.errors import EXIT_USER_ERROR, KDError, report
+from fairseq_kd.core.process import Terminated, show_fatal_signals, signals_that_end
 from fairseq_kd.version import __version__
 
-# what the system refuses and the user can mend -> how
+EXIT_INTERRUPTED, EXIT_TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+# errors of the system that the user can fix -> how
 SYSTEM_REASONS = {errno.EACCES: "change its owner or mode", errno.EROFS: "choose a folder that can be written"}
+SYSTEM_REASONS |= {errno.ENOENT: "it was removed while the command ran, or its folder was: put it back"}
 SYSTEM_REASONS |= dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room on the disk")
 
 
 def main(argv=None) -> int:
     """Run one sub-command; return its exit status. A KDError is printed as one line, status 2."""
-    argv = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(prog="fairseq-kd", description="Knowledge distillation for fairseq.")
-    parser.add_argument("--version", action="version", version=f"fairseq_kd {__version__}")
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    chosen = next((word for word in argv if word in COMMANDS), None)
-    for name, summary in COMMANDS.items():
-        subparser = subparsers.add_parser(name, help=summary, description=summary.capitalize() + ".")
-        if name == chosen:  # the others are not imported
-            command = load_command(name)
-            command.add_arguments(subparser)
-    args, others = parser.parse_known_args(argv)
-    if hasattr(args, "passed_on"):  # set by commands that pass options on to fairseq or Snakemake
-        args.passed_on = others
-    elif others:
-        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    show_fatal_signals()
+    with lasting_output() as output:
+        try:
+            with signals_that_end():
+                status = _run(sys.argv[1:] if argv is None else argv)
+        except SystemExit as end:  # of argparse, after --help or a usage error
+            raise SystemExit(status_after_printing(end.code, output)) from end
+        return status_after_printing(status, output)
+
+
+def _run(argv: list[str]) -> int:
     try:
+        args = _parse(argv)
         with quiet_libraries():
             import_user_dirs(args)
-            return command.run(args) or 0
+            return load_command(args.command).run(args) or 0
     except KDError as error:
         report(error)
         return EXIT_USER_ERROR
@@ -47,9 +49,29 @@ def main(argv=None) -> int:
         where = error.filename or "a file"
         report(KDError(f"{where}: {error.strerror}; {SYSTEM_REASONS[error.errno]}, then give the same command again"))
         return EXIT_USER_ERROR
+    except Terminated:
+        print("terminated; give the same command again", file=sys.stderr)
+        return EXIT_TERMINATED
     except KeyboardInterrupt:
         print("interrupted; give the same command again", file=sys.stderr)
-        return 130
+        return EXIT_INTERRUPTED
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="fairseq-kd", description="Knowledge distillation for fairseq.")
+    parser.add_argument("--version", action="version", version=f"fairseq_kd {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    chosen = next((word for word in argv if word in COMMANDS), None)
+    for name, summary in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary, description=summary.capitalize() + ".")
+        if name == chosen:  # the others are not imported
+            load_command(name).add_arguments(subparser)
+    args, others = parser.parse_known_args(argv)
+    if hasattr(args, "passed_on"):  # set by commands that pass options on to fairseq or Snakemake
+        args.passed_on = others
+    elif others:
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    return args
 
 
 @contextlib.contextmanager

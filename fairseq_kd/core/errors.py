@@ -16,7 +16,7 @@ EXIT_USER_ERROR = 2
 
 
 class KDError(Exception):
-    """A condition that the user can mend. The message is complete: found, why, what to do."""
+    """A condition that the user can fix. The message is complete: what was found, why it matters, what to do."""
 
 
 def report(error: BaseException) -> None:

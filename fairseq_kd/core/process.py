@@ -1,27 +1,25 @@
-"""Processes: ones that must not outlive the process that started them, and one function over many lines in several.
-
-Processes that must not outlive the one that started them.
-
-One function over many lines, in this process or in several; the order of the lines is kept.
-"""
+"""Processes: how they end, children that must not outlive their parent, and work on lines in several processes."""
 
 import contextlib
 import ctypes
+import faulthandler
 import functools
 import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 
 PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(parent: int) -> None:
-    """In the child: be killed when its parent is, or two runs would write to one folder after a restart (Linux).
+    """Called in a child: the system kills it when its parent ends (Linux).
 
-    parent: its process id. One that died before this call sends no signal any more, and the child has another parent
-    since: a subreaper or process 1. In a container process 1 can be the true parent, so its number says nothing.
+    Otherwise two runs could write to one folder after a restart.
+    parent: its process id. A parent that died before this call sends no signal any more, and the child then has another
+    parent: a subreaper or process 1. In a container, process 1 can be the true parent, so its number says nothing.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -30,8 +28,46 @@ def die_with_parent(parent: int) -> None:
 
 
 def dying_with_this_process() -> Callable[[], None]:
-    """The `preexec_fn` of a child of this process that is to die with it."""
+    """A `preexec_fn` for a child process that must end with this process."""
     return functools.partial(die_with_parent, os.getpid())
+
+
+class Terminated(BaseException):
+    """The process got SIGTERM. Not an Exception, so that only code that cleans up reacts to it."""
+
+
+@contextlib.contextmanager
+def signals_that_end() -> Iterator[None]:
+    """Raise Terminated at SIGTERM during the block, so that temporary files are removed as after SIGINT.
+
+    A forked child ends at once, as without this handler. Outside of the main thread nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    process = os.getpid()
+
+    def end(number, frame):
+        if os.getpid() == process:
+            raise Terminated
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def show_fatal_signals() -> None:
+    """Let Python print a message and its stack when a signal such as SIGBUS ends the process.
+
+    SIGBUS comes when a mapped file was cut off by another process; without this there is no message at all.
+    """
+    if not faulthandler.is_enabled() and sys.__stderr__ is not None:
+        with contextlib.suppress(OSError, ValueError):  # a standard error without a descriptor
+            faulthandler.enable(sys.__stderr__)
 
 
 _function = None
@@ -39,10 +75,10 @@ _function = None
 
 @contextlib.contextmanager
 def map_lines(function: Callable[[str], str], workers: int) -> Iterator[Callable[[list[str]], list[str]]]:
-    """Yield a function from lines to lines that applies `function` to each, in `workers` processes if more than one.
+    """Yield a function that applies `function` to each line of a list and keeps their order.
 
-    What `function` returns must depend on its line alone. Processes are forked, as those of fairseq-preprocess are:
-    started anew, each would first import torch and fairseq.
+    More than one of the `workers` are processes. The result of `function` must depend on its line alone. Processes are
+    forked, like those of fairseq-preprocess: a new interpreter would first have to import torch and fairseq.
     """
     if workers == 1:
         yield lambda lines: [function(line) for line in lines]

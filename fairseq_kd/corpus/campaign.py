@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 
-from fairseq_kd.artifacts.manifest import sha256_file
+from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.writing import create_file
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.datasets import SubsetFiles, corpus_folder, download, existing_folder
@@ -105,13 +105,13 @@ def _record(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def check_recorded_hash(path: Path) -> str:
+def check_recorded_hash(path: Path, inputs: Inputs) -> str:
     """sha256 of an archive, compared with PATH.sha256; at first use it is recorded there, as sha256sum writes it.
 
     Raises KDError when the archive is not the one that was recorded. A folder that cannot be written to is said on
     standard error: then the hash is in the manifest of the data-bin alone.
     """
-    found, record = sha256_file(path), _record(path)
+    found, record = inputs.sha256(path), _record(path)
     try:
         create_file(record, [f"{found}  {path.name}\n".encode()])
     except (OSError, KDError) as error:
@@ -140,12 +140,17 @@ def files_read(corpus: Corpus, archives: dict[Archive, Path]) -> dict[str, Path]
     return found
 
 
-def describe_origin(corpus: Corpus, archives: dict[Archive, Path]) -> dict:
-    """What identifies the raw text: the sha256 of each archive, or of the files where it was unpacked."""
+def describe_origin(corpus: Corpus, archives: dict[Archive, Path], inputs: Inputs) -> dict:
+    """What identifies the raw text: the sha256 of each archive, or of the files where it was unpacked.
+
+    inputs: gets these files.
+    """
     whole = set(archives.values())
     files = files_read(corpus, archives).items()
     return {
-        "archives": {name: check_recorded_hash(file) if file in whole else sha256_file(file) for name, file in files}
+        "archives": {
+            name: check_recorded_hash(file, inputs) if file in whole else inputs.sha256(file) for name, file in files
+        }
     }
 
 

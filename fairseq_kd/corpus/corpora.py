@@ -3,6 +3,7 @@
 import tempfile
 from functools import partial
 
+from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus import campaign, datasets, iwslt, synthetic, wmt
 from fairseq_kd.corpus.options import PrepareOptions
@@ -69,8 +70,8 @@ def _prepare_campaign(corpus: campaign.Corpus, source_lang, target_lang, out, op
             f"{first}; found {source_lang} and {target_lang}"
         )
     archives = campaign.locate_archives(corpus, raw)
-    origin = campaign.describe_origin(corpus, archives)
+    origin = campaign.describe_origin(corpus, archives, inputs := Inputs())
     languages = source_lang, target_lang
     tokenised = options.form != "cased"
     write = partial(campaign.write_text, corpus, archives, languages=languages, tokenised=tokenised)
-    return prepare(corpus.name, write, *languages, out, options, say, origin=origin)
+    return prepare(corpus.name, write, *languages, out, options, say, origin=origin, inputs=inputs)

@@ -71,7 +71,7 @@ def download(url: str, path: Path, fault: Callable[[Path], str | None]) -> None:
         if (wrong := fault(part)) is not None:
             part.unlink()
             raise KDError(f"{url} {wrong}")
-        os.replace(part, path)
+        part.rename(path)
 
 
 def fetch(url: str, path: Path) -> Path:

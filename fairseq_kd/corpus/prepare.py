@@ -7,12 +7,12 @@ The folder holds what fairseq-preprocess makes, and beside it
     manifest.json    inputs with hashes, options, counts, versions, and the sha256 of every other file
 """
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from fairseq_kd.artifacts.folders import folder_in_progress
+from fairseq_kd.artifacts.folders import folder_in_progress, remove_leftovers
+from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.manifest import (
     MANIFEST_NAME,
     check_files,
@@ -20,8 +20,8 @@ from fairseq_kd.artifacts.manifest import (
     library_versions,
     read_manifest,
     read_prepared,
-    sha256_file,
 )
+from fairseq_kd.artifacts.request import check_same
 from fairseq_kd.artifacts.writing import write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_new_data_bin
@@ -41,13 +41,16 @@ from fairseq_kd.corpus.text import read_lines, write_lines
 FORMAT = 1
 
 
-def prepare(name, files, source_lang, target_lang, out, options, say=print, origin=None):
+def prepare(
+    name, files, source_lang, target_lang, out, options, say=print, origin=None, inputs: Inputs | None = None
+) -> dict:
     """Make the data-bin `out` from the raw files of each subset and return its manifest.
 
     files: subset ("train", "valid", "test", ...) -> SubsetFiles; or a function that writes such files into a folder
     that it is given and returns that mapping. It is called only if `out` is not finished, so `origin` must then
     identify what it writes. say: called with a line of progress.
-    origin: how the raw text itself was made or where it comes from, for the manifest.
+    origin: how the raw text itself was made or where it comes from, for the manifest. inputs: files that were hashed
+    for `origin`; they are compared before the data-bin gets its name, and so are `files`.
     A finished `out` of the same inputs and options is checked and kept. Memory hardly depends on the size of the
     corpus: text goes through line by line, and subwords are learned from `options.sample` pairs.
     Raises KDError for bad input; then nothing is left under `out`.
@@ -56,66 +59,73 @@ def prepare(name, files, source_lang, target_lang, out, options, say=print, orig
     if source_lang == target_lang:
         raise KDError(f"source and target language are both {source_lang!r}")
     out, languages = Path(out), (source_lang, target_lang)
-    request = _describe_request(name, {} if callable(files) else files, languages, options, origin)
-    if (finished := _finished(out, request)) is not None:
-        say(f"{out} is complete and unchanged")
-        return finished
-    with folder_in_progress(out) as folder:
-        scratch = folder / "scratch"
-        scratch.mkdir()
-        if callable(files):
-            files = files(scratch)
-        prefixes, subsets = _clean(files, languages, options, scratch, say)
-        pairs = {subset: found["pairs"] for subset, found in subsets.items()}
-        subword = _subword_models(options, prefixes.get("train"), pairs.get("train", 0), languages, folder)
-        say(f"subword model: {subword['kind']}")
-        _count_unreachable(prefixes, subsets, subword["models"], target_lang, say)
-        joint = _segment_and_binarise(prefixes, pairs, subword["models"], languages, folder, options)
-        _move_raw(prefixes, languages, folder)
-        shutil.rmtree(scratch)
-        for subset, found in subsets.items():
-            found["unknown_tokens"] = count_unknown(folder, subset, source_lang, target_lang)
-            if any(found["unknown_tokens"].values()):
-                say(f"{subset}: tokens that are not in the dictionary: {found['unknown_tokens']}")
-        manifest = {
-            "format": FORMAT,
-            "kind": "data-bin",
-            "request": request,
-            "source_lang": source_lang,
-            "target_lang": target_lang,
-            "form": options.form,
-            "subsets": subsets,
-            "subword": {"kind": subword["kind"], "files": subword["files"]} | _normalisation(subword["models"]),
-            "joint_dictionary": joint,
-            "versions": library_versions(),
-            "files": hash_files(folder),
-        }
-        write_json(folder / MANIFEST_NAME, manifest)
+    with inputs or Inputs() as inputs:
+        request = _describe_request(name, {} if callable(files) else files, languages, options, origin, inputs)
+        if (manifest := _finished(out, request)) is not None:
+            say(f"{out} is complete and unchanged")
+            return manifest
+        with folder_in_progress(out, inputs) as folder:
+            manifest = {"format": FORMAT, "kind": "data-bin", "request": request}
+            manifest |= _make(files, languages, folder, options, say)
+            manifest |= {"versions": library_versions(), "files": hash_files(folder)}
+            write_json(folder / MANIFEST_NAME, manifest)
     say(f"wrote {out}")
     return manifest
 
 
-def _describe_request(name, files, languages, options, origin) -> dict:
+def _make(files, languages, folder: Path, options, say) -> dict:
+    """Write the files of the data-bin into `folder`; return what the manifest says about them."""
+    source_lang, target_lang = languages
+    scratch = folder / "scratch"
+    scratch.mkdir()
+    if callable(files):
+        files = files(scratch)
+    prefixes, subsets = _clean(files, languages, options, scratch, say)
+    pairs = {subset: found["pairs"] for subset, found in subsets.items()}
+    subword = _subword_models(options, prefixes.get("train"), pairs.get("train", 0), languages, folder)
+    say(f"subword model: {subword['kind']}")
+    _count_unreachable(prefixes, subsets, subword["models"], target_lang, say)
+    joint = _segment_and_binarise(prefixes, pairs, subword["models"], languages, folder, options)
+    _move_raw(prefixes, languages, folder)
+    shutil.rmtree(scratch)
+    for subset, found in subsets.items():
+        found["unknown_tokens"] = count_unknown(folder, subset, source_lang, target_lang)
+        if any(found["unknown_tokens"].values()):
+            say(f"{subset}: tokens that are not in the dictionary: {found['unknown_tokens']}")
+    return {
+        "source_lang": source_lang,
+        "target_lang": target_lang,
+        "form": options.form,
+        "subsets": subsets,
+        "subword": {"kind": subword["kind"], "files": subword["files"]} | _normalisation(subword["models"]),
+        "joint_dictionary": joint,
+    }
+
+
+def _describe_request(name, files, languages, options, origin, inputs: Inputs) -> dict:
     described = options.as_dict()
+    if options.like is not None:
+        inputs.watch_data_bin(options.like)
     for key in ("subword_model", "like"):
         if described[key] is not None:
             path = Path(described[key]) / MANIFEST_NAME if key == "like" else Path(described[key])
             if not path.is_file():
                 raise KDError(f"--{key.replace('_', '-')}: {path} is not there")
-            described[key] = sha256_file(path)
+            described[key] = inputs.sha256(path)
     return {
         "name": name,
         "languages": list(languages),
         "options": described,
         "origin": origin,
         "inputs": {
-            subset: {"corpus_name": f.stem, "sha256": [sha256_file(f.source), sha256_file(f.target)]}
+            subset: {"corpus_name": f.stem, "sha256": [inputs.sha256(f.source), inputs.sha256(f.target)]}
             for subset, f in files.items()
         },
     }
 
 
 def _finished(out: Path, request: dict) -> dict | None:
+    remove_leftovers(out)
     if not out.exists():
         return None
     manifest = read_manifest(out)
@@ -123,24 +133,19 @@ def _finished(out: Path, request: dict) -> dict | None:
         return None
     if manifest is None:
         raise KDError(f"{out} exists and was not made by `fairseq-kd prepare`; choose another --out")
-    if manifest.get("request") != request:
-        different = _differences(manifest.get("request", {}), request)
+    made = manifest.get("request", {})
+    if made != request and made == request | {"options": _without_normalisation(request["options"])}:
         raise KDError(
-            f"{out} was made from other inputs or options ({different}; see its {MANIFEST_NAME}); choose another --out "
-            "or remove it"
+            f"{out} was made before --normalisation was an option, by nmt_nfkc: give --normalisation nmt_nfkc, which "
+            "keeps it, or choose another --out or remove it"
         )
+    check_same(out, made, request)
     check_files(out, manifest["files"])
     return manifest
 
 
-def _differences(made: dict, asked: dict) -> str:
-    """What of two requests differs, by name."""
-    before, now = made.get("options", {}), asked["options"]
-    names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
-    others = sorted(name for name in asked if name != "options" and made.get(name) != asked[name])
-    if names == ["normalisation"] and "normalisation" not in before and not others:
-        return "it was made before --normalisation was an option, by nmt_nfkc; normalisation nmt_nfkc keeps it"
-    return "other " + ", ".join(names + others)
+def _without_normalisation(options: dict) -> dict:
+    return {name: value for name, value in options.items() if name != "normalisation"}
 
 
 def _clean(files: dict[str, SubsetFiles], languages, options, scratch: Path, say) -> tuple[dict, dict]:
@@ -271,4 +276,4 @@ def _move_raw(prefixes, languages, folder) -> None:
     for subset, prefix in prefixes.items():
         for lang in languages:
             if subset != "train":
-                os.replace(f"{prefix}.{lang}", folder / "raw" / f"{subset}.{lang}")
+                Path(f"{prefix}.{lang}").rename(folder / "raw" / f"{subset}.{lang}")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from fairseq_kd.artifacts.writing import naming_file
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.files import ENDINGS, open_sound
 
@@ -198,7 +199,7 @@ def read_lines(path) -> Iterator[str]:
 
 
 def write_lines(path, lines) -> None:
-    """Write one sentence a line, UTF-8, newline at the end of each."""
-    with open(path, "w", encoding="utf-8", newline="\n") as file:
+    """Write one sentence per line, UTF-8, with a newline at the end of each. Raises CannotWrite."""
+    with naming_file(path), open(path, "w", encoding="utf-8", newline="\n") as file:
         for line in lines:
             file.write(line + "\n")

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 
+from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.request import flatten
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.inference.checkpoint import read_checkpoint, write_initial_checkpoint
@@ -37,6 +38,20 @@ def write_average(checkpoints: dict[Path, str], out, trusted=()) -> None:
     floating-point tensor (counters, the configuration); the optimizer's state is left out.
     trusted: those to read even if they hold code. Raises KDError when one cannot be read or is of another architecture.
     """
+    with Inputs() as inputs:
+        for path, sha256 in checkpoints.items():
+            inputs.watch(path)
+            if inputs.sha256(path) != sha256:
+                raise KDError(f"{path} was changed after it was measured: run the command after the training")
+        state, weights = _mean(checkpoints, trusted)
+        inputs.check()
+    made_from = {path.name: sha256 for path, sha256 in checkpoints.items()}
+    state["extra_state"] = (state.get("extra_state") or {}) | {MARK: made_from}
+    write_initial_checkpoint(out, state, weights)
+
+
+def _mean(checkpoints: dict[Path, str], trusted) -> tuple[dict, dict]:
+    """(state of the first checkpoint, mean weights)."""
     (first, *others) = checkpoints
     state = read_checkpoint(first, trust=first in trusted)
     sums = {name: value.double() for name, value in state["model"].items() if _is_averaged(value)}
@@ -52,9 +67,7 @@ def write_average(checkpoints: dict[Path, str], out, trusted=()) -> None:
             weights[name] = tied.setdefault(place, (sums[name] / len(checkpoints)).to(value.dtype))
         else:
             weights[name] = value
-    made_from = {path.name: sha256 for path, sha256 in checkpoints.items()}
-    state["extra_state"] = (state.get("extra_state") or {}) | {MARK: made_from}
-    write_initial_checkpoint(out, state, weights)
+    return state, weights
 
 
 def _is_averaged(value) -> bool:

@@ -8,8 +8,9 @@ import hashlib
 import json
 from pathlib import Path
 
-from fairseq_kd.artifacts.manifest import library_versions, sha256_file
-from fairseq_kd.artifacts.writing import write_json
+from fairseq_kd.artifacts.inputs import Inputs
+from fairseq_kd.artifacts.manifest import library_versions
+from fairseq_kd.artifacts.writing import remove_leftover_files, write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_data_bin
 from fairseq_kd.evaluation.evaluate import evaluate
@@ -37,6 +38,7 @@ class Measurements:
         """reference, post_process, tokenize: see `evaluate`. Raises KDError when `data_bin` has no such subset."""
         self.folder, self.data_bin, self.subset, self.options = Path(folder), Path(data_bin), subset, options
         self.reference, self.post_process, self.tokenize = reference, post_process, tokenize
+        self._inputs = Inputs()
         decoding = {name: value for name, value in options.as_dict().items() if name not in NOT_IN_KEY}
         self.made_from = {
             "data": self._data(),
@@ -66,6 +68,16 @@ class Measurements:
 
         Raises KDError for whatever cannot be used, and when the file has changed since it was hashed.
         """
+        with self._inputs as inputs:
+            inputs.watch(checkpoint)
+            record = self._measured(checkpoint, sha256, trust)
+            inputs.check()
+        if inputs.sha256(checkpoint) != sha256:
+            raise KDError(f"{checkpoint} was changed while it was measured: run the command after the training")
+        write_json(self._path(sha256), record)
+        return record
+
+    def _measured(self, checkpoint, sha256: str, trust: bool) -> dict:
         nll, tokens = nll_of_checkpoint(
             self.data_bin,
             checkpoint,
@@ -84,9 +96,7 @@ class Measurements:
             tokenize=self.tokenize,
             trust=trust,
         )
-        if sha256_file(checkpoint) != sha256:
-            raise KDError(f"{checkpoint} was changed while it was measured: run the command after the training")
-        record = {
+        return {
             "format": FORMAT,
             "kind": "fairseq_kd measurement",
             "made_from": self._key(sha256),
@@ -99,13 +109,11 @@ class Measurements:
             "updates": result["updates"],
             "dictionary_check": result["dictionary_check"],
         }
-        write_json(self._path(sha256), record)
-        return record
 
     def remove_leftovers(self) -> None:
-        """Remove what a process that was killed while it wrote has left."""
+        """Remove the temporary files of processes that were killed while they wrote measurements."""
         for leftover in self.folder.glob(".*.json.*"):
-            leftover.unlink(missing_ok=True)
+            remove_leftover_files(leftover.with_name(leftover.name[1:].rpartition(".")[0]))
 
     def _key(self, sha256: str) -> dict:
         return {"checkpoint": sha256, **self.made_from}
@@ -124,7 +132,7 @@ class Measurements:
         }
         if not any(name.startswith(f"{self.subset}.") for name in names):
             raise KDError(f"{self.data_bin} has no subset {self.subset!r} (--subset)")
-        found = {name: sha256_file(self.data_bin / name) for name in sorted(names)}
+        found = {name: self._inputs.sha256(self.data_bin / name) for name in sorted(names)}
         if self.reference is not None and Path(self.reference).is_file():
-            found["--reference"] = sha256_file(self.reference)
+            found["--reference"] = self._inputs.sha256(self.reference)
         return found

@@ -31,17 +31,16 @@ What translations do, told by the text alone.
 
 import unicodedata
 from collections.abc import Iterable
-from pathlib import Path
 
 import torch
 
-from fairseq_kd.artifacts.manifest import library_versions, sha256_file
-from fairseq_kd.core.errors import KDError
+from fairseq_kd.artifacts.inputs import Inputs
+from fairseq_kd.artifacts.manifest import library_versions
 from fairseq_kd.evaluation.efficiency import Meter, size
 from fairseq_kd.evaluation.measures import Measures, Measuring
 from fairseq_kd.evaluation.results import FORMAT
-from fairseq_kd.evaluation.segments import Segments, read_segments, text_hash
-from fairseq_kd.evaluation.system import System, TranslateOptions, open_system
+from fairseq_kd.evaluation.segments import read_segments, text_hash
+from fairseq_kd.evaluation.system import TranslateOptions, open_system
 from fairseq_kd.scoring.score import Scorer, check_seed, choose_scorer
 
 NGRAM = 4  # words; as seq-rep-4 of Welleck et al. 2020
@@ -105,10 +104,23 @@ def evaluate(
     measures: None for scores without intervals and what costs nothing.
     Raises KDError for input that cannot be used, before anything is decoded.
     """
-    options, measures = options or TranslateOptions(), measures or Measures()
     check_seed()
+    with Inputs() as inputs:
+        inputs.watch(checkpoint, *([] if reference is None else [reference]))
+        inputs.watch_data_bin(data_bin)
+        result = _evaluate(
+            *(data_bin, checkpoint, subset, options or TranslateOptions(), measures or Measures(), inputs),
+            **{"reference": reference, "post_process": post_process, "tokenize": tokenize, "trust": trust},
+        )
+        inputs.check()
+    return result
+
+
+def _evaluate(
+    data_bin, checkpoint, subset, options, measures, inputs: Inputs, *, reference, post_process, tokenize, trust
+) -> dict:
     segments = read_segments(data_bin, subset, reference, post_process)
-    system, sha256 = _open(checkpoint, data_bin, subset, options, segments, trust)
+    system = open_system(checkpoint, data_bin, subset, options, len(segments.references), trust=trust)
     sizes = size(system, checkpoint)
     scorer = choose_scorer(system.task.cfg.target_lang, tokenize, segments.references)
     measuring = Measuring(measures, system, segments, scorer)
@@ -121,7 +133,7 @@ def evaluate(
         "format": FORMAT,
         "kind": "result",
         "checkpoint": str(checkpoint),
-        "checkpoint_sha256": sha256,
+        "checkpoint_sha256": inputs.sha256(checkpoint),
         **segments.origin,
         "dictionary_check": system.dictionary_check,
         "sentences": len(hypotheses),
@@ -142,12 +154,3 @@ def evaluate(
         "hypotheses": hypotheses,
         "references": references,
     }
-
-
-def _open(checkpoint, data_bin, subset, options, segments: Segments, trust) -> tuple[System, str]:
-    """The model and the sha256 of its file, which a training may replace at any moment."""
-    sha256 = sha256_file(checkpoint) if Path(checkpoint).is_file() else None  # what is no file is refused below
-    system = open_system(checkpoint, data_bin, subset, options, len(segments.references), trust=trust)
-    if sha256_file(checkpoint) != sha256:
-        raise KDError(f"{checkpoint} was replaced while it was read: give a copy, or evaluate after the training")
-    return system, sha256

@@ -10,7 +10,8 @@ import torch
 
 from fairseq_kd.artifacts.fingerprint import dictionary_hash
 from fairseq_kd.artifacts.folders import finished, folder_in_progress
-from fairseq_kd.artifacts.manifest import MANIFEST_NAME, hash_files, library_versions, read_prepared, sha256_file
+from fairseq_kd.artifacts.inputs import Inputs
+from fairseq_kd.artifacts.manifest import MANIFEST_NAME, hash_files, library_versions, read_prepared
 from fairseq_kd.artifacts.writing import write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
@@ -47,22 +48,31 @@ def export(
     """
     check_installed()
     options = options or TranslateOptions()
-    segments = read_segments(data_bin, subset, reference, post_process)
+    with Inputs() as inputs:
+        inputs.watch(checkpoint, *([] if reference is None else [reference]))
+        inputs.watch_data_bin(data_bin)
+        given = {"reference": reference, "post_process": post_process, "tokenize": tokenize}
+        return _export(checkpoint, data_bin, Path(out), quantize, subset, options, given, trust, inputs)
+
+
+def _export(checkpoint, data_bin, out: Path, quantize, subset, options, given: dict, trust, inputs: Inputs) -> dict:
+    """given: reference, post_process and tokenize."""
+    segments = read_segments(data_bin, subset, given["reference"], given["post_process"])
     sentences = len(segments.references)
     exact = replace(options, fp16=False)  # what is written is not rounded before; --fp16 is for the translation before
     system = open_system(checkpoint, data_bin, subset, exact, sentences, trust=trust, data_option="--data")
-    scorer = choose_scorer(system.task.cfg.target_lang, tokenize, segments.references)
-    request = describe(checkpoint, system, quantize, segments, options, scorer)
-    if (manifest := finished(Path(out), request)) is not None:
+    scorer = choose_scorer(system.task.cfg.target_lang, given["tokenize"], segments.references)
+    request = describe(inputs.sha256(checkpoint), system, quantize, segments, options, scorer)
+    if (manifest := finished(out, request)) is not None:
         return manifest
-    with folder_in_progress(out) as folder:
+    with folder_in_progress(out, inputs) as folder:
         try:
             write_model(system.model, system.task.source_dictionary, system.task.target_dictionary, folder, quantize)
         except KDError as error:
             raise KDError(f"{checkpoint} cannot be exported: {error}") from error
         # before the translations that take time: it may not run here
         translator = load_translator(folder, options.device(), "default", workers=torch.get_num_threads())
-        given = {"reference": reference, "post_process": post_process, "tokenize": scorer.tokenize}
+        given = given | {"tokenize": scorer.tokenize}
         before = evaluate(data_bin, checkpoint, subset, options, **given, trust=trust)
         after = evaluate_exported(translator, system, segments, scorer)
         manifest = {
@@ -77,14 +87,14 @@ def export(
 
 
 def describe(
-    checkpoint, system: System, quantize: str, segments: Segments, options: TranslateOptions, scorer: Scorer
+    checkpoint_sha256: str, system: System, quantize: str, segments: Segments, options: TranslateOptions, scorer: Scorer
 ) -> dict:
     """What the folder is made from."""
     task = system.task
     return {
         "kind": KIND,
         "format": FORMAT,
-        "checkpoint_sha256": sha256_file(checkpoint),
+        "checkpoint_sha256": checkpoint_sha256,
         "quantize": quantize,
         "languages": [task.cfg.source_lang, task.cfg.target_lang],
         "dictionaries": [dictionary_hash(found) for found in (task.source_dictionary, task.target_dictionary)],

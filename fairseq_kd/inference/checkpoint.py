@@ -28,7 +28,8 @@ import torch
 from fairseq.distributed import utils as distributed
 from omegaconf import Container, OmegaConf
 
-from fairseq_kd.artifacts.writing import file_in_progress
+from fairseq_kd.artifacts.locks import exclusive
+from fairseq_kd.artifacts.writing import ensure_writable_file, file_in_progress
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_one
 from fairseq_kd.inference.checkpoint_contents import (
@@ -139,15 +140,16 @@ def _not_readable(path: Path, reason: str) -> str:
 def write_initial_checkpoint(path, state: dict, weights: dict) -> None:
     """Write `weights` for --finetune-from-model, with the rest of `state` (from `read_checkpoint`) but its optimizer's.
 
-    Under a temporary name until it is whole. The configuration is written as plain containers, and as it was said: a
+    It is whole or absent, and one process at a time writes it. Raises KDError when another process is writing it, and
+    when there is no room. The configuration is written as plain containers, and as it was said: a
     reference to something else, such as ${oc.env:NAME}, is not replaced by what it is on this machine.
     """
     from omegaconf import OmegaConf
 
     plain = OmegaConf.to_container(state["cfg"], resolve=False, enum_to_str=True)
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with file_in_progress(path) as partial:
+    ensure_writable_file(path)
+    with exclusive(path), file_in_progress(path) as partial:
         torch.save(state | {"model": weights, "last_optimizer_state": None, "cfg": plain}, partial)
 
 

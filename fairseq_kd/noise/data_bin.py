@@ -8,8 +8,9 @@ import numpy as np
 
 from fairseq_kd.artifacts.data_bin import load_side
 from fairseq_kd.artifacts.derived import SideWriter, hashes, inherited, link, link_the_rest, take_side
-from fairseq_kd.artifacts.fingerprint import data_files, data_hashes, files_of_side
+from fairseq_kd.artifacts.fingerprint import data_files, files_of_side
 from fairseq_kd.artifacts.folders import finished, folder_in_progress
+from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME, library_versions, read_manifest, read_prepared
 from fairseq_kd.artifacts.writing import write_json
 from fairseq_kd.core.errors import KDError
@@ -48,6 +49,12 @@ def noise_data_bin(
     Raises KDError for bad input; then nothing is left under `out`.
     """
     check_new_data_bin(out)
+    with Inputs() as inputs:
+        inputs.watch_data_bin(data_bin)
+        return _noise(data_bin, Path(out), options, sides, seed, subset, workers, languages, post_process, inputs)
+
+
+def _noise(data_bin, out: Path, options, sides, seed, subset, workers, languages, post_process, inputs: Inputs) -> dict:
     languages = languages or dict(zip(SIDES, infer_languages(data_bin), strict=True))
     pair = (languages["source"], languages["target"])
     task = open_data(data_bin, pair, subset)
@@ -64,12 +71,11 @@ def noise_data_bin(
         "options": options.as_dict(),
         "seed": seed,
         "post_process": post_process,
-        "input": data_hashes(data_bin, names),
+        "input": inputs.hashes(data_bin, names),
     }
-    out = Path(out)
     if (manifest := finished(out, request)) is not None:
         return manifest
-    with folder_in_progress(out) as folder:
+    with folder_in_progress(out, inputs) as folder:
         written = link_the_rest(data_bin, folder, subset, pair)
         for side in SIDES:
             if side in noisy:

@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fairseq_kd.artifacts.folders import files_finished, files_in_progress
-from fairseq_kd.artifacts.manifest import library_versions, sha256_file
+from fairseq_kd.artifacts.inputs import Inputs
+from fairseq_kd.artifacts.manifest import library_versions
+from fairseq_kd.artifacts.writing import write_buffers
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.corpus.subword import load_model_file
@@ -38,33 +40,36 @@ def noise_text(
     """
     paths = {side: _input(prefix, languages[side]) for side in SIDES}
     check_subword(options, subword_model)
-    level = TextLevel(options, None if subword_model is None else load_model_file(subword_model))
-    noisy = {side: NoisySide(level, seed, side, workers) for side in sides}
-    lines = _check_aligned(paths)
-    request = {
-        "kind": KIND,
-        "format": FORMAT,
-        "block_lines": BLOCK_LINES,
-        "languages": languages,
-        "sides": list(sides),
-        "options": options.as_dict(),
-        "seed": seed,
-        "subword_model": None if subword_model is None else sha256_file(subword_model),
-        "input": {side: sha256_file(path) for side, path in paths.items()},
-    }
-    out = Path(out)
-    if (manifest := files_finished(out, request)) is not None:
-        return manifest
+    with Inputs() as inputs:
+        inputs.watch(*paths.values(), *([] if subword_model is None else [subword_model]))
+        level = TextLevel(options, None if subword_model is None else load_model_file(subword_model))
+        noisy = {side: NoisySide(level, seed, side, workers) for side in sides}
+        lines = _check_aligned(paths)
+        request = {
+            "kind": KIND,
+            "format": FORMAT,
+            "block_lines": BLOCK_LINES,
+            "languages": languages,
+            "sides": list(sides),
+            "options": options.as_dict(),
+            "seed": seed,
+            "subword_model": None if subword_model is None else inputs.sha256(subword_model),
+            "input": {side: inputs.sha256(path) for side, path in paths.items()},
+        }
+        return files_finished(Path(out), request) or _write(Path(out), request, paths, noisy, lines, inputs)
+
+
+def _write(out: Path, request: dict, paths: dict, noisy: dict, lines: int, inputs: Inputs) -> dict:
+    """Write both files and the manifest, which is returned."""
+    languages = request["languages"]
     names = {side: f"{out.name}.{languages[side]}" for side in SIDES}
-    with files_in_progress(out, request, list(names.values())) as (folder, manifest):
+    with files_in_progress(out, request, list(names.values()), inputs) as (folder, manifest):
         for side in SIDES:
             blocks = _noisy_blocks(noisy[side], paths[side], lines) if side in noisy else _blocks(paths[side])
-            with open(folder / names[side], "wb") as file:
-                for block in blocks:
-                    file.write(block)
+            write_buffers(folder / names[side], blocks)
         manifest |= {
             "sentences": lines,
-            "noise": {languages[side]: noisy[side].report() for side in sides},
+            "noise": {languages[side]: noisy[side].report() for side in noisy},
             "versions": library_versions(),
         }
     return manifest

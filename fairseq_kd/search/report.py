@@ -22,7 +22,7 @@ from statistics import mean, stdev
 import yaml
 
 from fairseq_kd.artifacts.manifest import sha256_file
-from fairseq_kd.artifacts.writing import file_in_progress, write_json
+from fairseq_kd.artifacts.writing import write_json, write_text
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.evaluation.compare import CompareOptions, compare
 from fairseq_kd.evaluation.significance import paired_t
@@ -73,14 +73,9 @@ def write_search_report(search: SearchSpec, outcome: Outcome, work: Path) -> str
     found = _collect(search, outcome, work)
     text = "\n".join(_report(found)) + "\n"
     write_json(work / JSON_NAME, found)
-    _write(work / REPORT_NAME, text)
-    _write(work / CHOSEN_NAME, _as_yaml(found))
+    write_text(work / REPORT_NAME, text)
+    write_text(work / CHOSEN_NAME, _as_yaml(found))
     return text
-
-
-def _write(path: Path, text: str) -> None:
-    with file_in_progress(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def _collect(search: SearchSpec, outcome: Outcome, work: Path) -> dict:

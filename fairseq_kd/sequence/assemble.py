@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 
 from fairseq_kd.artifacts.derived import SideWriter, can_be_linked, hashes, inherited, link, link_the_rest
 from fairseq_kd.artifacts.fingerprint import data_files, files_of_side
-from fairseq_kd.artifacts.writing import write_json
+from fairseq_kd.artifacts.writing import file_in_progress, write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.sequence.options import DecodeOptions, Hypothesis
@@ -97,10 +96,8 @@ def _sentences(folder: Path, blocks: list) -> Iterator[tuple]:
 @contextlib.contextmanager
 def _text_file(path: Path):
     """A text file that gets its name when the block ends well."""
-    temporary = path.with_name(f".{path.name}.part")
-    with open(temporary, "w", encoding="utf-8") as file:
+    with file_in_progress(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         yield file
-    os.replace(temporary, path)
 
 
 def _write_hypotheses(file, number: int, hypotheses, closeness, chosen: int, symbols: list[str]) -> None:

@@ -4,16 +4,15 @@ A teacher is converted once and kept in the user's cache folder (`resources.cach
 checkpoint. Weights are quantised when the model is loaded.
 """
 
-import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from fairseq_kd.artifacts.folders import folder_in_progress
 from fairseq_kd.artifacts.locks import exclusive
-from fairseq_kd.artifacts.manifest import MANIFEST_NAME, hash_files, read_manifest, sha256_file
+from fairseq_kd.artifacts.manifest import MANIFEST_NAME, hash_files, read_manifest
 from fairseq_kd.artifacts.writing import write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import cached, xdg_cache_home
@@ -144,7 +143,7 @@ def convert(teachers: Teachers) -> Path:
 
     path, teacher = teachers.paths[0], teachers.members[0]
     dtype = str(next(teacher.model.parameters()).dtype).removeprefix("torch.")
-    name = f"{sha256_file(path)[:32]}-{dtype}-{CONVERSION}-{ctranslate2.__version__}"
+    name = f"{teachers.inputs.sha256(path)[:32]}-{dtype}-{CONVERSION}-{ctranslate2.__version__}"
     final = cached(f"ctranslate2/{name}", former=xdg_cache_home() / "fairseq_kd")
     if _is_complete(final):
         return final
@@ -166,13 +165,11 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _convert(teacher, final: Path) -> None:
-    shutil.rmtree(final, ignore_errors=True)  # of a removal that was killed
-    with tempfile.TemporaryDirectory(dir=final.parent, prefix=".part-") as scratch:
-        converted = Path(scratch) / "model"
+    shutil.rmtree(final, ignore_errors=True)  # incomplete: a killed process was removing it
+    with folder_in_progress(final, lock=False) as converted:
         try:
             dictionaries = teacher.source_dictionary, teacher.target_dictionary
             write_model(teacher.model, *dictionaries, converted, names=vocabulary.numbers)
         except KDError as error:
             raise KDError(f"{teacher.path} cannot be converted ({error}); use --backend fairseq") from error
         write_json(converted / MANIFEST_NAME, {"files": hash_files(converted)})
-        os.replace(converted, final)

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from fairseq_kd.artifacts.blocks import work_through
-from fairseq_kd.artifacts.fingerprint import data_files, data_hashes, dictionary_hash
+from fairseq_kd.artifacts.fingerprint import data_files, dictionary_hash
+from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.manifest import library_versions
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_new_data_bin
@@ -46,14 +47,16 @@ def decode(
     """
     check_new_data_bin(out)
     dtype = "float32" if options.dtype == "int8" else options.dtype
-    teachers = open_teachers(data_bin, teacher, options.subset, data=teacher_data, dtype=dtype, trust=trust)
-    if len(teachers.dataset) == 0:
-        raise KDError(f"subset {options.subset!r} of {data_bin} has no sentences: there is nothing to decode")
-    closeness = open_closeness(data_bin, teachers, options, post_process)
-    backend = choose_backend(teachers, options, workers, say)
-    work = DecodeWork(teachers, options, backend, closeness, Path(data_bin), block_sentences)
-    request = describe(data_bin, teachers, options, backend, closeness) | {"block_sentences": block_sentences}
-    return work_through(out, request, work, shard)
+    with Inputs() as inputs:
+        opened = {"data": teacher_data, "dtype": dtype, "trust": trust, "inputs": inputs}
+        teachers = open_teachers(data_bin, teacher, options.subset, **opened)
+        if len(teachers.dataset) == 0:
+            raise KDError(f"subset {options.subset!r} of {data_bin} has no sentences: there is nothing to decode")
+        closeness = open_closeness(data_bin, teachers, options, post_process)
+        backend = choose_backend(teachers, options, workers, say)
+        work = DecodeWork(teachers, options, backend, closeness, Path(data_bin), block_sentences)
+        request = describe(data_bin, teachers, options, backend, closeness) | {"block_sentences": block_sentences}
+        return work_through(out, request, work, shard, inputs)
 
 
 def choose_backend(teachers: Teachers, options: DecodeOptions, workers=None, say=print):
@@ -116,7 +119,7 @@ def describe(data_bin, teachers: Teachers, options: DecodeOptions, backend, clos
             "target": dictionary_hash(teachers.task.target_dictionary),
         },
         "data_bin": str(Path(data_bin).absolute()),
-        "data": data_hashes(data_bin, data_files(data_bin, options.subset, *pair)),
+        "data": teachers.inputs.hashes(data_bin, data_files(data_bin, options.subset, *pair)),
         "device": choose_device(options.cpu).type,
         "versions": {name: versions[name] for name in VERSIONS if name in versions},
     }

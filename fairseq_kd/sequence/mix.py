@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from fairseq_kd.artifacts.derived import SideWriter, hashes, inherited, link_the_rest
-from fairseq_kd.artifacts.fingerprint import data_files, data_hashes
+from fairseq_kd.artifacts.fingerprint import data_files
 from fairseq_kd.artifacts.folders import finished, folder_in_progress
+from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME, library_versions
 from fairseq_kd.artifacts.writing import write_json
 from fairseq_kd.core.errors import KDError
@@ -39,15 +40,21 @@ def mix(data_bins, times, out, *, languages=(None, None), seed: int | None = Non
     if wrong := [value for value in times if not 0 < value < float("inf")]:
         raise KDError(f"--times {wrong[0]:g}: must be above 0")
     seed = _checked_seed(seed, times)
+    with Inputs() as inputs:
+        for path in data_bins:
+            inputs.watch_data_bin(path)
+        return _mix(data_bins, times, Path(out), languages, seed, inputs)
+
+
+def _mix(data_bins, times, out: Path, languages, seed: int, inputs: Inputs) -> dict:
     languages = languages if all(languages) else infer_languages(data_bins[0])
     tasks = [open_data(path, languages, "train") for path in data_bins]
     for path, task in zip(data_bins[1:], tasks[1:], strict=True):
         _check_dictionaries(data_bins[0], tasks[0], path, task)
-    request = _describe(data_bins, times, languages, seed)
-    out = Path(out)
+    request = _describe(data_bins, times, languages, seed, inputs)
     if (manifest := finished(out, request)) is not None:
         return manifest
-    with folder_in_progress(out) as folder:
+    with folder_in_progress(out, inputs) as folder:
         names = link_the_rest(data_bins[0], folder, "train", languages)
         counts, written = _write(folder, tasks, times, seed)
         manifest = request | {
@@ -114,9 +121,9 @@ def _check_dictionaries(first_path, first, path, task) -> None:
             raise KDError(f"{first_path} and {path} have different {side} dictionaries: {error}") from error
 
 
-def _describe(data_bins, times, languages, seed) -> dict:
+def _describe(data_bins, times, languages, seed, inputs: Inputs) -> dict:
     inputs = {
-        str(index): {"times": often, "data": data_hashes(path, data_files(path, "train", *languages))}
+        str(index): {"times": often, "data": inputs.hashes(path, data_files(path, "train", *languages))}
         for index, (path, often) in enumerate(zip(data_bins, times, strict=True))
     }
     return {"kind": KIND, "format": FORMAT, "inputs": inputs, "seed": seed, "languages": list(languages)}

@@ -4,7 +4,6 @@ In stages/NAME stand the outputs, log.txt, and at the end done.json, or failed.j
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import shlex
@@ -14,6 +13,7 @@ import time
 import traceback
 from pathlib import Path
 
+from fairseq_kd.artifacts.locks import held, try_lock
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME, library_versions, sha256_file
 from fairseq_kd.artifacts.writing import write_json
 from fairseq_kd.core.errors import KDError, report
@@ -69,11 +69,9 @@ def _free_gpu(work: Path, names: list[str]):
     while True:
         for name in names:
             lock = open(work / f".gpu-{name}.lock", "w")  # noqa: SIM115
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if try_lock(lock):
                 return name, lock
-            except BlockingIOError:
-                lock.close()
+            lock.close()
         time.sleep(1)
 
 
@@ -84,8 +82,8 @@ def run_stage(work: Path, plan: dict, name: str) -> int:
     """
     stage, folder = plan["stages"][name], work / "stages" / name
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "w") as lock, open(folder / LOG, "a", encoding="utf-8", buffering=1) as log:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # waits for the job of a study that was killed, on a cluster for instance
+    # waits for the job of a study that was killed, on a cluster for instance
+    with held(folder / LOCK), open(folder / LOG, "a", encoding="utf-8", buffering=1) as log:
         (folder / FAILED).unlink(missing_ok=True)
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())

@@ -3,12 +3,11 @@
 Finished stages in WORK that other versions made: found by what was asked for, never used in silence.
 """
 
-import contextlib
-import fcntl
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fairseq_kd.artifacts.locks import is_held
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.study.key import FIRST_VERSION, MAKERS, Key, made_by
 
@@ -74,12 +73,7 @@ def _state(records: Records, name: str) -> str:
 
 def is_running(folder: Path) -> bool:
     """Whether a process works on the stage."""
-    with contextlib.suppress(FileNotFoundError), open(folder / LOCK) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    return is_held(folder / LOCK)
 
 
 def record_of(folder: Path) -> dict | None:

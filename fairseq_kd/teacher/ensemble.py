@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fairseq_kd.artifacts.manifest import sha256_file
+from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.inference.frozen import FrozenModel, load_frozen
 from fairseq_kd.inference.opening import load_pair
@@ -15,12 +15,16 @@ from fairseq_kd.loss.signal import DenseSignal
 
 @dataclass(frozen=True)
 class Teachers:
-    """Frozen models over the same dictionaries, and a task that has the subset loaded."""
+    """Frozen models over the same dictionaries, and a task that has the subset loaded.
+
+    inputs: the files that they were read from, looked at before.
+    """
 
     members: list[FrozenModel]
     paths: list[str]
     task: object
     subset: str
+    inputs: Inputs
 
     @property
     def dataset(self):
@@ -43,8 +47,11 @@ class Teachers:
         return signals[0] if len(signals) == 1 else AveragedSignal(signals)
 
     def fingerprint(self) -> dict:
-        """Paths, and a hash of the contents: of one file its sha256, of several that of their sha256s in order."""
-        found = [sha256_file(path) for path in self.paths]
+        """Paths, and a hash of the contents: one file's sha256, or the sha256 of several files' sha256s in order.
+
+        Raises KDError when a file has changed since it was read.
+        """
+        found = [self.inputs.sha256(path) for path in self.paths]
         sha256 = found[0] if len(found) == 1 else hashlib.sha256("\n".join(found).encode()).hexdigest()
         return {"path": os.pathsep.join(os.path.abspath(path) for path in self.paths), "sha256": sha256}
 
@@ -61,10 +68,12 @@ class AveragedSignal:
         return lprobs.logsumexp(dim=0) - torch.tensor(float(len(self.signals))).log()
 
 
-def open_teachers(data_bin, paths: str, subset: str, *, data=None, dtype="float32", trust=None) -> Teachers:
+def open_teachers(
+    data_bin, paths: str, subset: str, *, data=None, dtype="float32", trust=None, inputs: Inputs | None = None
+) -> Teachers:
     """Load the checkpoints of `paths` (joined by ":", as for fairseq-generate) and the subset.
 
-    data, dtype: see `load_frozen`. trust: one of the paths, which may hold code.
+    data, dtype: see `load_frozen`. trust: one of the paths, which may hold code. inputs: gets the files.
     Raises KDError when one cannot be used, or when their dictionaries differ from the data's.
     """
     listed = [path for path in str(paths).split(os.pathsep) if path]
@@ -72,6 +81,9 @@ def open_teachers(data_bin, paths: str, subset: str, *, data=None, dtype="float3
         raise KDError("--teacher: give a checkpoint, or several joined by ':'")
     if trust is not None and trust not in listed:
         raise KDError(f"--trust-checkpoint {trust} is not the --teacher {paths}")
+    inputs = inputs or Inputs()
+    inputs.watch(*listed)
+    inputs.watch_data_bin(data_bin)
     options = {"data": data, "dtype": dtype}
     first, task = load_pair(data_bin, listed[0], subset, trust=trust == listed[0], **options)
     members = [first]
@@ -84,4 +96,4 @@ def open_teachers(data_bin, paths: str, subset: str, *, data=None, dtype="float3
             )
         member.check_dictionaries(task.source_dictionary, task.target_dictionary)
         members.append(member)
-    return Teachers(members, listed, task, subset)
+    return Teachers(members, listed, task, subset, inputs)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from fairseq_kd.artifacts.locks import exclusive
 from fairseq_kd.artifacts.manifest import sha256_file
-from fairseq_kd.artifacts.writing import create_json, ensure_writable_folder, write_json
+from fairseq_kd.artifacts.request import check_same
+from fairseq_kd.artifacts.writing import create_json, ensure_writable_folder, file_in_progress, write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.process import dying_with_this_process
 from fairseq_kd.core.progress import Progress
@@ -79,10 +80,19 @@ def _train(folder: Path, command: list[str], request: dict, max_update: int, lab
 
 
 def _check_same_request(path: Path, request: dict) -> None:
-    if json.loads(path.read_text(encoding="utf-8")) != request:
-        raise KDError(
-            f"{path.parent} holds a run with other options or data (see {path}); choose another --out or remove it"
-        )
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if found != request:
+        check_same(path.parent, _by_option(found), _by_option(request))
+        raise KDError(f"{path.parent} holds a run with other options (see {path}); choose another --out or remove it")
+
+
+def _by_option(request: dict) -> dict:
+    """The request with its command as a mapping, option -> values, so that a comparison names the option."""
+    options, name = {}, "command"
+    for word in request["command"]:
+        name = word if word.startswith("--") else name
+        options.setdefault(name, []).extend([] if word.startswith("--") else [word])
+    return {"command": options, "inputs": request["inputs"]}
 
 
 def restore_last_checkpoint(checkpoints: Path) -> int:
@@ -101,8 +111,8 @@ def restore_last_checkpoint(checkpoints: Path) -> int:
     others = sorted(checkpoints.glob("checkpoint*.pt"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in others:
         if (state := _read(path)) is not None:
-            shutil.copyfile(path, last.with_suffix(".part"))
-            os.replace(last.with_suffix(".part"), last)
+            with file_in_progress(last) as temporary:
+                shutil.copyfile(path, temporary)
             print(f"{last} was cut off when the run was killed; continuing from {path.name}", file=sys.stderr)
             return updates_of(state)
     print(f"{last} was cut off when the run was killed; continuing from the beginning", file=sys.stderr)

@@ -184,7 +184,7 @@ def test_workers_and_further_training_files_change_nothing(data_bin, tmp_path):
 def test_a_finished_data_bin_is_kept_and_another_request_refused(data_bin, tmp_path):
     manifest = noise(data_bin, tmp_path / "out", delete=0.1)
     assert noise(data_bin, tmp_path / "out", delete=0.1) == manifest
-    with pytest.raises(KDError, match="was made with seed"):
+    with pytest.raises(KDError, match=r"was made with options\.delete 0.1, this command has 0.2"):
         noise(data_bin, tmp_path / "out", delete=0.2)
     words = ["noise", "--data-bin", str(data_bin), "--out", str(tmp_path / "out"), "--delete", "0.1"]
     assert main(words) == 0

@@ -76,7 +76,7 @@ def test_a_finished_result_is_checked_and_kept_and_another_request_refused(tmp_p
     manifest = noise(prefix, tmp_path / "out")
     monkeypatch.setattr(NoisySide, "noise", None)
     assert noise(prefix, tmp_path / "out") == manifest
-    with pytest.raises(KDError, match="made from other input or other options"):
+    with pytest.raises(KDError, match="was made with seed 1, this command has 2"):
         noise(prefix, tmp_path / "out", seed=2)
     (tmp_path / "out.de").write_text("changed\n")
     with pytest.raises(KDError, match="was changed after it was made"):

@@ -4,12 +4,13 @@ Tables and figures -> HTML and Markdown, by the templates beside this file.
 """
 
 import importlib.util
-import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fairseq_kd.artifacts.folders import folder_in_progress
 from fairseq_kd.artifacts.locks import exclusive
+from fairseq_kd.artifacts.writing import write_text
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.study.plan import Plan
 from fairseq_kd.study.report.draw import renamed
@@ -122,8 +123,8 @@ def _write_report(plan: Plan, work: Path) -> str:
         "commands": {name: command or "(not run yet)" for name, command in results["commands"].items()},
     }
     _write_plots(work / PLOTS, figures)
-    _write(work / HTML_NAME, render("report.html.j2", content))
-    _write(work / MARKDOWN_NAME, render("report.md.j2", content | {"plots": PLOTS}))
+    write_text(work / HTML_NAME, render("report.html.j2", content))
+    write_text(work / MARKDOWN_NAME, render("report.md.j2", content | {"plots": PLOTS}))
     notes = [*content["older"], *content["unfinished"]]
     return "\n\n".join([*(f"**{line}**" for line in notes), *map(markdown_table, main)])
 
@@ -157,20 +158,9 @@ def _distinct(figures: list[Figure]) -> list[Figure]:
 
 def _write_plots(folder: Path, figures: list[Figure]) -> None:
     """The figures as files, and none that an earlier report has left there."""
-    temporary = folder.with_name(f".{folder.name}")
-    for path in (temporary, folder):
-        if path.exists():
-            shutil.rmtree(path)
-    temporary.mkdir()
-    for figure in figures:
-        start = figure.svg.index(">") + 1
-        (temporary / f"{figure.name}.svg").write_text(
-            f"{figure.svg[:start]}{STYLE}{figure.svg[start:]}\n", encoding="utf-8"
-        )
-    os.replace(temporary, folder)
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    shutil.rmtree(folder.with_name(f".{folder.name}"), ignore_errors=True)  # an earlier version's, killed
+    shutil.rmtree(folder, ignore_errors=True)
+    with folder_in_progress(folder) as temporary:
+        for figure in figures:
+            start = figure.svg.index(">") + 1
+            write_text(temporary / f"{figure.name}.svg", f"{figure.svg[:start]}{STYLE}{figure.svg[start:]}\n")
