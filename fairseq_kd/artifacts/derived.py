@@ -48,10 +48,11 @@ def take_side(original, side: str, out, dictionary) -> list[str]:
         for name in names:
             link(Path(original) / name, Path(out) / name)
         return names
-    writer, dataset = SideWriter(out, side, dictionary), load_side(Path(original) / side, dictionary)
-    for number in range(len(dataset)):
-        writer.add(dataset[number])
-    return writer.close()
+    dataset = load_side(Path(original) / side, dictionary)
+    with SideWriter(out, side, dictionary) as writer:
+        for number in range(len(dataset)):
+            writer.add(dataset[number])
+        return writer.close()
 
 
 def link_the_rest(original, out, subset: str, languages: tuple[str, str]) -> list[str]:
@@ -118,7 +119,14 @@ def hashes(out, names) -> dict[str, str]:
 
 
 class SideWriter:
-    """Writes one side of a subset in fairseq's mmap format, in order. Both files get their names when it is closed."""
+    """Writes one side of a subset in fairseq's mmap format, in order.
+
+        with SideWriter(folder, name, dictionary) as writer:
+            writer.add(tokens)
+            names = writer.close()
+
+    Both files get their names when it is closed; without that the end of the block removes them.
+    """
 
     def __init__(self, folder, name: str, dictionary):
         """name: "train.de-en.en", for example, without the ending."""
@@ -127,7 +135,15 @@ class SideWriter:
         self.final = Path(folder) / name
         self.dtype = best_fitting_int_dtype(len(dictionary))
         self._data, self._index = (FileInProgress(f"{self.final}.{ending}") for ending in ("bin", "idx"))
+        self._files = [self._data, self._index]  # those that have no name yet
         self._builder = MMapIndexedDatasetBuilder(str(self._data.temporary), dtype=self.dtype)
+
+    def __enter__(self) -> "SideWriter":
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        for file in self._files:
+            file.discard()
 
     def add(self, tokens) -> None:
         """Append a sentence: its token ids with EOS at the end, a tensor or an array. Raises CannotWrite."""
@@ -138,6 +154,7 @@ class SideWriter:
         """Write the index and give both files their names; return these. Raises CannotWrite."""
         with naming_file(self._data.path):
             self._builder.finalize(str(self._index.temporary))
-        for file in (self._index, self._data):
-            file.publish()
+        while self._files:
+            self._files[-1].publish()
+            self._files.pop()
         return [f"{self.final.name}.{ending}" for ending in ("bin", "idx")]

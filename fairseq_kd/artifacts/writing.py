@@ -186,7 +186,7 @@ def remove_leftover_files(path) -> None:
     """Remove the temporary files that killed processes left for `path`. A file that a living process holds stays."""
     path = Path(path)
     pattern = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}")
-    with contextlib.suppress(FileNotFoundError):  # no folder, or another process has removed the file
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # the caller finds out that there is no folder
         for name in os.listdir(path.parent):
             if pattern.fullmatch(name):
                 _remove_unheld(path.parent / name)

@@ -156,17 +156,17 @@ def _write_noisy(data_bin, folder: Path, names: list[str], lang: str, noisy: Noi
     old_text = read_raw_lines(Path(data_bin) / raw[0]) if raw else None
     written, text = [], []
     for prefix, dataset in zip(prefixes, datasets, strict=True):
-        writer = SideWriter(folder, prefix, level.dictionary)
-        for _, noised in noisy.noise(_blocks(dataset, level)):
-            block = noised.data.tobytes()
-            for ids in level.sentences(block):
-                writer.add(ids.astype(np.int64))
-            if raw:
-                old_lines = itertools.islice(old_text, noised.counts.lines)
-                lines = zip(old_lines, level.lines(block), noised.changed, strict=True)
-                text += [new if changed else old.decode() for old, new, changed in lines]
-            progress.advance(noised.counts.lines)
-        written += writer.close()
+        with SideWriter(folder, prefix, level.dictionary) as writer:
+            for _, noised in noisy.noise(_blocks(dataset, level)):
+                block = noised.data.tobytes()
+                for ids in level.sentences(block):
+                    writer.add(ids.astype(np.int64))
+                if raw:
+                    old_lines = itertools.islice(old_text, noised.counts.lines)
+                    lines = zip(old_lines, level.lines(block), noised.changed, strict=True)
+                    text += [new if changed else old.decode() for old, new, changed in lines]
+                progress.advance(noised.counts.lines)
+            written += writer.close()
     progress.finish()
     if raw:
         (folder / "raw").mkdir(exist_ok=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from fairseq_kd.artifacts.folders import files_finished, files_in_progress
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.manifest import library_versions
-from fairseq_kd.artifacts.writing import write_buffers
+from fairseq_kd.artifacts.writing import naming_file
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.corpus.subword import load_model_file
@@ -66,7 +66,8 @@ def _write(out: Path, request: dict, paths: dict, noisy: dict, lines: int, input
     with files_in_progress(out, request, list(names.values()), inputs) as (folder, manifest):
         for side in SIDES:
             blocks = _noisy_blocks(noisy[side], paths[side], lines) if side in noisy else _blocks(paths[side])
-            write_buffers(folder / names[side], blocks)
+            with naming_file(out.parent / names[side]), open(folder / names[side], "wb") as file:
+                file.writelines(blocks)
         manifest |= {
             "sentences": lines,
             "noise": {languages[side]: noisy[side].report() for side in noisy},

@@ -30,11 +30,13 @@ def assemble(
     source_lang, target_lang = pair = (task.cfg.source_lang, task.cfg.target_lang)
     prefix = f"{subset}.{source_lang}-{target_lang}"
     names = link_the_rest(data_bin, folder, subset, pair)
-    target = SideWriter(folder, f"{prefix}.{target_lang}", task.target_dictionary)
     kept, dropped, fallbacks, tokens = [], Counter(), Counter(), 0
     same_symbols = _same_symbols(task)
     progress = Progress("assembling", len(teachers.dataset), "sentences")
-    with _text_file(folder / f"{subset}.hypotheses.{target_lang}.tsv") as text:
+    with (
+        SideWriter(folder, f"{prefix}.{target_lang}", task.target_dictionary) as target,
+        _text_file(folder / f"{subset}.hypotheses.{target_lang}.tsv") as text,
+    ):
         for number, (hypotheses, closeness, chosen, fallback) in enumerate(_sentences(folder, blocks)):
             _write_hypotheses(text, number, hypotheses, closeness, chosen, task.target_dictionary.symbols)
             fallbacks.update([fallback] if fallback else [])
@@ -47,10 +49,10 @@ def assemble(
             else:
                 dropped[reason] += 1
             progress.advance(1)
-    progress.finish()
-    if not kept:
-        raise KDError("the filters leave out every sentence: loosen them")
-    names += target.close()
+        progress.finish()
+        if not kept:
+            raise KDError("the filters leave out every sentence: loosen them")
+        names += target.close()
     names += _sources(folder, prefix, teachers, data_bin, kept)
     names.append(f"{subset}.hypotheses.{target_lang}.tsv")
     if options.filters:
@@ -119,10 +121,10 @@ def _sources(folder: Path, prefix: str, teachers: Teachers, data_bin: Path, kept
         for name in sides:
             link(data_bin / name, folder / f"{prefix}.{source_lang}{Path(name).suffix}")
         return [f"{prefix}.{source_lang}{Path(name).suffix}" for name in sides]
-    writer = SideWriter(folder, f"{prefix}.{source_lang}", teachers.task.source_dictionary)
-    for number in kept:
-        writer.add(teachers.dataset.src[number])
-    return writer.close()
+    with SideWriter(folder, f"{prefix}.{source_lang}", teachers.task.source_dictionary) as writer:
+        for number in kept:
+            writer.add(teachers.dataset.src[number])
+        return writer.close()
 
 
 def _write_kept(folder: Path, subset: str, kept: list[int]) -> str:

@@ -96,20 +96,22 @@ def _write(folder: Path, tasks: list, times, seed: int) -> tuple[list[int], list
     first = tasks[0]
     source_lang, target_lang = first.cfg.source_lang, first.cfg.target_lang
     prefix = f"train.{source_lang}-{target_lang}"
-    source = SideWriter(folder, f"{prefix}.{source_lang}", first.source_dictionary)
-    target = SideWriter(folder, f"{prefix}.{target_lang}", first.target_dictionary)
     sizes = [len(task.dataset("train")) for task in tasks]
     progress = Progress("mixing", round(sum(np.multiply(times, sizes))), "pairs")
     counts = Counter()
-    for index, (task, often) in enumerate(zip(tasks, times, strict=True)):
-        dataset = task.dataset("train")
-        for number in chosen(len(dataset), often, np.random.default_rng([seed, index])):
-            source.add(dataset.src[number])
-            target.add(dataset.tgt[number])
-            counts[index] += 1
-            progress.advance(1)
-    progress.finish()
-    return [counts[index] for index in range(len(tasks))], source.close() + target.close()
+    with (
+        SideWriter(folder, f"{prefix}.{source_lang}", first.source_dictionary) as source,
+        SideWriter(folder, f"{prefix}.{target_lang}", first.target_dictionary) as target,
+    ):
+        for index, (task, often) in enumerate(zip(tasks, times, strict=True)):
+            dataset = task.dataset("train")
+            for number in chosen(len(dataset), often, np.random.default_rng([seed, index])):
+                source.add(dataset.src[number])
+                target.add(dataset.tgt[number])
+                counts[index] += 1
+                progress.advance(1)
+        progress.finish()
+        return [counts[index] for index in range(len(tasks))], source.close() + target.close()
 
 
 def _check_dictionaries(first_path, first, path, task) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 from fairseq_kd.artifacts.locks import exclusive
 from fairseq_kd.artifacts.writing import ensure_writable_folder, write_json
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.core.process import dying_with_this_process
+from fairseq_kd.core.process import Terminated, dying_with_this_process
 from fairseq_kd.study.plan import PLAN_NAME, Plan
 from fairseq_kd.study.results import RESULTS_NAME, write_results
 from fairseq_kd.study.show import StudyProgress, format_failures
@@ -160,18 +161,30 @@ def _snakemake(plan: Plan, work: Path, options: RunOptions) -> int:
             stderr=subprocess.STDOUT,
             env=_environment(options, gpus),
             preexec_fn=dying_with_this_process(),
+            start_new_session=True,  # a group of its own, so that it gets a signal from here, and gets it once
         )
         progress = StudyProgress(plan, work)
         try:
             while process.poll() is None:
                 progress.look()
                 time.sleep(SECONDS_BETWEEN_LOOKS)
-        except KeyboardInterrupt:  # Snakemake has got it too, and cancels its jobs on a cluster
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(SECONDS_TO_CANCEL)
+        except (KeyboardInterrupt, Terminated):
+            _interrupt(process)
             raise
         progress.finish()
     return process.returncode
+
+
+def _interrupt(process: subprocess.Popen) -> None:
+    """Interrupt Snakemake and the stages that it runs on this machine, as Ctrl-C in a terminal would.
+
+    Snakemake then starts nothing more, and cancels its jobs on a cluster. A stage that was interrupted is continued by
+    the next run.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGINT)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(SECONDS_TO_CANCEL)
 
 
 def _arguments(work: Path, options: RunOptions, gpus: int) -> list[str]:

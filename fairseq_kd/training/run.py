@@ -144,14 +144,18 @@ def _run(command: list[str], log: Path, max_update: int, label: str) -> None:
             preexec_fn=dying_with_this_process(),
         ) as process,
     ):
-        for line in process.stdout:
-            file.write(line)
-            if (found := re.search(r'"num_updates": "(\d+)".*', line)) and "| train_inner |" in line:
-                updates = int(found.group(1))
-                progress = progress or Progress(label, max_update, "updates", done=updates)
-                loss = re.search(r'"loss": "([\d.]+)"', line)
-                progress.reach(updates, f"loss {loss.group(1)}" if loss else "")
-                file.flush()
+        try:
+            for line in process.stdout:
+                file.write(line)
+                if (found := re.search(r'"num_updates": "(\d+)".*', line)) and "| train_inner |" in line:
+                    updates = int(found.group(1))
+                    progress = progress or Progress(label, max_update, "updates", done=updates)
+                    loss = re.search(r'"loss": "([\d.]+)"', line)
+                    progress.reach(updates, f"loss {loss.group(1)}" if loss else "")
+                    file.flush()
+        except BaseException:  # the end of the block would wait for the training
+            process.kill()
+            raise
     if progress is not None:
         progress.finish()
     if process.returncode != 0:

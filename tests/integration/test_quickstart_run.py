@@ -114,9 +114,12 @@ def test_another_recipe_in_the_same_folder_is_refused(recipe, tmp_path):
     from fairseq_kd.core.errors import KDError
     from fairseq_kd.training.run import train
 
-    (tmp_path / "request.json").write_text(json.dumps({"command": ["other"], "inputs": {}}))
-    with pytest.raises(KDError, match="other options or data"):
-        train(tmp_path, ["data"], {}, 1, "x")
+    command = ["fairseq-train", "data", "--lr", "0.1", "--save-dir", str(tmp_path / "checkpoints")]
+    (tmp_path / "request.json").write_text(json.dumps({"command": command, "inputs": {"data": "a" * 64}}))
+    with pytest.raises(KDError, match=r"was made with command\.--lr \['0.1'\], this command has \['0.2'\]:"):
+        train(tmp_path, ["data", "--lr", "0.2"], {"data": "a" * 64}, 1, "x")
+    with pytest.raises(KDError, match=r"was made with inputs\.data a{32}\.\.\., this command has b{32}\.\.\.:"):
+        train(tmp_path, ["data", "--lr", "0.1"], {"data": "b" * 64}, 1, "x")
 
 
 def test_a_request_that_another_process_records_meanwhile_is_not_overwritten(tmp_path, monkeypatch):
@@ -140,7 +143,7 @@ def test_a_request_that_another_process_records_meanwhile_is_not_overwritten(tmp
 
     monkeypatch.setattr(Path, "is_file", looked_before_the_other_wrote)
     monkeypatch.setattr(os, "link", wrote_before_this)
-    with pytest.raises(KDError, match="other options or data"):
+    with pytest.raises(KDError, match="was made with command"):
         run.train(tmp_path, ["data"], {}, 1, "x")
     assert json.loads((tmp_path / "request.json").read_text()) == other
 

@@ -11,6 +11,7 @@ import torch
 from conftest import TINY_MODEL, run_fairseq
 from fairseq.data import Dictionary
 
+from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.sequence.decode import decode
@@ -116,13 +117,12 @@ def test_two_that_need_one_converted_teacher_convert_it_once_in_the_folder_of_th
     (tmp_path / "teacher.pt").write_bytes(b"weights")
     model = torch.nn.Linear(1, 1)
     member = SimpleNamespace(model=model, source_dictionary=None, target_dictionary=None, path="teacher.pt")
-    teachers = SimpleNamespace(paths=[str(tmp_path / "teacher.pt")], members=[member])
+    teachers = SimpleNamespace(paths=[str(tmp_path / "teacher.pt")], members=[member], inputs=Inputs())
     converted = []
 
     def write_model(model, source, target, folder, names):
         converted.append(folder)
         time.sleep(0.2)  # the other looks for it meanwhile
-        folder.mkdir()
         (folder / "model.bin").write_bytes(b"converted")
 
     monkeypatch.setattr(ctranslate2_backend, "write_model", write_model)
