@@ -57,7 +57,7 @@ def folder_in_progress(final, inputs: Inputs | None = None, lock: bool = True) -
         temporary = final.with_name(f".{final.name}.part-{secrets.token_hex(4)}")
         temporary.mkdir()
         try:
-            with naming_file(final):
+            with naming_file(final), _still_there(temporary, final):
                 yield temporary
             if inputs is not None:
                 inputs.check()
@@ -68,10 +68,25 @@ def folder_in_progress(final, inputs: Inputs | None = None, lock: bool = True) -
             raise
 
 
+@contextlib.contextmanager
+def _still_there(folder: Path, final) -> Iterator[None]:
+    """Raises KDError when the temporary folder is gone, whatever error that has led to."""
+    try:
+        yield
+    except Exception as error:
+        if folder.is_dir():
+            raise
+        raise _vanished(folder, final) from error
+    if not folder.is_dir():
+        raise _vanished(folder, final)
+
+
+def _vanished(folder: Path, final) -> KDError:
+    return KDError(f"{final} was not written: its temporary folder {folder} was removed; run the same command again")
+
+
 def _check_complete(folder: Path, final: Path) -> None:
     """Raises KDError when files have vanished from a folder that is about to get its name."""
-    if not folder.is_dir():
-        raise KDError(f"{final} was not written: its temporary folder {folder} was removed; run the same command again")
     names = (read_manifest(folder) or {}).get("files", ())
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise KDError(f"{final / missing[0]} was removed while {final} was written: run the same command again")
@@ -117,7 +132,7 @@ def files_in_progress(
         shutil.rmtree(folder, ignore_errors=True)  # a killed run's
         folder.mkdir()
         try:
-            with naming_file(f"{out}.*"):
+            with naming_file(f"{out}.*"), _still_there(folder, f"{out}.*"):
                 yield folder, manifest
             if inputs is not None:
                 inputs.check()
@@ -134,7 +149,7 @@ def _complete(out: Path, names: list[str], folder: Path, manifest: dict) -> None
     manifest["files"] = hash_files(folder)
     if missing := sorted(set(names) - set(manifest["files"])):
         raise KDError(
-            f"{out.parent / missing[0]} was not written: its temporary folder {folder} was removed or emptied; run the "
+            f"{out.parent / missing[0]} was removed from the temporary folder {folder} while it was written: run the "
             "same command again"
         )
     write_json(folder / MANIFEST_NAME, manifest)

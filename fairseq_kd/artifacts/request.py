@@ -113,6 +113,5 @@ def _shown(before, now) -> tuple[str, str]:
 def _cut(text: str, start: int) -> str:
     if len(text) <= SHOWN:
         return text
-    return (
-        ("..." if start else "") + text[start : start + SHOWN // 2] + ("..." if start + SHOWN // 2 < len(text) else "")
-    )
+    part = text[start : start + SHOWN]
+    return f"{'...' if start else ''}{part}{'...' if len(text) > start + SHOWN else ''}"

@@ -52,9 +52,8 @@ def assemble(
         progress.finish()
         if not kept:
             raise KDError("the filters leave out every sentence: loosen them")
-        names += target.close()
+        names += [*target.close(), f"{subset}.hypotheses.{target_lang}.tsv"]
     names += _sources(folder, prefix, teachers, data_bin, kept)
-    names.append(f"{subset}.hypotheses.{target_lang}.tsv")
     if options.filters:
         names.append(_write_kept(folder, subset, kept))
     manifest = request | {
