@@ -109,8 +109,14 @@ def test_a_forked_worker_ends_by_the_signal_itself(monkeypatch):
 def test_a_mapped_file_that_shrinks_ends_with_a_message(tmp_path):
     (tmp_path / "data").write_bytes(b"x" * 20_000)
     code = (
-        "import mmap, os, sys; sys.argv[0] = 'fairseq-kd'; from fairseq_kd.core.process import show_fatal_signals; show_fatal_signals();"
-        f"f = open({str(tmp_path / 'data')!r}, 'r+b'); m = mmap.mmap(f.fileno(), 0); os.truncate(f.name, 0); m[10_000]"
+        "import mmap, os, sys\n"
+        "sys.argv[0] = 'fairseq-kd'\n"  # without fairseq
+        "from fairseq_kd.core.process import show_fatal_signals\n"
+        "show_fatal_signals()\n"
+        f"file = open({str(tmp_path / 'data')!r}, 'r+b')\n"
+        "mapped = mmap.mmap(file.fileno(), 0)\n"
+        "os.truncate(file.name, 0)\n"
+        "mapped[10_000]\n"
     )
     found = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
     assert found.returncode == -signal.SIGBUS
