@@ -1,17 +1,15 @@
 """What a data-bin contains: its languages, the format of each side, and the number of sentences of each side.
 
-The languages of a data-bin. Their codes may hold hyphens and full stops: pt-BR, zh.Hans.
+Language codes may contain hyphens and full stops: pt-BR, zh.Hans.
 
-What stands in a data-bin for a subset: the format of each side, and how many sentences each side has.
+fairseq-preprocess --dataset-impl NAME writes one of these formats. fairseq recognises them by the index:
 
-fairseq-preprocess --dataset-impl NAME writes one of these formats, which fairseq tells apart by the index:
+    mmap              the default, and the format that this package writes
+    lazy, cached      one format (TNTIDX) with two readers; `cached` answers only after a prefetch, `lazy` always
+    raw               text that is not binarised
+    fasta, huffman    symbols without the end-of-sentence symbol, or with ids of a separate vocabulary
 
-    mmap              the default; what this package writes itself
-    lazy, cached      one format (TNTIDX), two ways to read it; `cached` answers only after a prefetch, `lazy` always
-    raw               text, not binarised
-    fasta, huffman    symbols without the end-of-sentence symbol, or numbered by a vocabulary of their own
-
-The first two are read, the others are refused by name.
+This package reads mmap, lazy and cached, and refuses the others by name.
 """
 
 import itertools
@@ -27,11 +25,11 @@ Pair = tuple[str, str]
 
 
 def language_pairs(data_bin) -> list[Pair]:
-    """The pairs (source, target) that a data-bin may be for: one as a rule, none where nothing says it.
+    """The language pairs (source, target) that a data-bin may be for: usually one, none if nothing tells.
 
-    Its manifest says it, else the names of its files, those of the training set first. fairseq's own rule cuts
-    `train.en-pt-BR.en.bin` at each hyphen and then finds no pair. So the codes come from the dictionaries here
-    (`dict.pt-BR.txt`), and fairseq's rule decides only where a dictionary is missing.
+    The manifest tells the pair, else the file names, first those of the training set. fairseq's own rule splits
+    `train.en-pt-BR.en.bin` at each hyphen and then finds no pair. So this function takes the codes from the names of
+    the dictionaries (`dict.pt-BR.txt`), and uses fairseq's rule only where a dictionary is missing.
     Raises KDError for a damaged manifest.
     """
     manifest = read_manifest(data_bin) or {}
@@ -44,7 +42,7 @@ def language_pairs(data_bin) -> list[Pair]:
 
 
 def _pairs_named(names: list[str], languages: list[str]) -> list[Pair]:
-    """SUBSET.SOURCE-TARGET.LANG, with the ending .bin or .idx or none."""
+    """The pairs in names such as SUBSET.SOURCE-TARGET.LANG, with the ending .bin or .idx or without one."""
     found = {
         (source, target)
         for rest in {name.partition(".")[2].removesuffix(".bin").removesuffix(".idx") for name in names}
@@ -72,7 +70,7 @@ REFUSED = {
 
 
 class Part(NamedTuple):
-    """One of train, train1, ...: the paths of its sides, without an ending. The target may be absent."""
+    """One of train, train1, ...: the paths of its sides without file ending. The target may be missing."""
 
     source: Path
     target: Path
@@ -93,7 +91,7 @@ def parts_of(folder, subset: str, languages: tuple[str, str], combine: bool) -> 
 def check_sides(folder, subset: str, languages: tuple[str, str], combine: bool = False) -> None:
     """Raises KDError when the two sides of a part of the subset have different numbers of sentences.
 
-    Sides of a format that is not read, and such as are not there, are left alone.
+    Sides that do not exist, and sides of a format that is not read, are not compared.
     """
     for part in parts_of(folder, subset, languages, combine):
         if all(format_of(side) in READ_BY for side in part):
@@ -103,23 +101,24 @@ def check_sides(folder, subset: str, languages: tuple[str, str], combine: bool =
 
 
 def check_trainable(folder, subset: str, languages: tuple[str, str], dataset_impl, combine: bool = False) -> None:
-    """As `check_sides`; fairseq-train asks for a first batch before any prefetch, which `cached` does not answer.
+    """Check what `check_sides` checks, and that fairseq-train can read the format.
 
-    dataset_impl: of the training, None where fairseq infers it. Raises KDError with the option that helps.
+    fairseq-train asks for a first batch before any prefetch, and `cached` does not answer then.
+    dataset_impl: the training's option, None if fairseq infers it. Raises KDError with the option that helps.
     """
     check_sides(folder, subset, languages, combine)
     for side in itertools.chain.from_iterable(parts_of(folder, subset, languages, combine)):
         if format_of(side) == "cached" and str(dataset_impl) != "lazy":
             raise KDError(
-                f"{side}.idx is in the older format of fairseq-preprocess (--dataset-impl lazy or cached), of which "
-                "fairseq-train reads no batch by itself: give --dataset-impl lazy to fairseq-train"
+                f"{side}.idx is in the older format of fairseq-preprocess (--dataset-impl lazy or cached), and "
+                "fairseq-train cannot read a batch from it by default: give --dataset-impl lazy to fairseq-train"
             )
 
 
 def check_subset(folder, subset: str, languages: tuple[str, str], combine: bool = False) -> str | None:
-    """The --dataset-impl by which fairseq reads the subset at random places, None where there is no such subset.
+    """The --dataset-impl with which fairseq reads sentences of the subset in any order; None if the subset is missing.
 
-    Raises KDError when a file is of a format that is not read, when formats are mixed, and as `check_sides` does.
+    Raises KDError when a file has a format that is not read, when formats are mixed, and as `check_sides` does.
     """
     formats = {}
     for part in parts_of(folder, subset, languages, combine):
@@ -134,7 +133,7 @@ def check_subset(folder, subset: str, languages: tuple[str, str], combine: bool 
 
 
 def load_side(prefix, dictionary):
-    """The sentences of one side, fairseq's dataset; prefix: the path without its ending.
+    """The sentences of one side as a dataset of fairseq. prefix: its path without file ending.
 
     Raises KDError for a format that is not read.
     """
@@ -144,13 +143,13 @@ def load_side(prefix, dictionary):
 
 
 def check_format(side) -> str:
-    """The format of a side. Raises KDError, by name, for one that is not read."""
+    """The format of a side. Raises KDError that names the format when it is not read."""
     _check_format(Path(side), name := format_of(Path(side)))
     return name
 
 
 def sentences(side: Path) -> int:
-    """Number of sentences of one side, by its index. Raises KDError when that is damaged."""
+    """Number of sentences of one side, from its index. Raises KDError when the index is damaged."""
     from fairseq.data.indexed_dataset import IndexedDataset, MMapIndexedDataset, index_file_path
 
     index = index_file_path(str(side))
@@ -169,7 +168,7 @@ def _candidates(folder: Path, split: str, languages) -> list[Part]:
 
 
 def format_of(side: Path) -> str | None:
-    """As fairseq infers it, "unknown" for an index that it does not know, None where nothing is there."""
+    """The format as fairseq infers it: "unknown" for an index that it does not know, None if the side is missing."""
     from fairseq.data.indexed_dataset import IndexedDataset, infer_dataset_impl
 
     return infer_dataset_impl(str(side)) or ("unknown" if IndexedDataset.exists(str(side)) else None)
@@ -189,7 +188,7 @@ def _check_format(side: Path, name: str | None) -> None:
 def _unequal(part: Part, counts: list[int]) -> str:
     return (
         f"{part.source.parent} has {counts[0]:,} sentences in {part.source.name} and {counts[1]:,} in "
-        f"{part.target.name}: from some place on, sources stand beside other sentences' targets. A likely cause is a "
-        "carriage return inside a line, which fairseq-preprocess reads as the end of the line. Take such characters "
-        "out of the text and binarise it again (fairseq-kd prepare text does both)"
+        f"{part.target.name}: from some sentence on, sources are paired with the targets of other sentences. A likely "
+        "cause is a carriage return inside a line, which fairseq-preprocess reads as the end of the line. Remove such "
+        "characters from the text and binarise it again (fairseq-kd prepare text does both)"
     )

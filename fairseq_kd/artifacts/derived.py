@@ -1,7 +1,8 @@
-"""A data-bin like another one, with another training set.
+"""Data-bins that differ from an original in one subset.
 
-Dictionaries, evaluation sets, plain-text references and the subword model are linked (copied where links are not
-possible), so that fairseq-train, fairseq-generate and `fairseq-kd evaluate` use them as they use the original's.
+Dictionaries, other subsets, plain-text references and the subword model are hard links to the original's files (copies
+where the file system has no links). So fairseq-train, fairseq-generate and `fairseq-kd evaluate` use them like the
+original's.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ INHERITED = ("source_lang", "target_lang", "subsets", "subword", "joint_dictiona
 
 
 def link(source, destination) -> None:
-    """Make `destination` the same file as `source`, or a copy where the file system does not link."""
+    """Make `destination` a hard link to `source`, or a copy where the file system has no hard links."""
     destination = Path(destination)
     destination.parent.mkdir(parents=True, exist_ok=True)
     destination.unlink(missing_ok=True)
@@ -34,7 +35,7 @@ def link(source, destination) -> None:
 
 
 def can_be_linked(original, side: str) -> bool:
-    """Whether one side of a subset can stand beside one that `SideWriter` writes: fairseq wants one format for both.
+    """Whether one side of a subset can be used beside one that `SideWriter` writes: fairseq needs one format for both.
 
     side: "train.de-en.de", for example, without the ending.
     """
@@ -42,7 +43,7 @@ def can_be_linked(original, side: str) -> bool:
 
 
 def take_side(original, side: str, out, dictionary) -> list[str]:
-    """Make a side of `original` one of `out`, linked or written again in the format of `SideWriter`; its file names."""
+    """Take a side of `original` over to `out`: linked, or rewritten in the format of `SideWriter`. Return its names."""
     if can_be_linked(original, side):
         names = [f"{side}.{ending}" for ending in ("bin", "idx")]
         for name in names:
@@ -56,9 +57,9 @@ def take_side(original, side: str, out, dictionary) -> list[str]:
 
 
 def link_the_rest(original, out, subset: str, languages: tuple[str, str]) -> list[str]:
-    """Link all files of a data-bin but those of `subset`; return their names, relative to `out`.
+    """Link all files of a data-bin except those of `subset`; return their names, relative to `out`.
 
-    Subsets in fairseq's older format are written again: one training reads one format.
+    Subsets in fairseq's older format are rewritten, because one training reads one format.
     """
     from fairseq.data import Dictionary
 
@@ -81,7 +82,7 @@ def link_the_rest(original, out, subset: str, languages: tuple[str, str]) -> lis
 
 
 def _other_sides(original: Path, subset: str, languages: tuple[str, str]) -> list[str]:
-    """The sides of other subsets, in whatever format, without their endings."""
+    """The sides of other subsets, in any format, without their file endings."""
     source, target = languages
     pairs = (f"{source}-{target}", f"{target}-{source}")
     ending = "|".join(re.escape(f".{pair}.{lang}") for pair in pairs for lang in languages)
@@ -90,13 +91,13 @@ def _other_sides(original: Path, subset: str, languages: tuple[str, str]) -> lis
 
 
 def _is_older_side(original: Path, name: str, dictionaries: dict) -> bool:
-    """Whether fairseq-train could not read the side beside others that `SideWriter` writes."""
+    """Whether fairseq-train could not read this side together with sides that `SideWriter` writes."""
     side, ending = name.rsplit(".", 1)
     return ending == "idx" and _language_of(side, dictionaries) is not None and format_of(original / side) == "cached"
 
 
 def _language_of(side: str, languages) -> str | None:
-    """Which of the languages, whose codes may hold full stops, the path of a side ends in."""
+    """The language at the end of the path of a side, or None. Language codes may contain full stops."""
     return next((lang for lang in languages if side.endswith(f".{lang}")), None)
 
 
@@ -105,7 +106,7 @@ def _is_dictionary(path: Path) -> bool:
 
 
 def inherited(original, subset: str) -> dict:
-    """What the manifest of a derived data-bin takes over from that of the original, if it has one."""
+    """The entries that the manifest of a derived data-bin takes over from the original's manifest, if it has one."""
     manifest = read_manifest(original) or {}
     kept = {name: manifest[name] for name in INHERITED if name in manifest}
     if "subsets" in kept:
@@ -114,7 +115,7 @@ def inherited(original, subset: str) -> dict:
 
 
 def hashes(out, names) -> dict[str, str]:
-    """sha256 of the named files of `out`, by name in sorted order."""
+    """sha256 of the named files in `out`, by name in sorted order."""
     return {name: sha256_file(Path(out) / name) for name in sorted(names)}
 
 

@@ -1,4 +1,4 @@
-"""What identifies data and dictionaries by content, for manifests."""
+"""Hashes that identify data and dictionaries by content, for manifests."""
 
 import hashlib
 from pathlib import Path
@@ -12,7 +12,7 @@ def dictionary_hash(dictionary) -> str:
 
 
 def data_files(folder, subset: str, source_lang: str, target_lang: str) -> list[str]:
-    """Names of the .bin and .idx files that fairseq reads for a subset, those of train1, train2, ... included."""
+    """Names of the .bin and .idx files that fairseq reads for a subset, including train1, train2, ... for train."""
     pairs = (f"{source_lang}-{target_lang}", f"{target_lang}-{source_lang}")
     names, number = [], 0
     while True:
@@ -30,7 +30,7 @@ def data_files(folder, subset: str, source_lang: str, target_lang: str) -> list[
 
 
 def files_of_side(names, lang: str) -> list[str]:
-    """Those of the names of `data_files` that hold the sentences in `lang`."""
+    """The names among those of `data_files` whose files contain the sentences in `lang`."""
     found = []
     for name in names:
         rest = name.partition(".")[2][: -len(".bin")]  # SOURCE-TARGET.LANG
@@ -41,6 +41,6 @@ def files_of_side(names, lang: str) -> list[str]:
 
 
 def data_hashes(folder, names) -> dict[str, str]:
-    """sha256 of those of the named files that are in `folder`."""
+    """File name -> sha256, for the named files that exist in `folder`."""
     paths = [Path(folder) / name for name in names]
     return {path.name: sha256_file(path) for path in paths if path.is_file()}

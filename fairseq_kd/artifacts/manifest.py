@@ -1,6 +1,6 @@
-"""Manifests: what an artefact was made from, with hashes, so that it can be checked when it is read.
+"""Manifests: what an artefact was made from, with hashes, so that a reader can check it.
 
-`folders` and `writing` write artefacts, this module reads their manifests and compares hashes.
+`folders` and `writing` write artefacts; this module reads manifests and compares hashes.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ def sha256_file(path) -> str:
 
 
 def library_versions() -> dict:
-    """Versions of the libraries that can change a result."""
+    """Library -> version, for the libraries that can change a result."""
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {"fairseq_kd": __version__}
@@ -36,7 +36,7 @@ def library_versions() -> dict:
 
 
 def read_manifest(folder, name: str = MANIFEST_NAME) -> dict | None:
-    """The manifest in `folder`, or None where there is none. Raises KDError when it is not readable JSON."""
+    """The manifest in `folder`, or None if it has none. Raises KDError when the manifest is not readable JSON."""
     path = Path(folder) / name
     if not path.is_file():
         return None
@@ -44,15 +44,15 @@ def read_manifest(folder, name: str = MANIFEST_NAME) -> dict | None:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(manifest, dict):
             raise ValueError(f"it holds a {type(manifest).__name__}")
-    except ValueError as error:  # of json and UTF-8 too
+    except ValueError as error:  # json and UTF-8 raise subclasses of it
         raise KDError(f"{path} is not a readable manifest ({error}); make the folder again") from error
     return manifest
 
 
 def read_prepared(folder) -> dict | None:
-    """The manifest of a data-bin that brings plain-text references and its subword model, else None.
+    """The manifest of a data-bin that contains plain-text references and its subword model, else None.
 
-    So does one made by `fairseq-kd prepare`, and what `decode` and `mix` made from it.
+    `fairseq-kd prepare` makes such data-bins, and `decode`, `mix` and `noise` keep these files.
     """
     manifest = read_manifest(folder)
     return manifest if manifest is not None and "subword" in manifest else None
@@ -76,7 +76,7 @@ def check_files(folder, files: dict) -> None:
 
 
 def hash_files(folder) -> dict:
-    """sha256 of every file below `folder` but the manifest, by relative name in sorted order."""
+    """sha256 of every file below `folder` except the manifest, by relative name in sorted order."""
     folder = Path(folder)
     return {
         str(path.relative_to(folder)): sha256_file(path)

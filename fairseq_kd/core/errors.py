@@ -1,12 +1,11 @@
-"""What a user can cause: one clear error, exit status 2, no traceback.
+"""Errors that a user can cause: one clear message, exit status 2, no traceback.
 
-Code raises `KDError` with a message that says what was found, why it matters and what to do.
-The boundaries turn it into exit status 2:
+Code raises `KDError` with a message that says what was found, why it matters and what to do. It becomes exit status 2:
 
-- `fairseq-kd` catches it in `cli.main`;
-- stock fairseq commands call into the plugin through `exit_on_user_error`. It raises SystemExit, which fairseq
-  and Hydra let through, so that no `crash.pt` is written for a mistyped option;
-- what stock fairseq code itself raises reaches `sys.excepthook`, which `process.install_exit_handling` extends.
+- in `fairseq-kd`, by `cli.main`;
+- in plugin code that stock fairseq commands call, by `exit_on_user_error`. It raises SystemExit, which fairseq and
+  Hydra do not catch, so that no `crash.pt` is written for a mistyped option;
+- in stock fairseq code, by `sys.excepthook`, which `training.process.install_exit_handling` extends.
 """
 
 import contextlib
@@ -26,7 +25,7 @@ def report(error: BaseException) -> None:
 
 @contextlib.contextmanager
 def exit_on_user_error():
-    """Turn a KDError raised inside into its message on standard error and exit status 2."""
+    """Print the message of a KDError that the block raises to standard error, and exit with status 2."""
     try:
         yield
     except KDError as error:

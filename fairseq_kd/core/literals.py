@@ -1,9 +1,9 @@
-"""Python literals in text, and nothing else: what fairseq may evaluate of the options in a checkpoint.
+"""Python literals in text: the only expressions that fairseq may evaluate in the options of a checkpoint.
 
 fairseq keeps some options as text and passes them to `eval`, such as `[(512, 3)] * 4` for the layers of a convolutional
 model. `evaluate` gives the same value for numbers, strings, True, False, None, lists, tuples, dicts, and for +, - and *
-of them. Everything else is refused: there are no names, no calls, no attributes, no subscripts and no comprehensions.
-Text, numbers and results are bounded, so that nothing runs for long or takes much memory.
+of them. Everything else is refused: names, calls, attributes, subscripts and comprehensions. The sizes of text, numbers
+and results are limited, so that no expression takes much time or memory.
 """
 
 import ast
@@ -13,7 +13,7 @@ from fairseq_kd.core.errors import KDError
 
 MAX_LENGTH = 4096  # characters of an expression
 MAX_BITS = 64  # of an integer
-MAX_ITEMS = 10_000  # values in the result, nested ones counted each time that they appear; characters of a string count
+MAX_ITEMS = 10_000  # values in the result; a nested value counts each time it appears, a string by its characters
 
 TYPES = (bool, int, float, complex, str, type(None))
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}
@@ -22,13 +22,14 @@ NUMBERS = (int, float, complex)
 
 
 class NotALiteral(KDError):
-    """Text that would have to be run, or that takes too much."""
+    """Text that is not a literal, or whose value is too large."""
 
 
 def evaluate(text):
     """The value of an expression of literals.
 
-    Raises NotALiteral when `text` is no string (bytes and code objects are none), no such expression, or too large.
+    Raises NotALiteral when `text` is not a string (bytes and code objects are not), not such an expression, or too
+    large.
     """
     if type(text) is not str:
         raise _refusal(text, f"it is {_article(type(text).__name__)}, not text")
@@ -82,7 +83,7 @@ def _all(nodes) -> tuple[list, int]:
 
 
 def _combined(kind, left, left_size: int, right, right_size: int) -> tuple[object, int]:
-    """The sum, difference or product of two values. Its size is known, and checked, before it is made."""
+    """The sum, difference or product of two values. Its size is computed and checked before the value is."""
     if isinstance(left, NUMBERS) and isinstance(right, NUMBERS):
         return _bounded(OPERATORS[kind](left, right), 1)
     if kind is ast.Add:

@@ -1,11 +1,8 @@
-"""Paths: the files of configs/, the cache folder of the user, and checks of the paths that a user gives.
+"""Paths: the files of configs/, the user's cache folder, and checks of the paths that a user gives.
 
-Where things are outside of the code: the YAML files of configs/, and the user's cache.
-
-One path where a command takes one: fairseq and this package read ":" in a path as the border between two.
-
-Between folders of data it means sharded data, of which fairseq-train reads one per epoch. Between checkpoints it means
-several teachers.
+fairseq and this package read ":" in a path as a separator of several paths. Between folders of data it means sharded
+data, of which fairseq-train reads one folder per epoch. Between checkpoints it means several teachers. Where a command
+takes one path, several are refused.
 """
 
 import os
@@ -13,7 +10,7 @@ from pathlib import Path
 
 from fairseq_kd.core.errors import KDError
 
-PACKAGE = Path(__file__).resolve().parents[1]  # also what --user-dir takes
+PACKAGE = Path(__file__).resolve().parents[1]  # also the value for --user-dir
 
 
 def config_folder() -> Path:
@@ -23,7 +20,7 @@ def config_folder() -> Path:
 
 
 def cache_folder() -> Path:
-    """Where downloads and converted models are kept.
+    """The folder for downloads and converted models.
 
     $FAIRSEQ_KD_CACHE, else $XDG_CACHE_HOME/fairseq_kd, else ~/.cache/fairseq_kd.
     """
@@ -32,39 +29,39 @@ def cache_folder() -> Path:
 
 
 def xdg_cache_home() -> Path:
-    """$XDG_CACHE_HOME, else ~/.cache. One that is not absolute is ignored: XDG Base Directory Specification 0.8."""
+    """$XDG_CACHE_HOME, else ~/.cache. A relative path is ignored: XDG Base Directory Specification 0.8."""
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return given if given.is_absolute() else Path.home() / ".cache"
 
 
 def cached(name: str, former: Path) -> Path:
-    """The folder `name` of the cache; that in `former`, where version 0.1.0 kept it, while it is only there."""
+    """The folder `name` of the cache. Version 0.1.0 kept it in `former`: that one if only it exists."""
     folder = cache_folder() / name
     return former / name if not folder.exists() and (former / name).exists() else folder
 
 
 def check_one_folder(path, what: str = "") -> None:
-    """Raises KDError when `path`, the folder of a data-bin, holds a ":".
+    """Raises KDError when `path`, the folder of a data-bin, contains ":".
 
-    what: the option that gave it, for the message.
+    what: the option with this value, for the message.
     """
     parts = str(path).split(os.pathsep)
     if len(parts) == 1:
         return
     if Path(path).is_dir():
         raise KDError(
-            f"{_named(what, path)}: fairseq reads {os.pathsep!r} in a path as the border between two folders, so it "
+            f"{_named(what, path)}: fairseq reads {os.pathsep!r} in a path as a separator of two folders, so it "
             "cannot use a data-bin in this folder. Rename the folder"
         )
     raise KDError(
         f"{_named(what, path)} names {len(parts)} data-bins (sharded data: fairseq-train reads one of them per epoch, "
-        f"and each numbers its sentences from 0), one is needed here: make one of them with fairseq-kd mix "
+        f"and each numbers its sentences from 0), but this command needs one: combine them with fairseq-kd mix "
         f"{' '.join(parts)} --out DATA_BIN"
     )
 
 
 def check_data_bin(path, what: str = "") -> None:
-    """Raises KDError unless `path` is one folder that is there; see `check_one_folder`."""
+    """Raises KDError unless `path` is one existing folder; see `check_one_folder`."""
     check_one_folder(path, what)
     if not Path(path).is_dir():
         raise KDError(
@@ -73,21 +70,21 @@ def check_data_bin(path, what: str = "") -> None:
 
 
 def check_one(path, what: str, kind: str = "checkpoint") -> None:
-    """Raises KDError when `path` is no file or folder and lists several. kind: of what it names, for the message."""
+    """Raises KDError when `path` does not exist and lists several paths. kind: what it should name, for the message."""
     parts = str(path).split(os.pathsep)
     if len(parts) > 1 and not Path(path).exists():
         raise KDError(
-            f"{_named(what, path)} names {len(parts)} {kind}s joined by {os.pathsep!r}, and one is needed here; "
-            "several teachers are taken by fairseq-kd decode and by --teacher of fairseq-kd evaluate"
+            f"{_named(what, path)} names {len(parts)} {kind}s joined by {os.pathsep!r}, but one is needed here; "
+            "only fairseq-kd decode and --teacher of fairseq-kd evaluate accept several teachers"
         )
 
 
 def check_new_data_bin(path, what: str = "--out") -> None:
-    """Raises KDError when fairseq could not read a data-bin that is written to `path`."""
+    """Raises KDError when fairseq could not read a data-bin written to `path`."""
     if os.pathsep in str(path):
         raise KDError(
-            f"{_named(what, path)}: fairseq reads {os.pathsep!r} in a path as the border between two folders, so it "
-            "could not use what is written there. Give a path without it"
+            f"{_named(what, path)}: fairseq reads {os.pathsep!r} in a path as a separator of two folders, so it "
+            "could not use a data-bin written there. Give a path without it"
         )
 
 

@@ -3,7 +3,7 @@
 import sys
 import time
 
-SECONDS_BETWEEN_LINES = 10  # where standard error is a file
+SECONDS_BETWEEN_LINES = 10  # when standard error is a file
 
 
 def format_seconds(seconds: float) -> str:
@@ -14,10 +14,10 @@ def format_seconds(seconds: float) -> str:
 
 
 class Progress:
-    """One line that is rewritten on a terminal, a line every ten seconds elsewhere."""
+    """Progress of one piece of work: one line that is rewritten on a terminal, elsewhere a line every ten seconds."""
 
     def __init__(self, label: str, total: int | None, unit: str, done: int = 0, stream=None):
-        """total: None if it is not known. done: what an earlier run had finished; the rate counts only what is new."""
+        """total: None if unknown. done: the amount that an earlier run had finished; the rate counts only new work."""
         self.label, self.total, self.unit, self.done = label, total, unit, done
         self.stream = stream or sys.stderr
         self._from, self._started = done, time.monotonic()
@@ -29,7 +29,7 @@ class Progress:
         self.reach(self.done + amount, note)
 
     def reach(self, done: int, note: str = "") -> None:
-        """Count up to `done`, and show it when it is time."""
+        """Set the finished amount to `done`, and show it if enough time has passed."""
         self.done = done
         elapsed = time.monotonic() - self._started
         if elapsed - self._last_shown >= (0.2 if self._on_terminal else SECONDS_BETWEEN_LINES):
@@ -37,13 +37,13 @@ class Progress:
             self._show(elapsed, note)
 
     def over(self, items):
-        """Yield `items`, counting each."""
+        """Yield `items` and count each."""
         for item in items:
             yield item
             self.advance(1)
 
     def finish(self) -> None:
-        """Close the line of a terminal."""
+        """Clear the line on a terminal."""
         if self._on_terminal:
             print("\r\033[K", end="", file=self.stream, flush=True)
 

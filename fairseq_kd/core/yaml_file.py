@@ -1,4 +1,4 @@
-"""YAML files in which no key stands twice."""
+"""YAML files in which every key is unique."""
 
 from pathlib import Path
 
@@ -8,24 +8,28 @@ from fairseq_kd.core.errors import KDError
 
 
 class _Loader(yaml.SafeLoader):
-    """Of a key that stands twice PyYAML takes the last without a word."""
+    """Refuses a key that is given twice, of which PyYAML silently takes the last."""
 
     def compose_mapping_node(self, anchor):
-        """One mapping, before its merge keys are resolved. Raises YAMLError for a key that stands twice."""
+        """One mapping, before its merge keys are resolved. Raises YAMLError for a key that is given twice."""
         node, seen = super().compose_mapping_node(anchor), set()
         for key, _ in node.value:
             if (name := (key.tag, str(key.value))) in seen:
                 line = key.start_mark.line + 1
                 raise yaml.YAMLError(
-                    f"line {line} gives {key.value!r} again, and only the last would count; take one out"
+                    f"line {line} gives {key.value!r} again, and only the last would count; remove one"
                 )
             seen.add(name)
         return node
 
 
 def read_yaml(path, what: str):
-    """What is in the file. what: a word for it in messages, such as "spec". Raises KDError when it cannot be read."""
+    """The content of the file. what: a word for it in messages, such as "spec". Raises KDError if it cannot be read."""
     try:
         return yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8, or no date, such as 2020-13-01
+    except (
+        OSError,
+        ValueError,
+        yaml.YAMLError,
+    ) as error:  # ValueError: not UTF-8, or an invalid date such as 2020-13-01
         raise KDError(f"{what} {path} cannot be read: {' '.join(str(error).split())}") from error

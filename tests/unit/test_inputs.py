@@ -135,6 +135,27 @@ def test_an_evaluation_on_references_that_were_replaced_gives_no_result(data_bin
     refused(lambda: evaluate.evaluate(data, teacher, "test", options), path)
 
 
+def test_an_export_of_a_checkpoint_that_was_replaced_is_not_made(data_bin, teacher, tmp_path, monkeypatch):
+    pytest.importorskip("ctranslate2")
+    from fairseq_kd.evaluation import exported
+
+    own = shutil.copy(teacher, tmp_path / "student.pt")
+    meanwhile(monkeypatch, exported, "open_system", lambda: replace(own, own.read_bytes() + b"\0"))
+    refused(lambda: exported.export(own, data_bin, tmp_path / "out"), own)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_average_of_checkpoints_that_were_replaced_is_not_written(teacher, tmp_path, monkeypatch):
+    from fairseq_kd.artifacts.manifest import sha256_file
+    from fairseq_kd.evaluation import average
+
+    own = [shutil.copy(teacher, tmp_path / name) for name in ("a.pt", "b.pt")]
+    hashes = {path: sha256_file(path) for path in own}
+    meanwhile(monkeypatch, average, "read_checkpoint", lambda: replace(own[0], own[0].read_bytes() + b"\0"))
+    refused(lambda: average.write_average(hashes, tmp_path / "average.pt"), own[0])
+    assert not (tmp_path / "average.pt").exists()
+
+
 @pytest.mark.parametrize("command", ["mix", "noise"])
 def test_a_data_bin_of_data_that_were_replaced_is_not_made(command, data_bin, tmp_path, monkeypatch):
     from fairseq_kd.noise import data_bin as noise
