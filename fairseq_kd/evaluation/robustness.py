@@ -8,8 +8,8 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.prepare import load_subword_models
 from fairseq_kd.evaluation.segments import Segments, text_hash
 from fairseq_kd.evaluation.system import System, check_lengths
-from fairseq_kd.noise.options import OPERATIONS, NoiseOptions
-from fairseq_kd.noise.side import noise_and_count
+from fairseq_kd.noise.operations import OPERATIONS, NoiseOptions
+from fairseq_kd.noise.text import noise_and_count
 from fairseq_kd.noise.text_level import UnsegmentedText
 from fairseq_kd.scoring.score import Scorer
 
