@@ -18,9 +18,8 @@ from fairseq_kd.artifacts.data_bin import language_pairs
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.literals import NotALiteral
 from fairseq_kd.core.paths import check_one_folder
-from fairseq_kd.inference.building_budget import Budget, OverBudget
 from fairseq_kd.inference.checkpoint import TRUST, read_checkpoint
-from fairseq_kd.inference.confinement import confined
+from fairseq_kd.inference.confinement import Budget, OverBudget, confined
 from fairseq_kd.inference.dictionaries import check_same_dictionary, warn_if_newer
 from fairseq_kd.inference.supported import check_configuration, check_model, output_projection
 from fairseq_kd.loss.signal import DenseSignal

@@ -14,7 +14,10 @@ import torch
 from fairseq_kd.artifacts.data_bin import check_subset, language_pairs
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_data_bin
+from fairseq_kd.core.progress import Progress
 from fairseq_kd.inference.frozen import load_frozen
+
+MAX_TOKENS = 4000  # default size of a batch of `gold_batches`, source or target, padding included
 
 
 def length_sorted(sentences: np.ndarray, lengths: np.ndarray, max_tokens: int) -> Iterator[np.ndarray]:
@@ -37,6 +40,22 @@ def collate(dataset, sentences: np.ndarray, device: torch.device) -> dict:
 
     sample = dataset.collater([dataset[int(i)] for i in sentences])
     return utils.move_to_cuda(sample, device) if device.type == "cuda" else sample
+
+
+def gold_batches(
+    dataset, pad: int, device: torch.device, label: str, max_tokens: int | None = None
+) -> Iterator[tuple[dict, torch.Tensor]]:
+    """(fairseq batch, keep (B, T): where its target is not padding) until every sentence was there once.
+
+    label: of the progress on standard error. max_tokens: of a batch, with padding; None: MAX_TOKENS.
+    """
+    lengths = np.maximum(dataset.src_sizes, dataset.tgt_sizes)
+    progress = Progress(label, len(dataset), "sentences")
+    for numbers in length_sorted(np.arange(len(dataset)), lengths, max_tokens or MAX_TOKENS):
+        sample = collate(dataset, numbers, device)
+        yield sample, sample["target"].ne(pad)
+        progress.advance(len(numbers))
+    progress.finish()
 
 
 def check_longest(lengths: np.ndarray, max_tokens: int) -> None:

@@ -25,7 +25,7 @@ from fairseq_kd.core.errors import KDError, exit_on_user_error
 from fairseq_kd.inference.supported import unwrapped
 from fairseq_kd.models.capacity import Capacity, CapacityOptions
 from fairseq_kd.models.gates import GATE_STATE, GatedLinear
-from fairseq_kd.models.shape import GATED
+from fairseq_kd.models.layers import GATED
 from fairseq_kd.models.student import KDStudentModel, register_ladder
 from fairseq_kd.models.sublayers import HeadAttention, linears_of
 

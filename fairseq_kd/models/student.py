@@ -20,8 +20,7 @@ from fairseq.models.transformer.transformer_legacy import base_architecture
 from fairseq_kd.core.errors import KDError, exit_on_user_error
 from fairseq_kd.core.paths import config_folder
 from fairseq_kd.inference.checkpoint import read_checkpoint
-from fairseq_kd.models.layers import StudentDecoder, StudentEncoder
-from fairseq_kd.models.shape import LAYER_OPTIONS
+from fairseq_kd.models.layers import LAYER_OPTIONS, StudentDecoder, StudentEncoder
 from fairseq_kd.models.sublayers import FFN_TYPES, MORE_ACTIVATIONS
 
 RUNGS = ("3m", "5m", "9m", "17m", "37m", "66m", "146m")

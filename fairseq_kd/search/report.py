@@ -24,8 +24,8 @@ import yaml
 from fairseq_kd.artifacts.manifest import file_in_progress, sha256_file, write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.evaluation.compare import CompareOptions, compare
+from fairseq_kd.evaluation.results import DECIDED_BY
 from fairseq_kd.evaluation.significance import paired_t
-from fairseq_kd.evaluation.tables import DECIDED_BY
 from fairseq_kd.search.spec import TEST, VALIDATION, SearchSpec
 from fairseq_kd.search.strategies import Outcome, Run, Step, resolve_kd_word
 from fairseq_kd.search.values import CHOICE

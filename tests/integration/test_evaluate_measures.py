@@ -19,10 +19,10 @@ from fairseq_kd.corpus.prepare import prepare
 from fairseq_kd.corpus.text import write_lines
 from fairseq_kd.evaluation.calibration import observe
 from fairseq_kd.evaluation.efficiency import Meter, latency
-from fairseq_kd.evaluation.gold import gold_batches
 from fairseq_kd.evaluation.robustness import NoiseLevels, Robustness, binarised, relative_drop
 from fairseq_kd.evaluation.segments import read_segments
 from fairseq_kd.evaluation.system import TranslateOptions, open_system
+from fairseq_kd.inference.opening import gold_batches
 from fairseq_kd.scoring.score import Scorer
 
 SEARCH = ("--max-len-b", "20", "--beam", "2")
@@ -95,7 +95,7 @@ def test_batches_of_gold_prefixes_hold_every_token_once(data_bin, student, monke
     system = open_student(data_bin, student)
     found = []
     for max_tokens in (10, 4000):
-        monkeypatch.setattr("fairseq_kd.evaluation.gold.MAX_TOKENS", max_tokens)
+        monkeypatch.setattr("fairseq_kd.inference.opening.MAX_TOKENS", max_tokens)
         pad = system.task.target_dictionary.pad()
         outcomes = observe(system.frozen, gold_batches(system.dataset, pad, torch.device("cpu"), "test"))
         found.append(np.sort(outcomes.gold_lprobs))

@@ -16,7 +16,7 @@ from helpers import batch, build, write_variant
 from fairseq_kd.cli.main import main
 from fairseq_kd.evaluation import checkpoints as measure
 from fairseq_kd.evaluation import select_teacher as select
-from fairseq_kd.evaluation.gold import nll_of_checkpoint
+from fairseq_kd.evaluation.checkpoints import nll_of_checkpoint
 from fairseq_kd.inference.checkpoint import read_checkpoint
 from fairseq_kd.inference.frozen import build_model, configure_own_task, load_frozen
 
