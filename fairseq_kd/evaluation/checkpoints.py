@@ -1,7 +1,8 @@
-"""Loss and BLEU of checkpoints on one subset, each measured once and kept.
+"""Loss and BLEU of checkpoints on one subset. Each checkpoint is measured once, and its measurement is kept in a file.
 
-What a measurement depends on (the checkpoint, the data, the decoding, the libraries) is hashed into the name of its
-file, so one that was made from something else is never found. Places and the size of batches are left out.
+The name of the file is a hash of everything that the measurement depends on: the checkpoint, the data, the decoding and
+the libraries. So a measurement that was made from something else is never found. File paths and batch sizes are not
+part of the hash, because they do not change the result.
 """
 
 import hashlib
@@ -21,11 +22,11 @@ from fairseq_kd.inference.opening import check_longest, check_positions, gold_ba
 from fairseq_kd.loss.signal import ROWS_AT_A_TIME
 
 FORMAT = 1
-NOT_IN_KEY = ("max_tokens", "cpu")  # the device says what `cpu` does
+NOT_IN_KEY = ("max_tokens", "cpu")  # the key records the device instead of `cpu`
 
 
 class Measurements:
-    """Measures checkpoints and remembers what it found in `folder`, one JSON file a checkpoint."""
+    """Measures checkpoints and keeps the measurements in `folder`, one JSON file per checkpoint."""
 
     def __init__(
         self,
@@ -60,15 +61,15 @@ class Measurements:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             if found["made_from"] != self._key(sha256) or not {"nll", "bleu", "updates"} <= found.keys():
-                raise ValueError("it is the record of something else")
+                raise ValueError("it records another measurement")
         except (KeyError, TypeError, ValueError) as error:
-            raise KDError(f"{path} is not a readable measurement ({error}): remove it, and it is made again") from error
+            raise KDError(f"{path} is not a readable measurement ({error}): remove it to measure again") from error
         return found
 
     def measure(self, checkpoint, sha256: str, trust: bool = False) -> dict:
-        """Compute the loss of the checkpoint, translate and score, keep both.
+        """Compute the loss and BLEU of the checkpoint, and keep both.
 
-        Raises KDError for whatever cannot be used, and when the file has changed since it was hashed.
+        Raises KDError for input that cannot be used, and when the file has changed since it was hashed.
         """
         nll, tokens = nll_of_checkpoint(
             self.data_bin,
@@ -89,7 +90,7 @@ class Measurements:
             trust=trust,
         )
         if sha256_file(checkpoint) != sha256:
-            raise KDError(f"{checkpoint} was changed while it was measured: run the command after the training")
+            raise KDError(f"{checkpoint} was changed while it was measured: run the command again after the training")
         record = {
             "format": FORMAT,
             "kind": "fairseq_kd measurement",
@@ -107,7 +108,7 @@ class Measurements:
         return record
 
     def remove_leftovers(self) -> None:
-        """Remove what a process that was killed while it wrote has left."""
+        """Remove temporary files of a process that was killed while it wrote a measurement."""
         for leftover in self.folder.glob(".*.json.*"):
             leftover.unlink(missing_ok=True)
 
@@ -137,10 +138,10 @@ class Measurements:
 def nll_of_checkpoint(
     data_bin, checkpoint, subset: str, *, max_tokens: int, device: torch.device, trust: bool = False
 ) -> tuple[float, int]:
-    """(mean of -log2 p(token | source, gold prefix) over the target tokens of `subset`, their number).
+    """(mean of -log2 p(token | source, gold prefix) over the target tokens of `subset`, number of these tokens).
 
-    Bits a token, EOS included, without label smoothing, in float32: what fairseq logs as nll_loss. The dictionaries are
-    those of `data_bin`; max_tokens: of a batch, with padding.
+    The loss is in bits per token, with EOS, without label smoothing, in float32; fairseq logs it as nll_loss. The
+    dictionaries are those of `data_bin`. max_tokens: of a batch, with padding.
     Raises KDError for a checkpoint or data-bin that cannot be used, and when the loss is not finite.
     """
     model, task = load_pair(data_bin, checkpoint, subset, data=data_bin, trust=trust)
@@ -158,7 +159,7 @@ def nll_of_checkpoint(
         tokens += len(gold)
     if not math.isfinite(nats):
         raise KDError(
-            f"the loss of {checkpoint} on {subset!r} is not finite: its training diverged, or it holds weights that "
-            "are no numbers. Move it out of the folder"
+            f"the loss of {checkpoint} on {subset!r} is not finite: its training diverged, or some of its weights are "
+            "not finite. Move it out of the folder"
         )
     return nats / tokens / math.log(2), tokens

@@ -1,4 +1,4 @@
-"""A student as a CTranslate2 folder, with what became of its translations, its size and its speed."""
+"""Export a student as a CTranslate2 folder, and compare translations, size and speed before and after."""
 
 import shutil
 import time
@@ -30,7 +30,7 @@ from fairseq_kd.sequence.ctranslate2_backend import MAX_TOKENS, CTranslate2Backe
 
 KIND = "fairseq_kd exported model"
 FORMAT = 1
-SUBWORD = "subword"  # folder of the subword model, in a data-bin and in what is exported
+SUBWORD = "subword"  # folder of the subword model in a data-bin and in the exported folder
 
 
 def export(
@@ -48,15 +48,15 @@ def export(
 ) -> dict:
     """Write the folder `out`, translate `subset` with the checkpoint and with the folder, and return the manifest.
 
-    quantize: of `runtime.QUANTIZATIONS`. options, reference, post_process, tokenize: as for `evaluate`.
-    A complete `out` of the same inputs is checked and kept.
+    quantize: one of `runtime.QUANTIZATIONS`. options, reference, post_process, tokenize: as in `evaluate`.
+    A complete `out` from the same inputs is checked and kept.
     Raises KDError for input that cannot be used, and for a model that CTranslate2 cannot express.
     """
     check_installed()
     options = options or TranslateOptions()
     segments = read_segments(data_bin, subset, reference, post_process)
     sentences = len(segments.references)
-    exact = replace(options, fp16=False)  # what is written is not rounded before; --fp16 is for the translation before
+    exact = replace(options, fp16=False)  # export unrounded weights; --fp16 is for fairseq's translation
     system = open_system(checkpoint, data_bin, subset, exact, sentences, trust=trust, data_option="--data")
     scorer = choose_scorer(system.task.cfg.target_lang, tokenize, segments.references)
     request = describe(checkpoint, system, quantize, segments, options, scorer)
@@ -67,7 +67,7 @@ def export(
             write_model(system.model, system.task.source_dictionary, system.task.target_dictionary, folder, quantize)
         except KDError as error:
             raise KDError(f"{checkpoint} cannot be exported: {error}") from error
-        # before the translations that take time: it may not run here
+        # first, because the model may not run here and the translations take time
         translator = load_translator(folder, options.device(), "default", workers=torch.get_num_threads())
         given = {"reference": reference, "post_process": post_process, "tokenize": scorer.tokenize}
         before = evaluate(data_bin, checkpoint, subset, options, **given, trust=trust)
@@ -86,7 +86,7 @@ def export(
 def describe(
     checkpoint, system: System, quantize: str, segments: Segments, options: TranslateOptions, scorer: Scorer
 ) -> dict:
-    """What the folder is made from."""
+    """The request: everything that the folder is made from."""
     task = system.task
     return {
         "kind": KIND,
@@ -105,7 +105,7 @@ def describe(
 
 
 def evaluate_exported(translator, system: System, segments: Segments, scorer: Scorer) -> dict:
-    """Scores, seconds and hypotheses of the exported model, which has as many threads as torch has for the other."""
+    """Scores, seconds and hypotheses of the exported model. It has as many threads as torch had for the checkpoint."""
     task, dataset, device = system.task, system.dataset, system.options.device()
     limit = system.model.max_positions()[1]
     settings, max_tokens = system.options.as_dict(), MAX_TOKENS[device.type]
@@ -126,7 +126,7 @@ def evaluate_exported(translator, system: System, segments: Segments, scorer: Sc
 
 
 def compared(before: dict, after: dict, checkpoint_bytes: int, model_bytes: int) -> dict:
-    """What the manifest says about both models. bytes: of the checkpoint with all that is in it, and of model.bin."""
+    """The manifest entries that compare both models. The sizes are those of the whole checkpoint and of model.bin."""
     pairs = zip(before["hypotheses"], after["hypotheses"], strict=True)
     count = before["sentences"]
     sides = {
@@ -152,7 +152,7 @@ def compared(before: dict, after: dict, checkpoint_bytes: int, model_bytes: int)
 
 
 def copy_subword_model(data_bin, folder) -> dict | None:
-    """Copy the data-bin's subword model, which whoever translates plain text needs; None where it brings none."""
+    """Copy the data-bin's subword model, which is needed to translate plain text. None if the data-bin has none."""
     manifest = read_prepared(data_bin)
     if manifest is None:
         return None

@@ -1,4 +1,8 @@
-"""What is measured beside the scores, and whether it can be: asked before anything is decoded."""
+"""The measures beside the scores. Whether they can be measured is checked before the decoding begins.
+
+Agreement with a teacher is measured here: token by token under gold prefixes, and by comparing translations. The other
+measures are in `calibration`, `robustness` and `efficiency`.
+"""
 
 from dataclasses import dataclass
 
@@ -16,30 +20,36 @@ from fairseq_kd.teacher.ensemble import Teachers, open_teachers
 
 @dataclass(frozen=True)
 class TeacherOptions:
-    """paths: a checkpoint, or several joined by ":" (an ensemble); data: where its dictionaries are, if they moved."""
+    """paths: a checkpoint, or several joined by ":" (an ensemble). data: folder of its dictionaries, if it was moved.
+
+    trust: path of a checkpoint to read even if it holds code.
+    """
 
     paths: str
     data: str | None = None
     trust: str | None = None
 
     def open(self, system: System, data_bin, subset: str) -> Teachers:
-        """Load what `agreement` asks. Raises KDError when it cannot be used on this subset, or by other languages."""
+        """Load the teacher for `agreement`. Raises KDError when it does not fit the subset or the languages."""
         teachers = open_teachers(
             data_bin, self.paths, subset, data=self.data, dtype=system.options.dtype(), trust=self.trust
         )
         languages = (system.task.cfg.source_lang, system.task.cfg.target_lang)
         if teachers.members[0].languages != languages:
             raise KDError(
-                f"--teacher {self.paths} translates {'-'.join(teachers.members[0].languages)}, the checkpoint "
-                f"{'-'.join(languages)}"
+                f"--teacher {self.paths} translates {'-'.join(teachers.members[0].languages)}, but the checkpoint "
+                f"translates {'-'.join(languages)}, so they cannot agree: give a teacher of the same languages"
             )
-        check_positions(system.dataset.src_sizes, system.dataset.tgt_sizes, teachers.max_positions)
+        check_positions(system.dataset.src_sizes, system.dataset.tgt_sizes, teachers.max_positions, "the teacher")
         return teachers
 
 
 @dataclass(frozen=True)
 class Measures:
-    """resamples: of the bootstrap, 0 for no intervals; bins: of the calibration, 0 for none; latency: sentences."""
+    """resamples: of the bootstrap intervals; bins: of the calibration; latency: how many sentences are timed.
+
+    0 switches each of them off, None switches off agreement (teacher) and robustness (noise).
+    """
 
     resamples: int = 0
     bins: int = 0
@@ -49,14 +59,14 @@ class Measures:
 
     def __post_init__(self):
         if self.resamples < 0 or self.resamples == 1:
-            raise KDError(f"--confidence-n {self.resamples}: give 0 for no intervals, else at least 2 resamples")
+            raise KDError(f"--confidence-n {self.resamples}: give 0 (no intervals) or at least 2 resamples")
         for name in ("bins", "latency"):
             if getattr(self, name) < 0:
                 raise KDError(f"--{name} {getattr(self, name)}: must be at least 1")
 
 
 class Measuring:
-    """The measures of one system. Raises KDError when it is made for what cannot be measured on it."""
+    """The requested measures of one system. Raises KDError on construction for a measure that is not possible."""
 
     def __init__(self, measures: Measures, system: System, segments: Segments, scorer: Scorer):
         self.measures, self.system, self.segments, self.scorer = measures, system, segments, scorer
@@ -69,7 +79,7 @@ class Measuring:
         self.robustness = measures.noise and Robustness(measures.noise, system, segments, scorer)
 
     def run(self, hypotheses: list[str], bleu: dict) -> dict:
-        """Entries of the result for what was asked for. hypotheses, bleu: of the subset as it is."""
+        """The entries of the result for the requested measures. hypotheses, bleu: of the subset without noise."""
         found = {}
         if self.measures.bins:
             pad, device = self.system.task.target_dictionary.pad(), self.system.options.device()
@@ -86,14 +96,14 @@ class Measuring:
 
 
 def _check_gold(system: System, subset: str) -> None:
-    """Raises KDError when there are no gold prefixes, or longer ones than the model has positions for."""
+    """Raises KDError when the subset has no gold prefixes, or longer ones than the model has positions for."""
     dataset = system.dataset
     if dataset.tgt is None:
         raise KDError(
             f"subset {subset!r} is binarised without its target side, so there are no gold prefixes for --calibration "
-            "and --teacher"
+            "and --teacher: leave these options out, or binarise both sides"
         )
-    check_positions(dataset.src_sizes, dataset.tgt_sizes, system.model.max_positions(), "the model")
+    check_positions(dataset.src_sizes, dataset.tgt_sizes, system.model.max_positions())
 
 
 def agreement(
@@ -101,9 +111,9 @@ def agreement(
 ) -> dict:
     """{"tokens", "top1", "bleu", "teacher", "teacher_hypotheses"}.
 
-    top1: share of the target tokens for which student and teacher find the same type most probable, given the gold
-    prefix. bleu: of the student's `hypotheses` (plain text) against the teacher's, decoded by the same search.
-    decode: joins subwords.
+    top1: share of the target tokens at which system and teacher give the highest probability to the same token, given
+    the gold prefix. bleu: of the system's `hypotheses` (plain text), with the teacher's translations by the same search
+    as references. decode: joins subwords.
     """
     same, tokens = top1_agreement(system, teachers)
     lines = translate(
@@ -120,7 +130,7 @@ def agreement(
 
 
 def top1_agreement(system: System, teachers: Teachers) -> tuple[int, int]:
-    """(target tokens for which both prefer the same type, target tokens) of the subset, EOS included."""
+    """(target tokens at which both prefer the same token, all target tokens) of the subset, with EOS."""
     pad, device = system.task.target_dictionary.pad(), system.options.device()
     same = tokens = 0
     for sample, keep in gold_batches(system.dataset, pad, device, "agreement"):

@@ -1,4 +1,4 @@
-"""Reading result files of `fairseq-kd evaluate`, and whether several can be compared."""
+"""Result files of `fairseq-kd evaluate`: read them, check that they can be compared, and print results as text."""
 
 import json
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.scoring.tokenizers import STANDARD, TOKENIZERS
 
-FORMAT = 2  # of what `evaluate` returns
+FORMAT = 2  # format of the result of `evaluate`
 
 
 def read_result(path) -> dict:
-    """A result with hypotheses, references and `tokenize` (13a in older files). Raises KDError for any other file."""
+    """A result with hypotheses, references and `tokenize` (13a for older files). Raises KDError for any other file."""
     try:
         result = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
@@ -23,7 +23,7 @@ def read_result(path) -> dict:
             f"{path} has format {result.get('format')!r}, this fairseq-kd compares format {FORMAT} (format 1 holds no "
             "references): run `fairseq-kd evaluate` again"
         )
-    result.setdefault("tokenize", STANDARD)  # what all files were scored by that do not say it
+    result.setdefault("tokenize", STANDARD)  # files without this entry were scored by the standard tokeniser
     _check_segments(path, result)
     return result
 
@@ -35,7 +35,7 @@ def _check_segments(path, result: dict) -> None:
     is_text = all(isinstance(line, str) for lines in lists for line in lines)
     if not is_text or not isinstance(result["seed"], int | None):
         raise KDError(
-            f"{path} is damaged: a hypothesis or reference is no text, or the seed no number; run `fairseq-kd "
+            f"{path} is damaged: a hypothesis or reference is not text, or the seed is not a number; run `fairseq-kd "
             "evaluate` again"
         )
     if result["tokenize"] not in TOKENIZERS:
@@ -49,16 +49,16 @@ def _check_segments(path, result: dict) -> None:
 
 
 def check_same_segments(paths: list, results: list[dict], metric: str) -> None:
-    """Raises KDError when results are of other segments than the first: a paired test would pair what is not a pair.
+    """Raises KDError when a result has other segments than the first result: paired tests need the same segments.
 
-    metric: that is compared; chrF has no words, so that the tokeniser does not matter.
+    metric: the compared metric; the tokeniser does not matter for chrF, which has no words.
     """
     first, why = results[0], "paired tests need the same segments; evaluate all systems on the same subset"
     for path, result in zip(paths[1:], results[1:], strict=True):
         if metric != "chrf" and result["tokenize"] != first["tokenize"]:
             raise KDError(
                 f"{path} was scored by the tokeniser {result['tokenize']}, {paths[0]} by {first['tokenize']}: their "
-                "BLEU and TER count other words; evaluate all systems with the same --tokenize"
+                "BLEU and TER count different words; evaluate all systems with the same --tokenize"
             )
         counts = len(result["references"]), len(first["references"])
         if counts[0] != counts[1]:
@@ -78,12 +78,12 @@ def check_same_segments(paths: list, results: list[dict], metric: str) -> None:
 
 
 def summary(result: dict) -> list[str]:
-    """Lines of text; only what is in the result."""
+    """The lines that `fairseq-kd evaluate` prints, for the entries that the result has."""
     lines = []
     for name in ("bleu", "chrf", "ter"):
         lines += [result[name]["verbose"], f"    {result[name]['signature']}"]
     if result["form"] not in (None, "cased"):
-        lines.append(f"    of {result['form']} text: not comparable with scores of plain text")
+        lines.append(f"    scores of {result['form']} text: not comparable with scores of plain text")
     lines += [_behaviour(result["behaviour"]), *_efficiency(result)]
     sections = {
         "latency": _latency,
@@ -104,13 +104,13 @@ def _behaviour(rates: dict) -> str:
 def _efficiency(result: dict) -> list[str]:
     found = result["efficiency"]
     rss = found["peak_rss_bytes"]
-    memory = "memory unknown" if rss is None else f"{rss / 1e6:,.0f} MB of memory at most"
+    memory = "memory unknown" if rss is None else f"peak memory {rss / 1e6:,.0f} MB"
     if "peak_gpu_bytes" in found:
-        memory += f", {found['peak_gpu_bytes'] / 1e6:,.0f} MB on the GPU"
+        memory += f", on the GPU {found['peak_gpu_bytes'] / 1e6:,.0f} MB"
     operations = found["operations_per_token"]
     counted = "operations not counted for this model"
     if operations is not None:
-        counted = f"{operations / 1e6:,.2f} M operations a target token at {found['operations_length']} tokens"
+        counted = f"{operations / 1e6:,.2f} M operations per target token at {found['operations_length']} tokens"
     return [
         f"{result['sentences']:,} sentences in {result['seconds']:.1f} s on {result['device']}, "
         f"{found['sentences_per_second']:.1f}/s, {memory}",
@@ -129,7 +129,7 @@ def _latency(found: dict) -> list[str]:
 def _calibration(found: dict) -> list[str]:
     return [
         f"calibration: ECE {found['ece']:.4f} ({len(found['bins'])} bins of equal mass), NLL {found['nll_bits']:.3f} "
-        f"bits a token, Brier {found['brier']:.4f}, accuracy {found['accuracy']:.2%} of {found['tokens']:,} tokens"
+        f"bits per token, Brier {found['brier']:.4f}, accuracy {found['accuracy']:.2%} of {found['tokens']:,} tokens"
     ]
 
 
@@ -142,7 +142,7 @@ def _agreement(found: dict) -> list[str]:
 
 
 def _robustness(found: dict) -> list[str]:
-    lines = [f"words of the source noised ({found['noise']}, seed {found['seed']}):"]
+    lines = [f"noise in the words of the source ({found['noise']}, seed {found['seed']}):"]
     lines.append(f"{'noise':>10}{'realised':>10}{'BLEU':>8}{'± 95 %':>8}{'relative drop':>15}")
     for row in found["levels"]:
         interval = f"{row['bleu']['ci']:.2f}" if "ci" in row["bleu"] else "-"
@@ -162,7 +162,7 @@ DECIDED_BY = {
 
 
 def table(comparison: dict) -> list[str]:
-    """Lines ready to print, of what `compare.compare` returned."""
+    """The lines that `fairseq-kd compare` prints, from the result of `compare.compare`."""
     baseline, *others = comparison["systems"]
     metric = NAMES[comparison["metric"]]
     width = max(len(system["name"]) for system in comparison["systems"]) + 2
@@ -191,10 +191,11 @@ def _over_runs(comparison: dict, width: int, metric: str) -> list[str]:
 
 
 def _not_paired(baseline: dict, others: list[dict]) -> list[str]:
-    """Why some systems have Welch's test."""
+    """The reason why some systems have Welch's test."""
     names = ", ".join(system["name"] for system in others if system["pairing"] == "none")
     why = (
-        f"not the seeds of {baseline['name']}, each once, so its runs are no pairs: Welch's t-test, none over segments"
+        f"seeds differ from those of {baseline['name']}, repeat or are missing, so runs are not paired: Welch's "
+        "t-test, no test over segments"
     )
     return [f"{names}: {why}"] if names else []
 

@@ -24,6 +24,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from fairseq_kd.core.errors import KDError, exit_on_user_error
 from fairseq_kd.inference.supported import unwrapped
 from fairseq_kd.models.capacity import Capacity, CapacityOptions
+from fairseq_kd.models.count import parameter_count
 from fairseq_kd.models.gates import GATE_STATE, GatedLinear
 from fairseq_kd.models.layers import GATED
 from fairseq_kd.models.student import KDStudentModel, register_ladder
@@ -83,9 +84,7 @@ class KDAdaptiveModel(KDStudentModel):
     def set_capacity(self, options: CapacityOptions) -> None:
         """Hold the model at a target. Raises KDError for one out of reach."""
         gates = dict(gated_parts(self))
-        scores = {id(gate.score) for gate, _ in gates.values()}
-        total = sum(parameter.numel() for parameter in self.parameters() if id(parameter) not in scores)
-        self.capacity = Capacity(gates, total, options)
+        self.capacity = Capacity(gates, parameter_count(self, gates=False), options)
         self._waiting = None  # the handle of the hook
 
     def set_num_updates(self, num_updates):

@@ -98,7 +98,7 @@ def test_a_plain_data_bin_needs_reference_and_post_process(plain_copy, data_bin,
         (["--lenpen", "nan"], "--lenpen nan: must be a number"),
         (["--max-len-a", "-1"], "--max-len-a -1.0: must be a number from 0"),
         (["--max-len-a", "inf"], "--max-len-a inf: must be a number from 0"),
-        (["--max-tokens", "5"], "give at least that"),
+        (["--max-tokens", "5"], "give at least this number"),
         (["--trust-checkpoint", "other.pt"], "is not the --checkpoint"),
         (["--reference", "x"], "brings its own references"),
         (["--out", "/dev/null/x.json"], "cannot write to"),
@@ -118,7 +118,7 @@ def test_a_plain_data_bin_needs_reference_and_post_process(plain_copy, data_bin,
         (["--noise", "swap"], "have no effect without --noise-levels"),
         (["--noise-levels", "0", "101"], "--noise-levels 101: levels are percent"),
         (["--noise-levels", "nan"], "--noise-levels nan: levels are percent"),
-        (["--noise-levels", "10", "10"], "a level is there twice"),
+        (["--noise-levels", "10", "10"], "a level is given twice"),
         (["--noise-levels", "10", "--noise-seed", "-1"], "--noise-seed -1: must be 0 or above"),
     ],
 )
@@ -141,7 +141,7 @@ def test_another_number_of_references_is_an_error_before_decoding(plain_copy, da
     (tmp_path / "short").write_text("one line\n")
     words = ("--reference", tmp_path / "short", "--post-process", "sentencepiece")
     assert evaluate(plain_copy, "--checkpoint", teacher, *words) == 2
-    assert "1 references, but 'test'" in capsys.readouterr().err
+    assert "1 references, but subset 'test'" in capsys.readouterr().err
 
 
 def test_a_data_bin_of_other_dictionaries_is_refused(plain_copy, data_bin, teacher, capsys):
