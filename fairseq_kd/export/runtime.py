@@ -95,9 +95,7 @@ def load_translator(model, device: torch.device, dtype: str, workers: int | None
         translator.translate_batch([["<unk>"]], beam_size=1, max_decoding_length=1)
     except (RuntimeError, MemoryError, ValueError) as error:
         if is_out_of_memory(error):
-            raise KDError(
-                f"CTranslate2 does not have enough memory on {device} for {model} ({error}): free some memory"
-            ) from error
+            raise KDError(f"CTranslate2 needs more memory on {device} for {model} ({error}): free some") from error
         if not re.search(DEVICE_ERRORS, str(error).replace(str(model), "")):
             raise
         raise CannotComputeError(f"CTranslate2 cannot compute on {device} ({error}); {INSTALL}") from error

@@ -145,8 +145,8 @@ def _check_task(found: str, cfg, kind) -> None:
     if isinstance(cfg, Namespace) or other or not _has_dataclass(kind) or any(not hasattr(cfg, n) for n in NEEDED):
         raise KDError(
             f"{found}, which fairseq_kd does not support: it does not give its data and languages as --task "
-            "translation does. Train a bilingual model with --task translation, or with a task derived from it that has "
-            "its own configuration"
+            "translation does. Train a bilingual model with --task translation, or with a task derived from it that "
+            "has its own configuration"
         )
 
 
