@@ -150,7 +150,9 @@ def test_a_data_bin_of_other_dictionaries_is_refused(plain_copy, data_bin, teach
     (other / "dict.qab.txt").write_text("\n".join([lines[1], lines[0], *lines[2:]]) + "\n")
     words = ("--reference", data_bin / "raw" / "test.qab", "--post-process", "sentencepiece")
     assert evaluate(other, "--checkpoint", teacher, *words) == 2
-    assert "the first difference is at index 4" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "the target dictionaries of the checkpoint's training and DATA_BIN differ" in error
+    assert "the first difference is at index 4" in error
 
 
 def test_a_checkpoint_that_is_replaced_while_it_is_read_is_refused(data_bin, teacher, tmp_path, monkeypatch, capsys):
