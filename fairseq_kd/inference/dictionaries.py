@@ -37,8 +37,8 @@ def check_same_dictionary(one, other, side: str, names: tuple[str, str] = ("teac
     remedy = "--srcdict" if side == "source" else "--tgtdict"
     raise KDError(
         f"the {side} dictionaries of {names[0]} and {names[1]} differ: they have {len(one)} and {len(other)} entries, "
-        f"and the first difference is at index {index}: {names[0]} {found[0]!r}, {names[1]} {found[1]!r}. Both must have "
-        f"the same token at every index: binarise the data of {names[1]} with the dictionary of {names[0]} "
+        f"and the first difference is at index {index}: {names[0]} {found[0]!r}, {names[1]} {found[1]!r}. Both must "
+        f"have the same token at every index: binarise the data of {names[1]} with the dictionary of {names[0]} "
         f"(fairseq-preprocess {remedy} DICTIONARY, or fairseq-kd prepare --like DATA_BIN)"
     )
 

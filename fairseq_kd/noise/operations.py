@@ -48,7 +48,7 @@ class NoiseOptions:
     substitute_from: str = "unigram"
     level: str = "word"
     sentence_share: float = 1.0  # share of the sentences that get any noise
-    word_tokenizer: str = "spaces"  # "char": each character of a script without spaces is also a word
+    word_tokenizer: str = "spaces"  # "char": each character of a script without spaces is a separate word
     protect: tuple[str, ...] = ()  # words that no operation changes or inserts; the rates do not count them
 
     def __post_init__(self):

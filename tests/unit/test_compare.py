@@ -133,7 +133,7 @@ def test_each_system_is_paired_with_the_baseline_by_itself(make, tmp_path, capsy
     assert smaller["p_holm"] == pytest.approx(2 * smaller["p"])  # the t-tests are one family
     assert larger["p_holm"] == pytest.approx(max(larger["p"], 2 * smaller["p"]))
     printed = capsys.readouterr().out
-    assert "seed by seed, over segments" in printed and "seq: not the seeds of ce" in printed
+    assert "seed by seed, over segments" in printed and "seq: seeds differ from those of ce" in printed
 
 
 def test_the_same_translations_do_not_make_the_others_surer(make, tmp_path):
@@ -162,8 +162,8 @@ def test_a_system_compared_with_its_own_translations_shows_nothing(make, tmp_pat
         ({"hypotheses": ["one"]}, "is damaged: it has 1 hypotheses for 80"),
         ({"references": "text"}, "is damaged"),
         ({"hypotheses": None}, "is damaged"),
-        ({"hypotheses": [1] * 80}, "a hypothesis or reference is no text"),
-        ({"references": [None] * 80}, "a hypothesis or reference is no text"),
+        ({"hypotheses": [1] * 80}, "a hypothesis or reference is not text"),
+        ({"references": [None] * 80}, "a hypothesis or reference is not text"),
     ],
 )
 def test_results_that_cannot_be_compared_are_one_error(make, tmp_path, capsys, other, message):
