@@ -11,7 +11,7 @@ from fairseq_kd.scoring.score import PLAIN, Scorer
 ROUNDING = 1e-9
 TESTS = {"bootstrap": "bs", "approximate_randomisation": "ar"}  # our name -> sacreBLEU's, in signatures
 EXACT = 2**16  # up to this number of exchanges, or up to the number of trials, all exchanges are counted
-ROWS_AT_A_TIME = 512  # trials per draw; a multiple of 32, so the bits are the same as in one draw of all trials
+ROWS_AT_A_TIME = 512  # trials or resamples per draw; a multiple of 32, so the draws equal one draw of all rows
 
 
 def segment_tests(

@@ -29,7 +29,7 @@ def dimensions(rung: str) -> dict[str, int]:
     """The dimensions of a rung such as "3m": KEYS -> number; encoder and decoder have the same widths."""
     file = config_folder() / "students" / f"{rung}.yaml"
     found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    assert tuple(found) == KEYS, f"{file} must give {KEYS} in this order, it gives {tuple(found)}"
+    assert tuple(found) == KEYS, f"{file} has the keys {list(found)}; it must have {list(KEYS)}, in this order"
     return found
 
 

@@ -1,4 +1,4 @@
-"""kd_student: sizes of the ladder, gated linear units, layers of different shapes, counting, and what is refused."""
+"""kd_student: sizes by name, gated linear units, layers of different shapes, counting, and what is refused."""
 
 import pytest
 import torch
