@@ -288,10 +288,10 @@ def test_trust_in_one_checkpoint_does_not_reach_the_file_for_the_average(trainin
             ["--average", "2", "--out-checkpoint", "{folder}/checkpoint_avg.pt"],
             "one of the checkpoints of the next run",
         ),
-        (["--average", "2", "--out-checkpoint", "{teacher}"], "is there and was not made by averaging"),
+        (["--average", "2", "--out-checkpoint", "{teacher}"], "exists and is not an average"),
         (["--trust-checkpoint", "other.pt"], "other.pt is not one of the checkpoints"),
         (["--beam", "0"], "--beam 0"),
-        (["--reference", "x"], "brings its own references"),
+        (["--reference", "x"], "has its own references"),
     ],
 )
 def test_bad_input_is_one_clear_error(written, teacher, data_bin, tmp_path, capsys, measured, words, message):
