@@ -25,8 +25,7 @@ from statistics import median
 import numpy as np
 
 from fairseq_kd.corpus.text import read_blocks
-from fairseq_kd.noise.block import BLOCK_LINES
-from fairseq_kd.noise.options import NoiseOptions
+from fairseq_kd.noise.operations import BLOCK_LINES, NoiseOptions
 from fairseq_kd.noise.side import NoisySide
 from fairseq_kd.noise.text_level import TextLevel
 

@@ -56,7 +56,7 @@ class TeacherRows:
         self.dataset = task.dataset(options.subset)
         self.sizes = np.asarray(self.dataset.tgt_sizes)
         self._longest_side = np.maximum(self.dataset.src_sizes, self.sizes)
-        check_positions(self.dataset.src_sizes, self.sizes, teacher.model.max_positions())
+        check_positions(self.dataset.src_sizes, self.sizes, teacher.model.max_positions(), "the teacher")
         check_longest(self._longest_side, options.max_tokens)
 
     def __call__(self, start: int, end: int, advance, shapes: np.ndarray | None) -> tuple[Rows, np.ndarray]:

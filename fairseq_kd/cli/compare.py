@@ -5,7 +5,7 @@ from pathlib import Path
 from fairseq_kd.artifacts.writing import ensure_writable_file, write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.evaluation.compare import CompareOptions, compare
-from fairseq_kd.evaluation.tables import table
+from fairseq_kd.evaluation.results import table
 from fairseq_kd.scoring.score import METRICS
 
 EXIT_NOT_BETTER = 1

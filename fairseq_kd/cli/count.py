@@ -18,7 +18,7 @@ def add_arguments(parser) -> None:
 def run(args) -> None:
     """Build the model without its weights, and print."""
     from fairseq_kd.models.building import build
-    from fairseq_kd.models.count import operations_a_token, parameters_by_part
+    from fairseq_kd.models.count import operations_per_token, parameters_by_part
 
     if args.length < 1:
         raise KDError(f"--length {args.length}: must be at least 1")
@@ -29,9 +29,9 @@ def run(args) -> None:
         note = "  (the embeddings, tied)" if part == "output projection" and number == 0 else ""
         print(f"{part:34} {number:14,}{note}")
     print(f"{'parameters':34} {sum(counts.values()):14,}")
-    operations = operations_a_token(model, args.length)
+    operations = operations_per_token(model, args.length)
     print()
     for part, number in operations.items():
         print(f"{part:34} {number:14,.0f}")
-    print(f"{'operations a target token':34} {sum(operations.values()):14,.0f}")
+    print(f"{'operations per target token':34} {sum(operations.values()):14,.0f}")
     print(f"forward pass, {args.length} source and {args.length} target tokens, a multiply-add counted as 2")

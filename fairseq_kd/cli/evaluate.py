@@ -6,13 +6,12 @@ from fairseq_kd.artifacts.writing import ensure_writable_file, write_json
 from fairseq_kd.cli.translation import add_decoding_arguments, decoding_options, note_dictionary_check
 from fairseq_kd.cli.user_dir import add_user_dir
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.evaluation.agreement import TeacherOptions
 from fairseq_kd.evaluation.calibration import BINS, check_diagram, draw_reliability
 from fairseq_kd.evaluation.evaluate import evaluate
-from fairseq_kd.evaluation.measures import Measures
+from fairseq_kd.evaluation.measures import Measures, TeacherOptions
+from fairseq_kd.evaluation.results import summary
 from fairseq_kd.evaluation.robustness import KINDS as NOISES
 from fairseq_kd.evaluation.robustness import NoiseLevels
-from fairseq_kd.evaluation.tables import summary
 
 
 def add_arguments(parser) -> None:

@@ -1,7 +1,7 @@
 """`fairseq-kd noise`: aligned text or a data-bin -> the same with noise of known rates."""
 
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.noise.options import LEVELS, OPERATIONS, SUBSTITUTES, TOKENIZERS, NoiseOptions
+from fairseq_kd.noise.operations import LEVELS, OPERATIONS, SUBSTITUTES, TOKENIZERS, NoiseOptions
 from fairseq_kd.noise.text_level import UnsegmentedText
 
 CHOICES = {"source": ("source",), "target": ("target",), "both": ("source", "target")}

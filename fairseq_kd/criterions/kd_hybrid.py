@@ -29,7 +29,7 @@ from fairseq.models.transformer import TransformerModelBase
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.criterions.hybrid_config import KDHybridConfig, LearnedGate, check_hybrid_options, scheduled
 from fairseq_kd.criterions.kd_word import KDWordCriterion, scatter
-from fairseq_kd.inference.supported import unwrapped
+from fairseq_kd.inference.supported import is_fully_sharded, unwrapped
 
 STOCK = (FairseqEncoderDecoderModel.forward, TransformerModelBase.forward)
 
@@ -54,11 +54,7 @@ def two_passes(model, net_input, prev_output_tokens, **options):
 
 def _shares_encoder(model) -> bool:
     """Whether the forward pass is: encoder, then decoder with its output, and both can be called by themselves."""
-    while model is not (inner := getattr(model, "module", model)):
-        if "FullySharded" in type(model).__name__:
-            return False
-        model = inner
-    return type(model).forward in STOCK
+    return not is_fully_sharded(model) and type(unwrapped(model)).forward in STOCK
 
 
 @contextlib.contextmanager

@@ -1,1 +1,1 @@
-"""Evaluation: checkpoint + subset -> translations -> scores and measures -> result.json -> comparisons of several."""
+"""Evaluation: checkpoint + subset -> translations -> scores and measures -> result.json -> comparison of results."""

@@ -1,4 +1,4 @@
-"""The mean of the weights of several checkpoints of one training, as a checkpoint."""
+"""Average the weights of several checkpoints of one training, and write the result as a checkpoint."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from fairseq_kd.artifacts.request import flatten
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.inference.checkpoint import read_checkpoint, write_initial_checkpoint
 
-MARK = "averaged_from"  # in "extra_state": sha256 of the checkpoints, by name
-# options that change what the weights mean and not their shapes
+MARK = "averaged_from"  # key in "extra_state": file name -> sha256 of each averaged checkpoint
+# options that change the meaning of the weights but not their shapes
 MEANING = (
     "arch",
     "_name",
@@ -26,17 +26,18 @@ MEANING = (
 
 
 def check_out(out, trust: bool = False) -> None:
-    """Raises KDError when `out` is there and no average, so that it would be lost. trust: see `read_checkpoint`."""
+    """Raises KDError when `out` exists and is not an average: it would be lost. trust: see `read_checkpoint`."""
     if Path(out).exists() and MARK not in (read_checkpoint(out, trust=trust).get("extra_state") or {}):
-        raise KDError(f"--out-checkpoint {out} is there and was not made by averaging: give another file")
+        raise KDError(f"--out-checkpoint {out} exists and is not an average, and it would be lost: give another file")
 
 
 def write_average(checkpoints: dict[Path, str], out, trusted=()) -> None:
     """Write the mean of the weights of `checkpoints` (path -> sha256) to `out`.
 
-    The sums are float64, the result has the types of the first checkpoint, and so has everything that is not a
-    floating-point tensor (counters, the configuration); the optimizer's state is left out.
-    trusted: those to read even if they hold code. Raises KDError when one cannot be read or is of another architecture.
+    The sums are float64; the result has the dtypes of the first checkpoint. Everything that is not a floating-point
+    tensor (counters, the configuration) comes from the first checkpoint. The optimizer's state is left out.
+    trusted: the checkpoints to read even if they hold code. Raises KDError when a checkpoint cannot be read or has
+    another architecture.
     """
     with Inputs() as inputs:
         for path, sha256 in checkpoints.items():
@@ -80,14 +81,14 @@ def _check_same_architecture(first, state, path, other) -> None:
         for name in sorted(one.keys() | two.keys()):
             if one.get(name) != two.get(name):
                 raise KDError(
-                    f"{path} and {first} are of different architectures: {what} {name} is {two.get(name, 'not there')} "
-                    f"in the one and {one.get(name, 'not there')} in the other. Only checkpoints of one model can be "
+                    f"{path} and {first} have different architectures: {what} {name} is {two.get(name, 'missing')} in "
+                    f"the first and {one.get(name, 'missing')} in the second. Only checkpoints of one model can be "
                     "averaged"
                 )
 
 
 def _options(state) -> dict:
-    """Those of MEANING, however they are nested: "encoder_attention_heads", "encoder.attention_heads"."""
+    """The options in MEANING at any level of nesting: "encoder_attention_heads", "encoder.attention_heads"."""
     model = state["cfg"].model
     options = flatten(OmegaConf.to_container(model, enum_to_str=True) if OmegaConf.is_config(model) else vars(model))
     return {name: value for name, value in options.items() if name.endswith(MEANING)}

@@ -1,14 +1,14 @@
-"""Are a model's probabilities right? Its distributions under gold prefixes against the gold tokens.
+"""Calibration: compare a model's probabilities under gold prefixes with the gold tokens.
 
-Of each of N target tokens (EOS included, padding not), with the model's probabilities p over V types and gold token y:
+For each of N target tokens (with EOS, without padding), with probabilities p over V tokens and gold token y:
 
     confidence   max p                                    correct   whether argmax p is y
     NLL          -log2 p(y), in bits                      Brier     sum over v of (p(v) - [v = y])², 0 to 2
-    ECE          sum over bins b of (N_b / N) |accuracy of b - mean confidence of b|, bins of equally many tokens
+    ECE          sum over bins b of (N_b / N) |accuracy of b - mean confidence of b|, all bins have equally many tokens
 
 Sources: Guo et al. 2017 (arXiv 1706.04599), eq. 3; equal mass: Nguyen & O'Connor 2015; Brier 1950.
 
-A reliability diagram as a picture, by matplotlib.
+matplotlib draws the reliability diagram.
 """
 
 import importlib.util
@@ -29,7 +29,7 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What is kept of the distributions over N tokens; numpy arrays (N,), float64 but for `correct` (bool)."""
+    """The statistics of the distributions at N target tokens: numpy arrays (N,), float64; `correct` is bool."""
 
     confidence: np.ndarray
     correct: np.ndarray
@@ -47,16 +47,13 @@ class Outcomes:
 
     @classmethod
     def joined(cls, parts: list["Outcomes"]) -> "Outcomes":
-        """Those of all parts."""
+        """The outcomes of all parts in one."""
         names = ("confidence", "correct", "gold_lprobs", "squares")
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 def observe(model, batches: Iterable) -> Outcomes:
-    """Run `model` (a `Teacher`: frozen, whoever was trained by it) over `gold_batches`.
-
-    Raises KDError when its probabilities are not finite.
-    """
+    """Run a `FrozenModel` over the batches of `gold_batches`. Raises KDError when its probabilities are not finite."""
     parts = []
     for sample, keep in batches:
         signal, gold = model.signal(sample, keep), sample["target"][keep]
@@ -65,7 +62,7 @@ def observe(model, batches: Iterable) -> Outcomes:
             parts.append(Outcomes.of(signal.rows(start, end), gold[start:end]))
     outcomes = Outcomes.joined(parts)
     if not np.isfinite(outcomes.gold_lprobs).all():
-        raise KDError(f"{model.path} gives probabilities that are no numbers: its training diverged; take another one")
+        raise KDError(f"{model.path} gives probabilities that are not finite: its training diverged; use another one")
     return outcomes
 
 
@@ -84,10 +81,10 @@ def calibration(outcomes: Outcomes, bins: int = BINS) -> dict:
 
 
 def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int) -> list[dict]:
-    """The points of the diagram, by rising confidence: {"tokens", "confidence", "accuracy"}, means over each bin.
+    """The points of the diagram by rising confidence: {"tokens", "confidence", "accuracy"}, means over each bin.
 
-    The edges are quantiles of `confidence`. Equal confidences are never parted, so bins can differ in size and there
-    can be fewer than `bins`, for instance where many are 1.
+    The edges of the bins are quantiles of `confidence`. Equal confidences are always in the same bin, so bins can
+    differ in size and there can be fewer than `bins`, for example where many confidences are 1.
     """
     edges = np.quantile(confidence, np.arange(1, bins) / bins)
     number = np.searchsorted(edges, confidence)
@@ -99,7 +96,7 @@ def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int) -> list[
 
 
 def expected_calibration_error(diagram: list[dict]) -> float:
-    """ECE, 0 to 1, of the points of `reliability`."""
+    """ECE, 0 to 1, from the points of `reliability`."""
     total = sum(point["tokens"] for point in diagram)
     return sum(point["tokens"] * abs(point["accuracy"] - point["confidence"]) for point in diagram) / total
 
@@ -108,7 +105,7 @@ SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def check_diagram(path) -> None:
-    """Raises KDError when the picture could not be written: before the work, not after it."""
+    """Raises KDError when the diagram could not be written. Call it before the evaluation, not after it."""
     if Path(path).suffix not in SUFFIXES:
         raise KDError(f"--diagram {path}: the name must end with {', '.join(SUFFIXES)}")
     if importlib.util.find_spec("matplotlib") is None:
@@ -117,9 +114,9 @@ def check_diagram(path) -> None:
 
 
 def draw_reliability(calibration: dict, path) -> None:
-    """Accuracy over confidence of each bin, beside the diagonal of a calibrated model.
+    """Draw the accuracy of each bin over its confidence, with the diagonal of a calibrated model.
 
-    calibration: what `calibration.calibration` returned.
+    calibration: the result of the function `calibration`.
     """
     from matplotlib.figure import Figure
 

@@ -1,12 +1,17 @@
-"""Loss and BLEU of checkpoints on one subset, each measured once and kept.
+"""Loss and BLEU of checkpoints on one subset. Each checkpoint is measured once, and its measurement is kept in a file.
 
-What a measurement depends on (the checkpoint, the data, the decoding, the libraries) is hashed into the name of its
-file, so one that was made from something else is never found. Places and the size of batches are left out.
+The name of the file is a hash of everything that the measurement depends on: the checkpoint, the data, the decoding and
+the libraries. So a measurement that was made from something else is never found. File paths and batch sizes are not
+part of the hash, because they do not change the result.
 """
 
 import hashlib
 import json
+import math
 from pathlib import Path
+
+import numpy as np
+import torch
 
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.manifest import library_versions
@@ -14,15 +19,16 @@ from fairseq_kd.artifacts.writing import remove_leftover_files, write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_data_bin
 from fairseq_kd.evaluation.evaluate import evaluate
-from fairseq_kd.evaluation.gold import nll_of_checkpoint
 from fairseq_kd.evaluation.system import TranslateOptions
+from fairseq_kd.inference.opening import check_longest, check_positions, gold_batches, load_pair
+from fairseq_kd.loss.signal import ROWS_AT_A_TIME
 
 FORMAT = 1
-NOT_IN_KEY = ("max_tokens", "cpu")  # the device says what `cpu` does
+NOT_IN_KEY = ("max_tokens", "cpu")  # the key records the device instead of `cpu`
 
 
 class Measurements:
-    """Measures checkpoints and remembers what it found in `folder`, one JSON file a checkpoint."""
+    """Measures checkpoints and keeps the measurements in `folder`, one JSON file per checkpoint."""
 
     def __init__(
         self,
@@ -58,22 +64,22 @@ class Measurements:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             if found["made_from"] != self._key(sha256) or not {"nll", "bleu", "updates"} <= found.keys():
-                raise ValueError("it is the record of something else")
+                raise ValueError("it records another measurement")
         except (KeyError, TypeError, ValueError) as error:
-            raise KDError(f"{path} is not a readable measurement ({error}): remove it, and it is made again") from error
+            raise KDError(f"{path} is not a readable measurement ({error}): remove it to measure again") from error
         return found
 
     def measure(self, checkpoint, sha256: str, trust: bool = False) -> dict:
-        """Compute the loss of the checkpoint, translate and score, keep both.
+        """Compute the loss and BLEU of the checkpoint, and keep both.
 
-        Raises KDError for whatever cannot be used, and when the file has changed since it was hashed.
+        Raises KDError for input that cannot be used, and when the file has changed since it was hashed.
         """
         with self._inputs as inputs:
             inputs.watch(checkpoint)
             record = self._measured(checkpoint, sha256, trust)
             inputs.check()
         if inputs.sha256(checkpoint) != sha256:
-            raise KDError(f"{checkpoint} was changed while it was measured: run the command after the training")
+            raise KDError(f"{checkpoint} was changed while it was measured: run the command again after the training")
         write_json(self._path(sha256), record)
         return record
 
@@ -136,3 +142,33 @@ class Measurements:
         if self.reference is not None and Path(self.reference).is_file():
             found["--reference"] = self._inputs.sha256(self.reference)
         return found
+
+
+def nll_of_checkpoint(
+    data_bin, checkpoint, subset: str, *, max_tokens: int, device: torch.device, trust: bool = False
+) -> tuple[float, int]:
+    """(mean of -log2 p(token | source, gold prefix) over the target tokens of `subset`, number of these tokens).
+
+    The loss is in bits per token, with EOS, without label smoothing, in float32; fairseq logs it as nll_loss. The
+    dictionaries are those of `data_bin`. max_tokens: of a batch, with padding.
+    Raises KDError for a checkpoint or data-bin that cannot be used, and when the loss is not finite.
+    """
+    model, task = load_pair(data_bin, checkpoint, subset, data=data_bin, trust=trust)
+    dataset = task.dataset(subset)
+    check_positions(dataset.src_sizes, dataset.tgt_sizes, model.model.max_positions())
+    check_longest(np.maximum(dataset.src_sizes, dataset.tgt_sizes), max_tokens)
+    nats, tokens = 0.0, 0
+    for sample, keep in gold_batches(dataset, task.target_dictionary.pad(), device, "loss", max_tokens):
+        gold = sample["target"][keep]  # (N,)
+        signal = model.signal(sample, keep)
+        for start in range(0, len(gold), ROWS_AT_A_TIME):
+            rows = signal.rows(start, start + ROWS_AT_A_TIME)  # (n, V)
+            lprobs = rows.gather(1, gold[start : start + ROWS_AT_A_TIME].unsqueeze(1))
+            nats -= lprobs.sum(dtype=torch.float64).item()
+        tokens += len(gold)
+    if not math.isfinite(nats):
+        raise KDError(
+            f"the loss of {checkpoint} on {subset!r} is not finite: its training diverged, or some of its weights are "
+            "not finite. Move it out of the folder"
+        )
+    return nats / tokens / math.log(2), tokens

@@ -1,30 +1,31 @@
-"""Systems against a baseline: over segments, and over runs where there are several.
+"""Compare systems with a baseline: tests over segments, and tests over runs where each system has several runs.
 
-Keys of a comparison (JSON), "format" 2 (1 had one "pairing" and one signature for each test, and no "welch_t"):
+Keys of a comparison (JSON), "format" 2 (format 1 had one "pairing" and one signature per test, and no "welch_t"):
 
     kind                "comparison"
     metric, segments, alpha, subset
-    signatures          {"bootstrap", "approximate_randomisation"} -> the signatures of all tests, each once
+    signatures          {"bootstrap", "approximate_randomisation"} -> the different signatures of the test
     baseline            name of the first system
-    systems             list, the baseline first, of
+    systems             list of entries, the baseline first; each entry has
 
-        name, files, seeds      a file and the seed of its training for each run, by seed
-        scores, mean, sd        of the metric; sd over runs, None for one
-        bootstrap_mean, ci      of each run; ci is half the width of the interval of 95 %
-        pairing                 with the baseline's runs: "seed" where both have the same seeds, each once; "single"
-                                where both have one run; else "none". None for the baseline, and so is what follows
-        difference              mean of system - mean of baseline
-        bootstrap, approximate_randomisation     {"p", "p_holm", "signatures"}: a list each, run by run against the
-                                baseline's run of that seed; empty where the runs are not paired
-        paired_t                {"t", "degrees_of_freedom", "p", "p_holm"} over runs that are paired by seed, else None
-        welch_t                 the same over runs that are not paired, else None
+        name, files, seeds      the file and the training seed of each run, sorted by seed
+        scores, mean, sd        of the metric; sd over runs, None for a single run
+        bootstrap_mean, ci      one value per run; ci is half the width of the 95 % interval
+        pairing                 with the baseline's runs: "seed" where both have the same seeds and each seed once;
+                                "single" where both have one run; else "none". In the baseline's entry this and all
+                                following keys are None
+        difference              mean of the system - mean of the baseline
+        bootstrap, approximate_randomisation     {"p", "p_holm", "signatures"}: one list per key, with one value per
+                                run, compared with the baseline's run of the same seed; empty if not paired
+        paired_t                {"t", "degrees_of_freedom", "p", "p_holm"} over runs paired by seed, else None
+        welch_t                 the same keys over runs that are not paired, else None
         decided_by              "paired_t" or "welch_t" with several runs, else "approximate_randomisation"
         verdict                 "better" or "worse" where p_holm of that test is below alpha, else "no difference shown"
 
-Nothing depends on the order in which the files of a system are given. A signature with "ar:exact_2^k" says that all
-exchanges of the k segments that differ in their statistics were counted.
-p_holm is corrected within each test, over all of its p-values; the t-tests count as one. A t-test without any variance
-has p None and shows nothing.
+The order in which the files of a system are given does not matter. A signature with "ar:exact_2^k" means that all
+exchanges of the k segments with different statistics were counted.
+p_holm is corrected within each test over all of its p-values; the two t-tests count as one test. A t-test without any
+variance has p None and shows no difference.
 """
 
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ T_TESTS = ("paired_t", "welch_t")
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """resamples: of the paired bootstrap; trials: of approximate randomisation; alpha: level of significance."""
+    """resamples: of the paired bootstrap. trials: of approximate randomisation. alpha: significance level."""
 
     metric: str = "bleu"
     resamples: int = 1000
@@ -59,10 +60,10 @@ class CompareOptions:
 
 
 def compare(systems: dict[str, list], options: CompareOptions) -> dict:
-    """Compare result files; see the module for what is returned.
+    """Compare result files. The module's docstring lists the keys of the returned comparison.
 
-    systems: name -> files, one a run; the first is the baseline. Runs of the same seed are a pair where a system has
-    the seeds of the baseline; else the runs are no pairs, and the t-test is Welch's.
+    systems: name -> files, one file per run; the first system is the baseline. Runs with the same seed are paired where
+    a system has the same seeds as the baseline. Otherwise the runs are not paired, and the t-test is Welch's.
     Raises KDError for files that cannot be compared.
     """
     check_seed(of_tests=True)
@@ -96,34 +97,34 @@ def compare(systems: dict[str, list], options: CompareOptions) -> dict:
 
 def _check_systems(systems: dict[str, list]) -> None:
     if len(systems) < 2:
-        raise KDError("give at least two systems to compare: the first is the baseline")
+        raise KDError("give at least two systems to compare; the first is the baseline")
     counts = {name: len(files) for name, files in systems.items()}
     if len({count > 1 for count in counts.values()}) > 1:
         found = ", ".join(f"{name} has {count}" for name, count in counts.items())
         raise KDError(
-            f"{found} files: one run says nothing of how much runs vary, so that it cannot be tested against several; "
-            "give one file a system, or at least two"
+            f"{found} files: one run does not show how much runs vary, so it cannot be tested against several runs; "
+            "give one file for every system, or at least two"
         )
     paths = [Path(path).resolve() for files in systems.values() for path in files]
     if twice := next((path for path in paths if paths.count(path) > 1), None):
-        raise KDError(f"{twice} is given twice; each run counts once")
+        raise KDError(f"{twice} is given twice, and each run must count once: leave one of them out")
 
 
 def _by_seed(files: list, results: dict) -> list:
-    """The files in the order of their seeds; of equal seeds, and without one, in that of their names."""
+    """The files sorted by seed; files with equal seeds, or without a seed, are sorted by name."""
     return sorted(files, key=lambda path: (results[path]["seed"] is None, results[path]["seed"] or 0, str(path)))
 
 
-def _pairing(files: list, of_baseline: list, results: dict) -> str:
-    """ "seed", "single" or "none", see the module. Both have as many runs, or more than one."""
-    seeds, theirs = ([results[path]["seed"] for path in paths] for paths in (files, of_baseline))
+def _pairing(files: list, baseline_files: list, results: dict) -> str:
+    """Return "seed", "single" or "none"; see the module. Both systems have one run, or both have several."""
+    seeds, theirs = ([results[path]["seed"] for path in paths] for paths in (files, baseline_files))
     if None not in seeds and len(set(seeds)) == len(seeds) and seeds == theirs:
         return "seed"
     return "single" if len(files) == 1 else "none"
 
 
 def _measure(systems: dict, pairings: dict, results: dict, options: CompareOptions) -> dict:
-    """file -> test -> its entries of what `segment_tests` returns: score, mean, ci; p and signature if it is paired."""
+    """file -> test -> the entries of this file in the result of `segment_tests`."""
     samples = {"bootstrap": options.resamples, "approximate_randomisation": options.trials}
     baseline, *others = systems
     paired = [systems[name] for name in others if pairings[name] != "none"]
@@ -134,14 +135,14 @@ def _measure(systems: dict, pairings: dict, results: dict, options: CompareOptio
         hypotheses = [results[path]["hypotheses"] for path in paths]
         found = segment_tests(options.metric, hypotheses, results[paths[0]]["references"], samples, scorer)
         for index, path in enumerate(paths):
-            measured[path] = {test: {key: of[index] for key, of in found[test].items()} for test in TESTS}
+            measured[path] = {test: {key: values[index] for key, values in found[test].items()} for test in TESTS}
             progress.advance(1)
     progress.finish()
     return measured
 
 
 def _describe(name: str, files: list, results: dict, measured: dict) -> dict:
-    """The row of a system without what the baseline does not have."""
+    """The row of a system. The keys that the baseline does not have are None."""
     bootstraps = [measured[path]["bootstrap"] for path in files]
     scores = [found["scores"] for found in bootstraps]
     row = {
@@ -159,7 +160,7 @@ def _describe(name: str, files: list, results: dict, measured: dict) -> dict:
 
 
 def _test(row: dict, baseline: dict, pairing: str, measured: list[dict]) -> dict:
-    """The tests of a system against the baseline, not yet corrected. measured: of each of its runs."""
+    """The uncorrected tests of a system against the baseline. measured: the measurements of each run of the system."""
     found = {"pairing": pairing, "difference": row["mean"] - baseline["mean"]}
     for test in TESTS:
         runs = [] if pairing == "none" else [run[test] for run in measured]
@@ -172,7 +173,7 @@ def _test(row: dict, baseline: dict, pairing: str, measured: list[dict]) -> dict
 
 
 def _correct(rows: list[dict]) -> None:
-    """Add p_holm to each test of all rows."""
+    """Add p_holm to each test in all rows."""
     for test in TESTS:
         corrected = iter(holm([p for row in rows for p in row[test]["p"]]))
         for row in rows:

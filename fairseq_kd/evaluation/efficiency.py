@@ -1,4 +1,4 @@
-"""What a model costs: size, speed, memory, operations."""
+"""The cost of a model: size, operations, speed, memory."""
 
 import contextlib
 import time
@@ -10,34 +10,35 @@ import torch
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.evaluation.system import System, search_backend
-from fairseq_kd.models.count import operations_a_token
+from fairseq_kd.models.count import operations_per_token, parameter_count
 
-WARM_UP = 3  # sentences that are not timed
+WARM_UP = 3  # sentences that are translated before the timing begins
 
 
 def size(system: System, checkpoint) -> dict:
     """{"parameters", "weights_bytes", "checkpoint_bytes", "operations_per_token", "operations_length"}.
 
-    weights_bytes: of the distinct parameters, at the type they are run in; checkpoint_bytes: of the file, which with
-    fairseq-train's holds the optimizer's state as well. operations_per_token: see `models.count`, at as many tokens as
-    the subset's sources have on average (operations_length); None for a model that is no transformer.
+    weights_bytes: size of the different parameters in the dtype in which the model runs. checkpoint_bytes: size of the
+    file, which also holds the optimizer's state if fairseq-train wrote it. operations_per_token: see `models.count`,
+    for sentences of operations_length tokens, the mean length of the subset's sources; None if the model is not a
+    transformer.
     """
     from fairseq.models.transformer import TransformerModelBase
 
-    parameters = list(system.model.parameters())
+    parameters = system.model.parameters()
     length = round(float(np.mean(system.dataset.src_sizes)))
     known = isinstance(system.model, TransformerModelBase)
     return {
-        "parameters": sum(parameter.numel() for parameter in parameters),
+        "parameters": parameter_count(system.model),
         "weights_bytes": sum(parameter.numel() * parameter.element_size() for parameter in parameters),
         "checkpoint_bytes": Path(checkpoint).stat().st_size,
-        "operations_per_token": sum(operations_a_token(system.model, length).values()) if known else None,
+        "operations_per_token": sum(operations_per_token(system.model, length).values()) if known else None,
         "operations_length": length,
     }
 
 
 class Meter:
-    """Wall time, and the largest memory of the process (and of the GPU), during a block."""
+    """Measures the wall time and the peak memory of the process, and of its GPU, during a `with` block."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -46,7 +47,7 @@ class Meter:
         self.peak_gpu_bytes: int | None = None
 
     def __enter__(self) -> "Meter":
-        with contextlib.suppress(OSError):  # then the peak is that of the whole process, and left out below
+        with contextlib.suppress(OSError):  # the system cannot reset the peak: it is reported as None
             Path("/proc/self/clear_refs").write_text("5")
             self.peak_rss_bytes = 0
         if self.device.type == "cuda":
@@ -63,21 +64,21 @@ class Meter:
             self.peak_gpu_bytes = torch.cuda.max_memory_allocated(self.device)
 
     def as_dict(self, sentences: int) -> dict:
-        """{"sentences_per_second", "peak_rss_bytes"} and on a GPU "peak_gpu_bytes"; None where Linux does not say."""
+        """{"sentences_per_second", "peak_rss_bytes"}, on a GPU also "peak_gpu_bytes"; an unknown peak is None."""
         found = {"sentences_per_second": sentences / self.seconds, "peak_rss_bytes": self.peak_rss_bytes}
         return found | ({} if self.peak_gpu_bytes is None else {"peak_gpu_bytes": self.peak_gpu_bytes})
 
 
 def check_latency(sentences: int, available: int) -> None:
-    """Raises KDError when so many sentences cannot be timed."""
+    """Raises KDError when the subset has fewer sentences than are to be timed."""
     if sentences > available:
         raise KDError(f"--latency {sentences}: the subset has {available} sentences")
 
 
 def latency(system: System, sentences: int) -> dict:
-    """Time to translate one sentence by itself, collating included: {"sentences", "p50_ms", "p95_ms", "mean_ms"}.
+    """Time to collate and translate one sentence at a time: {"sentences", "p50_ms", "p95_ms", "mean_ms"}.
 
-    sentences: how many are timed, evenly spaced over the subset, after a few that are not.
+    sentences: how many are timed, evenly spaced over the subset. The first few are also translated before, untimed.
     """
     backend = search_backend([system.model], system.task, system.dataset, system.options)
     chosen = np.linspace(0, len(system.dataset) - 1, sentences).round().astype(int)
@@ -87,7 +88,7 @@ def latency(system: System, sentences: int) -> dict:
     milliseconds = []
     for number in chosen:
         started = time.perf_counter()
-        backend.translate(np.array([number]), lambda count: None)  # ends with a copy to the CPU, so with the work
+        backend.translate(np.array([number]), lambda count: None)  # its copy to the CPU waits for the GPU
         milliseconds.append(1000 * (time.perf_counter() - started))
         progress.advance(1)
     progress.finish()

@@ -1,32 +1,30 @@
-"""A checkpoint on a subset: translate, detokenise, score, and keep everything in one result.
+"""Evaluate a checkpoint on a subset: translate, detokenise, score, measure, and return one result.
 
-Keys of the result (JSON), "format" 2; the module named at the end defines what is in an entry:
+Keys of the result (JSON), "format" 2. The name at the end of an entry is the function or module that defines it:
 
     kind                                            "result"
-    checkpoint, checkpoint_sha256, updates, seed    what was evaluated; updates and seed of its training
+    checkpoint, checkpoint_sha256, updates, seed    the evaluated file; updates and seed of its training
     data_bin, manifest_sha256, subset, corpus_name, reference, form, post_process, dictionary_check
     sentences             number of segments
-    tokenize              sacreBLEU's tokeniser, the words of BLEU and TER: `Scorer`; without it 13a
-    bleu, chrf, ter       {"score", "signature", "verbose"}, with intervals also "mean" and "ci": `score`
-    behaviour             {"length_ratio", "repetition", "repetition_of_references", "copied", "empty"}: `behaviour`
+    tokenize              sacreBLEU's tokeniser, which cuts the words of BLEU and TER: `Scorer`; if missing, 13a
+    bleu, chrf, ter       {"score", "signature", "verbose"}, with intervals also "mean" and "ci": `Scorer.score`
+    behaviour             {"length_ratio", "repetition", "repetition_of_references", "copied", "empty"}: `rates`
     efficiency            {"parameters", "weights_bytes", "checkpoint_bytes", "operations_per_token",
                           "operations_length", "sentences_per_second", "peak_rss_bytes"}: `efficiency`
     seconds, parameters   of decoding; of the model
     decoding, device, threads, versions
-    sources_sha256        of the source text, a newline after each sentence
-    hypotheses, references     plain text, one entry a segment
+    sources_sha256        of the source text with a newline after each sentence
+    hypotheses, references     plain text, one entry per segment
 
-and if it was asked for:
+and on request:
 
     calibration           {"tokens", "accuracy", "confidence", "ece", "nll_bits", "brier",
                           "bins": [{"tokens", "confidence", "accuracy"}]}: `calibration`
-    agreement             {"teacher", "tokens", "top1", "bleu", "teacher_hypotheses"}: `agreement`
+    agreement             {"teacher", "tokens", "top1", "bleu", "teacher_hypotheses"}: `measures.agreement`
     robustness            {"noise", "seed", "levels"}: `robustness`
     latency               {"sentences", "p50_ms", "p95_ms", "mean_ms"}: `efficiency`
 
 Format 1 had no ter, seed, behaviour, efficiency, sources_sha256 and references.
-
-What translations do, told by the text alone.
 """
 
 import unicodedata
@@ -43,17 +41,17 @@ from fairseq_kd.evaluation.segments import read_segments, text_hash
 from fairseq_kd.evaluation.system import TranslateOptions, open_system
 from fairseq_kd.scoring.score import Scorer, check_seed, choose_scorer
 
-NGRAM = 4  # words; as seq-rep-4 of Welleck et al. 2020
+NGRAM = 4  # words, as in seq-rep-4 of Welleck et al. 2020
 
 
 def rates(sources: list[str], hypotheses: list[str], references: list[str], scorer: Scorer) -> dict:
-    """Rates over all sentences of detokenised text.
+    """The behaviour of translations that the text alone shows: rates over all sentences of detokenised text.
 
-    length_ratio: tokens of the hypotheses / tokens of the references, as BLEU counts them.
-    repetition: see `repetition_rate`, of the scorer's words; repetition_of_references: the same of the references, to
-    compare with.
-    copied: share of sentences whose hypothesis is the source, and not empty; both in Unicode's form NFKC, to which
-    SentencePiece may have brought text.
+    length_ratio: tokens of the hypotheses / tokens of the references, counted as BLEU counts them.
+    repetition: `repetition_rate` of the hypotheses, over the scorer's words. repetition_of_references: the same rate of
+    the references, for comparison.
+    copied: share of sentences whose hypothesis equals the source and is not empty. Both are compared in Unicode's form
+    NFKC, because SentencePiece may have normalised the text to it.
     empty: share of sentences whose hypothesis has no characters.
     """
     count = len(hypotheses)
@@ -72,9 +70,9 @@ def _same(source: str, hypothesis: str) -> bool:
 
 
 def repetition_rate(lines: Iterable[list[str]]) -> float:
-    """Share of the 4-grams that stood earlier in the same line; 0 where no line has four words. lines: their words.
+    """Share of 4-grams that occur earlier in the same line; 0 if no line has four words. lines: the words of each line.
 
-    Source: Welleck et al. 2020 (arXiv 1908.04319), seq-rep-4, here over all lines at once.
+    Source: Welleck et al. 2020 (arXiv 1908.04319), seq-rep-4; here the sums go over all lines.
     """
     total = repeated = 0
     for words in lines:
@@ -98,10 +96,10 @@ def evaluate(
 ) -> dict:
     """Score `checkpoint` on `subset` of `data_bin` and return the result, ready for JSON.
 
-    A data-bin made by `fairseq-kd prepare` brings references and subword model. For one made by plain
+    A data-bin made by `fairseq-kd prepare` contains references and subword model. For a data-bin made by plain
     fairseq-preprocess, reference (a text file) and post_process (how subwords are joined) must be given.
-    tokenize: sacreBLEU's tokeniser; None for that of the target language.
-    measures: None for scores without intervals and what costs nothing.
+    tokenize: sacreBLEU's tokeniser; None: the tokeniser for the target language.
+    measures: None: scores without intervals, and the measures that cost no extra time.
     Raises KDError for input that cannot be used, before anything is decoded.
     """
     check_seed()

@@ -1,4 +1,4 @@
-"""A student as a CTranslate2 folder, with what became of its translations, its size and its speed."""
+"""Export a student as a CTranslate2 folder, and compare translations, size and speed before and after."""
 
 import shutil
 import time
@@ -24,7 +24,7 @@ from fairseq_kd.sequence.ctranslate2_backend import MAX_TOKENS, CTranslate2Backe
 
 KIND = "fairseq_kd exported model"
 FORMAT = 1
-SUBWORD = "subword"  # folder of the subword model, in a data-bin and in what is exported
+SUBWORD = "subword"  # folder of the subword model in a data-bin and in the exported folder
 
 
 def export(
@@ -42,8 +42,8 @@ def export(
 ) -> dict:
     """Write the folder `out`, translate `subset` with the checkpoint and with the folder, and return the manifest.
 
-    quantize: of `runtime.QUANTIZATIONS`. options, reference, post_process, tokenize: as for `evaluate`.
-    A complete `out` of the same inputs is checked and kept.
+    quantize: one of `runtime.QUANTIZATIONS`. options, reference, post_process, tokenize: as in `evaluate`.
+    A complete `out` from the same inputs is checked and kept.
     Raises KDError for input that cannot be used, and for a model that CTranslate2 cannot express.
     """
     check_installed()
@@ -59,7 +59,7 @@ def _export(checkpoint, data_bin, out: Path, quantize, subset, options, given: d
     """given: reference, post_process and tokenize."""
     segments = read_segments(data_bin, subset, given["reference"], given["post_process"])
     sentences = len(segments.references)
-    exact = replace(options, fp16=False)  # what is written is not rounded before; --fp16 is for the translation before
+    exact = replace(options, fp16=False)  # export unrounded weights; --fp16 is for fairseq's translation
     system = open_system(checkpoint, data_bin, subset, exact, sentences, trust=trust, data_option="--data")
     scorer = choose_scorer(system.task.cfg.target_lang, given["tokenize"], segments.references)
     request = describe(inputs.sha256(checkpoint), system, quantize, segments, options, scorer)
@@ -70,7 +70,7 @@ def _export(checkpoint, data_bin, out: Path, quantize, subset, options, given: d
             write_model(system.model, system.task.source_dictionary, system.task.target_dictionary, folder, quantize)
         except KDError as error:
             raise KDError(f"{checkpoint} cannot be exported: {error}") from error
-        # before the translations that take time: it may not run here
+        # first, because the model may not run here and the translations take time
         translator = load_translator(folder, options.device(), "default", workers=torch.get_num_threads())
         given = given | {"tokenize": scorer.tokenize}
         before = evaluate(data_bin, checkpoint, subset, options, **given, trust=trust)
@@ -89,7 +89,7 @@ def _export(checkpoint, data_bin, out: Path, quantize, subset, options, given: d
 def describe(
     checkpoint_sha256: str, system: System, quantize: str, segments: Segments, options: TranslateOptions, scorer: Scorer
 ) -> dict:
-    """What the folder is made from."""
+    """The request: everything that the folder is made from."""
     task = system.task
     return {
         "kind": KIND,
@@ -108,7 +108,7 @@ def describe(
 
 
 def evaluate_exported(translator, system: System, segments: Segments, scorer: Scorer) -> dict:
-    """Scores, seconds and hypotheses of the exported model, which has as many threads as torch has for the other."""
+    """Scores, seconds and hypotheses of the exported model. It has as many threads as torch had for the checkpoint."""
     task, dataset, device = system.task, system.dataset, system.options.device()
     limit = system.model.max_positions()[1]
     settings, max_tokens = system.options.as_dict(), MAX_TOKENS[device.type]
@@ -129,7 +129,7 @@ def evaluate_exported(translator, system: System, segments: Segments, scorer: Sc
 
 
 def compared(before: dict, after: dict, checkpoint_bytes: int, model_bytes: int) -> dict:
-    """What the manifest says about both models. bytes: of the checkpoint with all that is in it, and of model.bin."""
+    """The manifest entries that compare both models. The sizes are those of the whole checkpoint and of model.bin."""
     pairs = zip(before["hypotheses"], after["hypotheses"], strict=True)
     count = before["sentences"]
     sides = {
@@ -155,7 +155,7 @@ def compared(before: dict, after: dict, checkpoint_bytes: int, model_bytes: int)
 
 
 def copy_subword_model(data_bin, folder) -> dict | None:
-    """Copy the data-bin's subword model, which whoever translates plain text needs; None where it brings none."""
+    """Copy the data-bin's subword model, which is needed to translate plain text. None if the data-bin has none."""
     manifest = read_prepared(data_bin)
     if manifest is None:
         return None

@@ -1,22 +1,55 @@
-"""What is measured beside the scores, and whether it can be: asked before anything is decoded."""
+"""The measures beside the scores. Whether they can be measured is checked before the decoding begins.
+
+Agreement with a teacher is measured here: token by token under gold prefixes, and by comparing translations. The other
+measures are in `calibration`, `robustness` and `efficiency`.
+"""
 
 from dataclasses import dataclass
 
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.evaluation.agreement import TeacherOptions, agreement
 from fairseq_kd.evaluation.calibration import calibration, observe
 from fairseq_kd.evaluation.efficiency import check_latency, latency
-from fairseq_kd.evaluation.gold import gold_batches
 from fairseq_kd.evaluation.robustness import NoiseLevels, Robustness
 from fairseq_kd.evaluation.segments import Segments
-from fairseq_kd.evaluation.system import System
-from fairseq_kd.inference.opening import check_positions
+from fairseq_kd.evaluation.system import System, translate
+from fairseq_kd.inference.opening import check_positions, gold_batches
+from fairseq_kd.loss.signal import ROWS_AT_A_TIME
 from fairseq_kd.scoring.score import Scorer
+from fairseq_kd.teacher.ensemble import Teachers, open_teachers
+
+
+@dataclass(frozen=True)
+class TeacherOptions:
+    """paths: a checkpoint, or several joined by ":" (an ensemble). data: folder of its dictionaries, if it was moved.
+
+    trust: path of a checkpoint to read even if it holds code.
+    """
+
+    paths: str
+    data: str | None = None
+    trust: str | None = None
+
+    def open(self, system: System, data_bin, subset: str) -> Teachers:
+        """Load the teacher for `agreement`. Raises KDError when it does not fit the subset or the languages."""
+        teachers = open_teachers(
+            data_bin, self.paths, subset, data=self.data, dtype=system.options.dtype(), trust=self.trust
+        )
+        languages = (system.task.cfg.source_lang, system.task.cfg.target_lang)
+        if teachers.members[0].languages != languages:
+            raise KDError(
+                f"--teacher {self.paths} translates {'-'.join(teachers.members[0].languages)}, but the checkpoint "
+                f"translates {'-'.join(languages)}, so they cannot agree: give a teacher of the same languages"
+            )
+        check_positions(system.dataset.src_sizes, system.dataset.tgt_sizes, teachers.max_positions, "the teacher")
+        return teachers
 
 
 @dataclass(frozen=True)
 class Measures:
-    """resamples: of the bootstrap, 0 for no intervals; bins: of the calibration, 0 for none; latency: sentences."""
+    """resamples: of the bootstrap intervals; bins: of the calibration; latency: how many sentences are timed.
+
+    0 switches each of them off, None switches off agreement (teacher) and robustness (noise).
+    """
 
     resamples: int = 0
     bins: int = 0
@@ -26,14 +59,14 @@ class Measures:
 
     def __post_init__(self):
         if self.resamples < 0 or self.resamples == 1:
-            raise KDError(f"--confidence-n {self.resamples}: give 0 for no intervals, else at least 2 resamples")
+            raise KDError(f"--confidence-n {self.resamples}: give 0 (no intervals) or at least 2 resamples")
         for name in ("bins", "latency"):
             if getattr(self, name) < 0:
                 raise KDError(f"--{name} {getattr(self, name)}: must be at least 1")
 
 
 class Measuring:
-    """The measures of one system. Raises KDError when it is made for what cannot be measured on it."""
+    """The requested measures of one system. Raises KDError on construction for a measure that is not possible."""
 
     def __init__(self, measures: Measures, system: System, segments: Segments, scorer: Scorer):
         self.measures, self.system, self.segments, self.scorer = measures, system, segments, scorer
@@ -46,7 +79,7 @@ class Measuring:
         self.robustness = measures.noise and Robustness(measures.noise, system, segments, scorer)
 
     def run(self, hypotheses: list[str], bleu: dict) -> dict:
-        """Entries of the result for what was asked for. hypotheses, bleu: of the subset as it is."""
+        """The entries of the result for the requested measures. hypotheses, bleu: of the subset without noise."""
         found = {}
         if self.measures.bins:
             pad, device = self.system.task.target_dictionary.pad(), self.system.options.device()
@@ -63,11 +96,49 @@ class Measuring:
 
 
 def _check_gold(system: System, subset: str) -> None:
-    """Raises KDError when there are no gold prefixes, or longer ones than the model has positions for."""
+    """Raises KDError when the subset has no gold prefixes, or longer ones than the model has positions for."""
     dataset = system.dataset
     if dataset.tgt is None:
         raise KDError(
             f"subset {subset!r} is binarised without its target side, so there are no gold prefixes for --calibration "
-            "and --teacher"
+            "and --teacher: leave these options out, or binarise both sides"
         )
-    check_positions(dataset.src_sizes, dataset.tgt_sizes, system.model.max_positions(), "the model")
+    check_positions(dataset.src_sizes, dataset.tgt_sizes, system.model.max_positions())
+
+
+def agreement(
+    system: System, teachers: Teachers, hypotheses: list[str], decode, scorer: Scorer, resamples: int
+) -> dict:
+    """{"tokens", "top1", "bleu", "teacher", "teacher_hypotheses"}.
+
+    top1: share of the target tokens at which system and teacher give the highest probability to the same token, given
+    the gold prefix. bleu: of the system's `hypotheses` (plain text), with the teacher's translations by the same search
+    as references. decode: joins subwords.
+    """
+    same, tokens = top1_agreement(system, teachers)
+    lines = translate(
+        teachers.models(system.options.device()), teachers.task, teachers.dataset, system.options, "decoding, teacher"
+    )
+    theirs = [decode(line) for line in lines]
+    return {
+        "teacher": teachers.fingerprint(),
+        "tokens": tokens,
+        "top1": same / tokens,
+        "bleu": scorer.score_by("bleu", hypotheses, theirs, resamples),
+        "teacher_hypotheses": theirs,
+    }
+
+
+def top1_agreement(system: System, teachers: Teachers) -> tuple[int, int]:
+    """(target tokens at which both prefer the same token, all target tokens) of the subset, with EOS."""
+    pad, device = system.task.target_dictionary.pad(), system.options.device()
+    same = tokens = 0
+    for sample, keep in gold_batches(system.dataset, pad, device, "agreement"):
+        count = int(keep.sum())
+        ours, theirs = system.frozen.signal(sample, keep), teachers.signal(sample, keep)
+        for start in range(0, count, ROWS_AT_A_TIME):
+            end = min(start + ROWS_AT_A_TIME, count)
+            best = [signal.rows(start, end).argmax(dim=-1) for signal in (ours, theirs)]  # (n,) each
+            same += int((best[0] == best[1]).sum())
+        tokens += count
+    return same, tokens

@@ -1,4 +1,4 @@
-"""BLEU when the source text is noised at each of some levels, and how much of it that takes away."""
+"""Robustness: BLEU with several levels of noise in the source text, and its relative drop at each level."""
 
 from dataclasses import dataclass
 
@@ -8,8 +8,8 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.prepare import load_subword_models
 from fairseq_kd.evaluation.segments import Segments, text_hash
 from fairseq_kd.evaluation.system import System, check_lengths
-from fairseq_kd.noise.options import OPERATIONS, NoiseOptions
-from fairseq_kd.noise.side import noise_and_count
+from fairseq_kd.noise.operations import OPERATIONS, NoiseOptions
+from fairseq_kd.noise.text import noise_and_count
 from fairseq_kd.noise.text_level import UnsegmentedText
 from fairseq_kd.scoring.score import Scorer
 
@@ -18,9 +18,9 @@ KINDS = (*OPERATIONS, "mix")
 
 @dataclass(frozen=True)
 class NoiseLevels:
-    """percents: shares of the source's words, in percent; kind: the operation, or "mix": a third of each.
+    """percents: percentages of the source's words that get noise. kind: one operation, or "mix": a third of each.
 
-    Raises KDError when it is made, for values out of range.
+    Raises KDError on construction for values out of range.
     """
 
     percents: tuple[float, ...]
@@ -32,15 +32,15 @@ class NoiseLevels:
             raise KDError(f"--noise-seed {self.seed}: must be 0 or above")
         for percent in self.percents:
             if not 0 <= percent <= 100:
-                raise KDError(f"--noise-levels {percent:g}: levels are percent, between 0 and 100")
+                raise KDError(f"--noise-levels {percent:g}: levels are percentages between 0 and 100")
         if len(set(self.percents)) < len(self.percents):
-            raise KDError(f"--noise-levels {' '.join(f'{p:g}' for p in self.percents)}: a level is there twice")
+            raise KDError(f"--noise-levels {' '.join(f'{p:g}' for p in self.percents)}: a level is given twice")
 
     def noise(self, lines: list[str], percent: float) -> tuple[list[str], float]:
         """(the lines with noise of one level, the percentage of their words that met an operation).
 
-        Substitutes are drawn from the words of these lines, by frequency. The percentage is a little off `percent`:
-        words are drawn at random, no line loses all, and some words cannot change places.
+        Substitutes are drawn from the words of these lines, by frequency. The percentage differs a little from
+        `percent`, because words are drawn at random, no line loses all words, and some words cannot change places.
         """
         if percent == 0:
             return lines, 0.0
@@ -50,19 +50,19 @@ class NoiseLevels:
             noised, report = noise_and_count(lines, NoiseOptions(**rates), self.seed)
         except UnsegmentedText as error:
             raise KDError(
-                f"--noise-levels changes words between spaces: {error}. Make a noisy copy by `fairseq-kd noise "
-                "--word-tokenizer char` or `--level char`, and evaluate on that"
+                f"--noise-levels changes words between spaces: {error}. Make a noisy copy with `fairseq-kd noise "
+                "--word-tokenizer char` or `--level char`, and evaluate on the copy"
             ) from error
-        if noised == lines:  # two equal words may have changed places
+        if noised == lines:  # possible with operations too: two equal words may have changed places
             return lines, 0.0
         return noised, 100 * sum(rate["done"] for rate in report["rates"].values()) / report["units"]
 
 
 class Robustness:
-    """The noised subsets of one system, made and checked before anything is decoded."""
+    """The noised subsets for one system. They are made and checked before the decoding begins."""
 
     def __init__(self, levels: NoiseLevels, system: System, segments: Segments, scorer: Scorer):
-        """Raises KDError when there is no plain text to noise, or no words in it, or a noised sentence is too long."""
+        """Raises KDError when there is no plain text, when it has no words, or when a noised sentence is too long."""
         if segments.source is None:
             raise KDError(
                 f"{segments.origin['data_bin']} was not made by `fairseq-kd prepare`, so it brings neither the source "
@@ -82,8 +82,8 @@ class Robustness:
     def run(self, clean: dict, resamples: int) -> dict:
         """{"noise", "seed", "levels": [{"percent", "realised", "sources_sha256", "bleu", "relative_drop"}]}.
 
-        clean: the BLEU entry of the subset as it is. realised: see `NoiseLevels.noise`. Where a level above 0 has
-        changed nothing, nothing was measured: the drop is None.
+        clean: the BLEU entry of the subset without noise. realised: see `NoiseLevels.noise`. relative_drop is None
+        where a level above 0 has changed no word, because nothing was measured.
         """
         rows = []
         for percent, dataset in self.datasets.items():
@@ -100,12 +100,12 @@ class Robustness:
 
 
 def relative_drop(bleu: float, clean: float) -> float | None:
-    """The share of the clean BLEU that is gone; None where that is 0."""
+    """The lost share of the BLEU without noise; None where that BLEU is 0."""
     return 1 - bleu / clean if clean else None
 
 
 def binarised(system: System, lines):
-    """A dataset to translate, of segmented source lines."""
+    """A dataset of segmented source lines, for translation."""
     encode = system.task.source_dictionary.encode_line
     tokens = [encode(line, add_if_not_exist=False).long() for line in lines]
     return system.task.build_dataset_for_inference(tokens, np.array([len(ids) for ids in tokens]))

@@ -1,4 +1,4 @@
-"""The plain text of a subset: what translations are compared with, and how subwords become text."""
+"""The plain text of a subset: references, source text, and the function that joins subwords to text."""
 
 import hashlib
 from collections.abc import Callable
@@ -14,10 +14,10 @@ from fairseq_kd.corpus.text import normalise_spaces, read_raw_lines
 
 @dataclass(frozen=True)
 class Segments:
-    """References, in order, and what the result file says about them.
+    """The references in order, and their origin for the result file.
 
-    decode: joins the subwords of a line. source: the file with the source text, None where there is none (a data-bin of
-    plain fairseq-preprocess).
+    decode: joins the subwords of a line. source: the file of the source text; None if there is none, as in a data-bin
+    of plain fairseq-preprocess.
     """
 
     references: list[str]
@@ -26,7 +26,7 @@ class Segments:
     origin: dict
 
     def sources(self, system) -> list[str]:
-        """Source text; without a file from the binarised sentences, where a word not in the dictionary is <unk>."""
+        """The source text. Without a file, the binarised sentences are decoded; unknown words are then <unk>."""
         dictionary, dataset = system.task.source_dictionary, system.dataset
         if self.source is not None:
             lines = _read_text(self.source)
@@ -41,9 +41,11 @@ class Segments:
 
 
 def read_segments(data_bin, subset: str, reference=None, post_process=None) -> Segments:
-    """Those of a data-bin made by `fairseq-kd prepare`, compared with its manifest; else by reference and post_process.
+    """The segments of a subset.
 
-    Raises KDError for what is missing or was changed, and for options that do not fit the data-bin.
+    In a data-bin made by `fairseq-kd prepare` the files are compared with its manifest; for another data-bin, reference
+    and post_process must be given. Raises KDError for missing or changed files, and for options that do not fit the
+    data-bin.
     """
     check_data_bin(data_bin, "DATA_BIN")
     manifest = read_prepared(data_bin)
@@ -56,11 +58,13 @@ def read_segments(data_bin, subset: str, reference=None, post_process=None) -> S
         source = Path(data_bin) / "raw" / f"{subset}.{manifest['source_lang']}"
         reference = Path(data_bin) / "raw" / f"{subset}.{manifest['target_lang']}"
         corpus_name = manifest["subsets"][subset].get("corpus_name", subset)
-    # without a manifest the kind needs no language: there is no model of it
+    # without a manifest there is no subword model, so no language is needed
     kind, decode = subword_decoder(data_bin, manifest and manifest["target_lang"], post_process)
     references = _read_text(reference)
     if not references:
-        raise KDError(f"the reference {reference} is empty: there is nothing to score")
+        raise KDError(
+            f"the reference {reference} is empty, so nothing can be scored: it must have one line per sentence"
+        )
     origin = {
         "data_bin": str(data_bin),
         "manifest_sha256": sha256_file(Path(data_bin) / MANIFEST_NAME) if manifest else None,
@@ -74,33 +78,33 @@ def read_segments(data_bin, subset: str, reference=None, post_process=None) -> S
 
 
 def text_hash(lines: list[str]) -> str:
-    """sha256 of text with a newline after each line."""
+    """The sha256 of a text with a newline after each line."""
     return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
 
 
 def _check_reference_options(data_bin, manifest, reference, post_process) -> None:
     if manifest is None and (reference is None or post_process is None):
         raise KDError(
-            f"{data_bin} was not made by `fairseq-kd prepare`, so it brings neither plain-text references nor its "
-            "subword model: give --reference FILE and --post-process sentencepiece|subword-nmt|none"
+            f"{data_bin} was not made by `fairseq-kd prepare`, so it has neither plain-text references nor a subword "
+            "model: give --reference FILE and --post-process sentencepiece|subword-nmt|none"
         )
     if manifest is not None and (reference is not None or post_process is not None):
         raise KDError(
-            f"{data_bin} brings its own references and subword model; --reference and --post-process are for a "
-            "data-bin made by fairseq-preprocess"
+            f"{data_bin} has its own references and subword model; --reference and --post-process are for a data-bin "
+            "made by fairseq-preprocess"
         )
 
 
 def _files_of(subset: str, manifest: dict) -> dict:
-    """The files that a score depends on, with the hashes of the manifest."""
+    """File name -> hash in the manifest, for the files on which a score depends."""
     wanted = (f"{subset}.", f"raw/{subset}.", "dict.", "subword/")
     return {name: value for name, value in manifest["files"].items() if name.startswith(wanted)}
 
 
 def _read_text(path) -> list[str]:
     if not Path(path).is_file():
-        raise KDError(f"the reference {path} is not there (plain text is kept for evaluation subsets, not for train)")
+        raise KDError(f"the text {path} does not exist (plain text is kept for evaluation subsets, not for train)")
     try:
         return [normalise_spaces(line.decode("utf-8")) for line in read_raw_lines(path)]
     except UnicodeDecodeError as error:
-        raise KDError(f"the reference {path} is not UTF-8 ({error})") from error
+        raise KDError(f"the text {path} is not UTF-8 ({error}): convert it to UTF-8") from error

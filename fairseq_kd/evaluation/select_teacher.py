@@ -1,9 +1,9 @@
-"""Which checkpoint of a training is to be the teacher: the one with the lowest loss, or the one with the highest score.
+"""Select the checkpoint of a training that becomes the teacher: the one with the lowest loss or the highest score.
 
-They can differ: a model that becomes overconfident loses in probability and not in BLEU, and word-level distillation
-learns from the probabilities. arXiv 2401.06356 compares the two teachers.
+The two can differ. A model that becomes overconfident has a worse loss but not a worse BLEU, and word-level
+distillation learns from its probabilities. arXiv 2401.06356 compares the two teachers.
 
-    folder -> find_candidates -> measure.Measurements -> best, rank -> average.write_average -> selection.json
+    folder -> find_candidates -> checkpoints.Measurements -> rank -> average.write_average -> selection.json
 """
 
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ from fairseq_kd.inference.checkpoint import read_checkpoint, updates_of
 PATTERN = "checkpoint*.pt"
 COPIES = ("checkpoint_best.pt", "checkpoint_last.pt")  # fairseq copies an epoch's checkpoint to these names
 RESULT, MEASURED = "selection.json", "measured"
-CHOICES = {"low-loss": ("nll", 1), "high-score": ("bleu", -1)}  # name: (measure, sign that makes small good)
+CHOICES = {"low-loss": ("nll", 1), "high-score": ("bleu", -1)}  # name: (measure, 1 if lower is better, else -1)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A checkpoint by content: its first file, its hash, and the names of other files that hold the same."""
+    """A checkpoint by content: its first file, its hash, and the names of the other files with the same content."""
 
     path: Path
     sha256: str
@@ -35,18 +35,18 @@ class Candidate:
 
 @dataclass(frozen=True)
 class AverageOptions:
-    """Average the best `count` by the chosen measure, and write that to `out`."""
+    """Write the average of the best `count` checkpoints by the chosen measure to `out`."""
 
     count: int
     out: Path
 
     def __post_init__(self):
         if self.count < 2:
-            raise KDError(f"--average {self.count}: give 2 or more")
+            raise KDError(f"--average {self.count}: must be at least 2 checkpoints")
 
 
 def find_candidates(folder) -> list[Candidate]:
-    """The checkpoint*.pt of `folder`, each content once, by name. Raises KDError when there is none."""
+    """The checkpoint*.pt of `folder` by name, each content once. Raises KDError when there is none."""
     folder = Path(folder)
     if not folder.is_dir():
         raise KDError(f"--checkpoints {folder} is not a folder: give the --save-dir of a training")
@@ -65,18 +65,18 @@ def find_candidates(folder) -> list[Candidate]:
 
 
 def rank(rows: list[dict], by: str) -> list[dict]:
-    """The rows from best to worst by "low-loss" or "high-score"; of equals the earlier first."""
+    """The rows from best to worst by "low-loss" or "high-score". Equal rows keep their order."""
     measure, sign = CHOICES[by]
     return sorted(rows, key=lambda row: sign * row[measure])
 
 
 def select(measurements: Measurements, folder, by: str, out, *, last=None, average=None, trusted=()) -> dict:
-    """Measure the checkpoints of `folder`, choose, and write `out`/selection.json; return what is in it.
+    """Measure the checkpoints of `folder`, choose one, write `out`/selection.json, and return its content.
 
-    measurements: those of `out`/measured. last: only the so many with the most updates. average: AverageOptions.
-    trusted: checkpoints to read even if they hold code, each by name, the average too.
-    Killed at any moment, the same call continues.
-    Raises KDError when a checkpoint cannot be used; what was measured before is kept.
+    measurements: those in `out`/measured. last: measure only this number of checkpoints with the most updates. average:
+    AverageOptions. trusted: paths of checkpoints, also of the average, to read even if they hold code.
+    A call that was killed at any moment is continued by the same call.
+    Raises KDError when a checkpoint cannot be used; finished measurements are kept.
     """
     if last is not None and last < 1:
         raise KDError(f"--last {last}: must be at least 1")
@@ -94,7 +94,9 @@ def select(measurements: Measurements, folder, by: str, out, *, last=None, avera
         if last is not None:
             candidates = candidates[-last:]
         if average is not None and average.count > len(candidates):
-            raise KDError(f"--average {average.count}: there are only {len(candidates)} different checkpoints")
+            raise KDError(
+                f"--average {average.count}: there are only {len(candidates)} different checkpoints to average"
+            )
         rows = _measure(candidates, measurements, trusted)
         if average is not None:
             rows.append(_averaged(rank(rows, by)[: average.count], average, measurements, trusted))
@@ -115,7 +117,7 @@ def select(measurements: Measurements, folder, by: str, out, *, last=None, avera
 def _check_average(average: AverageOptions, folder, trust: bool) -> None:
     if average.out.parent.resolve() == Path(folder).resolve() and average.out.match(PATTERN):
         raise KDError(
-            f"--out-checkpoint {average.out} would be one of the checkpoints the next time: give another name"
+            f"--out-checkpoint {average.out} would be one of the checkpoints of the next run: give another name"
         )
     ensure_writable_folder(average.out.absolute().parent)
     check_out(average.out, trust)
@@ -124,11 +126,11 @@ def _check_average(average: AverageOptions, folder, trust: bool) -> None:
 def _check_ours(out: Path) -> None:
     ensure_writable_folder(out)
     if others := sorted({path.name for path in out.iterdir() if path.name[0] != "."} - {RESULT, MEASURED}):
-        raise KDError(f"{out} already holds {others[0]!r} and is no selection: choose another --out")
+        raise KDError(f"{out} holds {others[0]!r}, which this command did not write: choose another --out")
 
 
 def _by_updates(candidates: list[Candidate], measurements: Measurements, trusted: set[Path]) -> list[Candidate]:
-    """In the order of their updates, then of their names. Every broken file is found here, before long work begins."""
+    """The candidates sorted by updates, then by name. All broken files are found here, before the long work begins."""
     updates, broken = {}, []
     progress = Progress("reading", len(candidates), "checkpoints")
     for candidate in progress.over(candidates):
@@ -175,7 +177,7 @@ def _row(candidate: Candidate, found: dict) -> dict:
 
 
 def _averaged(best: list[dict], average: AverageOptions, measurements: Measurements, trusted: set[Path]) -> dict:
-    """Write the average of the rows `best` and measure it; its row."""
+    """Write the average of the rows `best`, measure it, and return its row."""
     candidates = [Candidate(Path(row["checkpoint"]), row["sha256"], tuple(row["same"])) for row in best]
     trusted_paths = [candidate.path for candidate in candidates if _is_trusted(candidate, trusted)]
     write_average({candidate.path: candidate.sha256 for candidate in candidates}, average.out, trusted_paths)

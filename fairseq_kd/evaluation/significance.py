@@ -1,4 +1,4 @@
-"""Is a difference real? Paired tests over segments, t-tests over runs, Holm's correction."""
+"""Significance of differences: paired tests over segments, t-tests over runs, Holm's correction."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -10,8 +10,8 @@ from fairseq_kd.scoring.score import PLAIN, Scorer
 
 ROUNDING = 1e-9
 TESTS = {"bootstrap": "bs", "approximate_randomisation": "ar"}  # our name -> sacreBLEU's, in signatures
-EXACT = 2**16  # as many exchanges are enumerated, or as many as there are trials
-ROWS_AT_A_TIME = 512  # of trials; a multiple of 32, so that the draws are those of all rows at once
+EXACT = 2**16  # up to this number of exchanges, or up to the number of trials, all exchanges are counted
+ROWS_AT_A_TIME = 512  # trials or resamples per draw; a multiple of 32, so the draws equal one draw of all rows
 
 
 def segment_tests(
@@ -19,18 +19,20 @@ def segment_tests(
 ) -> dict:
     """Paired bootstrap and approximate randomisation of each system against the first.
 
-    systems: hypotheses of each over the same segments. samples: test -> resamples or trials.
-    Returns test -> {"signatures", "scores", "p" (None for the first)}; the bootstrap also has "mean" and "ci" (half the
-    width of the interval of 95 %). The seed is SACREBLEU_SEED, 12345 where that is not set. A signature has
-    "ar:exact_2^k" where the exchanges of k segments were enumerated; that of the first is None.
-    Statistics of segments, scores and draws are sacreBLEU's, so that p is too, but for ties: sacreBLEU counts what is
-    larger than the observed difference. Here what is as large counts too, as in the sources.
-    Sources: `randomisation_p`, `bootstrap_p`.
+    systems: the hypotheses of each system for the same segments. samples: test -> number of resamples or trials.
+    Returns test -> {"signatures", "scores", "p"}, with one value per system; the bootstrap also has "mean" and "ci"
+    (half the width of the 95 % interval). The first system has p None, and signature None in the randomisation test.
+    The seed is SACREBLEU_SEED, or 12345 if that is not set. A signature has "ar:exact_2^k" where all exchanges of k
+    segments were counted.
+    The statistics of segments, the scores and the draws are sacreBLEU's, so p is the same as sacreBLEU's except for
+    ties: sacreBLEU counts differences larger than the observed one. Equal differences count here too, as in the
+    sources.
+    Sources: see `randomisation_p` and `bootstrap_p`.
     """
     measure = scorer.metric(metric, [references])
     # the sums over segments are whole numbers, exact in float64
     statistics = [np.array(measure._extract_corpus_statistics(lines, None), dtype=np.float64) for lines in systems]
-    sums = np.stack([of_system.sum(axis=0) for of_system in statistics])
+    sums = np.stack([rows.sum(axis=0) for rows in statistics])
     score, scores = _scorer(measure), [measure._compute_score_from_stats(row) for row in sums.tolist()]
     observed = np.array([one.score for one in scores])
     shared = {"name": scores[0].name, "measure": measure}
@@ -56,13 +58,14 @@ def segment_tests(
 
 
 def randomisation_p(score: Callable, ours: np.ndarray, theirs: np.ndarray, trials: int) -> tuple[float, int | None]:
-    """Two-sided p of approximate randomisation, and the number k of segments that were exchanged in all ways.
+    """(two-sided p of approximate randomisation, number k of segments if all exchanges were counted, else None).
 
     score: sums of statistics (n, S) -> scores (n,). ours, theirs: statistics of N segments (N, S).
-    p is the share of exchanges of segments between the systems whose difference is as large as the observed one.
-    Segments with the same statistics are left alone, because exchanging them changes nothing. All 2^k exchanges of the
-    others are counted where there are not more than EXACT or `trials`; else so many are drawn, k is None and p is
-    (count + 1) / (trials + 1).
+    An exchange swaps the hypotheses of some segments between the two systems. p is the share of exchanges whose
+    difference in score is at least as large as the observed difference.
+    Only the k segments with different statistics are exchanged, because exchanging the others changes no score. If
+    there are at most max(EXACT, trials) exchanges, all 2^k are counted. Otherwise `trials` exchanges are drawn, and p
+    is (count + 1) / (trials + 1).
     Source: Noreen 1989; Riezler & Maxwell 2005, figure 1.
     """
     differing = np.flatnonzero((ours != theirs).any(axis=1))
@@ -80,12 +83,12 @@ def randomisation_p(score: Callable, ours: np.ndarray, theirs: np.ndarray, trial
 
 
 def bootstrap_p(observed: np.ndarray, resampled: np.ndarray) -> float:
-    """p of the paired bootstrap from the scores of two systems (2,) and those of their resamples (2, n).
+    """p of the paired bootstrap. observed: scores of two systems (2,); resampled: scores of their resamples (2, n).
 
-    |difference| of a resample, less the mean of these, has to be as large as the observed |difference|.
-    It is sacreBLEU's and the Moses toolkit's. Only the upper tail counts, so p is about half of a two-sided one where
-    the difference is clear: the randomisation is the better test, and no verdict rests on this one.
-    Source: Riezler & Maxwell 2005, figure 2, after Noreen 1989. (The p of Koehn 2004 is another one.)
+    A resample counts if its |difference| minus the mean |difference| of all resamples is at least as large as the
+    observed |difference|. sacreBLEU and the Moses toolkit use the same p. Only the upper tail counts, so for a clear
+    difference p is about half of a two-sided p: the randomisation test is better, and no verdict uses the bootstrap.
+    Source: Riezler & Maxwell 2005, figure 2, after Noreen 1989. (The p of Koehn 2004 is a different one.)
     """
     differences = np.abs(resampled[1] - resampled[0])
     counted = differences - differences.mean() >= _least(abs(observed[1] - observed[0]))
@@ -93,7 +96,7 @@ def bootstrap_p(observed: np.ndarray, resampled: np.ndarray) -> float:
 
 
 def _least(observed: float) -> float:
-    """What is as large as the observed difference, up to rounding."""
+    """The smallest difference that counts as large as the observed one, with a tolerance for rounding."""
     return observed - ROUNDING * max(1.0, observed)
 
 
@@ -107,14 +110,17 @@ def _scorer(measure) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _all_exchanges(segments: int) -> Iterator[np.ndarray]:
-    """Half of the 2^k exchanges (n, k): the last segment stays. Its exchange with that of all others is the mirror."""
+    """Yield half of the 2^k exchanges, (n, k), in which the last segment is not exchanged.
+
+    The other half are their complements, which give the same |difference| because the two systems change roles.
+    """
     for start in range(0, total := 2 ** max(segments - 1, 0), ROWS_AT_A_TIME):
         numbers = np.arange(start, min(start + ROWS_AT_A_TIME, total))
         yield numbers[:, None] >> np.arange(segments) & 1
 
 
 def _drawn_exchanges(segments: int, differing: np.ndarray, trials: int) -> Iterator[np.ndarray]:
-    """As sacreBLEU draws them: a bit for each segment."""
+    """Yield `trials` exchanges, (n, k). They are drawn as in sacreBLEU: one bit per segment."""
     draw = np.random.default_rng(_seed())
     for start in range(0, trials, ROWS_AT_A_TIME):
         rows = draw.integers(2, size=(min(ROWS_AT_A_TIME, trials - start), segments), dtype=bool)
@@ -122,24 +128,24 @@ def _drawn_exchanges(segments: int, differing: np.ndarray, trials: int) -> Itera
 
 
 def _resample(score: Callable, statistics: list[np.ndarray], resamples: int) -> np.ndarray:
-    """Scores (systems, resamples) of the same resamples of all systems, drawn as sacreBLEU draws them."""
+    """Scores (systems, resamples). All systems have the same resamples, which are drawn as in sacreBLEU."""
     draw, segments = np.random.default_rng(_seed()), len(statistics[0])
     scores = []
     for start in range(0, resamples, ROWS_AT_A_TIME):
         rows = draw.choice(segments, size=(min(ROWS_AT_A_TIME, resamples - start), segments), replace=True)
         counts = np.stack([np.bincount(row, minlength=segments) for row in rows]).astype(np.float64)
-        scores.append([score(counts @ of_system) for of_system in statistics])
+        scores.append([score(counts @ rows) for rows in statistics])
     return np.concatenate(scores, axis=1)
 
 
 def _seed() -> int | None:
-    """sacreBLEU's; None for another one each time."""
+    """sacreBLEU's seed; None: a different seed for each draw."""
     seed = os.environ.get("SACREBLEU_SEED", "12345")
     return None if seed.lower() == "none" else int(seed)
 
 
 def _ar_signature(segments: int | None, trials: int, shared: dict) -> str:
-    """segments: how many were exchanged in all ways; None for trials."""
+    """segments: k, if all 2^k exchanges were counted; None, if trials were drawn."""
     if segments is not None:
         return _signature(**shared, ar=f"exact_2^{segments}")
     return _signature(**shared, seed=_seed(), ar=trials)
@@ -153,9 +159,9 @@ def _signature(name: str, measure, **test) -> str:
 
 
 def paired_t(ours: list[float], theirs: list[float]) -> dict:
-    """Two-sided paired t-test over seeds: {"t", "degrees_of_freedom", "p"}; t and p None where nothing varies.
+    """Two-sided paired t-test over seeds: {"t", "degrees_of_freedom", "p"}.
 
-    Nothing does where the differences are the same up to rounding.
+    t and p are None if all differences are equal up to rounding.
     """
     from scipy.stats import ttest_rel
 
@@ -168,10 +174,10 @@ def paired_t(ours: list[float], theirs: list[float]) -> dict:
 
 
 def welch_t(ours: list[float], theirs: list[float]) -> dict:
-    """Two-sided t-test of Welch over runs that are no pairs, of each system two or more; as `paired_t`.
+    """Two-sided t-test of Welch over unpaired runs, at least two per system. Returns the keys of `paired_t`.
 
-    The systems may have other variances and other numbers of runs. t and p, and the degrees of freedom, are None where
-    neither varies. Source: Welch 1947.
+    The systems may have different variances and different numbers of runs. All three values are None if the scores of
+    neither system vary. Source: Welch 1947.
     """
     from scipy.stats import ttest_ind
 
@@ -182,14 +188,15 @@ def welch_t(ours: list[float], theirs: list[float]) -> dict:
 
 
 def _constant(values) -> bool:
-    """Whether all are the same up to rounding."""
+    """Whether all values are equal up to rounding."""
     return bool(np.ptp(values) <= ROUNDING * max(1.0, np.abs(values).max()))
 
 
 def holm(p_values: list[float | None]) -> list[float | None]:
-    """p-values corrected for that there are m of them, in the same order. None, where nothing was tested, stays.
+    """The p-values after Holm's correction for m tests, in the same order. None (no test) stays None.
 
-    The i-th smallest, from 0, times m - i, never smaller than the one before it, at most 1. Source: Holm 1979.
+    The i-th smallest p, counted from 0, is multiplied by m - i. The result is at least the corrected value before it,
+    and at most 1. Source: Holm 1979.
     """
     tested = [index for index, p in enumerate(p_values) if p is not None]
     corrected, largest = [None] * len(p_values), 0.0

@@ -1,6 +1,6 @@
-"""What is evaluated: the model of a checkpoint, opened on a subset of a data-bin.
+"""The evaluated system: the model of a checkpoint, opened on a subset of a data-bin.
 
-Translate with fairseq's own task, batches and beam search.
+It translates with fairseq's own task, batches and beam search.
 """
 
 import math
@@ -20,10 +20,12 @@ from fairseq_kd.inference.frozen import FrozenModel, build_model, configure_own_
 from fairseq_kd.inference.opening import check_longest
 from fairseq_kd.sequence.backend import FairseqBackend
 
+TRAINED_AND_GIVEN = ("the checkpoint's training", "DATA_BIN")  # how error messages name two sets of dictionaries
+
 
 @dataclass(frozen=True)
 class TranslateOptions:
-    """Beam search, as in fairseq-generate; a batch holds at most max_tokens source tokens, padding included."""
+    """Options of beam search as in fairseq-generate. A batch has at most max_tokens source tokens, with padding."""
 
     beam: int = 5
     lenpen: float = 1.0
@@ -45,20 +47,20 @@ class TranslateOptions:
             raise KDError("--fp16 is for CUDA; on the CPU it would only be slower")
 
     def device(self) -> torch.device:
-        """Where decoding runs: CUDA when there is one and `cpu` is not set."""
+        """The device that decodes: CUDA if it is available and `cpu` is not set."""
         return torch.device("cuda" if torch.cuda.is_available() and not self.cpu else "cpu")
 
     def dtype(self) -> str:
-        """Of the weights."""
+        """The dtype of the weights."""
         return "float16" if self.fp16 else "float32"
 
     def as_dict(self) -> dict:
-        """For the result file."""
+        """The options for the result file."""
         return asdict(self)
 
 
 def translate(models: list, task, dataset, options: TranslateOptions, label: str) -> list[str]:
-    """Hypotheses as subword strings, every sentence, in order. models: an ensemble, in eval mode on its device."""
+    """Hypotheses of all sentences in order, as subword strings. models: an ensemble, in eval mode on its device."""
     backend = search_backend(models, task, dataset, options)
     progress = Progress(label, len(dataset), "sentences")
     found = backend.translate(np.arange(len(dataset)), progress.advance)
@@ -67,7 +69,7 @@ def translate(models: list, task, dataset, options: TranslateOptions, label: str
 
 
 def search_backend(models: list, task, dataset, options: TranslateOptions) -> FairseqBackend:
-    """fairseq's beam search over the dataset."""
+    """A backend that runs fairseq's beam search over the dataset."""
     search = Namespace(
         beam=options.beam,
         lenpen=options.lenpen,
@@ -80,10 +82,10 @@ def search_backend(models: list, task, dataset, options: TranslateOptions) -> Fa
 
 @dataclass(frozen=True)
 class System:
-    """A model that is ready to translate `dataset`, and to be asked for probabilities under gold prefixes.
+    """A model that can translate `dataset` and give probabilities under gold prefixes.
 
-    frozen: the model as the same plain object that a teacher is. seed: of the training, None where none is recorded.
-    dictionary_check: see `_check_recorded_dictionaries`.
+    frozen: the evaluated model. seed: of its training; None if the checkpoint records none. dictionary_check: see
+    `_check_recorded_dictionaries`.
     """
 
     frozen: FrozenModel
@@ -100,7 +102,7 @@ class System:
         return self.frozen.model
 
     def translate(self, dataset=None, label: str = "decoding") -> list[str]:
-        """Hypotheses as subword strings, in the order of the dataset (None: the subset)."""
+        """Hypotheses as subword strings, in the order of `dataset`. None: the subset of the system."""
         dataset = self.dataset if dataset is None else dataset
         check_lengths(self, dataset)
         return translate([self.model], self.task, dataset, self.options, label)
@@ -111,7 +113,7 @@ def open_system(
 ) -> System:
     """Load the model of `checkpoint` and the subset.
 
-    sentences: how many references there are. data_option: how `data_bin` was given, for messages.
+    sentences: the number of references. data_option: the option that gave `data_bin`, for error messages.
     Raises KDError for a checkpoint or data-bin that cannot be used, when the subset has another number of sentences,
     and when a sentence is too long for the model.
     """
@@ -127,10 +129,13 @@ def open_system(
         languages = f"{task.cfg.source_lang}-{task.cfg.target_lang}"
         raise KDError(f"{data_bin} has no subset {subset!r} for {languages} (--subset)") from error
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
-        raise KDError(f"{checkpoint} holds weights that are no numbers: its training diverged; take another checkpoint")
+        raise KDError(f"some weights of {checkpoint} are not finite: its training diverged; use another checkpoint")
     dataset = task.dataset(subset)
     if len(dataset) != sentences:
-        raise KDError(f"{sentences} references, but {subset!r} of {data_bin} has {len(dataset)} sentences")
+        raise KDError(
+            f"there are {sentences} references, but subset {subset!r} of {data_bin} has {len(dataset)} sentences, so "
+            "they cannot be compared: give the references of this subset (--reference) or another --subset"
+        )
     model.to(options.device())
     frozen = FrozenModel(model, task, checkpoint, options.dtype())
     system = System(frozen, task, dataset, options, updates, seed, dictionary_check)
@@ -139,7 +144,7 @@ def open_system(
 
 
 def _read_as_it_is_stored(task_cfg, data_bin, subset: str) -> None:
-    """The format that the training data had is no matter. Raises KDError for what `check_subset` refuses."""
+    """Set the format of the subset, not that of the training data. Raises KDError for what `check_subset` refuses."""
     from omegaconf import open_dict
 
     with open_dict(task_cfg):
@@ -155,17 +160,18 @@ def check_lengths(system: System, dataset) -> None:
     too_long = np.flatnonzero(sizes > limit)
     if len(too_long):
         raise KDError(
-            f"sentence {too_long[0]} has {sizes[too_long[0]]} source tokens, the model has positions for "
-            f"{limit}; {len(too_long)} sentences are too long, and leaving them out would change the score"
+            f"sentence {too_long[0]} has {sizes[too_long[0]]} source tokens, but the model has positions for {limit}; "
+            f"{len(too_long)} sentences are too long, and leaving them out would change the score: evaluate on a "
+            "subset without them"
         )
     check_longest(sizes, system.options.max_tokens)
 
 
 def _check_recorded_dictionaries(checkpoint, recorded: str, task_cfg) -> str:
-    """Compare with the dictionaries of the training; say what was compared.
+    """Compare the dictionaries of DATA_BIN with those of the training, and return how they were compared.
 
-    "content": two files, symbol by symbol. "place": DATA_BIN is where the model was trained. "size": the dictionaries
-    of the training are gone; one of another size fails when the weights are loaded.
+    "content": two files, symbol by symbol. "place": DATA_BIN is the data-bin of the training. "size": the dictionaries
+    of the training no longer exist, and only a dictionary of another size fails, when the weights are loaded.
     """
     from fairseq.data import Dictionary
 
@@ -177,5 +183,5 @@ def _check_recorded_dictionaries(checkpoint, recorded: str, task_cfg) -> str:
         if trained_with.samefile(here):
             warn_if_newer(here, checkpoint)
             return "place"
-        check_same_dictionary(Dictionary.load(str(trained_with)), Dictionary.load(str(here)), side)
+        check_same_dictionary(Dictionary.load(str(trained_with)), Dictionary.load(str(here)), side, TRAINED_AND_GIVEN)
     return "content"

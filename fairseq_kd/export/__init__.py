@@ -1,1 +1,1 @@
-"""Export: student checkpoint -> `specification` -> `runtime` (a CTranslate2 folder) -> translated and scored again."""
+"""Export: student checkpoint -> `specification` -> `runtime` (a CTranslate2 folder)."""

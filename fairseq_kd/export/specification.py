@@ -1,11 +1,12 @@
-"""From a fairseq transformer, or a student, to CTranslate2's specification of the same model.
+"""Convert a fairseq transformer, or a student, to CTranslate2's specification of the same model.
 
-CTranslate2 reads inner widths from the weights, so each layer may have its own, but it has one number of heads for the
-encoder and one for the decoder. A layer with fewer heads gets heads of zeros: their values and their columns of the
-output projection are 0, so they add 0. An attention without heads becomes one that consists of such heads, and a
-feed-forward network gets channels of zeros up to a multiple of 8, as the 8-bit products of GPUs want a multiple of 4.
+CTranslate2 reads inner widths from the weights, so each layer may have its own widths. But it has one number of heads
+for the encoder and one for the decoder. A layer with fewer heads gets heads of zeros: their values and their columns of
+the output projection are 0, so they add 0. An attention without heads becomes an attention of such heads only. A
+feed-forward network gets channels of zeros up to a multiple of 8, because the 8-bit products of GPUs need a multiple of
+4.
 
-Every parameter of the model must have been taken when all is done: what is left has no counterpart, and is refused.
+Every parameter of the model must be used in the end. A remaining parameter has no counterpart, so the model is refused.
 """
 
 import numpy as np
@@ -30,22 +31,22 @@ ACTIVATIONS = {
     "tanh": common_spec.Activation.Tanh,
     "sigmoid": common_spec.Activation.Sigmoid,
 }
-CHANNELS = 8  # inner widths become a multiple of it
+CHANNELS = 8  # inner widths are padded to a multiple of it
 ATTENTIONS = {"self_attn": "self_attention", "encoder_attn": "attention"}  # fairseq's name -> CTranslate2's
 
 
 class Parameters:
-    """The parameters of a model by name, as float32 arrays; `left` are those that nobody has taken."""
+    """The parameters of a model by name, as float32 arrays. `unused` holds those that were not yet taken."""
 
     def __init__(self, model):
         named = model.named_parameters(remove_duplicate=False)
-        self.left = {name: value.detach().float().cpu().numpy() for name, value in named}
+        self.unused = {name: value.detach().float().cpu().numpy() for name, value in named}
 
     def take(self, name: str) -> np.ndarray:
-        """Raises KDError where the model has no such parameter."""
-        if name not in self.left:
+        """The parameter, which then counts as used. Raises KDError when the model does not have it."""
+        if name not in self.unused:
             raise KDError(f"CTranslate2 cannot express this model: it has no {name}")
-        return self.left.pop(name)
+        return self.unused.pop(name)
 
     def linear(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Weight (out, in) and bias (out,) of a linear layer."""
@@ -57,18 +58,19 @@ class Parameters:
 
 
 def specify(model, source_vocabulary: list[str], target_vocabulary: list[str]) -> transformer_spec.TransformerSpec:
-    """A model in eval mode as a specification, with its vocabularies, ready to be validated and saved.
+    """The specification of a model in eval mode, with its vocabularies, ready to be validated and saved.
 
-    The vocabularies: of `export.vocabulary`. Raises KDError that names the part which CTranslate2 cannot express.
+    The vocabularies: `runtime.symbols` or `runtime.numbers`. Raises KDError that names the part which CTranslate2
+    cannot express.
     """
     check_options(model)
     parameters = Parameters(model)
     spec = transformer_spec.TransformerSpec(
         _side(parameters, model.encoder, "encoder"), _side(parameters, model.decoder, "decoder")
     )
-    if parameters.left:
-        others = f" and {len(parameters.left) - 1} more parameters" if len(parameters.left) > 1 else ""
-        raise KDError(f"CTranslate2 cannot express {min(parameters.left)}{others} of this model")
+    if unused := parameters.unused:
+        others = f" and {len(unused) - 1} more parameters" if len(unused) > 1 else ""
+        raise KDError(f"CTranslate2 cannot express {min(unused)}{others} of this model")
     spec.register_source_vocabulary(source_vocabulary)
     spec.register_target_vocabulary(target_vocabulary)
     spec.config.decoder_start_token = spec.config.eos_token
@@ -77,10 +79,10 @@ def specify(model, source_vocabulary: list[str], target_vocabulary: list[str]) -
 
 
 def check_options(model) -> None:
-    """Raises KDError for what is no parameter and has no counterpart."""
+    """Raises KDError for options and parts, other than parameters, that have no counterpart in CTranslate2."""
     kind = type(model)
     if kind is KDAdaptiveModel:
-        raise KDError("CTranslate2 cannot express gates: cut them out first, by fairseq-kd compact")
+        raise KDError("CTranslate2 cannot express gates: cut them out first, with fairseq-kd compact")
     if kind not in CONVERTED:
         raise KDError(f"CTranslate2 cannot express a {kind.__name__}: it must be a transformer or a kd_student")
     cfg = model.cfg
@@ -134,9 +136,9 @@ def _side(parameters: Parameters, module, side: str):
 
 
 def _positions(parameters: Parameters, module, side: str) -> np.ndarray:
-    """(positions, embed_dim), without the rows that fairseq leaves for padding."""
+    """The table of positions (positions, embed_dim), without the rows that fairseq reserves for padding."""
     name = f"{side}.embed_positions.weight"
-    table = parameters.take(name) if name in parameters.left else module.weights.float().cpu().numpy()
+    table = parameters.take(name) if name in parameters.unused else module.weights.float().cpu().numpy()
     return table[module.padding_idx + 1 :]
 
 
@@ -159,7 +161,7 @@ def _layer(parameters: Parameters, spec, layer, name: str, heads: int) -> None:
 
 
 def _attention(parameters: Parameters, spec, module, name: str, heads: int) -> None:
-    """Projections in one matrix where CTranslate2 has them so, with `heads` heads."""
+    """Fill in an attention with `heads` heads. CTranslate2 stores some of its projections in one matrix."""
     width = heads * module.head_dim
     weight, bias = parameters.linear(f"{name}.out_proj")
     _set(spec.linear[-1], _padded(weight, width, 1), bias)
@@ -175,7 +177,7 @@ def _attention(parameters: Parameters, spec, module, name: str, heads: int) -> N
 
 
 def _padded(array: np.ndarray, size: int, axis: int) -> np.ndarray:
-    """With zeros at the end of an axis, up to `size`."""
+    """The array with zeros added at the end of an axis, up to `size`."""
     missing = [(0, size - array.shape[axis] if number == axis else 0) for number in range(array.ndim)]
     return np.pad(array, missing)
 

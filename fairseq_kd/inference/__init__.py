@@ -1,1 +1,1 @@
-"""From a checkpoint on disk to a frozen model that runs on data."""
+"""Inference: a checkpoint on disk -> a frozen model that runs on data."""

@@ -1,22 +1,18 @@
-"""Reading fairseq checkpoints without running what they contain, and sending them from rank 0 to the other ranks.
+"""Read fairseq checkpoints without running code that they contain, and send them from rank 0 to the other ranks.
 
-Reading fairseq checkpoints without running what is in them.
+Reading. torch >= 2.6 reads with `weights_only=True`: tensors, containers, numbers, strings, and allow-listed types.
+Importing this module allow-lists the other types that fairseq-train writes (`pickles.SAFE_TYPES`) and nothing else. Any
+other type is refused by name before an object of it is created.
 
-torch >= 2.6 reads with `weights_only=True`: tensors, containers, numbers, strings, and allow-listed types. Importing
-this module allow-lists what fairseq-train writes beside those (`checkpoint_types`) and nothing else. Any other type is
-refused by name before anything of it is made.
+fairseq passes some options to `eval`, which is confined to literals (`confinement`) in every module of fairseq, also in
+stock commands that read a checkpoint themselves (--path, --restore-file). `read_checkpoint` also checks the file and
+its options (`checkpoint_contents`), so that a small file cannot take much memory or time.
 
-fairseq passes some options to `eval`, which is confined to literals (`confinement`) in every module of fairseq, here
-and in stock commands that read a checkpoint by themselves (--path, --restore-file). `read_checkpoint` also judges the
-file and its options (`checkpoint_contents`), so that a small file cannot claim much memory or time.
-
-A checkpoint on its way from rank 0 of a training to the other ranks.
-
-Rank 0 alone reads the file, by the allow-list of types (`checkpoint_types`). fairseq then sends what was read by
-torch.save and torch.load, and torch >= 2.6 holds the other ranks to the same list, on which two types are missing that
-no file needs: the placeholders that fairseq sends in the place of tensors, and the omegaconf containers that fairseq
-has made of the options. So the first are allowed while something is sent, and no longer; the second are sent as plain
-containers. Nothing in a message can run code that could not be in a file.
+Sending. In a training, only rank 0 reads the file. fairseq then sends the loaded state with torch.save and torch.load,
+and torch >= 2.6 applies the same allow-list on the other ranks. Two types are not on it, because no file needs them:
+the placeholders that fairseq sends in place of tensors, and the omegaconf containers into which fairseq converts the
+options. The placeholders are allowed only while a message is sent; the containers are sent as plain containers. So a
+message cannot run code that a file could not run.
 """
 
 import functools
@@ -47,7 +43,7 @@ TRUST = "If you made this file yourself and trust it, name it with --trust-check
 
 
 class DamagedCheckpoint(KDError):
-    """A file that is no whole checkpoint: not one that was refused, or that the system did not let us read."""
+    """The file is not a complete checkpoint. Files that are refused, or that the system cannot read, raise KDError."""
 
 
 def refused_type(error: BaseException) -> str | None:
@@ -59,19 +55,19 @@ def refused_type(error: BaseException) -> str | None:
 
 
 def refusal(path, type_name: str) -> str:
-    """The message for a checkpoint that holds a type which is not allow-listed."""
+    """The error message for a checkpoint that contains a type which is not allow-listed."""
     return (
         f"{path} holds an object of type {type_name}, which fairseq checkpoints do not hold; it was refused without "
-        f"running it, because a pickled object can run any code. {TRUST}"
+        f"being run, because a pickled object can run any code. {TRUST}"
     )
 
 
 def read_checkpoint(path, trust: bool = False) -> dict:
-    """Read a fairseq checkpoint to the CPU, upgraded to today's layout by fairseq itself.
+    """Read a fairseq checkpoint to the CPU. fairseq itself upgrades it to the current layout.
 
-    trust: load even if it holds other types; that runs whatever code the file carries.
-    Raises KDError when the file is missing, cannot be read, or is refused for what it holds, and DamagedCheckpoint when
-    it is damaged or no fairseq checkpoint.
+    trust: load the file even if it contains other types; this runs any code in the file.
+    Raises KDError when the file is missing, cannot be read, or is refused for its content, and DamagedCheckpoint when
+    it is damaged or is not a fairseq checkpoint.
     """
     path = Path(path)
     check_one(path, "checkpoint")
@@ -88,7 +84,7 @@ def read_checkpoint(path, trust: bool = False) -> dict:
         complete = bool(cfg.task and cfg.model and state["model"] and type(updates_of(state)) is int)
     except Refused as error:
         raise KDError(f"{path} {error}. {TRUST}") from error
-    except (OSError, MemoryError) as error:  # torch reports a file that is cut off in other ways
+    except (OSError, MemoryError) as error:  # a truncated file raises other errors in torch
         raise KDError(f"checkpoint {path} cannot be read ({type(error).__name__}: {error})") from error
     except Exception as error:  # a damaged file can fail anywhere in torch, fairseq or omegaconf
         if (name := refused_type(error)) is not None:
@@ -96,8 +92,8 @@ def read_checkpoint(path, trust: bool = False) -> dict:
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise DamagedCheckpoint(_not_readable(path, reason)) from error
     if not complete:
-        raise DamagedCheckpoint(_not_readable(path, "task, model, weights or history are missing in it"))
-    state["args"] = None  # of old checkpoints; cfg was made from it, and fairseq would prefer it to a changed cfg
+        raise DamagedCheckpoint(_not_readable(path, "its task, model, weights or history are missing"))
+    state["args"] = None  # old checkpoints have it; cfg was made from it, and fairseq would prefer it to a changed cfg
     return state
 
 
@@ -112,9 +108,9 @@ def _check_state(state, file_size: int) -> None:
 
 
 def _upgraded(state: dict, trust: bool) -> dict:
-    """The state of a file as fairseq's `load_checkpoint_to_cpu` would return it.
+    """The state as fairseq's `load_checkpoint_to_cpu` would return it.
 
-    That function would read the file again, and before its options are judged.
+    That function itself cannot be used, because it would read the file before its options are checked.
     """
     from fairseq import checkpoint_utils
     from omegaconf import OmegaConf
@@ -126,23 +122,23 @@ def _upgraded(state: dict, trust: bool) -> dict:
 
 
 def updates_of(state: dict) -> int:
-    """How many updates the model of a checkpoint has had."""
+    """The number of updates after which the checkpoint was written."""
     return state["optimizer_history"][-1]["num_updates"]
 
 
 def _not_readable(path: Path, reason: str) -> str:
     return (
         f"checkpoint {path} ({path.stat().st_size:,} bytes) cannot be read: {reason}. It is damaged or not a "
-        "fairseq checkpoint; copy it again from where it was made"
+        "fairseq checkpoint; copy it again from its source"
     )
 
 
 def write_initial_checkpoint(path, state: dict, weights: dict) -> None:
-    """Write `weights` for --finetune-from-model, with the rest of `state` (from `read_checkpoint`) but its optimizer's.
+    """Write a checkpoint for --finetune-from-model: `weights`, and `state` of `read_checkpoint` without its optimizer.
 
-    It is whole or absent, and one process at a time writes it. Raises KDError when another process is writing it, and
-    when there is no room. The configuration is written as plain containers, and as it was said: a
-    reference to something else, such as ${oc.env:NAME}, is not replaced by what it is on this machine.
+    The file is complete or absent, and one process at a time writes it. The configuration is written as plain
+    containers, unresolved: a reference such as ${oc.env:NAME} is not replaced by its value on this machine.
+    Raises KDError when another process is writing the file, and when the disk is full.
     """
     from omegaconf import OmegaConf
 
@@ -154,7 +150,7 @@ def write_initial_checkpoint(path, state: dict, weights: dict) -> None:
 
 
 def plain(message):
-    """`message` with plain containers for the omegaconf ones in the values of a dict; interpolations stay text."""
+    """`message` with plain containers for omegaconf containers, also in the values of a dict. References stay text."""
     if isinstance(message, Container):
         return OmegaConf.to_container(message, enum_to_str=True)
     if isinstance(message, dict):
@@ -163,9 +159,9 @@ def plain(message):
 
 
 def let_checkpoints_be_sent() -> None:
-    """Make fairseq's `broadcast_object` send whatever a checkpoint may hold; can be called again.
+    """Make fairseq's `broadcast_object` send everything that a checkpoint may contain. Can be called again.
 
-    This replaces a function of fairseq by one that calls it: no option and no class of a plugin comes between.
+    A wrapper replaces fairseq's function, because no option and no class of a plugin can change what it sends.
     """
     send = distributed.broadcast_object
     if getattr(send, "of_fairseq_kd", False):

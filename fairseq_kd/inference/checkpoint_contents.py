@@ -1,9 +1,9 @@
-"""What a checkpoint may hold, judged before fairseq sees any of it.
+"""Check what a checkpoint contains before fairseq uses any of it.
 
-    file -> check_file      names in its pickles, sizes of its records: before anything is made
+    file -> check_file      names in its pickles, sizes of its records: before any object is created
          -> torch.load      weights only
          -> check_options, check_old_options    value types and number of the options that fairseq will read
-         -> check_weights   no tensor larger than what is stored of it
+         -> check_weights   no tensor is larger than its stored data
 
 Each raises `Refused` with the reason. The lists say what is allowed, not what is forbidden.
 """
@@ -17,28 +17,28 @@ import torch
 
 from fairseq_kd.inference.pickles import check_pickle
 
-MAX_OPTIONS = 20_000  # values inside "cfg" or "args", counted each time that they appear
+MAX_OPTIONS = 20_000  # values inside "cfg" or "args"; a value counts each time it appears
 MAX_DEPTH = 16
-MAX_SIZE = 10**6  # of what fairseq counts in Python while it builds a model, where `Budget` does not see it
+MAX_SIZE = 10**6  # largest number in SIZES options: fairseq loops over them in Python, which `Budget` does not see
 SIZES = re.compile("layers|heads|dim|kernel")
 MAX_TEXT = 100_000  # characters of one option
-LEGACY_PICKLES = 5  # at the beginning of a file of torch < 1.6
+LEGACY_PICKLES = 5  # a file of torch < 1.6 begins with this number of pickles
 
 SCALARS = (type(None), bool, int, float)
 
 
 class Refused(Exception):
-    """Why a file is refused: the end of a sentence that begins with the file's name."""
+    """The reason why a file is refused. Its text continues a sentence that begins with the file's name."""
 
 
 def check_file(path) -> None:
-    """Judge the pickles and the records of a file, none of which is made.
+    """Check the pickles and the records of a file without creating any object of them.
 
     Raises Refused; UnpicklingError in torch's own words for a name that is not allowed; ValueError or OSError for a
     damaged file.
     """
     with open(path, "rb") as file:
-        is_archive = file.read(4) == b"PK\3\4"  # how torch tells
+        is_archive = file.read(4) == b"PK\3\4"  # as torch decides
         if is_archive != zipfile.is_zipfile(path):
             raise ValueError("its beginning and its end are of different formats")
         if not is_archive:
@@ -48,7 +48,7 @@ def check_file(path) -> None:
             return
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
-        names = {record.filename.lower() for record in records}  # torch takes them in any case
+        names = {record.filename.lower() for record in records}  # torch ignores upper and lower case
         if archive.comment or len(names) != len(records) or min(record.header_offset for record in records) != 0:
             raise ValueError("its list of records can be read in two ways")
         if any(record.compress_type != zipfile.ZIP_STORED for record in records):
@@ -62,9 +62,9 @@ def check_file(path) -> None:
 
 
 def check_options(options, name: str) -> None:
-    """Judge nested options: text, numbers, lists, tuples, dicts and namespaces of them.
+    """Check nested options: text, numbers, and lists, tuples, dicts and namespaces of them.
 
-    name: how they are called in messages. Raises Refused.
+    name: the name of the options in error messages. Raises Refused.
     """
     waiting, seen = [(name, options, 0)], 0
     while waiting:
@@ -99,15 +99,13 @@ def _check_text(name: str, text: str) -> None:
     if len(text) > MAX_TEXT:
         raise Refused(f"has {len(text):,} characters in the option {name}")
     if "${" in text:
-        raise Refused(
-            f"has {text[:80]!r} in the option {name}: it would be replaced by something of the reader's environment"
-        )
+        raise Refused(f"has {text[:80]!r} in the option {name}: a value from the reader's environment would replace it")
 
 
 def check_old_options(args) -> None:
-    """Judge the options of the old layout, of which fairseq makes new ones by writing and reading text.
+    """Check the options of the old layout, which fairseq converts to the new layout through text.
 
-    Raises Refused for what would mean something else in that text than it says here.
+    Raises Refused for a value that would change its meaning in that text.
     """
     from fairseq.registry import REGISTRIES
 
@@ -128,7 +126,7 @@ def check_old_options(args) -> None:
 
 
 def check_weights(weights, file_size: int) -> None:
-    """Judge the tensors of a model. file_size: of the checkpoint, in bytes. Raises Refused."""
+    """Check the tensors of a model. file_size: of the checkpoint, in bytes. Raises Refused."""
     if not isinstance(weights, dict):
         raise Refused("has no weights")
     tensors = [value for value in weights.values() if isinstance(value, torch.Tensor)]
@@ -136,4 +134,4 @@ def check_weights(weights, file_size: int) -> None:
     if sum(stored.values()) > file_size or any(
         tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes() for tensor in tensors
     ):
-        raise Refused("says that its weights are larger than what it holds of them")
+        raise Refused("says that its weights are larger than the data in the file")

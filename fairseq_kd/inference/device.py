@@ -1,4 +1,4 @@
-"""Where a command runs, and which share of the work it does."""
+"""The device on which a command runs, and the share of the work that it does."""
 
 import os
 
@@ -8,10 +8,10 @@ from fairseq_kd.core.errors import KDError
 
 
 def choose_device(cpu: bool) -> torch.device:
-    """The CUDA device of this process (under torchrun the local rank's), or the CPU.
+    """The CUDA device of this process (under torchrun that of the local rank), or the CPU.
 
-    A process that sees one device takes it, whatever its local rank: schedulers give each rank one of its own by
-    CUDA_VISIBLE_DEVICES. Raises KDError when there are several, but none of the local rank's number.
+    A process that sees only one device takes it and ignores its local rank, because schedulers show each rank its own
+    device by CUDA_VISIBLE_DEVICES. Raises KDError when it sees several devices, but none with the local rank's number.
     """
     if cpu or not torch.cuda.is_available():
         return torch.device("cpu")
@@ -20,8 +20,8 @@ def choose_device(cpu: bool) -> torch.device:
         return torch.device("cuda", 0)
     if rank >= count:
         raise KDError(
-            f"LOCAL_RANK is {rank}, and this process sees {count} CUDA devices, 0 to {count - 1}: start one process a "
-            "device, or let each see one of its own (CUDA_VISIBLE_DEVICES)"
+            f"LOCAL_RANK is {rank}, but this process sees {count} CUDA devices, 0 to {count - 1}: start one process "
+            "per device, or show each process its own device (CUDA_VISIBLE_DEVICES)"
         )
     return torch.device("cuda", rank)
 
@@ -34,9 +34,9 @@ def _number_of_environment(name: str, default: int) -> int:
 
 
 def parse_shard(text: str | None) -> tuple[int, int]:
-    """ "1/4" -> (1, 4). None: the rank and number of processes under torchrun, else everything.
+    """(index, number of shards) of a text such as "1/4". None: rank and number of processes of torchrun, else (0, 1).
 
-    Raises KDError for anything else.
+    Raises KDError for any other text.
     """
     if text is None:
         rank, count = _number_of_environment("RANK", 0), _number_of_environment("WORLD_SIZE", 1)

@@ -1,4 +1,4 @@
-"""Dictionaries are compared by content: word-level KD needs the same meaning behind every index."""
+"""Compare dictionaries by content, because word-level KD needs the same token at every index."""
 
 import logging
 from itertools import zip_longest
@@ -10,8 +10,10 @@ logger = logging.getLogger(__name__)
 
 
 def first_difference(one, other) -> tuple | None:
-    """(index, symbol there in `one`, in `other`) of the first symbol that differs, "nothing" where a dictionary has
-    ended; None when two fairseq dictionaries have the same symbols."""
+    """(index, symbol of `one`, symbol of `other`) at the first index where two fairseq dictionaries differ.
+
+    The symbol is "nothing" behind the end of a dictionary. None when both have the same symbols.
+    """
     if one.symbols == other.symbols:
         return None
     for index, found in enumerate(zip_longest(one.symbols, other.symbols)):
@@ -20,33 +22,34 @@ def first_difference(one, other) -> tuple | None:
     raise AssertionError("lists that differ have a first difference")
 
 
-def check_same_dictionary(teacher, student, side: str) -> None:
+def check_same_dictionary(one, other, side: str, names: tuple[str, str] = ("teacher", "student")) -> None:
     """Compare two fairseq dictionaries symbol by symbol.
 
-    side: "source" or "target", for the message. Raises KDError that names the first difference.
+    side: "source" or "target"; names: the owner of each dictionary; both for the error message.
+    Raises KDError that names the first difference.
     """
-    if teacher is None or student is None:
+    if one is None or other is None:
         raise KDError(f"the task has no {side} dictionary: kd_word needs a translation task")
-    difference = first_difference(teacher, student)
+    difference = first_difference(one, other)
     if difference is None:
         return
     index, *found = difference
     remedy = "--srcdict" if side == "source" else "--tgtdict"
     raise KDError(
-        f"teacher has {len(teacher)} {side} types, student {len(student)}; the first difference is at index {index}: "
-        f"teacher {found[0]!r}, student {found[1]!r}. Word-level KD needs one vocabulary: binarise the student's data "
-        f"with the teacher's dictionary (fairseq-preprocess {remedy} TEACHER_DICT, or fairseq-kd prepare --like "
-        "TEACHER_DATA_BIN)"
+        f"the {side} dictionaries of {names[0]} and {names[1]} differ: they have {len(one)} and {len(other)} entries, "
+        f"and the first difference is at index {index}: {names[0]} {found[0]!r}, {names[1]} {found[1]!r}. Both must "
+        f"have the same token at every index: binarise the data of {names[1]} with the dictionary of {names[0]} "
+        f"(fairseq-preprocess {remedy} DICTIONARY, or fairseq-kd prepare --like DATA_BIN)"
     )
 
 
 def warn_if_newer(dictionary, checkpoint) -> None:
     """Log a warning when `dictionary` is newer than the `checkpoint` that was trained with it.
 
-    A checkpoint records only where its dictionary was. If the data was made again, the file there may be another.
+    A checkpoint only records the path of its dictionary. If the data was made again, that file may have changed.
     """
     if Path(dictionary).stat().st_mtime > Path(checkpoint).stat().st_mtime:
         logger.warning(
             f"{dictionary} is newer than {checkpoint}, which was trained with the dictionary at that place: if "
-            "the data was made again in between, their indices may not mean the same"
+            "the data was made again in between, the same index may mean another token"
         )

@@ -1,12 +1,12 @@
-"""From a checkpoint file to a frozen model, such as a teacher.
+"""Load a checkpoint as a frozen model, such as a teacher in a training or the evaluated system.
 
-Three things that must not happen, each pinned by a test:
+In a training, three things must not happen; a test holds each of them:
 
-- The teacher must not become a sub-module of criterion, model or task: fairseq would save it with the student, offer
-  it to the optimizer, wrap it for DDP and switch it back to dropout by `.train()`. `FrozenModel` is a plain object.
-- It must not be built by the student's live task: `TranslationTask.build_model` replaces the task's sequence
-  generator, and `--eval-bleu` would then score the teacher. It is built by a task of its own.
-- Building it must not shift the random numbers of the student's training: the generator's state is put back.
+- The frozen model must not become a sub-module of criterion, model or task. fairseq would save it with the student,
+  give it to the optimizer, wrap it for DDP and switch dropout on with `.train()`. So `FrozenModel` is a plain object.
+- The student's task must not build it: `TranslationTask.build_model` replaces the task's sequence generator, and
+  `--eval-bleu` would then score the frozen model. So it has a separate task.
+- Building it must not change the random numbers of the student's training. So the generator's state is restored.
 """
 
 import contextlib
@@ -18,9 +18,8 @@ from fairseq_kd.artifacts.data_bin import language_pairs
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.literals import NotALiteral
 from fairseq_kd.core.paths import check_one_folder
-from fairseq_kd.inference.building_budget import Budget, OverBudget
 from fairseq_kd.inference.checkpoint import TRUST, read_checkpoint
-from fairseq_kd.inference.confinement import confined
+from fairseq_kd.inference.confinement import Budget, OverBudget, confined
 from fairseq_kd.inference.dictionaries import check_same_dictionary, warn_if_newer
 from fairseq_kd.inference.supported import check_configuration, check_model, output_projection
 from fairseq_kd.loss.signal import DenseSignal
@@ -30,10 +29,10 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 class FrozenModel:
-    """A fairseq model that only answers: eval mode, no gradients, its own dtype, on the device of the batch."""
+    """A fairseq model for inference: eval mode, no gradients, its own dtype, on the device of the batch."""
 
     def __init__(self, model, task, path, dtype: str = "float32"):
-        """task: the one that the model was built by."""
+        """task: the task that built the model. path: its checkpoint. dtype: one of DTYPES."""
         self.path = str(path)
         self.source_dictionary = task.source_dictionary
         self.target_dictionary = task.target_dictionary
@@ -41,17 +40,20 @@ class FrozenModel:
         self.model = model.to(DTYPES[dtype]).requires_grad_(False).eval()
         self._device = torch.device("cpu")
 
-    def check_dictionaries(self, source_dictionary, target_dictionary) -> None:
-        """Raises KDError when the student's dictionaries differ in content from the teacher's."""
-        check_same_dictionary(self.source_dictionary, source_dictionary, "source")
-        check_same_dictionary(self.target_dictionary, target_dictionary, "target")
+    def check_dictionaries(self, source_dictionary, target_dictionary, names=("teacher", "student")) -> None:
+        """Raises KDError when dictionaries differ in content from those of this model.
+
+        names: how the error message names the owner of the model's dictionaries and the owner of the given ones.
+        """
+        check_same_dictionary(self.source_dictionary, source_dictionary, "source", names)
+        check_same_dictionary(self.target_dictionary, target_dictionary, "target", names)
 
     @torch.no_grad()
     def signal(self, sample, keep: torch.Tensor, temperature: float = 1.0) -> DenseSignal:
         """Distributions over the next token at the N target positions where `keep` (B, T) is true.
 
-        sample: a fairseq batch with "net_input". The log-probabilities are made when the signal is asked for them.
-        Raises KDError when a sentence is longer than the teacher's positions.
+        sample: a fairseq batch with "net_input". The signal computes the log-probabilities only when they are needed.
+        Raises KDError when the model does not have positions for the longest sentence.
         """
         net_input = sample["net_input"]
         self._check_lengths(net_input)
@@ -59,7 +61,7 @@ class FrozenModel:
         if device != self._device:
             self.model, self._device = self.model.to(device), device
         projection = output_projection(self.model)
-        with torch.autocast(device.type, enabled=False):  # the student's mixed precision is not the teacher's
+        with torch.autocast(device.type, enabled=False):  # a training's mixed precision must not change this model
             if projection is not None:
                 features = self.model(**net_input, features_only=True)[0]  # (B, T, d)
                 return DenseSignal(features[keep], projection.detach(), temperature)
@@ -73,18 +75,18 @@ class FrozenModel:
         for side, limit, length in zip(("source", "target"), limits, lengths, strict=True):
             if length > limit:
                 raise KDError(
-                    f"a {side} sentence has {length} tokens, teacher {self.path} has positions for {limit}: "
+                    f"a {side} sentence has {length} tokens, but the model {self.path} has positions for {limit}: "
                     f"train with --max-{side}-positions {limit}"
                 )
 
 
 def load_frozen(path, *, data=None, languages=(None, None), dtype: str = "float32", trust: bool = False) -> FrozenModel:
-    """Read a checkpoint of fairseq-train and build its model by a task of its own.
+    """Read a checkpoint of fairseq-train and build its model with a separate task.
 
-    data: folder with the teacher's dictionaries; None: the one recorded in the checkpoint.
+    data: folder with the model's dictionaries; None: the folder recorded in the checkpoint.
     languages: (source, target), for a checkpoint that records none because fairseq-train inferred them.
     dtype: "float32", "float16" or "bfloat16". trust: see `read_checkpoint`.
-    Raises KDError when the file or the dictionaries are missing or do not fit each other.
+    Raises KDError when the file or the dictionaries are missing or do not fit together.
     """
     state = read_checkpoint(path, trust=trust)
     configure_own_task(path, state, data, languages)
@@ -93,10 +95,11 @@ def load_frozen(path, *, data=None, languages=(None, None), dtype: str = "float3
 
 
 def configure_own_task(path, state, data=None, languages=(None, None), data_option="--teacher-data") -> str:
-    """Complete the task's configuration inside `state` so that it can be set up where the process runs.
+    """Complete the task's configuration inside `state`, so that this process can set up the task.
 
     Returns the data-bin that the checkpoint records.
-    state: what `read_checkpoint` returned; changed in place. data, languages: see `load_frozen`.
+    state: the result of `read_checkpoint`, changed in place. data, languages: see `load_frozen`.
+    data_option: the option that gives `data`, for error messages.
     Raises KDError when the dictionaries are missing, and for a task or an architecture that is not supported.
     """
     from omegaconf import open_dict
@@ -110,8 +113,8 @@ def configure_own_task(path, state, data=None, languages=(None, None), data_opti
         if data is not None:
             cfg.task.data = str(data)
         if "eval_bleu" in cfg.task:
-            cfg.task.eval_bleu = False  # no generator is needed, and its options may be gone
-        for name in PRETRAINED:  # files that the weights of the checkpoint would replace at once
+            cfg.task.eval_bleu = False  # no sequence generator is needed, and its options may be unusable here
+        for name in PRETRAINED:  # pre-trained embeddings, which the weights of the checkpoint replace
             if name in cfg.model:
                 setattr(cfg.model, name, None)
         _fill_in_languages(path, cfg.task, languages)
@@ -120,16 +123,16 @@ def configure_own_task(path, state, data=None, languages=(None, None), data_opti
 
 
 def data_folder(task_cfg) -> str:
-    """The data-bin of a task's configuration, the first where it has several."""
+    """The data-bin in a task's configuration; the first one if there are several."""
     return str(task_cfg.data).split(":")[0]
 
 
 def build_model(path, state, trust: bool = False):
-    """Build the model of a checkpoint by a task of its own and load its weights; return (model, task).
+    """Build the model of a checkpoint with a separate task and load its weights; return (model, task).
 
-    state: what `configure_own_task` completed. trust: let fairseq evaluate options that are not literals, and let the
+    state: completed by `configure_own_task`. trust: let fairseq evaluate options that are not literals, and let the
     model be far larger than its weights.
-    Raises KDError when dictionaries and weights do not fit, and for a model that is not supported.
+    Raises KDError when dictionaries and weights do not fit together, and for a model that is not supported.
     """
     from fairseq import checkpoint_utils
 
@@ -141,7 +144,7 @@ def build_model(path, state, trust: bool = False):
 
 
 def _fill_in_languages(path, task_cfg, languages) -> None:
-    """fairseq-train records no languages when it inferred them from the names of the data files."""
+    """Set missing languages: fairseq-train records none when it inferred them from the names of the data files."""
     if task_cfg.source_lang and task_cfg.target_lang:
         return
     folder = Path(data_folder(task_cfg))
@@ -149,7 +152,7 @@ def _fill_in_languages(path, task_cfg, languages) -> None:
     task_cfg.source_lang, task_cfg.target_lang = pairs[0] if len(pairs) == 1 else languages
     if not all((task_cfg.source_lang, task_cfg.target_lang)):
         raise KDError(
-            f"{path} does not record its languages, and the files of {folder} do not name one pair to take; "
+            f"{path} does not record its languages, and the file names in {folder} do not show a single language pair; "
             "give its data-bin"
         )
 
@@ -176,10 +179,10 @@ def _one_clear_error(path, cfg):
         raise KDError(f"the model of {path} cannot be built: {error}. {TRUST}") from error
     except KDError:
         raise
-    except Exception as error:  # with options or dictionaries that are not its own, an architecture can fail in any way
+    except Exception as error:  # with the options or dictionaries of another model, any error is possible
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         architecture = getattr(cfg.model, "arch", None) or getattr(cfg.model, "_name", "unknown")
         raise KDError(
-            f"the model of {path} (architecture {architecture}) cannot be built: {reason}. Either its dictionaries "
-            "are not those it was trained with, or its architecture comes from another folder of code (--user-dir)"
+            f"the model of {path} (architecture {architecture}) cannot be built: {reason}. Either these are not the "
+            "dictionaries of its training, or its architecture comes from another folder of code (--user-dir)"
         ) from error

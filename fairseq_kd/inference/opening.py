@@ -1,9 +1,4 @@
-"""A model together with the data that it runs on, outside of a training, and batches of these data.
-
-Batches of chosen sentences, outside of a training.
-
-A teacher together with the data that it is to be run on, outside of a training.
-"""
+"""Open data-bins outside of a training: with a task, with a frozen model, and as batches of sentences."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +9,16 @@ import torch
 from fairseq_kd.artifacts.data_bin import check_subset, language_pairs
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_data_bin
+from fairseq_kd.core.progress import Progress
 from fairseq_kd.inference.frozen import load_frozen
+
+MAX_TOKENS = 4000  # default batch size of `gold_batches`: source or target tokens, with padding
 
 
 def length_sorted(sentences: np.ndarray, lengths: np.ndarray, max_tokens: int) -> Iterator[np.ndarray]:
-    """Batches by falling length (ties by number), of at most max_tokens with padding.
+    """Yield batches of sentence numbers by falling length (ties by number), at most max_tokens each, with padding.
 
-    sentences: numbers; lengths: of all sentences. A sentence that is longer than max_tokens is a batch by itself.
+    sentences: the numbers to batch. lengths: of all sentences. A sentence longer than max_tokens is a batch of its own.
     """
     longest = lengths[sentences]
     order = sentences[np.argsort(-longest, kind="stable")]
@@ -32,45 +30,64 @@ def length_sorted(sentences: np.ndarray, lengths: np.ndarray, max_tokens: int) -
 
 
 def collate(dataset, sentences: np.ndarray, device: torch.device) -> dict:
-    """A fairseq batch on `device`. Its rows are in an order of their own: sample["id"] (B,) says which."""
+    """A fairseq batch on `device`. The collater reorders the rows; sample["id"] (B,) has their sentence numbers."""
     from fairseq import utils
 
     sample = dataset.collater([dataset[int(i)] for i in sentences])
     return utils.move_to_cuda(sample, device) if device.type == "cuda" else sample
 
 
+def gold_batches(
+    dataset, pad: int, device: torch.device, label: str, max_tokens: int | None = None
+) -> Iterator[tuple[dict, torch.Tensor]]:
+    """Yield (fairseq batch, keep (B, T): where its target is not padding), each sentence once.
+
+    The decoder input is the gold prefix, as in training. label: of the progress on standard error. max_tokens: of a
+    batch, with padding; None: MAX_TOKENS.
+    """
+    lengths = np.maximum(dataset.src_sizes, dataset.tgt_sizes)
+    progress = Progress(label, len(dataset), "sentences")
+    for numbers in length_sorted(np.arange(len(dataset)), lengths, max_tokens or MAX_TOKENS):
+        sample = collate(dataset, numbers, device)
+        yield sample, sample["target"].ne(pad)
+        progress.advance(len(numbers))
+    progress.finish()
+
+
 def check_longest(lengths: np.ndarray, max_tokens: int) -> None:
     """Raises KDError when a sentence does not fit in a batch."""
     if (longest := int(lengths.max(initial=0))) > max_tokens:
-        raise KDError(f"--max-tokens {max_tokens}: the longest sentence has {longest} tokens; give at least that")
+        raise KDError(
+            f"--max-tokens {max_tokens}: the longest sentence has {longest} tokens; give at least this number"
+        )
 
 
-def check_positions(src_sizes: np.ndarray, tgt_sizes: np.ndarray, limits: tuple[int, int], who="the teacher") -> None:
-    """Raises KDError when a sentence is longer than the positions of a model; limits: of (encoder, decoder)."""
+def check_positions(src_sizes: np.ndarray, tgt_sizes: np.ndarray, limits: tuple[int, int], who="the model") -> None:
+    """Raises KDError when a sentence is longer than the positions of a model. limits: of (encoder, decoder)."""
     for side, sizes, limit in zip(("source", "target"), (src_sizes, tgt_sizes), limits, strict=True):
         if len(too_long := np.flatnonzero(np.asarray(sizes) > limit)):
             raise KDError(
-                f"sentence {too_long[0]} has {sizes[too_long[0]]} {side} tokens, {who} has positions for "
+                f"sentence {too_long[0]} has {sizes[too_long[0]]} {side} tokens, but {who} has positions for "
                 f"{limit} ({len(too_long):,} sentences are too long): leave them out of the data-bin"
             )
 
 
-def load_pair(data_bin, teacher_path, subset: str, *, data=None, dtype: str = "float32", trust: bool = False):
-    """(Teacher, task with `subset` loaded), in the languages that the teacher was trained on.
+def load_pair(data_bin, checkpoint, subset: str, *, data=None, dtype: str = "float32", trust: bool = False):
+    """(FrozenModel of a checkpoint, task with `subset` loaded), in the languages of the model.
 
-    data: folder with the teacher's dictionaries; None: where the checkpoint says. dtype, trust: see `load_frozen`.
-    Raises KDError when one of them cannot be used, or when their dictionaries differ.
+    data: folder with the model's dictionaries; None: the folder recorded in the checkpoint. dtype, trust: see
+    `load_frozen`. Raises KDError when checkpoint or data-bin cannot be used, or when their dictionaries differ.
     """
     pairs = _language_pairs(data_bin)
     languages = pairs[0] if len(pairs) == 1 else (None, None)  # for a checkpoint that records none
-    teacher = load_frozen(teacher_path, data=data, languages=languages, dtype=dtype, trust=trust)
-    task = open_data(data_bin, teacher.languages, subset)
-    teacher.check_dictionaries(task.source_dictionary, task.target_dictionary)
-    return teacher, task
+    model = load_frozen(checkpoint, data=data, languages=languages, dtype=dtype, trust=trust)
+    task = open_data(data_bin, model.languages, subset)
+    model.check_dictionaries(task.source_dictionary, task.target_dictionary, (str(checkpoint), str(data_bin)))
+    return model, task
 
 
 def open_data(data_bin, languages: tuple[str, str], subset: str):
-    """A translation task on `data_bin` with `subset` loaded as fairseq-train would.
+    """A translation task on `data_bin` with `subset` loaded as in fairseq-train.
 
     Raises KDError when dictionaries or subset are missing, and for what `check_subset` refuses.
     """
@@ -80,14 +97,14 @@ def open_data(data_bin, languages: tuple[str, str], subset: str):
     check_data_bin(data_bin)
     for lang in languages:
         if not (Path(data_bin) / f"dict.{lang}.txt").is_file():
-            raise KDError(f"{data_bin} has no dict.{lang}.txt: it is no data-bin for {source}-{target}")
+            raise KDError(f"{data_bin} has no dict.{lang}.txt: it is not a data-bin for {source}-{target}")
     cfg = TranslationConfig(
         data=str(data_bin),
         source_lang=source,
         target_lang=target,
         upsample_primary=1,  # fairseq's own default of -1 fails where there are train1, train2, ...
         dataset_impl=check_subset(data_bin, subset, languages, combine=subset == "train"),
-        # these two stand for options of a training, which there is none of here
+        # fairseq takes these two from the options of a training
         train_subset="train",
         required_seq_len_multiple=1,
     )
@@ -97,18 +114,18 @@ def open_data(data_bin, languages: tuple[str, str], subset: str):
     except FileNotFoundError as error:
         raise KDError(f"{data_bin} has no subset {subset!r} for {source}-{target} (--subset)") from error
     if task.dataset(subset).tgt is None:
-        raise KDError(f"subset {subset!r} of {data_bin} has no target side, which is needed beside the source")
+        raise KDError(f"subset {subset!r} of {data_bin} has no target side, but both sides are needed: binarise both")
     return task
 
 
 def infer_languages(data_bin) -> tuple[str, str]:
-    """(source, target) by the manifest or the file names of a data-bin. Raises KDError when they do not say."""
+    """(source, target) from the manifest or the file names of a data-bin. Raises KDError unless they show one pair."""
     pairs = _language_pairs(data_bin)
     if len(pairs) > 1:
         listed = ", ".join(f"{source}-{target}" for source, target in pairs)
         raise KDError(f"{data_bin} holds more than one language pair ({listed}): give --source-lang and --target-lang")
     if not pairs:
-        raise KDError(f"the file names in {data_bin} do not say its languages: give --source-lang and --target-lang")
+        raise KDError(f"the file names in {data_bin} do not show its languages: give --source-lang and --target-lang")
     return pairs[0]
 
 

@@ -1,18 +1,18 @@
-"""Which pickles are safe to load: the types that a checkpoint may contain, and a check of the operations of a pickle.
+"""Which pickles are safe to load: the allowed types, and a check of the operations of a pickle.
 
-The types beyond torch's own that a fairseq checkpoint may hold, each in a form that cannot do harm.
+Types. A fairseq checkpoint may contain two kinds of types beyond torch's own, each in a form that is harmless:
 
 - `argparse.Namespace`: the options of the model, inside "cfg" and "args".
 - Plain numeric numpy arrays and scalars: the counts that `--eval-bleu` keeps in "extra_state".
 
-numpy's own classes are not allow-listed: an `ndarray` of object dtype made from bytes is an array of pointers chosen by
-the file. The names in the pickle lead to the stand-ins below, which make numeric arrays and nothing else.
+numpy's own classes are not allow-listed, because an `ndarray` of object dtype that is made from bytes is an array of
+pointers which the file chooses. Their names in the pickle lead to the replacements below, which only create numeric
+arrays.
 
-Judging a pickle by its operations, before any of them is done.
-
-torch's weights-only reader refuses most types. This refuses more: whatever fairseq does not write, codecs that take
-long, and tuples that are small in the file and huge to walk (a tuple that holds another one twice, which holds another
-twice, and so on: whoever hashes it walks all of it).
+Operations. torch's weights-only reader refuses most types. `check_pickle` follows the operations of a pickle before any
+of them runs, and also refuses everything that fairseq does not write, slow codecs, and tuples that are small in the
+file but expensive to traverse: a tuple that contains another tuple twice, which contains another one twice, and so on.
+Hashing such a tuple traverses every copy.
 """
 
 import argparse
@@ -29,7 +29,7 @@ NUMERIC_KINDS = "biufc"  # bool, signed, unsigned, float, complex
 
 
 class NumericDtype:
-    """Stands in for `numpy.dtype` while a checkpoint is read: a numeric type and its byte order."""
+    """Replaces `numpy.dtype` while a checkpoint is read: a numeric type and its byte order."""
 
     def __init__(self, code, align=False, copy=True):
         if not isinstance(code, str):
@@ -43,7 +43,7 @@ class NumericDtype:
 
 
 class NumericArray(np.ndarray):
-    """Stands in for `numpy.ndarray`; it is saved again as a plain array."""
+    """Replaces `numpy.ndarray` while a checkpoint is read. It is saved again as a plain array."""
 
     def __new__(cls, *args, **kwargs):  # noqa: D102
         raise UnpicklingError("GLOBAL numpy.ndarray is only read as a saved numeric array")
@@ -61,12 +61,12 @@ class NumericArray(np.ndarray):
 
 
 def reconstruct_array(cls, shape, code):
-    """Stands in for numpy's `_reconstruct`: an empty array that `__setstate__` fills."""
+    """Replaces numpy's `_reconstruct`: an empty array that `__setstate__` fills."""
     return np.ndarray.__new__(NumericArray, (0,), np.int8)
 
 
 def reconstruct_scalar(dtype, data):
-    """Stands in for numpy's `scalar`."""
+    """Replaces numpy's `scalar`."""
     if not isinstance(dtype, NumericDtype) or not isinstance(data, bytes) or len(data) != dtype.dtype.itemsize:
         raise UnpicklingError("GLOBAL numpy.core.multiarray.scalar of something that is not numeric")
     return np.frombuffer(data, dtype.dtype)[0]
@@ -81,7 +81,7 @@ SAFE_TYPES = [
 ]
 
 
-MAX_PARTS = 10_000  # of a tuple, nested ones counted each time that they appear
+MAX_PARTS = 10_000  # parts of a tuple; a nested tuple counts each time it appears
 
 PICKLED_NAMES = {
     *("collections.OrderedDict", "collections.Counter", "builtins.set", "_codecs.encode"),
@@ -91,25 +91,25 @@ PICKLED_NAMES = {
     *(f"torch.storage.{kind.__name__}" for kind in torch._storage_classes),
     *(f"{one.__module__}.{one.__qualname__}" if isinstance(one, type) else one[1] for one in SAFE_TYPES),
 }
-# names that are put together while the pickle is read; torch does not read these either
+# operations that form names while the pickle is read; torch does not read them either
 OPCODES_OF_OTHER_NAMES = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}
 
 ENCODE, CODECS = "_codecs.encode", ("latin1", "latin-1")  # how bytes are written in protocol 2
 
 
 class Item(NamedTuple):
-    """What stands on the stack of the unpickler. parts: of a tuple. texts: the strings in it, of a tuple of such."""
+    """An entry of the unpickler's stack. parts: of a tuple. texts: a string, or the strings in a tuple."""
 
     parts: int = 1
     texts: tuple = ()
-    name: str | None = None  # of a GLOBAL
+    name: str | None = None  # the imported name, for a GLOBAL
 
 
 MARK = object()
 
 
 def check_pickle(file) -> None:
-    """Follow the operations of one pickle, up to its end.
+    """Follow the operations of one pickle up to its end.
 
     Raises UnpicklingError in torch's own words for a name that is not allowed, and ValueError for a pickle that is
     damaged or built to take long.
@@ -118,7 +118,7 @@ def check_pickle(file) -> None:
     try:
         for opcode, argument, _ in pickletools.genops(file):
             if opcode.name in OPCODES_OF_OTHER_NAMES:
-                raise ValueError(f"its pickle has the operation {opcode.name}, which is not known here")
+                raise ValueError(f"its pickle has the operation {opcode.name}, which checkpoints do not use")
             _step(opcode, argument, stack, memo)
     except (IndexError, KeyError) as error:
         raise ValueError("its pickle takes from an empty stack") from error
@@ -142,7 +142,7 @@ def _step(opcode, argument, stack: list, memo: dict) -> None:
 
 
 def _take(opcode, stack: list) -> list[Item]:
-    """Pop what the operation takes: a number of items, or all behind the last mark and what stands before that."""
+    """Pop the items that the operation takes: a number of items, or the items behind the last mark and those before."""
     taken, single = [], opcode.stack_before
     if pickletools.markobject in single:
         while (item := stack.pop()) is not MARK:
@@ -156,7 +156,7 @@ def _take(opcode, stack: list) -> list[Item]:
 
 def _made(opcode, argument, taken: list[Item]) -> Item:
     if opcode.name == "GLOBAL":
-        name = _name_of_today(argument)
+        name = _python3_name(argument)
         if name not in PICKLED_NAMES:
             raise UnpicklingError(f"GLOBAL {name} is not allowed")
         return Item(name=name)
@@ -168,8 +168,8 @@ def _made(opcode, argument, taken: list[Item]) -> Item:
     return Item(texts=(argument,) if isinstance(argument, str) else ())
 
 
-def _name_of_today(argument: str) -> str:
-    """ "module name" -> "module.name", where pickles of protocol 2 use the names of Python 2."""
+def _python3_name(argument: str) -> str:
+    """Convert "module name" to "module.name". Pickles of protocol 2 use the names of Python 2."""
     module, _, name = argument.partition(" ")
     module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
     return f"{module}.{name}"

@@ -1,17 +1,16 @@
-"""Which tasks and models this package works with. Which models have one matrix between features and logits.
+"""Which tasks and models this package supports, and which models have one matrix between features and logits.
 
-Which models give decoder features that one matrix turns into logits: what the fused loss and a lean teacher need.
+A supported task      has a configuration (not the argparse.Namespace of fairseq's older tasks) with data and two
+                      languages, and fairseq's own beam search
+A supported model     is an encoder-decoder whose incremental decoder gives a distribution over the next token, given a
+                      source and the tokens so far
 
-Which tasks and models this package works with: decided here, by what they are.
+Supported are fairseq's translation task and tasks derived from it; fairseq's transformers, LSTMs and convolutional
+models; and similar tasks and models of a --user-dir. Multilingual and mBART-like tasks are not supported, because their
+data, languages and first tokens are elsewhere. Non-autoregressive models are not supported, because they have no
+distribution over a next token.
 
-A task        has a configuration (not the argparse.Namespace of fairseq's older tasks) with data and two languages, and
-              fairseq's own beam search
-A model       is an encoder-decoder with an incremental decoder that gives, for a source and the tokens so far, a
-              distribution over the next token
-
-These are fairseq's translation and the tasks derived from it, its transformers, LSTMs and convolutional models, and
-those of a --user-dir that are alike. Multilingual and mBART-like tasks are not: their data, languages and first tokens
-are found elsewhere. Non-autoregressive models are not: they have no distribution over a next token.
+The fused loss, and teachers that save memory, need models in which one matrix turns decoder features into logits.
 """
 
 import inspect
@@ -26,24 +25,35 @@ from fairseq_kd.core.errors import KDError
 
 def unwrapped(model):
     """The model inside the wrappers that fairseq puts around it for several processes."""
-    while isinstance(getattr(model, "module", None), torch.nn.Module):
-        model = model.module
-    return model
+    return _from_outermost(model)[-1]
+
+
+def is_fully_sharded(model) -> bool:
+    """Whether a wrapper shards the parameters, so that they can only be used inside the model's forward pass."""
+    return any("FullySharded" in type(wrapper).__name__ for wrapper in _from_outermost(model)[:-1])
+
+
+def _from_outermost(model) -> list:
+    """The wrappers around the model for several processes, from the outermost, and then the model itself."""
+    found = [model]
+    while isinstance(inner := getattr(found[-1], "module", None), torch.nn.Module):
+        found.append(inner)
+    return found
 
 
 def output_projection(model) -> torch.Tensor | None:
-    """The matrix (V, d) with logits = features @ matrix.T, or None when the model computes them in another way.
+    """The matrix (V, d) with logits = features @ matrix.T, or None when the model computes logits in another way.
 
-    Then `model(..., features_only=True)[0]` are the features (B, T, d). None also where a wrapper for several processes
-    does not let a parameter be used outside of the model's forward pass.
+    With a matrix, `model(..., features_only=True)[0]` are the features (B, T, d). None also where a wrapper for several
+    processes does not allow using a parameter outside of the model's forward pass.
     """
     weight = _weight(unwrapped(model))
-    while weight is not None and isinstance(inner := getattr(model, "module", None), torch.nn.Module):
-        if "FullySharded" in type(model).__name__:
-            return None
-        if getattr(model, "find_unused_parameters", False) and not _is_tied(unwrapped(model).decoder, weight):
-            return None  # DDP would call it unused, and then be surprised by its gradient
-        model = inner
+    if weight is None or is_fully_sharded(model):
+        return None
+    *wrappers, inner = _from_outermost(model)
+    finds_unused = any(getattr(wrapper, "find_unused_parameters", False) for wrapper in wrappers)
+    if finds_unused and not _is_tied(inner.decoder, weight):
+        return None  # DDP would mark the matrix as unused and then fail on its gradient
     return weight
 
 
@@ -65,13 +75,13 @@ def _weight(model) -> torch.Tensor | None:
 
 
 NEEDED = ("data", "source_lang", "target_lang")
-INPUTS = ("src_tokens", "src_lengths", "prev_output_tokens")  # of a model
+INPUTS = ("src_tokens", "src_lengths", "prev_output_tokens")  # the inputs of a supported model
 
 
 def check_configuration(path, cfg) -> None:
-    """Look at the configuration of a checkpoint before its task and its model are built.
+    """Check the configuration of a checkpoint before its task and its model are built.
 
-    Raises KDError that names the task or the architecture, when it is not supported or not registered.
+    Raises KDError that names a task or an architecture which is not supported or not registered.
     """
     from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY
     from fairseq.tasks import TASK_REGISTRY
@@ -85,7 +95,7 @@ def check_configuration(path, cfg) -> None:
 
 
 def check_training_task(task, criterion: str) -> None:
-    """Look at the task of a running fairseq-train. Raises KDError that names it when it is not supported."""
+    """Check the task of a running fairseq-train. Raises KDError that names a task which is not supported."""
     from fairseq.tasks import TASK_REGISTRY
 
     kind = type(task)
@@ -94,7 +104,7 @@ def check_training_task(task, criterion: str) -> None:
 
 
 def check_model(model, who: str) -> None:
-    """Raises KDError unless `model` is supported. who: of the message, such as a path or "the student"."""
+    """Raises KDError unless `model` is supported. who: its name in the message, such as a path or "the student"."""
     from fairseq.models import FairseqEncoderDecoderModel, FairseqIncrementalDecoder
     from fairseq.models.nat import FairseqNATModel
 
@@ -108,13 +118,13 @@ def check_model(model, who: str) -> None:
     if isinstance(model, FairseqNATModel) or not _takes(kind, INPUTS):
         raise KDError(
             f"{who} is a {kind.__name__}, which is non-autoregressive: it has no distribution over the next token, "
-            "given those before it, that could be learnt or compared. Give an autoregressive model, such as fairseq's "
-            "transformer; a non-autoregressive student learns from the targets that fairseq-kd decode makes"
+            "given the tokens before it, that could be learnt or compared. Give an autoregressive model, such as "
+            "fairseq's transformer; a non-autoregressive student can learn from the targets of fairseq-kd decode"
         )
 
 
 def _takes(kind, inputs) -> bool:
-    """Whether the model can be called with these inputs and no others (non-autoregressive ones want the target too)."""
+    """Whether the model can be called with only these inputs (a non-autoregressive model also needs the target)."""
     try:
         inspect.signature(kind.forward).bind(None, **dict.fromkeys(inputs))
     except TypeError:
@@ -128,15 +138,15 @@ def _check_task(found: str, cfg, kind) -> None:
     if issubclass(kind, TranslationLevenshteinTask):
         raise KDError(
             f"{found}, which is for non-autoregressive models: they have no distribution over the next token, given "
-            "those before it. fairseq_kd works with autoregressive models (--task translation)"
+            "the tokens before it. fairseq_kd works with autoregressive models (--task translation)"
         )
-    # fairseq goes by `task` before `_name`, and a task without a dataclass takes options that nobody has looked at
+    # fairseq reads `task` before `_name`, and a task without a dataclass takes options that were not checked
     other = getattr(cfg, "task", None)
     if isinstance(cfg, Namespace) or other or not _has_dataclass(kind) or any(not hasattr(cfg, n) for n in NEEDED):
         raise KDError(
-            f"{found}, which fairseq_kd does not support: its data and languages are not found as those of --task "
-            "translation are. Train a bilingual model with --task translation, or a task derived from it that has a "
-            "configuration of its own"
+            f"{found}, which fairseq_kd does not support: it does not give its data and languages as --task "
+            "translation does. Train a bilingual model with --task translation, or with a task derived from it that "
+            "has its own configuration"
         )
 
 
@@ -153,7 +163,7 @@ def _name(part, option: str) -> str:
 
 def _unregistered(path, what: str, name: str) -> str:
     return (
-        f"{path} is of the {what} {name}, which neither fairseq nor fairseq_kd registers: it comes from another folder "
+        f"{path} has the {what} {name}, which neither fairseq nor fairseq_kd registers: it comes from another folder "
         "of code. Give that folder with --user-dir, which runs its code (fairseq-train takes one folder: let its "
         "__init__.py import fairseq_kd)"
     )

@@ -1,4 +1,4 @@
-"""A model of fairseq-train's command line, without a training."""
+"""Build the model of a fairseq-train command line without a training."""
 
 import contextlib
 import io
@@ -9,16 +9,18 @@ from fairseq_kd.inference.supported import check_model
 
 
 def build(arch: str, data: str, options: list[str], device: str = "meta"):
-    """(model, its options) of fairseq-train's command line; on torch's meta device: shapes without memory.
+    """(model, its options) of a fairseq-train command line. torch's meta device gives shapes without memory.
 
-    Raises KDError when fairseq cannot build it.
+    Raises KDError when fairseq cannot build the model.
     """
     import torch
     from fairseq import tasks
     from fairseq.models import ARCH_MODEL_REGISTRY
 
     if arch not in ARCH_MODEL_REGISTRY:
-        raise KDError(f"--arch {arch} is not known to fairseq or fairseq_kd; the students are kd_student_3m and so on")
+        raise KDError(
+            f"neither fairseq nor fairseq_kd has --arch {arch}; students are kd_student_3m, kd_student_5m and so on"
+        )
     words = [data, "--arch", arch, "--task", "translation", *options]
     said = io.StringIO()
     try:
@@ -32,7 +34,7 @@ def build(arch: str, data: str, options: list[str], device: str = "meta"):
         raise KDError(f"fairseq does not understand {' '.join(options)}: {reason[0]}") from error
     except KDError:
         raise
-    except Exception as error:  # fairseq checks few options: a wrong one can fail in any way
+    except Exception as error:  # fairseq checks few options: a wrong one can raise any error
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise KDError(f"fairseq cannot build --arch {arch} with {' '.join(words)}: {reason}") from error
     check_model(model, f"--arch {arch}")
@@ -40,10 +42,10 @@ def build(arch: str, data: str, options: list[str], device: str = "meta"):
 
 
 def parse(words: list[str]):
-    """fairseq-train's configuration of a command line."""
+    """The configuration of a fairseq-train command line."""
     from fairseq import options
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Hydra's deprecations of what fairseq does
+        warnings.simplefilter("ignore")  # Hydra's deprecation warnings about fairseq's calls
         return convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), words))

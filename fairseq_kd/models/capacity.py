@@ -1,15 +1,16 @@
-"""How many parameters a student may keep, and the penalty that holds it there.
+"""The target for the number of parameters that a student keeps, and the penalty that holds the student at this target.
 
     penalty = λ1 · (s - t) + λ2 · (s - t)²
 
-s is the expected share of the parameters behind gates that are not closed (what stands behind no gate always counts),
-t the target. The student minimises it with its loss, while λ1 and λ2 climb along its gradient: by (s - t) and (s - t)²
-times a rate at each update. On request t goes in a straight line from 1 to the target. All of that is from Wang et al.
-2020, "Structured Pruning of Large Language Models" (arXiv 1910.04732), section 3; ours is that λ2 does not begin at 0,
-because with λ1 alone the size swings around the target.
+s is the expected share of the parameters whose gates are not closed (parameters without a gate always count), and t is
+the target share. The student minimises the penalty with its loss, while gradient ascent moves λ1 and λ2: each update
+adds a rate times (s - t) to λ1, and a rate times (s - t)² to λ2. On request t falls linearly from 1 to the target. The
+method is from Wang et al. 2020, "Structured Pruning of Large Language Models" (arXiv 1910.04732), section 3, with one
+change: λ2 does not begin at 0, because with λ1 alone the size oscillates around the target.
 
-λ1 and λ2 are numbers that this class moves, not parameters: fairseq's optimizers only descend, at the student's
-learning rate, and fp16 would round them. They depend on gates and updates alone, so all ranks have the same ones.
+λ1 and λ2 are numbers that this class changes, not parameters, because fairseq's optimizers only descend, with the
+student's learning rate, and fp16 would round them. They depend only on gates and updates, so they are equal on all
+ranks.
 """
 
 import math
@@ -19,14 +20,14 @@ import torch
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.models.gates import HardConcreteGate
 
-INITIAL_LAMBDA2 = 50.0  # nats a token
+INITIAL_LAMBDA2 = 50.0  # nats per token
 
 
 class Capacity:
-    """Draws the gates of each update, knows the expected size, and climbs with λ1 and λ2. Not a module."""
+    """Draws the gates of each update, computes the expected size, and moves λ1 and λ2. Not a module."""
 
     def __init__(self, gates: dict[str, tuple[HardConcreteGate, int]], total: int, options: "CapacityOptions"):
-        """gates: layer part -> (its gates, parameters behind each of them). total: parameters with all gates open."""
+        """gates: layer part -> (its gates, parameters behind each gate). total: parameters with all gates open."""
         self.gates = {name: gate for name, (gate, _) in gates.items()}
         self.total, self.options = total, options
         columns = [torch.full((len(gate.score),), float(cost), device="cpu") for gate, cost in gates.values()]
@@ -34,13 +35,13 @@ class Capacity:
         fixed = total - int(self.costs.sum().item())
         self.target = target_share(options.target, total, fixed)
         self.multipliers = torch.tensor([0.0, INITIAL_LAMBDA2], dtype=torch.float64, device="cpu")
-        self.update = -1  # the last one that λ1 and λ2 have climbed for
+        self.update = -1  # the last update that moved λ1 and λ2
 
     def begin(self, update: int) -> None:
-        """Draw the gates of an update and climb, once for each update.
+        """Draw the gates of an update, and move λ1 and λ2 once per update.
 
-        The generator is seeded by the update alone: gates are the same on all ranks, in all batches of --update-freq
-        and in a resumed training, and dropout draws what it would draw without gates.
+        The generator's seed only depends on the update and --seed. So the gates are equal on all ranks, in all batches
+        of --update-freq and in a resumed training, and dropout draws the same numbers as without gates.
         """
         if update < self.options.warmup:
             return
@@ -58,7 +59,7 @@ class Capacity:
 
     @torch.no_grad()
     def freeze(self, update: int) -> None:
-        """Decide, once: open the gates of the highest scores while the target has room, close the others."""
+        """Fix all gates, once: open the gates with the highest scores as far as the target allows, close the others."""
         if self.update < self.options.freeze:
             gates = self.gates.values()
             order = torch.cat([gate.log_alpha() for gate in gates]).cpu().argsort(descending=True, stable=True)
@@ -76,12 +77,12 @@ class Capacity:
         return 1.0 + progress * (self.target - 1.0)
 
     def expected_share(self) -> torch.Tensor:
-        """s, a scalar with gradient."""
+        """s, the expected share of the parameters; a scalar with gradient."""
         closed = 1 - torch.cat([gate.open_probability() for gate in self.gates.values()])
         return 1 - (closed * self.costs.to(closed.device)).sum() / self.total
 
     def penalty(self) -> torch.Tensor | None:
-        """A scalar with gradient, in nats a token (what the mean loss is in); None in the warm-up and once frozen."""
+        """A scalar with gradient, in nats per token as the mean loss; None in the warm-up and after `freeze`."""
         if not self.options.warmup <= self.update < self.options.freeze:
             return None
         excess = self.expected_share() - self.target_at(self.update)
@@ -90,10 +91,11 @@ class Capacity:
 
     @torch.no_grad()
     def report(self) -> dict[str, float]:
-        """What is logged.
+        """The values to log.
 
-        capacity: s; capacity_parameters: their number; capacity_kept: the share that `fairseq-kd compact` would keep
-        now; λ1 and λ2; open_...: expected number of open gates of a part of a layer.
+        capacity: s. capacity_parameters: the expected number of parameters. capacity_kept: the share that `fairseq-kd
+        compact` would keep now. capacity_lambda1, capacity_lambda2: λ1 and λ2. open_...: the expected number of open
+        gates in a part of a layer.
         """
         share, opened = self.expected_share(), [gate.open_probability() for gate in self.gates.values()]
         closed = torch.cat([gate.fixed_values() for gate in self.gates.values()]) == 0
@@ -105,7 +107,10 @@ class Capacity:
 
 
 class CapacityOptions:
-    """--capacity-target, -warmup, -ramp, -lr, and the seed; see `adaptive.add_args`. Raises KDError out of range."""
+    """--capacity-target, -warmup, -ramp, -freeze, -lr, and --seed; see `adaptive.CAPACITY_OPTIONS`.
+
+    Raises KDError on construction for values out of range.
+    """
 
     def __init__(self, target: float | None, warmup=0, ramp=0, freeze: int | None = None, rate=0.1, seed=1):
         self.target, self.warmup, self.ramp, self.rate, self.seed = target, warmup, ramp, rate, seed
@@ -113,7 +118,7 @@ class CapacityOptions:
         if target is None:
             raise KDError(
                 "a kd_adaptive student needs --capacity-target: the share of its parameters to keep, such as 0.5, or "
-                "their number; for a student of fixed size take kd_student"
+                "their number; for a student of fixed size give --arch kd_student"
             )
         if not target > 0 or math.isinf(target):
             raise KDError(f"--capacity-target {target}: must be a share in (0, 1] or a number of parameters above 1")
@@ -129,7 +134,7 @@ class CapacityOptions:
 
 
 def target_share(target: float, total: int, fixed: int) -> float:
-    """The target as share of `total` parameters, of which `fixed` stand behind no gate.
+    """The target as a share of `total` parameters, of which `fixed` parameters have no gate.
 
     Raises KDError for a number of parameters above the model's, and for a target that gates cannot reach.
     """
@@ -137,11 +142,11 @@ def target_share(target: float, total: int, fixed: int) -> float:
     if share > 1:
         raise KDError(
             f"--capacity-target {target:,.0f} is more than the {total:,} parameters of the model with all gates open: "
-            "take a larger --arch, or a smaller target"
+            "give a larger --arch or a smaller target"
         )
     if share * total < fixed:
         raise KDError(
             f"--capacity-target {target:g} is {share * total:,.0f} parameters, but {fixed:,} of {total:,} (embeddings, "
-            f"norms, biases) stand behind no gate: take more than {fixed / total:.3f}"
+            f"norms, biases) have no gate: give a target above {fixed / total:.3f}"
         )
     return share

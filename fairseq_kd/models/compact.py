@@ -1,6 +1,7 @@
-"""From a student with gates to a smaller one without: closed gates are cut out, open ones multiplied into the weights.
+"""Convert a student with gates to a smaller student without gates.
 
-The result is a kd_student whose layers have widths of their own, with the outputs of the gated student in eval mode.
+The heads and channels of closed gates are removed, and the values of open gates are multiplied into the weights. The
+result is a kd_student with a width per layer and with the same outputs as the gated student in eval mode.
 """
 
 from argparse import Namespace
@@ -14,7 +15,7 @@ from fairseq_kd.inference.checkpoint import read_checkpoint, write_initial_check
 from fairseq_kd.models.gates import GATE_STATE, HardConcreteGate
 
 SCORE, DECIDED = GATE_STATE
-# part of a gate's name -> name of the option that records how many are left
+# (side, part of a layer) -> name of the option that records how many heads or channels each layer keeps
 OPTIONS = {
     ("encoder", "fc2"): "encoder_ffn_widths",
     ("encoder", "self_attn"): "encoder_self_heads",
@@ -25,10 +26,11 @@ OPTIONS = {
 
 
 def compact_checkpoint(source, out, trust: bool = False) -> dict:
-    """Write the compact student of checkpoint `source` to `out`; return its report.
+    """Write the compact student of checkpoint `source` to `out`.
 
-    The optimizer's state is left out: it fits the large student. {"before", "after": parameters; option: "3,0,..."}
-    Raises KDError when `source` cannot be read or is no kd_adaptive student.
+    Returns {"before": parameters, "after": parameters, and per option of OPTIONS a text such as "3,0,40"}. The
+    optimizer's state is left out, because it only fits the large student.
+    Raises KDError when `source` cannot be read or is not a kd_adaptive student.
     """
     out = Path(out)
     if out.exists() and out.samefile(source):
@@ -48,19 +50,19 @@ def compact_checkpoint(source, out, trust: bool = False) -> dict:
 
 
 def compact_weights(weights: dict[str, torch.Tensor], args) -> tuple[dict, dict[str, str]]:
-    """The weights without gates, and option -> numbers of what is left in each layer, such as "12,0,40"."""
+    """(weights without gates, option -> how many heads or channels each layer keeps, such as "12,0,40")."""
     weights = dict(weights)
     widths = {}
     for (side, part), option in OPTIONS.items():
-        left = []
+        kept = []
         for number in range(getattr(args, f"{side}_layers")):
             layer = f"{side}.layers.{number}"
             if part == "fc2":
-                left.append(_cut_channels(weights, layer))
+                kept.append(_cut_channels(weights, layer))
             else:
                 head_dim = getattr(args, f"{side}_embed_dim") // getattr(args, f"{side}_attention_heads")
-                left.append(_cut_heads(weights, f"{layer}.{part}", head_dim))
-        widths[option] = ",".join(map(str, left))
+                kept.append(_cut_heads(weights, f"{layer}.{part}", head_dim))
+        widths[option] = ",".join(map(str, kept))
     return weights, widths
 
 
@@ -81,14 +83,14 @@ def _cut_heads(weights, name: str, head_dim: int) -> int:
     rows = (keep.unsqueeze(1) * head_dim + torch.arange(head_dim)).flatten()
     for projection in ("q_proj", "k_proj", "v_proj"):
         _take_rows(weights, f"{name}.{projection}", rows)
-        if len(keep) == 0:  # as `HeadAttention` without heads
+        if len(keep) == 0:  # `HeadAttention` without heads has no projections
             del weights[f"{name}.{projection}.weight"], weights[f"{name}.{projection}.bias"]
     _take_columns(weights, f"{name}.out_proj", rows, values.repeat_interleave(head_dim))
     return len(keep)
 
 
 def _open_gates(weights, linear: str):
-    """(numbers of the gates that are not closed, their values); the gates are taken out of `weights`."""
+    """(numbers of the gates that are not closed, their values). The gates are removed from `weights`."""
     score, decided = weights.pop(linear + SCORE), weights.pop(linear + DECIDED)
     gate = HardConcreteGate(len(score))
     gate.score.data, gate.decided = score, decided
@@ -115,7 +117,7 @@ def _recorded(args: Namespace, widths: dict[str, str]) -> Namespace:
 
 
 def _size(weights) -> int:
-    """Parameters, tied ones once, gates left out."""
+    """The number of parameters without gates. Tied parameters count once."""
     tied = {"decoder.embed_tokens.weight", "decoder.output_projection.weight"}
     return sum(
         value.numel()

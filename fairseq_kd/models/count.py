@@ -1,15 +1,15 @@
-"""Parameters of an encoder-decoder transformer by part, and operations of its forward pass.
+"""Count the parameters of an encoder-decoder transformer by part, and the operations of its forward pass.
 
-Operations a target token, a multiplication and an addition counted as two, for L source and L target tokens:
+Operations per target token for L source and L target tokens; one multiplication and one addition count as two:
 
     2 · (weights of all matrices of encoder, decoder and output projection)
     + 4 · L · (inner width) for each encoder self-attention and encoder-decoder attention
-    + 4 · (L + 1) / 2 · (inner width) for each decoder self-attention, which looks back only
+    + 4 · (L + 1) / 2 · (inner width) for each decoder self-attention, which only attends to earlier tokens
 
-where the inner width of an attention is heads · head size, and 4 stands for queries times keys and weights times
-values. As many source as target tokens: an encoder pass costs each target token what it costs a source token. Left out:
-embeddings (they are looked up), biases, norms, softmax, activation functions. Decoding one hypothesis with fairseq's
-cache takes as many; a beam of b takes b times the decoder's.
+The inner width of an attention is heads · head size. The factor 4 covers two products, queries times keys and weights
+times values. Source and target are equally long, so the encoder's cost per source token is its cost per target token.
+Not counted: embeddings (which are looked up), biases, norms, softmax, activation functions. Decoding one hypothesis
+with fairseq's cache takes the same number of operations; a beam of b takes b times the decoder's operations.
 """
 
 from torch import nn
@@ -20,7 +20,7 @@ PARTS = {"self_attn": "self-attention", "encoder_attn": "encoder-decoder attenti
 
 
 def parameters_by_part(model) -> dict[str, int]:
-    """Part -> number of parameters, in the order of the model; a tied matrix counts where it appears first."""
+    """Part -> number of parameters, in the order of the model. A tied matrix counts where it appears first."""
     counts = {}
     gates = {id(gate.score) for gate in model.modules() if isinstance(gate, HardConcreteGate)}
     for name, parameter in model.named_parameters():  # names each tensor once
@@ -30,8 +30,14 @@ def parameters_by_part(model) -> dict[str, int]:
     return counts
 
 
+def parameter_count(model, gates: bool = True) -> int:
+    """The number of parameters of a model; tied matrices count once. gates: count the scores of gates too."""
+    counts = parameters_by_part(model)
+    return sum(number for part, number in counts.items() if gates or part != "gates")
+
+
 def part_of(name: str) -> str:
-    """The part of a parameter, by its name in the model."""
+    """The part to which a parameter with this name in the model belongs."""
     words = name.split(".")
     if any(word.startswith("embed_") for word in words):
         return "embeddings"
@@ -43,8 +49,8 @@ def part_of(name: str) -> str:
     return f"{words[0]} {found[0] if found else 'other'}"
 
 
-def operations_a_token(model, length: int) -> dict[str, float]:
-    """Side -> operations a target token; see the module's formula. length: L."""
+def operations_per_token(model, length: int) -> dict[str, float]:
+    """Side -> operations per target token, by the formula in the module's docstring. length: L."""
     counts = {}
     for side in ("encoder", "decoder"):
         linears = [module for module in _distinct_linears(getattr(model, side)) if not _is_output(model, module)]

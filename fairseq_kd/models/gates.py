@@ -1,11 +1,11 @@
 """Hard-concrete gates on groups of inputs of a linear layer (Louizos et al. 2018, arXiv 1712.01312).
 
-A gate is open (1), closed (0) or between. In training it is drawn:
+A gate is open (1), closed (0) or in between. In training it is drawn:
 
     z = clamp(sigmoid((log u - log(1 - u) + log α) / β) · (ζ - γ) + γ, 0, 1),   u uniform in (0, 1)
 
-and otherwise z = clamp(sigmoid(log α) · (ζ - γ) + γ, 0, 1) (their equations 10 to 13). A drawn gate is not closed with
-probability sigmoid(log α - β log(-γ / ζ)).
+Otherwise z = clamp(sigmoid(log α) · (ζ - γ) + γ, 0, 1) (equations 10 to 13 of the paper). The probability that a drawn
+gate is not closed is sigmoid(log α - β log(-γ / ζ)).
 """
 
 import math
@@ -15,20 +15,18 @@ import torch.nn.functional as F
 from torch import nn
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1  # as in the paper, section 4
-INITIAL = 2.5  # log α at the start: just above what is needed for an open gate (log 11 = 2.398)
-# log α = SPEED · score. Adam moves every parameter by about the learning rate, whatever the size of its gradient; a
-# gate has to move by about 5 to close, a weight by hundredths. The factor is a learning rate of its own for gates,
-# without parameter groups, which fairseq's optimizers do not have.
+INITIAL = 2.5  # initial log α, just above the smallest value of an open gate (log 11 = 2.398)
+# log α = SPEED · score. Adam moves every parameter by about the learning rate, whatever the size of its gradient. A
+# gate must move by about 5 to close, but a weight only moves by hundredths. So the factor acts as a separate learning
+# rate for gates, without parameter groups, which fairseq's optimizers do not have.
 SPEED = 10.0
-
-
-GATE_STATE = (".gates.score", ".gates.decided")  # how their names end in a state dict
+GATE_STATE = (".gates.score", ".gates.decided")  # the ends of the names of gates in a state dict
 
 
 class HardConcreteGate(nn.Module):
-    """n gates. `noise` (n,) holds the log u - log(1 - u) of the update; None: not drawn but fixed, as in eval mode.
+    """n gates. `noise` (n,) holds log u - log(1 - u) for the update; None: gates are not drawn, as in eval mode.
 
-    `decided` (n,): 1 for a gate that is open for good, 0 for one that is closed, -1 where the score says it.
+    `decided` (n,): 1 for a gate that stays open, 0 for one that stays closed, -1 for one that depends on its score.
     """
 
     def __init__(self, n: int):
@@ -38,11 +36,11 @@ class HardConcreteGate(nn.Module):
         self.noise: torch.Tensor | None = None
 
     def log_alpha(self) -> torch.Tensor:
-        """(n,), in float32 also where the model trains in half precision."""
+        """log α, (n,), in float32 even if the model trains in half precision."""
         return SPEED * self.score.float()
 
     def open_probability(self) -> torch.Tensor:
-        """(n,) probability that a drawn gate is not closed."""
+        """The probability that a drawn gate is not closed, (n,)."""
         return self.unless_decided(torch.sigmoid(self.log_alpha() - BETA * math.log(-GAMMA / ZETA)))
 
     def fixed_values(self) -> torch.Tensor:
@@ -50,7 +48,7 @@ class HardConcreteGate(nn.Module):
         return self.unless_decided(stretched(self.log_alpha()))
 
     def unless_decided(self, values: torch.Tensor) -> torch.Tensor:
-        """`values` (n,), but 1 or 0 where that is decided."""
+        """`values` (n,), replaced by 1 or 0 for gates that are decided."""
         return torch.where(self.decided < 0, values, self.decided.to(values.dtype))
 
     def forward(self) -> torch.Tensor:
@@ -62,12 +60,12 @@ class HardConcreteGate(nn.Module):
 
 
 def stretched(x: torch.Tensor) -> torch.Tensor:
-    """A sigmoid from γ to ζ, cut off at 0 and 1."""
+    """A sigmoid from γ to ζ, clamped to [0, 1]."""
     return (torch.sigmoid(x) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
 
 class GatedLinear(nn.Linear):
-    """A linear layer on inputs in `groups` of `size`; each group is multiplied by its gate. No gate on the bias."""
+    """A linear layer whose inputs form `groups` groups of `size`. A gate multiplies each group, but not the bias."""
 
     def __init__(self, groups: int, size: int, out_features: int):
         super().__init__(groups * size, out_features)
@@ -75,7 +73,7 @@ class GatedLinear(nn.Linear):
         self.size = size
 
     def gate_of_each_input(self) -> torch.Tensor:
-        """(in_features,)."""
+        """The value of the gate of each input, (in_features,)."""
         return self.gates().repeat_interleave(self.size)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,12 +1,12 @@
-"""A student's first weights from its teacher: some of its layers, its embeddings, its most important channels.
+"""Initialise a student from its teacher: some of the teacher's layers, its embeddings, its most important channels.
 
-Layers of the same width can be taken over; which ones is chosen as by Sun et al. 2019 (arXiv 1908.09355, "skip" and
-"last"). A narrower feed-forward network gets the channels with the largest product of norms
+The student copies layers of the same width. They are chosen as in Sun et al. 2019 (arXiv 1908.09355, "skip" and
+"last"). A narrower feed-forward network gets the channels with the largest product of norms:
 
     importance of channel c = |row c of fc1, with its bias| · |column c of fc2|
 
-which bounds what the channel can add to the output for a positively homogeneous activation such as ReLU. Other widths
-(embeddings, heads) are refused: cutting them changes every residual connection.
+For a positively homogeneous activation such as ReLU, the product bounds the channel's contribution to the output. Other
+embedding widths and other numbers of heads are refused, because cutting them changes every residual connection.
 """
 
 import re
@@ -21,33 +21,36 @@ SAME = ("embed_dim", "attention_heads", "normalize_before", "learned_pos")
 
 
 def chosen_layers(teacher: int, student: int, choice: str) -> list[int]:
-    """Which of `teacher` layers become the `student` layers: evenly from first to last, or the first, or the last.
+    """The numbers of the teacher's layers that the student copies.
 
-    Raises KDError when the student has more.
+    teacher, student: numbers of layers. choice: "skip" (evenly spaced from the first to the last), "first" or "last".
+    Raises KDError when the student has more layers than the teacher.
     """
     if student > teacher:
-        raise KDError(f"the student has {student} layers, its teacher {teacher}: there are not enough to take over")
+        raise KDError(
+            f"the student has {student} layers, its teacher {teacher}: a student can have at most its teacher's layers"
+        )
     if choice == "skip":
         return [round(i * (teacher - 1) / max(1, student - 1)) for i in range(student)]
     return list(range(student) if choice == "first" else range(teacher - student, teacher))
 
 
 def check_fit(teacher_args, student_args) -> None:
-    """Raises KDError when weights of the teacher would mean something else in the student."""
+    """Raises KDError when the teacher's weights would have another meaning in the student."""
     names = [f"{side}_{name}" for side in ("encoder", "decoder") for name in SAME]
     for name in (*names, "activation_fn", "share_all_embeddings"):
         found = [getattr(args, name, None) for args in (teacher_args, student_args)]
         if found[0] != found[1]:
             raise KDError(
-                f"{name} is {found[0]} in the teacher and {found[1]} in the student, so its weights do not fit: give "
-                f"the student the same (--{name.replace('_', '-')}), or take another --arch"
+                f"{name} is {found[0]} in the teacher and {found[1]} in the student, so the weights do not fit: give "
+                f"the student the same value (--{name.replace('_', '-')}), or another --arch"
             )
 
 
 def initial_weights(teacher, student, choice: str) -> dict[str, torch.Tensor]:
-    """The student's state dict, filled from the teacher's; gates keep what they begin with. Both are models.
+    """The student's state dict with the teacher's weights. Gates keep their initial values.
 
-    Raises KDError for a weight that the teacher does not have, or has in another shape.
+    teacher, student: models. Raises KDError for a weight that the teacher does not have in this shape.
     """
     sides = ("encoder", "decoder")
     layers = {
@@ -55,7 +58,7 @@ def initial_weights(teacher, student, choice: str) -> dict[str, torch.Tensor]:
         for side in sides
     }
     source, weights = teacher.state_dict(), {}
-    channels = {}  # layer -> the teacher's channels that the student takes
+    channels = {}  # layer -> the teacher's channels that the student copies
     for side in sides:
         for number, layer in enumerate(getattr(student, side).layers):
             taken = getattr(teacher, side).layers[layers[side][number]]
@@ -76,19 +79,21 @@ def initial_weights(teacher, student, choice: str) -> dict[str, torch.Tensor]:
         if value is None or value.shape != own.shape:
             has = "none" if value is None else f"one of shape {tuple(value.shape)}"
             raise KDError(
-                f"the student has a {name} of shape {tuple(own.shape)}, the teacher has {has}: it cannot be taken"
+                f"the student has a {name} of shape {tuple(own.shape)}, but the teacher has {has}: it cannot be copied"
             )
         weights[name] = value.clone()
     return weights
 
 
 def important_channels(layer, count: int) -> torch.Tensor:
-    """The `count` most important channels of a feed-forward network, in their order.
+    """The numbers of the `count` most important channels of a feed-forward network, ascending.
 
-    Raises KDError when it has fewer, or is of another kind.
+    Raises KDError when the network has fewer channels, or gated linear units.
     """
     if not isinstance(layer.fc1, torch.nn.Linear):
-        raise KDError("the teacher has gated linear units, whose channels cannot be taken over")
+        raise KDError(
+            "the teacher has gated linear units, whose channels cannot be copied: give a teacher without --ffn-type glu"
+        )
     if count > layer.fc1.out_features:
         raise KDError(
             f"the student's feed-forward networks have {count} channels, the teacher's {layer.fc1.out_features}: "

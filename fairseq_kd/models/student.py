@@ -1,12 +1,9 @@
-"""`--arch kd_student_3m` ... `kd_student_146m`: fairseq's transformer in sizes for students.
+"""`--arch kd_student_3m` to `kd_student_146m`: fairseq's transformer in sizes for students.
 
-Pre-norm, one embedding for source, target and output, dimensions of configs/students/*.yaml; every option of fairseq's
-transformer still applies. `kd_student` is the same model with fairseq's own default dimensions: for those of a
-checkpoint (--like) or given one by one.
-
-The ladder of students: dimensions of each rung, from configs/students/*.yaml.
-
-`--like CHECKPOINT`: a student with the dimensions of another, such as the compact one that shall be trained on.
+The students are pre-norm and have one embedding for source, target and output. configs/students gives the dimensions of
+each size. Every option of fairseq's transformer still applies. `kd_student` is the same model with fairseq's default
+dimensions. It is for dimensions that are given one by one, or that `--like CHECKPOINT` copies from another student,
+such as a compact one that continues training.
 """
 
 import functools
@@ -20,8 +17,7 @@ from fairseq.models.transformer.transformer_legacy import base_architecture
 from fairseq_kd.core.errors import KDError, exit_on_user_error
 from fairseq_kd.core.paths import config_folder
 from fairseq_kd.inference.checkpoint import read_checkpoint
-from fairseq_kd.models.layers import StudentDecoder, StudentEncoder
-from fairseq_kd.models.shape import LAYER_OPTIONS
+from fairseq_kd.models.layers import LAYER_OPTIONS, StudentDecoder, StudentEncoder
 from fairseq_kd.models.sublayers import FFN_TYPES, MORE_ACTIVATIONS
 
 RUNGS = ("3m", "5m", "9m", "17m", "37m", "66m", "146m")
@@ -33,16 +29,17 @@ def dimensions(rung: str) -> dict[str, int]:
     """The dimensions of a rung such as "3m": KEYS -> number; encoder and decoder have the same widths."""
     file = config_folder() / "students" / f"{rung}.yaml"
     found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    assert tuple(found) == KEYS, f"{file} must give {KEYS} in this order, it gives {tuple(found)}"
+    assert tuple(found) == KEYS, f"{file} has the keys {list(found)}; it must have {list(KEYS)}, in this order"
     return found
 
 
-def set_default_dimensions(args, rung: str | None) -> None:
-    """Give `args` the dimensions that it does not have yet; None: only what the decoder takes over from the encoder.
+def set_default_dimensions(args, size: str | None) -> None:
+    """Set the dimensions that `args` does not have to those of the size.
 
-    A decoder's width that is not given is the encoder's, also where that was given on the command line.
+    The decoder gets the encoder's widths if its own are not given, even if the encoder's are from the command line.
+    size: such as "3m"; None: only the decoder's widths are set, from the encoder's.
     """
-    found = {} if rung is None else dimensions(rung)
+    found = {} if size is None else dimensions(size)
     for name in KEYS:
         if name.endswith("_layers"):
             _set_default(args, name, found.get(name))
@@ -63,14 +60,14 @@ DIMENSIONS = (
 )
 
 
-def take_dimensions(args: Namespace, rung: str | None) -> None:
-    """Copy to `args` what makes the shape of the student in the checkpoint `args.like`.
+def copy_dimensions(args: Namespace, size: str | None) -> None:
+    """Copy the dimensions of the student in the checkpoint `args.like` to `args`.
 
-    Raises KDError when the checkpoint is no student, and for a dimension given beside it.
+    Raises KDError when the checkpoint is not a student, and when a size or a dimension is given in addition.
     """
-    path, args.like = args.like, None  # a checkpoint of this training holds the dimensions, and needs no other file
-    if rung is not None:
-        raise KDError(f"--like {path} brings its own dimensions: give --arch {args.arch.rsplit('_', 1)[0]} with it")
+    path, args.like = args.like, None  # checkpoints of this training record the dimensions and need no other file
+    if size is not None:
+        raise KDError(f"--like {path} gives all dimensions: give --arch {args.arch.rsplit('_', 1)[0]} with it")
     model = read_checkpoint(path)["cfg"].model
     if not str(getattr(model, "arch", "")).startswith(("kd_student", "kd_adaptive")):
         raise KDError(
@@ -85,11 +82,11 @@ def take_dimensions(args: Namespace, rung: str | None) -> None:
 
 @register_model("kd_student")
 class KDStudentModel(TransformerModel):
-    """fairseq's TransformerModel whose layers may differ in shape and have gated linear units."""
+    """fairseq's TransformerModel whose layers can have different shapes and gated linear units."""
 
     @classmethod
     def add_args(cls, parser):
-        """fairseq's options of the transformer, and those of students."""
+        """Add fairseq's options of the transformer and the options of students."""
         super().add_args(parser)
         choice = next(action for action in parser._actions if action.dest == "activation_fn")
         choice.choices = [*choice.choices, *MORE_ACTIVATIONS]
@@ -97,25 +94,27 @@ class KDStudentModel(TransformerModel):
             "--ffn-type",
             choices=FFN_TYPES,
             help="plain: activation(x W1) W2; glu: (x V * activation(x W)) W2 (Shazeer 2020), with two thirds of the "
-            "inner width and so as many parameters; the activation is that of --activation-fn",
+            "inner width and so the same number of parameters; --activation-fn gives the activation",
         )
         parser.add_argument(
             "--separate-embeddings",
             action="store_true",
-            help="one embedding for the source, another for target and output: where the dictionaries differ",
+            help="one embedding for the source and another for target and output, for dictionaries that differ",
         )
         for name, text in LAYER_OPTIONS.items():
             parser.add_argument(f"--{name.replace('_', '-')}", metavar="N,N,...", help=f"{text} (0: none)")
         parser.add_argument(
             "--like",
             metavar="CHECKPOINT",
-            help="take all dimensions from this student, such as one of fairseq-kd compact",
+            help="copy all dimensions from this student, such as one of fairseq-kd compact",
         )
 
     @classmethod
     def build_model(cls, args, task):
-        """What fairseq calls. A user error ends the process with status 2."""
-        if not isinstance(args, Namespace):  # of fairseq-hydra-train; fairseq reads unknown options of Namespaces only
+        """Build the model for fairseq. A user error ends the process with status 2."""
+        if not isinstance(
+            args, Namespace
+        ):  # as in fairseq-hydra-train; fairseq reads unknown options only of Namespaces
             args = Namespace(**args)
         with exit_on_user_error():
             check_student_options(args, task)
@@ -123,40 +122,40 @@ class KDStudentModel(TransformerModel):
 
     @classmethod
     def gated(cls, cfg) -> frozenset[str]:
-        """Which of shape.GATED carry gates."""
+        """Which parts of `layers.GATED` have gates."""
         return frozenset()
 
     @classmethod
     def build_encoder(cls, cfg, src_dict, embed_tokens):
-        """With gates in a subclass that has them."""
+        """The encoder; a subclass can add gates."""
         cfg = TransformerConfig.from_namespace(cfg)
         return StudentEncoder(cfg, src_dict, embed_tokens, gated=cls.gated(cfg))
 
     @classmethod
     def build_decoder(cls, cfg, tgt_dict, embed_tokens):
-        """With gates in a subclass that has them."""
+        """The decoder; a subclass can add gates."""
         cfg = TransformerConfig.from_namespace(cfg)
         return StudentDecoder(cfg, tgt_dict, embed_tokens, no_encoder_attn=cfg.no_cross_attention, gated=cls.gated(cfg))
 
 
 def check_student_options(args, task) -> None:
-    """Raises KDError where fairseq would end with a traceback or an option would do nothing."""
+    """Raises KDError where fairseq would end with a traceback or an option would have no effect."""
     if args.share_all_embeddings and task.source_dictionary != task.target_dictionary:
         raise KDError(
-            f"the dictionaries differ ({len(task.source_dictionary):,} source, {len(task.target_dictionary):,} target "
-            "types), so one embedding cannot serve both: give --separate-embeddings, or binarise with "
+            f"the dictionaries differ ({len(task.source_dictionary):,} source and {len(task.target_dictionary):,} "
+            "target entries), so they cannot share one embedding: give --separate-embeddings, or binarise with "
             "--joined-dictionary"
         )
     if args.ffn_type not in FFN_TYPES:
         raise KDError(f"ffn_type {args.ffn_type}: must be one of {', '.join(FFN_TYPES)}")
 
 
-def student_architecture(args, rung: str | None = None) -> None:
-    """Defaults of students where `args` has no value: dimensions of the rung, or fairseq's own where it is None."""
+def student_architecture(args, size: str | None = None) -> None:
+    """Set the defaults that `args` does not have. size: such as "3m"; None: fairseq's default dimensions."""
     with exit_on_user_error():
         if getattr(args, "like", None) is not None:
-            take_dimensions(args, rung)
-        set_default_dimensions(args, rung)
+            copy_dimensions(args, size)
+        set_default_dimensions(args, size)
         args.encoder_normalize_before = getattr(args, "encoder_normalize_before", True)
         args.decoder_normalize_before = getattr(args, "decoder_normalize_before", True)
         args.separate_embeddings = getattr(args, "separate_embeddings", False)
@@ -169,11 +168,11 @@ def student_architecture(args, rung: str | None = None) -> None:
         base_architecture(args)
 
 
-def register_ladder(model: str) -> None:
-    """Register `model` and its rungs, such as kd_student and kd_student_3m, as architectures."""
+def register_sizes(model: str) -> None:
+    """Register `model` and its sizes, such as kd_student and kd_student_3m, as architectures."""
     register_model_architecture(model, model)(student_architecture)
-    for rung in RUNGS:
-        register_model_architecture(model, f"{model}_{rung}")(lambda args, rung=rung: student_architecture(args, rung))
+    for size in RUNGS:
+        register_model_architecture(model, f"{model}_{size}")(lambda args, size=size: student_architecture(args, size))
 
 
-register_ladder("kd_student")
+register_sizes("kd_student")

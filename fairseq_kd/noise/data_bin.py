@@ -1,4 +1,4 @@
-"""Noise in one subset of a data-bin: DATA_BIN -> a data-bin that differs in that subset alone."""
+"""Noise in one subset of a data-bin: DATA_BIN -> a data-bin that differs only in that subset."""
 
 import itertools
 from collections.abc import Iterator
@@ -21,8 +21,7 @@ from fairseq_kd.corpus.prepare import load_subword_models
 from fairseq_kd.corpus.special_words import ORIGIN
 from fairseq_kd.corpus.text import count_lines, read_raw_lines, write_lines
 from fairseq_kd.inference.opening import infer_languages, open_data
-from fairseq_kd.noise.block import BLOCK_LINES
-from fairseq_kd.noise.options import NoiseOptions
+from fairseq_kd.noise.operations import BLOCK_LINES, NoiseOptions
 from fairseq_kd.noise.side import SIDES, NoisySide
 from fairseq_kd.noise.token_level import TokenLevel, needs_model
 
@@ -42,11 +41,11 @@ def noise_data_bin(
     languages: dict[str, str] | None = None,
     post_process: str | None = None,
 ) -> dict:
-    """Write the data-bin `out` and return its manifest; a finished `out` of the same input and options is kept.
+    """Write the data-bin `out` and return its manifest. A finished `out` from the same input and options is kept.
 
-    sides: of SIDES, those that get noise. languages: {"source": "de", "target": "en"}; None: its own.
-    post_process: how subwords make words, for a data-bin made by fairseq-preprocess.
-    Raises KDError for bad input; then nothing is left under `out`.
+    sides: which of SIDES get noise. languages: {"source": "de", "target": "en"}; None: those of the data-bin.
+    post_process: how subwords are joined to words, for a data-bin made by fairseq-preprocess.
+    Raises KDError for bad input; then no file remains under `out`.
     """
     check_new_data_bin(out)
     with Inputs() as inputs:
@@ -101,7 +100,7 @@ def _levels(data_bin, task, options, languages, sides, post_process) -> dict[str
 
     prepared = read_prepared(data_bin)
     if prepared is not None and post_process is not None:
-        raise KDError(f"{data_bin} brings its own subword model; --post-process is for one made by fairseq-preprocess")
+        raise KDError(f"{data_bin} brings its own subword model; --post-process is for data-bins of fairseq-preprocess")
     if post_process is not None and options.level == "subword":
         raise KDError("--post-process has no effect with --level subword")
     kind = post_process if prepared is None else prepared["subword"]["kind"]
@@ -120,7 +119,7 @@ def _levels(data_bin, task, options, languages, sides, post_process) -> dict[str
 
 
 def _inherited(data_bin, folder: Path, subset: str, pair: tuple[str, str]) -> dict:
-    """What the manifest says about the original holds, but for the unknown tokens of the subset."""
+    """The entries of the original manifest that stay true; only the number of unknown tokens of the subset is new."""
     kept = inherited(data_bin, subset)
     if "subsets" in kept:
         entry = read_manifest(data_bin)["subsets"].get(subset, {})
@@ -137,13 +136,13 @@ def _take_clean(data_bin, folder: Path, names: list[str], lang: str, dictionary)
 
 
 def _raw(data_bin, names: list[str], lang: str) -> list[str]:
-    """The plain text of the subset, if the data-bin holds it."""
+    """The name of the plain text of the subset, if the data-bin holds it."""
     name = f"raw/{names[0].split('.')[0]}.{lang}"
     return [name] if (Path(data_bin) / name).is_file() else []
 
 
 def _write_noisy(data_bin, folder: Path, names: list[str], lang: str, noisy: NoisySide) -> list[str]:
-    """Noise in all files of a side (train, train1, ...), and in the plain text beside them."""
+    """Write all files of a side (train, train1, ...) with noise, and their plain text if the data-bin holds it."""
     level = noisy.level
     prefixes = [name.removesuffix(".bin") for name in files_of_side(names, lang) if name.endswith(".bin")]
     datasets = [load_side(Path(data_bin) / prefix, level.dictionary) for prefix in prefixes]
@@ -183,7 +182,7 @@ def _check_aligned(path: Path, sentences: int) -> None:
 
 
 def _blocks(dataset, level: TokenLevel) -> Iterator[bytes]:
-    """The ids of neighbouring sentences. Raises KDError when EOS is not at the end of each and nowhere else."""
+    """Yield the ids of BLOCK_LINES sentences at a time. Raises KDError unless EOS ends each and occurs nowhere else."""
     eos = level.dictionary.eos()
     for start in range(0, len(dataset), BLOCK_LINES):
         sentences = [dataset[i].numpy() for i in range(start, min(start + BLOCK_LINES, len(dataset)))]
@@ -195,13 +194,13 @@ def _blocks(dataset, level: TokenLevel) -> Iterator[bytes]:
 
 
 def _refuse_ends(first: int, found: np.ndarray, ends: np.ndarray) -> None:
-    """first: number of the first sentence, from 1. found, ends: where EOS is, and where it should be."""
+    """Raise KDError. first: number of the first sentence, from 1. found, ends: where EOS is, and where it must be."""
     inside = np.setdiff1d(found, ends)
     if len(inside) == 0:
         number = first + int(np.flatnonzero(~np.isin(ends, found))[0])
         raise KDError(f"sentence {number:,} lacks the end-of-sentence symbol at its end; binarise the text again")
     number = first + int(np.searchsorted(ends, inside[0]))
     raise KDError(
-        f"sentence {number:,} has the end-of-sentence symbol in its middle, so its words cannot be told. "
+        f"sentence {number:,} has the end-of-sentence symbol in its middle, so its words are unknown. "
         f"{ORIGIN.format(word='</s>')}"
     )

@@ -1,9 +1,10 @@
-"""A block written anew with some of its units deleted, replaced and swapped.
+"""Write a block again with some of its units deleted, substituted and swapped.
 
-It is cut only where something changes, so what lies between two changes is copied as a whole: at rates of ten percent
-that is several times faster than to copy every unit and every gap.
+The block is cut only where something changes, and the text between two changes is copied as a whole. At rates of ten
+percent this is several times faster than copying every unit and every gap.
 
-The units that are left of a block after deletion, and what is beside each. A place is a number among them.
+A unit has two numbers: its number among all units of the block, and its position among the remaining units, which are
+those that were not deleted.
 """
 
 from typing import NamedTuple
@@ -15,97 +16,98 @@ from fairseq_kd.noise.units import Units
 
 
 class Spans(NamedTuple):
-    """Lines or groups of which something is left: numbers of the first unit of each, and of two others."""
+    """Three unit numbers for each line or group with a remaining unit: first unit, last unit, last remaining unit."""
 
     first: np.ndarray
-    end: np.ndarray  # the last one
-    last_left: np.ndarray
+    last: np.ndarray
+    last_remaining: np.ndarray
 
 
-class Left:
-    """It lists the deleted units alone, so that little is computed where few are.
+class Remaining:
+    """The units of a block that remain after deletion, their positions, and their neighbours.
 
-    is_deleted: bool (units,).
+    Only the deleted units are listed, so the cost grows with their number. is_deleted: bool (units,).
     """
 
     def __init__(self, units: Units, deleted: np.ndarray, per_line: np.ndarray):
-        """deleted: numbers of units, in order. per_line: how many of them each line has."""
+        """deleted: unit numbers, ascending. per_line: how many of these units each line has."""
         self._units = units
         self.deleted, self.is_deleted = deleted, np.zeros(len(units), dtype=bool)
         self.is_deleted[deleted] = True
-        self._left_before = deleted - np.arange(len(deleted))  # each deleted one
+        self._remaining_before = deleted - np.arange(len(deleted))  # for each deleted unit
         self._lines = self._spans(units.lines, units.lines - np.append(0, np.cumsum(per_line)))
         self._groups = self._lines
         if units.groups is not units.lines:
             self._groups = self._spans(units.groups, self.places(units.groups))
 
     def places(self, numbers: np.ndarray) -> np.ndarray:
-        """How many are left before each of these units."""
+        """The positions of these units: how many units remain before each of them."""
         return numbers - np.searchsorted(self.deleted, numbers)
 
     def numbers(self, places: np.ndarray) -> np.ndarray:
-        """The units at these places."""
-        return places + np.searchsorted(self._left_before, places, side="right")
+        """The numbers of the units at these positions."""
+        return places + np.searchsorted(self._remaining_before, places, side="right")
 
     def with_right_neighbour(self, numbers: np.ndarray) -> np.ndarray:
-        """Those of the units `numbers` (all left) that have a right neighbour in their group."""
+        """The units among `numbers` (all of them remain) that have a remaining unit to their right in their group."""
         is_last = np.zeros(len(self._units), dtype=bool)
-        is_last[self._groups.last_left] = True
+        is_last[self._groups.last_remaining] = True
         return numbers[~is_last[numbers]]
 
     def partners(self, numbers: np.ndarray, window: int, rng: np.random.Generator) -> np.ndarray:
-        """For each of these units one to its right in its group, up to `window` places away, drawn at random."""
+        """For each of these units, a random unit to its right in its group, at most `window` positions away."""
         places, steps = self.places(numbers), 1
         if window > 1:
-            ends = self.places(self._groups.last_left)
+            ends = self.places(self._groups.last_remaining)
             reach = np.minimum(window, ends[np.searchsorted(ends, places)] - places)
             steps = 1 + (rng.random(len(places)) * reach).astype(np.int64)
         return self.numbers(places + steps)
 
     def swappable(self, in_active: np.ndarray) -> int:
-        """How many units, left or not, have a unit to their right that is left.
+        """How many units, deleted or not, have a remaining unit to their right in their group.
 
-        in_active: bool (units,), those that are asked about: whole lines, but for what is protected.
+        in_active: bool (units,), the units to count: all unprotected units of some lines.
         """
-        first, _, last_left = self._groups
+        first, _, last_remaining = self._groups
         if self._units.protected is None:
-            return int((last_left - first)[in_active[last_left]].sum())
+            return int((last_remaining - first)[in_active[last_remaining]].sum())
         before = np.append(0, np.cumsum(in_active))
-        return int((before[last_left] - before[first]).sum())
+        return int((before[last_remaining] - before[first]).sum())
 
     def other_gaps(self) -> tuple[np.ndarray, np.ndarray]:
-        """(units that are followed by another unit's gap, whose gap).
+        """(numbers of the remaining units whose own gap is replaced, numbers of the units whose gap replaces it).
 
-        The last of a line is followed by the end of the line, others by the first gap that is not empty before the
-        next unit. Between words none is empty, so there each but the last keeps its own.
+        The last remaining unit of a line takes the gap of the line's last unit, which holds the end of the line. Any
+        other remaining unit takes the first gap that is not empty among its own and those of the deleted units behind
+        it. Without `Units.touching`, only the last remaining unit of a line can take another gap.
         """
-        _, end, last_left = self._lines
-        is_other = last_left < end
-        numbers, owners = last_left[is_other], end[is_other]
+        _, last, last_remaining = self._lines
+        is_other = last_remaining < last
+        numbers, owners = last_remaining[is_other], last[is_other]
         if not self._units.touching:
             return numbers, owners
         edges = self._units.edges
         filled = np.append(np.flatnonzero(edges[3::2] > edges[2:-1:2]), len(self._units))
         before = np.flatnonzero(self.is_deleted[1:] & ~self.is_deleted[:-1])
-        before = before[~np.isin(before, last_left)]
+        before = before[~np.isin(before, last_remaining)]
         first_filled = filled[np.searchsorted(filled, before)]
         is_other = (first_filled > before) & (first_filled < self.numbers(self.places(before) + 1))
         return np.append(before[is_other], numbers), np.append(first_filled[is_other], owners)
 
     def _spans(self, first: np.ndarray, places: np.ndarray) -> Spans:
-        """first: of each line or group, and the number of all units. places: theirs."""
+        """first: first unit of each line or group, then the number of units. places: the positions of these units."""
         some = np.flatnonzero(places[1:] > places[:-1])
-        end = first[1:][some] - 1
-        last_left, gone = end.copy(), self.is_deleted[end]
-        last_left[gone] = self.numbers(places[1:][some[gone]] - 1)
-        return Spans(first[some], end, last_left)
+        last = first[1:][some] - 1
+        last_remaining, is_deleted = last.copy(), self.is_deleted[last]
+        last_remaining[is_deleted] = self.numbers(places[1:][some[is_deleted]] - 1)
+        return Spans(first[some], last, last_remaining)
 
 
 class Cut:
-    """A block in slices: what is before the first of the given units, that unit, what follows it, the next unit, ..."""
+    """A block in slices: the text before the first given unit, that unit, the text up to the next given unit, ..."""
 
     def __init__(self, block: Units, units: list[np.ndarray], with_gap: np.ndarray):
-        """units: their numbers. with_gap: bool (all units,), those that take the gap behind them into their slice."""
+        """units: numbers of given units. with_gap: bool (all units,), units whose slice includes their gap."""
         is_given = np.zeros(len(block), dtype=bool)
         for numbers in units:
             is_given[numbers] = True
@@ -119,51 +121,53 @@ class Cut:
         self.slices = block.cut(edges)
 
     def units(self, numbers: np.ndarray) -> np.ndarray:
-        """Which slices these units are. What follows each is the next slice."""
+        """The slices of these given units. The next slice is the text that follows the unit."""
         return self._slice_of[numbers]
 
 
 def rewrite(
     block: Units,
-    left: Left,
+    remaining: Remaining,
     substituted: np.ndarray,
     substitutes: pa.Array | None,
     swapped: np.ndarray,
     partners: np.ndarray,
 ) -> np.ndarray:
-    """The new block, uint8. All but `substitutes` are numbers of units.
+    """The new block, uint8.
 
-    substitutes: what comes into the place of each of `substituted`, before anything is swapped.
-    swapped: change places with their `partners`, from left to right.
+    substituted, swapped, partners: unit numbers. The `substitutes` replace the units `substituted` before any swap.
+    Then the units `swapped` change places with their `partners`, from left to right.
     """
-    regapped, owners = left.other_gaps()
-    with_gap = left.is_deleted.copy()
+    regapped, owners = remaining.other_gaps()
+    with_gap = remaining.is_deleted.copy()
     with_gap[owners] = False
-    # what follows one of `regapped` is its gap alone, since the next unit is deleted; cut likewise behind the owners
-    next_ones = owners[owners < len(block) - 1] + 1
-    cut = Cut(block, [left.deleted, substituted, swapped, partners, regapped, next_ones], with_gap)
+    # only its gap follows a unit of `regapped`, because the next unit is deleted; the same cut is needed after `owners`
+    after_owners = owners[owners < len(block) - 1] + 1
+    cut = Cut(block, [remaining.deleted, substituted, swapped, partners, regapped, after_owners], with_gap)
     slices, order = cut.slices, np.arange(len(cut.slices), dtype=np.int32)
     if len(substituted):
         order[cut.units(substituted)] = np.arange(len(slices), len(slices) + len(substituted))
         slices = pa.concat_arrays([slices, substitutes])
     _swap(order, cut.units(swapped), cut.units(partners))
-    if len(left.deleted):
+    if len(remaining.deleted):
         order[cut.units(regapped) + 1] = cut.units(owners) + 1
         stays = np.ones(len(order), dtype=bool)
-        stays[cut.units(left.deleted)] = stays[cut.units(owners) + 1] = False
+        stays[cut.units(remaining.deleted)] = stays[cut.units(owners) + 1] = False
         order = order[stays]
     return np.frombuffer(slices.take(pa.array(order)).buffers()[2], np.uint8)
 
 
 def _swap(order: np.ndarray, here: np.ndarray, there: np.ndarray) -> None:
-    """Let what is at `here` change places with what is at `there`, from left to right, in `order`."""
+    """Exchange order[here[i]] and order[there[i]] in place, for i from left to right."""
     if len(here) == 0:
         return
-    if (there[:-1] <= here[1:]).all():  # one by one, or in chains along which one is passed on
-        ends = np.flatnonzero(there[:-1] < here[1:])  # of chains, but for the last
-        passed_on = order[here[np.append(0, ends + 1)]]
+    # If no exchange reaches beyond the start of the next one, the exchanges form chains: the first entry of a chain
+    # moves to its end, and every other entry moves one step to the left.
+    if (there[:-1] <= here[1:]).all():
+        ends = np.flatnonzero(there[:-1] < here[1:])  # the last exchange of each chain except the last chain
+        moved = order[here[np.append(0, ends + 1)]]
         order[here] = order[there]
-        order[there[np.append(ends, len(here) - 1)]] = passed_on
+        order[there[np.append(ends, len(here) - 1)]] = moved
         return
     for one, other in zip(here.tolist(), there.tolist(), strict=True):
         order[one], order[other] = order[other], order[one]

@@ -1,52 +1,115 @@
-"""One side of a corpus: its units are counted, then its blocks get noise, in any number of processes.
+"""One side of a corpus: count its units, then add noise to its blocks, in any number of processes.
 
-Noise in a list of sentences, in memory: evaluation sets.
+The counted units form a `Vocabulary`, from which substitutes are drawn.
 """
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.noise.block import BLOCK_LINES, Counts, Noised
-from fairseq_kd.noise.options import OPERATIONS, NoiseOptions
-from fairseq_kd.noise.text_level import LARGEST_SHARE, TextLevel, UnsegmentedText
-from fairseq_kd.noise.vocabulary import Vocabulary, add_counts
+from fairseq_kd.noise.operations import OPERATIONS, Counts, Noised, NoiseOptions
+from fairseq_kd.noise.text_level import LARGEST_SHARE, UnsegmentedText
 
 SIDES = ("source", "target")
-EXAMPLES = 5  # in the manifest
-COUNTED_AT_ONCE = 2**23  # bytes
+EXAMPLES = 5  # changed lines that the manifest shows
+COUNTED_AT_ONCE = 2**23  # bytes per call of a worker
 ROWS_ADDED_AT_ONCE = 2**20
 NO_COUNTS = pa.table({"unit": pa.array([], pa.binary()), "count": pa.array([], pa.int64())})
 
 
+def add_counts(tables: list[pa.Table]) -> pa.Table:
+    """The sum of several tables of `units.count_units`, with one row per unit."""
+    added = pa.concat_tables(tables).group_by("unit", use_threads=False).aggregate([("count", "sum")])
+    return pa.table({"unit": added["unit"], "count": added["count_sum"]})
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The different units of a text by frequency, and random substitutes from them.
+
+    Units of the same frequency form a class, so a draw searches a few thousand classes instead of all units. A draw is
+    the number of an occurrence: occurrences are numbered class by class, and within a class unit by unit.
+    units: binary (different units,), the most frequent first. The other arrays are int64 (classes,).
+    """
+
+    units: pa.Array
+    frequency: np.ndarray  # occurrences of each unit of the class
+    first_unit: np.ndarray  # number of the first unit of the class
+    first_occurrence: np.ndarray  # number of the first occurrence of the class
+    occurrences: int  # the sum over all units
+
+    @classmethod
+    def of(cls, counts: pa.Table, substitute_from: str, where: str) -> "Vocabulary":
+        """The vocabulary of the counts of `add_counts`, drawn by frequency ("unigram") or uniformly ("uniform").
+
+        where: the text, for error messages. Raises KDError for fewer than two different units.
+        """
+        if len(counts) < 2:
+            raise KDError(
+                f"{where} holds {len(counts)} different units, so there is no substitute: a unit is never replaced by "
+                "itself; leave --substitute out"
+            )
+        counts = counts.sort_by([("count", "descending"), ("unit", "ascending")]).combine_chunks()
+        frequencies = counts["count"].to_numpy() if substitute_from == "unigram" else np.ones(len(counts), np.int64)
+        first_unit = np.flatnonzero(np.diff(frequencies, prepend=0))
+        before = np.cumsum(frequencies) - frequencies
+        units = counts["unit"].chunk(0)
+        return cls(units, frequencies[first_unit], first_unit, before[first_unit], int(frequencies.sum()))
+
+    def draw(self, replaced: pa.Array, rng: np.random.Generator) -> pa.Array:
+        """A random substitute for each of the units `replaced`, which is never the unit itself.
+
+        The distribution is that of the vocabulary without the replaced unit: where the first draw gives the unit
+        itself, a second draw leaves its occurrences out.
+        """
+        numbers, own_class = self._units_at(rng.integers(self.occurrences, size=len(replaced)))
+        drawn = self.units.take(pa.array(numbers))
+        same = np.flatnonzero(pc.equal(drawn, replaced))
+        if len(same) == 0:
+            return drawn
+        own = own_class[same]
+        share = self.frequency[own]
+        begin = self.first_occurrence[own] + (numbers[same] - self.first_unit[own]) * share
+        others = rng.integers(self.occurrences - share)
+        numbers[same], _ = self._units_at(np.where(others < begin, others, others + share))
+        return self.units.take(pa.array(numbers))
+
+    def _units_at(self, occurrences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(numbers of the units that have these occurrences, their classes)."""
+        classes = np.searchsorted(self.first_occurrence, occurrences, side="right") - 1
+        within = (occurrences - self.first_occurrence[classes]) // self.frequency[classes]
+        return self.first_unit[classes] + within, classes
+
+
 class Level(Protocol):
-    """What blocks are made of: `TextLevel`, `TokenLevel`."""
+    """How blocks are cut into units: `TextLevel` for text, `TokenLevel` for token ids."""
 
     options: NoiseOptions
 
     def count(self, block: bytes) -> pa.Table:
-        """How often each unit of a block occurs, see `count_units`."""
+        """How often each unit of a block occurs; see `units.count_units`."""
 
     def noise(self, block: bytes, **where) -> Noised:
-        """The block with noise; where: see `add_noise`."""
+        """The block with noise. where: the keyword arguments of `add_noise`."""
 
     def lines(self, block: bytes) -> list[str]:
-        """The sentences of a block, to be read by people."""
+        """The sentences of a block as readable text."""
 
 
 class NoisySide:
-    """Counts the units of a side, gives it noise, and reports."""
+    """Counts the units of one side, adds noise to its blocks, and reports what was done."""
 
     def __init__(self, level: Level, seed: int, side: str, workers: int = 1):
-        """Raises KDError for a negative seed, an unknown side and no workers."""
+        """Raises KDError for a negative seed, an unknown side, and fewer workers than one."""
         if seed < 0:
             raise KDError(f"--seed {seed}: must be 0 or above")
         if side not in SIDES:
@@ -55,12 +118,12 @@ class NoisySide:
             raise KDError(f"--workers {workers}: must be at least 1")
         self.level, self.seed, self.side, self.workers = level, seed, side, workers
         self.counts, self.examples, self.vocabulary = Counts(), [], None
-        self._numbers = itertools.count()  # of blocks
+        self._numbers = itertools.count()  # the numbers of the blocks
 
     def count(self, blocks: Iterable[bytes], name: str) -> None:
-        """Count the units of all blocks, for substitutes; name: of messages.
+        """Count the units of all blocks and build the vocabulary of substitutes. name: the text, for error messages.
 
-        Raises KDError when there is nothing to substitute by.
+        Raises KDError when the blocks hold fewer than two different units.
         """
         tables = [NO_COUNTS]
         for _, counts in _in_order(self.level.count, _joined(blocks), self.workers):
@@ -70,10 +133,10 @@ class NoisySide:
         self.vocabulary = Vocabulary.of(add_counts(tables), self.level.options.substitute_from, name)
 
     def noise(self, blocks: Iterable[bytes]) -> Iterator[tuple[bytes, Noised]]:
-        """Each block as it was and with noise, in order. The noise does not depend on the number of workers.
+        """Yield (original block, block with noise) in order. The noise does not depend on the number of workers.
 
-        Called again, for further files of the side, it counts on.
-        Raises KDError when the words of the text cannot be told.
+        Another call, for a further file of the same side, continues the numbers of the blocks and the counts.
+        Raises UnsegmentedText when too many lines are not segmented into words.
         """
         numbered = ((block, next(self._numbers)) for block in blocks)
         for (block, number), noised in _in_order(self._noise, numbered, self.workers):
@@ -84,7 +147,7 @@ class NoisySide:
         self._check_segmented()
 
     def report(self) -> dict:
-        """For the manifest."""
+        """The counts, rates and examples for the manifest."""
         counts = asdict(self.counts)
         possible, done = counts.pop("possible"), counts.pop("done")
         rates = {
@@ -96,15 +159,15 @@ class NoisySide:
             }
             for name in OPERATIONS
         }
-        types = None if self.vocabulary is None else len(self.vocabulary.units)
-        return counts | {"rates": rates, "types": types, "examples": self.examples}
+        different_units = None if self.vocabulary is None else len(self.vocabulary.units)
+        return counts | {"rates": rates, "types": different_units, "examples": self.examples}
 
     def _check_segmented(self) -> None:
         found, lines = self.counts.lines_unsegmented, self.counts.lines
         if found > LARGEST_SHARE * lines:
             raise UnsegmentedText(
-                f"{found:,} of {lines:,} {self.side} sentences are of a script without spaces (Chinese, Japanese, "
-                "Thai, ...) and not segmented, so that a word would be a whole sentence"
+                f"{found:,} of {lines:,} {self.side} sentences are in a script without spaces (Chinese, Japanese, "
+                "Thai, ...) and not segmented into words, so a word would be a whole sentence"
             )
 
     def _noise(self, item: tuple[bytes, int]) -> Noised:
@@ -119,7 +182,7 @@ class NoisySide:
 
 
 def _joined(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Larger blocks: what is counted is the same however it is cut."""
+    """Larger blocks of the same lines. The counts do not depend on how the lines are cut into blocks."""
     waiting, size = [], 0
     for block in blocks:
         waiting.append(block)
@@ -131,7 +194,7 @@ def _joined(blocks: Iterable[bytes]) -> Iterator[bytes]:
         yield b"".join(waiting)
 
 
-_function: Callable | None = None  # of a worker
+_function: Callable | None = None  # what a worker process runs
 
 
 def _set_function(function: Callable) -> None:
@@ -144,12 +207,12 @@ def _call(item):
 
 
 def _in_order(function: Callable, items: Iterable, workers: int) -> Iterator[tuple]:
-    """(item, function(item)) in order, by so many processes; a few items are read ahead, however many there are."""
+    """Yield (item, function(item)) in order, computed by `workers` processes. At most 2 * workers + 1 items wait."""
     if workers == 1:
         for item in items:
             yield item, function(item)
         return
-    # forked, so that the vocabulary is shared
+    # forked processes share the memory of the vocabulary
     with ProcessPoolExecutor(workers, get_context("fork"), _set_function, (function,)) as pool:
         running = deque()
         try:
@@ -164,34 +227,3 @@ def _in_order(function: Callable, items: Iterable, workers: int) -> Iterator[tup
         finally:
             for _, future in running:
                 future.cancel()
-
-
-def noise_lines(
-    lines: Sequence[str], options: NoiseOptions, seed: int, *, side: str = "source", subword=None, like=None
-) -> list[str]:
-    """The lines with noise, as `fairseq-kd noise` gives them to a file that holds them; see `noise_and_count`."""
-    return noise_and_count(lines, options, seed, side=side, subword=subword, like=like)[0]
-
-
-def noise_and_count(
-    lines: Sequence[str], options: NoiseOptions, seed: int, *, side: str = "source", subword=None, like=None
-) -> tuple[list[str], dict]:
-    """(the lines with noise, what was done: `NoisySide.report`).
-
-    subword: a model of `corpus.subword`, for level subword. like: lines whose units are the substitutes (default: the
-    lines themselves). Raises KDError for a negative seed, and when there is nothing to substitute by.
-    """
-    if any("\n" in line for line in lines):
-        raise KDError("a sentence holds a newline: each must be one line")
-    noisy = NoisySide(TextLevel(options, subword), seed, side)
-    if options.substitute:
-        noisy.count(_blocks(lines if like is None else like), "the text")
-    found = [
-        line for _, noised in noisy.noise(_blocks(lines)) for line in noised.data.tobytes().decode().split("\n")[:-1]
-    ]
-    return found, noisy.report()
-
-
-def _blocks(lines: Sequence[str]):
-    for at in range(0, len(lines), BLOCK_LINES):
-        yield "".join([line + "\n" for line in lines[at : at + BLOCK_LINES]]).encode()

@@ -1,6 +1,9 @@
-"""Noise in aligned text: PREFIX.SOURCE and PREFIX.TARGET -> OUT.SOURCE, OUT.TARGET and OUT.manifest.json."""
+"""Noise in aligned text: PREFIX.SOURCE and PREFIX.TARGET -> OUT.SOURCE, OUT.TARGET and OUT.manifest.json.
 
-from collections.abc import Iterator
+The functions at the end add the same noise to sentences in memory, such as evaluation sets.
+"""
+
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fairseq_kd.artifacts.folders import files_finished, files_in_progress
@@ -11,8 +14,7 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.corpus.subword import load_model_file
 from fairseq_kd.corpus.text import count_lines, find_text, missing_text, read_blocks
-from fairseq_kd.noise.block import BLOCK_LINES
-from fairseq_kd.noise.options import NoiseOptions
+from fairseq_kd.noise.operations import BLOCK_LINES, NoiseOptions
 from fairseq_kd.noise.side import SIDES, NoisySide
 from fairseq_kd.noise.text_level import TextLevel, check_subword
 
@@ -31,12 +33,12 @@ def noise_text(
     workers: int = 1,
     subword_model=None,
 ) -> dict:
-    """Write the two files with noise in `sides`, and the manifest, which is returned.
+    """Write the two files with noise in `sides`, and the manifest; return the manifest.
 
-    languages: {"source": "de", "target": "en"}. sides: of SIDES, those that get noise; the other is copied. Input may
-    be compressed, output is plain. subword_model: a file, for level subword.
-    A finished `out` of the same input and options is checked and kept. Raises KDError for bad input; then nothing is
-    left under `out`.
+    languages: {"source": "de", "target": "en"}. sides: which of SIDES get noise; the other side is copied. The input
+    may be compressed, the output is plain text. subword_model: a file, for level subword.
+    A finished `out` from the same input and options is checked and kept. Raises KDError for bad input; then no file
+    remains under `out`.
     """
     paths = {side: _input(prefix, languages[side]) for side in SIDES}
     check_subword(options, subword_model)
@@ -106,3 +108,37 @@ def _noisy_blocks(noisy: NoisySide, path: Path, lines: int) -> Iterator[memoryvi
         yield noised.data.data
         progress.advance(noised.counts.lines)
     progress.finish()
+
+
+def noise_lines(
+    lines: Sequence[str], options: NoiseOptions, seed: int, *, side: str = "source", subword=None, like=None
+) -> list[str]:
+    """The lines with the noise that `fairseq-kd noise` adds to a file of these lines; see `noise_and_count`."""
+    return noise_and_count(lines, options, seed, side=side, subword=subword, like=like)[0]
+
+
+def noise_and_count(
+    lines: Sequence[str], options: NoiseOptions, seed: int, *, side: str = "source", subword=None, like=None
+) -> tuple[list[str], dict]:
+    """(the lines with noise, the counts and rates of `NoisySide.report`).
+
+    subword: a model of `corpus.subword`, for level subword. like: lines from whose units substitutes are drawn
+    (default: the lines themselves). Raises KDError for a negative seed, for a line that holds a newline, and when there
+    are fewer than two different units to draw substitutes from.
+    """
+    if any("\n" in line for line in lines):
+        raise KDError("a sentence holds a newline: each sentence must be one line")
+    noisy = NoisySide(TextLevel(options, subword), seed, side)
+    if options.substitute:
+        noisy.count(_blocks_of_lines(lines if like is None else like), "the text")
+    found = [
+        line
+        for _, noised in noisy.noise(_blocks_of_lines(lines))
+        for line in noised.data.tobytes().decode().split("\n")[:-1]
+    ]
+    return found, noisy.report()
+
+
+def _blocks_of_lines(lines: Sequence[str]) -> Iterator[bytes]:
+    for at in range(0, len(lines), BLOCK_LINES):
+        yield "".join([line + "\n" for line in lines[at : at + BLOCK_LINES]]).encode()

@@ -1,10 +1,10 @@
-"""Blocks of text: cut into words, characters or subwords, and put together again.
+"""Noise in blocks of text, which are cut into words, characters or subwords.
 
-Lines whose words cannot be told, because they are of a script without spaces and nobody has put spaces in.
+Two properties of words are found here:
 
-A "word" of such a line is a whole sentence: to delete it is impossible, and to replace it makes another sentence of it.
-
-Words that noise must not touch: tags such as <BT> or __en__, each of which stands between spaces.
+- Unsegmented lines are in a script without spaces, and no segmenter has put spaces into them. A "word" of such a line
+  would be a whole sentence: it cannot be deleted, and a substitute would be another sentence. They are counted.
+- Protected words are tags such as <BT> or __en__, separated by spaces. Noise must not change them.
 """
 
 from collections import Counter
@@ -18,22 +18,20 @@ import pyarrow.compute as pc
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.scripts import code_points, letter_weights, may_hold_unspaced
 from fairseq_kd.corpus.text import SPACES
-from fairseq_kd.noise.block import Noised, add_noise
-from fairseq_kd.noise.options import NoiseOptions
-from fairseq_kd.noise.units import Units, find_characters, find_words, find_words_and_characters
-from fairseq_kd.noise.vocabulary import count_units
+from fairseq_kd.noise.operations import Noised, NoiseOptions, add_noise
+from fairseq_kd.noise.units import Units, count_units, find_characters, find_words, find_words_and_characters
 
 
 class UnsegmentedText(KDError):
-    """Too many lines whose words cannot be told. What to do about it depends on the command, which adds it."""
+    """Too many lines are not segmented into words. Each command adds the remedy that it offers."""
 
 
-LONGEST = 11  # letters to a word, by their weights; a line with more on average is not segmented
-LARGEST_SHARE = 0.1  # of a text: a corpus from the web has a few lines in another script
+LONGEST = 11  # weighted letters per word; a line with a larger mean is unsegmented
+LARGEST_SHARE = 0.1  # accepted share of unsegmented lines: a corpus from the web has a few lines in another script
 
 
 def unsegmented_text(units: Units) -> int:
-    """How many lines of a block of text are not segmented into words."""
+    """The number of unsegmented lines of a block of text."""
     if not may_hold_unspaced(units.data):
         return 0
     weights = letter_weights()[code_points(units.data.tobytes())]
@@ -43,7 +41,7 @@ def unsegmented_text(units: Units) -> int:
 
 
 def unsegmented_lines(units: Units, places: np.ndarray, weights: np.ndarray) -> int:
-    """How many lines have words that are too long on average, by the letters at these bytes of a block."""
+    """The number of lines whose mean word length is above LONGEST. places, weights: bytes of the letters, weights."""
     words = np.searchsorted(units.starts(), places, side="right") - 1
     lengths = np.bincount(words, weights, minlength=len(units))
     letters, with_letters = (np.append(0, np.cumsum(values))[units.lines] for values in (lengths, lengths > 0))
@@ -51,9 +49,9 @@ def unsegmented_lines(units: Units, places: np.ndarray, weights: np.ndarray) -> 
 
 
 def protect(units: Units, block: bytes, words: Collection[str]) -> Units:
-    """The units of a block of text, with those marked that are within one of `words`.
+    """The units of a block of text, where each unit within one of `words` is marked as protected.
 
-    block: the text that the units are cut from.
+    block: the text from which the units are cut.
     """
     if not words:
         return units
@@ -65,9 +63,9 @@ def protect(units: Units, block: bytes, words: Collection[str]) -> Units:
 
 
 def marked(units: Units, starts: np.ndarray, ends: np.ndarray, texts: list[str], words: Collection[str]) -> Units:
-    """The units with those marked that begin within one of some spans of bytes, given in order.
+    """The units, where each unit that begins within one of the given spans is marked as protected.
 
-    texts: which of `words` each span holds.
+    starts, ends: bytes of the spans, ascending. texts: the one of `words` that each span holds.
     """
     places = units.starts()
     within = np.searchsorted(starts, places, side="right") > np.searchsorted(ends, places, side="right")
@@ -75,7 +73,7 @@ def marked(units: Units, starts: np.ndarray, ends: np.ndarray, texts: list[str],
 
 
 def cut_out(line: str, words: Collection[str]) -> list[str]:
-    """The line in pieces, of which each is one of `words` or holds none. Spaces between the pieces are left out."""
+    """The pieces of the line without the spaces between them: each is one of `words`, or text without any of them."""
     pieces = []
     for word in filter(None, SPACES.split(line)):
         if word in words or not pieces or pieces[-1] in words:
@@ -86,37 +84,37 @@ def cut_out(line: str, words: Collection[str]) -> list[str]:
 
 
 def check_subword(options: NoiseOptions, subword) -> None:
-    """Raises KDError when a subword model is missing, or would have no effect."""
+    """Raises KDError when a subword model is missing or would have no effect."""
     if options.level == "subword" and subword is None:
-        raise KDError("--level subword on text needs --subword-model, to cut the text into subwords")
+        raise KDError("--level subword on text needs --subword-model, which cuts the text into subwords")
     if options.level != "subword" and subword is not None:
         raise KDError(f"--subword-model has no effect with --level {options.level}")
 
 
 def find_units(block: bytes, options: NoiseOptions) -> Units:
-    """The units of a block of text; of subwords, what stands between spaces."""
+    """The units of a block of text. Subwords are the pieces between spaces of segmented text."""
     if options.level == "char":
         return find_characters(block)
     return find_words_and_characters(block) if options.word_tokenizer == "char" else find_words(block)
 
 
 class TextLevel:
-    """word and char cut the text itself; subword cuts what the subword model makes of it.
+    """Levels word and char cut the text itself; level subword cuts the output of the subword model.
 
-    A block is UTF-8 bytes of whole lines, each ended by a newline.
+    A block is the UTF-8 bytes of whole lines, and every line ends with a newline.
     """
 
     def __init__(self, options: NoiseOptions, subword=None):
-        """subword: a model of `corpus.subword`. Raises KDError when it is missing, or has no effect."""
+        """subword: a model of `corpus.subword`. Raises KDError when it is missing or has no effect."""
         check_subword(options, subword)
         self.options, self.subword = options, subword
 
     def count(self, block: bytes) -> pa.Table:
-        """How often each unit of a block occurs, see `count_units`."""
+        """How often each unit of a block occurs; see `units.count_units`."""
         return count_units(self._units(block))
 
     def noise(self, block: bytes, **where) -> Noised:
-        """The block with noise; where: see `add_noise`."""
+        """The block with noise. where: the keyword arguments of `add_noise`."""
         units = self._units(block)
         noised = add_noise(units, self.options, **where)
         if self.options.level == "word" and self.options.word_tokenizer == "spaces":
@@ -124,7 +122,7 @@ class TextLevel:
         return noised if self.subword is None else self._joined(block, noised)
 
     def lines(self, block: bytes) -> list[str]:
-        """The sentences of a block, to be read by people."""
+        """The sentences of a block."""
         return block.decode().split("\n")[:-1]
 
     def _units(self, block: bytes) -> Units:
@@ -146,9 +144,9 @@ class TextLevel:
         return " ".join(filter(None, pieces))
 
     def _joined(self, block: bytes, noised: Noised) -> Noised:
-        """Changed lines from subwords to text; the others as they were.
+        """The noised block as text: changed lines are joined from subwords, the other lines are the original lines.
 
-        A line of which nothing but marks of word boundaries would be left stays as it was.
+        A line keeps its original text if only marks of word boundaries would remain of it.
         """
         lines, new = self.lines(block), self.lines(noised.data.tobytes())
         for number in np.flatnonzero(noised.changed).tolist():

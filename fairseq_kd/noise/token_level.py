@@ -1,8 +1,8 @@
-"""Blocks of token ids of a data-bin: cut into words (groups of subwords), subwords or characters.
+"""Noise in blocks of token ids of a data-bin, which are cut into words (groups of subwords), subwords or characters.
 
-Words and subwords are moved as the ids they are, so nothing is segmented anew and nothing can be lost: the subword
-models segment each word by itself. Characters need text, as units and as words of a script without spaces: sentences
-that changed are decoded and encoded again.
+Words and subwords are moved as ids. No text is segmented again and no information is lost, because the subword models
+segment each word independently. Characters, as units or as words of a script without spaces, need text: the sentences
+that change are decoded and encoded again.
 """
 
 from functools import cached_property
@@ -13,31 +13,29 @@ import pyarrow as pa
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.scripts import letter_weights
 from fairseq_kd.corpus.subword import load_decoder
-from fairseq_kd.noise.block import Noised, add_noise
-from fairseq_kd.noise.options import NoiseOptions
+from fairseq_kd.noise.operations import Noised, NoiseOptions, add_noise
 from fairseq_kd.noise.text_level import cut_out, find_units, marked, protect, unsegmented_lines
-from fairseq_kd.noise.units import Units, find_tokens
-from fairseq_kd.noise.vocabulary import count_units
+from fairseq_kd.noise.units import Units, count_units, find_tokens
 
 WORD_MARK = "\u2581"  # SentencePiece: begins a word
-JOINT = "@@"  # subword-nmt: the word goes on
-UNKNOWN = "\ue000"  # stands for <unk> in text: a character for private use
+JOINT = "@@"  # subword-nmt: the word continues
+UNKNOWN = "\ue000"  # represents <unk> in text: a character for private use
 
 
 class TokenLevel:
-    """A block is the bytes of ids, each sentence ended by EOS."""
+    """A block is the bytes of token ids, and every sentence ends with EOS."""
 
     def __init__(self, options: NoiseOptions, dictionary, dtype, kind: str | None, model=None):
-        """kind: of the subword model, or None (level subword). model: of `corpus.subword` (level char).
+        """kind: of the subword model; level subword needs none. model: of `corpus.subword`, for `needs_model`.
 
-        Raises KDError when the level needs what is not given.
+        Raises KDError when the level needs a kind or a model that is not given.
         """
         if options.level != "subword" and kind is None:
-            raise KDError(f"--level {options.level} must know how subwords make words: give --post-process")
+            raise KDError(f"--level {options.level} must know how subwords are joined to words: give --post-process")
         self._by_text = needs_model(options)
         if self._by_text and model is None:
             option = "--level char" if options.level == "char" else f"--word-tokenizer {options.word_tokenizer}"
-            raise KDError(f"{option} needs the subword model, which only data-bins of `fairseq-kd prepare` bring")
+            raise KDError(f"{option} needs the subword model, which only data-bins of `fairseq-kd prepare` contain")
         self.options, self.dictionary, self.dtype = options, dictionary, np.dtype(dtype)
         self.kind, self.model = kind, model
         self._join = None if kind is None else load_decoder(kind)
@@ -49,11 +47,11 @@ class TokenLevel:
         self._may_begin_protected = np.array([any(word.startswith(symbol) for word in words) for symbol in plain])
 
     def count(self, block: bytes) -> pa.Table:
-        """How often each unit of a block occurs, see `count_units`."""
+        """How often each unit of a block occurs; see `units.count_units`."""
         return count_units(self._units(block))
 
     def noise(self, block: bytes, **where) -> Noised:
-        """The block with noise; where: see `add_noise`."""
+        """The block with noise. where: the keyword arguments of `add_noise`."""
         units = self._units(block)
         noised = add_noise(units, self.options, **where)
         if self.options.level == "word" and not self._by_text:
@@ -61,19 +59,19 @@ class TokenLevel:
         return self._encoded(block, noised) if self._by_text else noised
 
     def lines(self, block: bytes) -> list[str]:
-        """The sentences of a block: its symbols, or text where the way of joining them is known."""
+        """The sentences of a block, as text if the kind of the subword model is known, else as symbols."""
         symbols = self.dictionary.symbols
         lines = [" ".join([symbols[i] for i in ids[:-1]]) for ids in self.sentences(block)]
         return lines if self._join is None else [self._join(line) for line in lines]
 
     def sentences(self, block: bytes) -> list[np.ndarray]:
-        """The ids of each sentence, EOS at the end."""
+        """The ids of each sentence, with EOS at the end."""
         ids = np.frombuffer(block, self.dtype)
         return np.split(ids, np.flatnonzero(ids == self.dictionary.eos())[:-1] + 1)
 
     @cached_property
     def _letters(self) -> np.ndarray:
-        """Of each symbol, the letters of scripts without spaces, see `letter_weights`."""
+        """The weight of the letters of scripts without spaces in each symbol; see `letter_weights`."""
         weights = letter_weights()
         return np.array([sum(int(weights[ord(char)]) for char in symbol) for symbol in self.dictionary.symbols])
 
@@ -97,7 +95,7 @@ class TokenLevel:
         return marked(units, starts * size, ends * size, texts, words)
 
     def _word_begins(self, ids: np.ndarray) -> np.ndarray:
-        """bool (tokens,): where a word begins. A symbol that is protected is a word, whatever is beside it."""
+        """bool (tokens,): the tokens that begin a word. A protected symbol is always a word of its own."""
         if self.kind in (None, "none"):
             return np.ones(len(ids), dtype=bool)
         if self.kind == "sentencepiece":
@@ -108,7 +106,7 @@ class TokenLevel:
         return begins | alone | np.append(False, alone[:-1])
 
     def _protected(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """(first tokens, ends, texts) of the protected words, in order. A word may be of several subwords."""
+        """(first tokens, ends, texts) of the protected words, in order. A word may consist of several subwords."""
         words = find_tokens(ids, self._word_begins(ids), self.dictionary.eos())
         starts, ends = words.starts() // self.dtype.itemsize, words.edges[2:-1:2] // self.dtype.itemsize
         numbers = np.flatnonzero(self._may_begin_protected[ids[starts]])
@@ -125,7 +123,7 @@ class TokenLevel:
         return "".join([line + "\n" for line in lines]).encode()
 
     def _pieces(self, ids: np.ndarray) -> list[tuple[np.ndarray, str]]:
-        """The protected words of a sentence, and what is between them: (ids without EOS, text)."""
+        """(ids without EOS, text) of each protected word of a sentence and of each part between them, in order."""
         spans, at = [], 0
         for start, end, text in zip(*self._protected(ids), strict=True) if self.options.protect else ():
             spans += [(ids[at:start], None), (ids[start:end], text)]
@@ -139,7 +137,7 @@ class TokenLevel:
         return self.model.decode(" ".join([UNKNOWN if i == unknown else symbols[i] for i in ids]))
 
     def _encoded(self, block: bytes, noised: Noised) -> Noised:
-        """The sentences that changed as ids again, the others and the protected words as they were."""
+        """The changed sentences encoded again; the other sentences and the protected words keep their ids."""
         sentences, lines = self.sentences(block), noised.data.tobytes().decode().split("\n")
         for number in np.flatnonzero(noised.changed).tolist():
             ids, words = [], self.options.protect
@@ -154,7 +152,7 @@ class TokenLevel:
 
 
 def needs_model(options: NoiseOptions) -> bool:
-    """Whether a data-bin's sentences must become text for these options, and ids again."""
+    """Whether these options need the sentences of a data-bin as text, and so the subword model."""
     return options.level == "char" or options.word_tokenizer == "char"
 
 

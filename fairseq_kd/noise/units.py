@@ -1,4 +1,4 @@
-"""Where the units of a block are: words or characters of text, words or subwords of token ids."""
+"""The units of a block and their positions: words or characters of text, words or subwords of token ids."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -6,6 +6,7 @@ from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import regex
 
 from fairseq_kd.core.errors import KDError
@@ -14,18 +15,18 @@ from fairseq_kd.corpus.scripts import code_points, is_unspaced, may_hold_unspace
 NEWLINE = 10
 SPACE = 0x20  # bytes up to it are white space and control characters
 DELETE = 0x7F  # the control character
-# the others that `corpus.text.normalise_spaces` knows
+# the other white space that `corpus.text.normalise_spaces` knows
 WIDE_SPACES = "\u0085\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u200b"
 WIDE_SPACES += "\u2028\u2029\u202f\u205f\u3000\ufeff"
-LATER_BYTES = {  # of the wide spaces, by their first byte and how many they have
+LATER_BYTES = {  # (first byte, number of bytes) of wide spaces -> the remaining bytes of each, as a number
     key: [int.from_bytes(code[1:], "big") for code in codes]
     for key, codes in groupby(sorted(map(str.encode, WIDE_SPACES)), key=lambda code: (code[0], len(code)))
 }
 JOINED = regex.compile(
     r"[\p{GCB=Extend}\p{GCB=ZWJ}\p{GCB=SpacingMark}\p{GCB=Prepend}\p{GCB=L}\p{GCB=V}\p{GCB=T}\p{RI}]"
 )
-MAX_BYTES = 2**30  # of a block: its places are kept in 32 bits
-AT_ONCE = 2**18  # bytes searched for places
+MAX_BYTES = 2**30  # largest block: positions in it are stored in 32 bits
+AT_ONCE = 2**18  # bytes searched per step
 CLUSTER = regex.compile(r"\X")
 
 
@@ -33,13 +34,13 @@ CLUSTER = regex.compile(r"\X")
 class Units:
     """A block of lines cut into prefix, unit 0, gap 0, unit 1, gap 1, ...: all of its bytes, in order.
 
-    The line ends are in the gaps, and with them the lines without a unit.
-    data: uint8 (bytes,). edges: int32 (2 * units + 2,), where each piece begins, and the end.
-    lines: number of the first unit of each line, and of all units at the end (lines + 1,).
-    groups: the same of groups within which neighbours can change places: lines, or words if units are characters.
-    touching: whether some units of a line have a gap between them and others have none.
-    protected: bool (units,), those that stay what and where they are; None: no unit.
-    protected_words: how often each protected word is in the block.
+    The gaps hold the line ends, and therefore also the lines without a unit.
+    data: uint8 (bytes,). edges: int32 (2 * units + 2,), the byte where each piece begins, then the end of the block.
+    lines: (lines + 1,), number of the first unit of each line, then the number of units.
+    groups: as `lines`, for the groups in which units can change places: lines, or words if the units are characters.
+    touching: whether within lines some gaps between units are empty and others are not.
+    protected: bool (units,), units that neither change nor move; None: there is none.
+    protected_words: how often each protected word occurs in the block.
     """
 
     data: np.ndarray
@@ -58,12 +59,12 @@ class Units:
         return self.cut(self.edges)
 
     def cut(self, edges: np.ndarray) -> pa.Array:
-        """The bytes between these places as binary values, without a copy."""
+        """The bytes between neighbouring edges as binary values, without a copy."""
         buffers = [None, pa.py_buffer(edges), pa.py_buffer(self.data)]
         return pa.BinaryArray.from_buffers(pa.binary(), len(edges) - 1, buffers)
 
     def starts(self) -> np.ndarray:
-        """Byte place of each unit."""
+        """The byte where each unit begins, (units,)."""
         return self.edges[1:-1:2]
 
     def free(self) -> np.ndarray:
@@ -71,14 +72,20 @@ class Units:
         return np.arange(len(self)) if self.protected is None else np.flatnonzero(~self.protected)
 
     def per_line(self, numbers: np.ndarray) -> np.ndarray:
-        """How many of these units, given in order, each line has."""
+        """How many of the given units each line has, (lines,). numbers: of the units, ascending."""
         if len(numbers) == 0:
             return np.zeros(len(self.lines) - 1, dtype=np.int64)
         return np.diff(np.searchsorted(numbers, self.lines))
 
 
+def count_units(units: Units) -> pa.Table:
+    """How often each unprotected unit of a block occurs: columns unit (binary) and count (int64)."""
+    found = pc.value_counts(units.pieces().take(pa.array(2 * units.free() + 1)))
+    return pa.table({"unit": found.field("values"), "count": found.field("counts")})
+
+
 def find_words(block: bytes) -> Units:
-    """The words of UTF-8 text whose last line is ended: what stands between white space or control characters."""
+    """The words of UTF-8 text, separated by white space or control characters. The block ends with a newline."""
     data = np.frombuffer(block, np.uint8)
     gap = _gaps(block, data)
     head = [0] if gap[0] else [0, 0]  # an empty prefix before a block that begins with a word
@@ -89,7 +96,7 @@ def find_words(block: bytes) -> Units:
 
 
 def find_characters(block: bytes) -> Units:
-    """The extended grapheme clusters of UTF-8 text (UAX 29) but white space and control characters."""
+    """The extended grapheme clusters of UTF-8 text (UAX 29), without white space and control characters."""
     data = np.frombuffer(block, np.uint8)
     gap = _gaps(block, data)
     first = ~gap
@@ -103,7 +110,7 @@ def find_characters(block: bytes) -> Units:
 
 
 def find_words_and_characters(block: bytes) -> Units:
-    """As `find_words`, but each grapheme cluster of a script without spaces between words is a word by itself."""
+    """As `find_words`, but each grapheme cluster of a script without spaces between words is a separate word."""
     data = np.frombuffer(block, np.uint8)
     if not may_hold_unspaced(data):
         return find_words(block)
@@ -118,9 +125,9 @@ def find_words_and_characters(block: bytes) -> Units:
 
 
 def _beginning_at(first: np.ndarray, gap: np.ndarray, data: np.ndarray) -> Units:
-    """first, gap: bool (bytes,), where a unit begins, and what is white space."""
+    """The units that begin at the bytes `first`. first, gap: bool (bytes,); gap: the bytes that are white space."""
     starts = np.flatnonzero(first)
-    # a unit ends where the next begins, or where white space begins
+    # a unit ends where the next unit begins, or where white space begins
     behind_gap = np.flatnonzero(gap[1:] & ~gap[:-1]) + 1
     ends = np.minimum(np.append(starts[1:], len(data)), _next(behind_gap, starts, len(data)))
     units = _with_lines(data, _interleave(starts, ends, len(data)), np.flatnonzero(data == NEWLINE))
@@ -128,9 +135,9 @@ def _beginning_at(first: np.ndarray, gap: np.ndarray, data: np.ndarray) -> Units
 
 
 def find_tokens(ids: np.ndarray, begins: np.ndarray, eos: int) -> Units:
-    """Groups of token ids; every sentence ends with `eos`.
+    """Words or subwords of token ids; every sentence ends with `eos`.
 
-    begins: bool (tokens,), where a group begins. The first token of a sentence begins one in any case.
+    begins: bool (tokens,), the tokens with which a unit begins. The first token of a sentence always begins one.
     """
     is_end = ids == eos
     first = (begins | np.concatenate([[True], is_end[:-1]])) & ~is_end
@@ -142,7 +149,7 @@ def find_tokens(ids: np.ndarray, begins: np.ndarray, eos: int) -> Units:
 
 
 def _gaps(block: bytes, data: np.ndarray) -> np.ndarray:
-    """bool (bytes,): which belong to white space or control characters."""
+    """bool (bytes,): which bytes belong to white space or control characters."""
     gap = data <= SPACE
     if DELETE in block:
         gap |= data == DELETE
@@ -151,7 +158,7 @@ def _gaps(block: bytes, data: np.ndarray) -> np.ndarray:
     for (lead, length), later_bytes in LATER_BYTES.items():
         if lead not in block:
             continue
-        places = np.flatnonzero(data == lead)  # no character is cut, and the block ends with a newline
+        places = np.flatnonzero(data == lead)  # the block holds whole characters and ends with a newline
         codes = data[places + 1].astype(np.int32)
         if length == 3:
             codes = codes << 8 | data[places + 2]
@@ -162,9 +169,9 @@ def _gaps(block: bytes, data: np.ndarray) -> np.ndarray:
 
 
 def _places(length: int, flags: Callable[[slice], np.ndarray]) -> np.ndarray:
-    """int32: which of `length` flags are true.
+    """int32: the positions of the true flags among `length` flags.
 
-    flags: gives those of a part. Parts stay in the cache, as an array of all places in 64 bits would not.
+    flags: returns the flags of a slice. A slice fits in the CPU's cache; one 64-bit array of all positions would not.
     """
     parts = []
     for begin in range(0, length, AT_ONCE):
@@ -175,7 +182,7 @@ def _places(length: int, flags: Callable[[slice], np.ndarray]) -> np.ndarray:
 
 
 def _inside_clusters(text: str, data: np.ndarray) -> list[int]:
-    """Byte places of the characters that join the one before them."""
+    """The first bytes of the characters that belong to the same grapheme cluster as the character before them."""
     if not JOINED.search(text):
         return []
     inside = [place for match in CLUSTER.finditer(text) for place in range(match.start() + 1, match.end())]
@@ -183,7 +190,7 @@ def _inside_clusters(text: str, data: np.ndarray) -> list[int]:
 
 
 def _next(places: np.ndarray, starts: np.ndarray, end: int) -> np.ndarray:
-    """For each start the first of `places` behind it, or `end`."""
+    """For each start, the first of `places` behind it, or `end` where there is none."""
     return np.append(places, end)[np.searchsorted(places, starts, side="right")]
 
 
@@ -195,10 +202,13 @@ def _interleave(starts: np.ndarray, ends: np.ndarray, end: int) -> np.ndarray:
 
 
 def _with_lines(data: np.ndarray, edges: np.ndarray, line_ends: np.ndarray) -> Units:
-    """line_ends: byte place of the end of each line."""
+    """The units and their lines. line_ends: the byte that ends each line.
+
+    Raises KDError for a block that is larger than MAX_BYTES.
+    """
     if len(data) > MAX_BYTES:
         raise KDError(
-            f"{len(line_ends):,} neighbouring lines have {len(data):,} bytes: this is no text of sentences; check the "
+            f"{len(line_ends):,} consecutive lines have {len(data):,} bytes, far more than sentences have: check the "
             "line ends of the file"
         )
     edges = edges.astype(np.int32, copy=False)

@@ -25,8 +25,8 @@ from fairseq_kd.artifacts.manifest import sha256_file
 from fairseq_kd.artifacts.writing import write_json, write_text
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.evaluation.compare import CompareOptions, compare
+from fairseq_kd.evaluation.results import DECIDED_BY
 from fairseq_kd.evaluation.significance import paired_t
-from fairseq_kd.evaluation.tables import DECIDED_BY
 from fairseq_kd.search.spec import TEST, VALIDATION, SearchSpec
 from fairseq_kd.search.strategies import Outcome, Run, Step, resolve_kd_word
 from fairseq_kd.search.values import CHOICE

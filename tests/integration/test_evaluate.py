@@ -98,12 +98,12 @@ def test_a_plain_data_bin_needs_reference_and_post_process(plain_copy, data_bin,
         (["--lenpen", "nan"], "--lenpen nan: must be a number"),
         (["--max-len-a", "-1"], "--max-len-a -1.0: must be a number from 0"),
         (["--max-len-a", "inf"], "--max-len-a inf: must be a number from 0"),
-        (["--max-tokens", "5"], "give at least that"),
+        (["--max-tokens", "5"], "give at least this number"),
         (["--trust-checkpoint", "other.pt"], "is not the --checkpoint"),
-        (["--reference", "x"], "brings its own references"),
+        (["--reference", "x"], "has its own references"),
         (["--out", "/dev/null/x.json"], "cannot write to"),
         (["--out", "/tmp"], "cannot write to /tmp: it is a folder"),
-        (["--confidence-n", "1"], "--confidence-n 1: give 0 for no intervals"),
+        (["--confidence-n", "1"], "--confidence-n 1: give 0 (no intervals)"),
         (["--bins", "5"], "--bins has no effect without --calibration"),
         (["--diagram", "a.png"], "--diagram has no effect without --calibration"),
         (["--calibration", "--bins", "0"], "--bins 0: must be at least 1"),
@@ -118,7 +118,7 @@ def test_a_plain_data_bin_needs_reference_and_post_process(plain_copy, data_bin,
         (["--noise", "swap"], "have no effect without --noise-levels"),
         (["--noise-levels", "0", "101"], "--noise-levels 101: levels are percent"),
         (["--noise-levels", "nan"], "--noise-levels nan: levels are percent"),
-        (["--noise-levels", "10", "10"], "a level is there twice"),
+        (["--noise-levels", "10", "10"], "a level is given twice"),
         (["--noise-levels", "10", "--noise-seed", "-1"], "--noise-seed -1: must be 0 or above"),
     ],
 )
@@ -141,7 +141,7 @@ def test_another_number_of_references_is_an_error_before_decoding(plain_copy, da
     (tmp_path / "short").write_text("one line\n")
     words = ("--reference", tmp_path / "short", "--post-process", "sentencepiece")
     assert evaluate(plain_copy, "--checkpoint", teacher, *words) == 2
-    assert "1 references, but 'test'" in capsys.readouterr().err
+    assert "1 references, but subset 'test'" in capsys.readouterr().err
 
 
 def test_a_data_bin_of_other_dictionaries_is_refused(plain_copy, data_bin, teacher, capsys):
@@ -150,7 +150,9 @@ def test_a_data_bin_of_other_dictionaries_is_refused(plain_copy, data_bin, teach
     (other / "dict.qab.txt").write_text("\n".join([lines[1], lines[0], *lines[2:]]) + "\n")
     words = ("--reference", data_bin / "raw" / "test.qab", "--post-process", "sentencepiece")
     assert evaluate(other, "--checkpoint", teacher, *words) == 2
-    assert "the first difference is at index 4" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "the target dictionaries of the checkpoint's training and DATA_BIN differ" in error
+    assert "the first difference is at index 4" in error
 
 
 def test_a_checkpoint_that_is_replaced_while_it_is_read_is_refused(data_bin, teacher, tmp_path, monkeypatch, capsys):

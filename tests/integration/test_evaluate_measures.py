@@ -19,10 +19,10 @@ from fairseq_kd.corpus.prepare import prepare
 from fairseq_kd.corpus.text import write_lines
 from fairseq_kd.evaluation.calibration import observe
 from fairseq_kd.evaluation.efficiency import Meter, latency
-from fairseq_kd.evaluation.gold import gold_batches
 from fairseq_kd.evaluation.robustness import NoiseLevels, Robustness, binarised, relative_drop
 from fairseq_kd.evaluation.segments import read_segments
 from fairseq_kd.evaluation.system import TranslateOptions, open_system
+from fairseq_kd.inference.opening import gold_batches
 from fairseq_kd.scoring.score import Scorer
 
 SEARCH = ("--max-len-b", "20", "--beam", "2")
@@ -95,7 +95,7 @@ def test_batches_of_gold_prefixes_hold_every_token_once(data_bin, student, monke
     system = open_student(data_bin, student)
     found = []
     for max_tokens in (10, 4000):
-        monkeypatch.setattr("fairseq_kd.evaluation.gold.MAX_TOKENS", max_tokens)
+        monkeypatch.setattr("fairseq_kd.inference.opening.MAX_TOKENS", max_tokens)
         pad = system.task.target_dictionary.pad()
         outcomes = observe(system.frozen, gold_batches(system.dataset, pad, torch.device("cpu"), "test"))
         found.append(np.sort(outcomes.gold_lprobs))
@@ -151,7 +151,7 @@ def test_latency_and_operations(data_bin, student, result, capsys):
     words = ["count", "--arch", "transformer", "--data", str(data_bin), "--length", length, *model.split()]
     assert main(words) == 0
     printed = capsys.readouterr().out
-    counted = re.search(r"operations a target token +([\d,]+)", printed)[1].replace(",", "")
+    counted = re.search(r"operations per target token +([\d,]+)", printed)[1].replace(",", "")
     assert efficiency["operations_per_token"] == float(counted)
     system = open_student(data_bin, student)
     assert efficiency["operations_length"] == round(float(np.mean(system.dataset.src_sizes)))
@@ -252,14 +252,14 @@ def test_a_model_whose_training_diverged_is_refused(data_bin, teacher, tmp_path,
     state["model"]["decoder.layers.0.fc2.bias"].fill_(float("nan"))
     torch.save(state, tmp_path / "diverged.pt")
     assert evaluate(data_bin, "--checkpoint", tmp_path / "diverged.pt") == 2
-    assert "holds weights that are no numbers" in capsys.readouterr().err
+    assert "are not finite: its training diverged" in capsys.readouterr().err
 
 
 def test_probabilities_that_are_no_numbers_have_no_calibration(data_bin, student):
     system = open_student(data_bin, student)
     system.model.decoder.layers[0].fc2.bias.fill_(float("nan"))  # as an overflow would have it
     pad = system.task.target_dictionary.pad()
-    with pytest.raises(KDError, match="gives probabilities that are no numbers"):
+    with pytest.raises(KDError, match="gives probabilities that are not finite"):
         observe(system.frozen, gold_batches(system.dataset, pad, torch.device("cpu"), "test"))
 
 
@@ -269,4 +269,4 @@ def test_targets_beyond_the_positions_of_the_model_are_refused_before_decoding(d
     torch.save(state, tmp_path / "short.pt")
     assert evaluate(data_bin, "--checkpoint", tmp_path / "short.pt", "--calibration") == 2
     error = capsys.readouterr().err
-    assert "target tokens, the model has positions for 20" in error and "decoding" not in error
+    assert "target tokens, but the model has positions for 20" in error and "decoding" not in error

@@ -332,7 +332,7 @@ def test_a_user_error_ends_with_status_2(capsys, options, message):
         build_student("--arch", "kd_adaptive", *SMALL, *options)
     assert raised.value.code == 2
     error = capsys.readouterr().err
-    assert message in error or "stand behind no gate" in error
+    assert message in error or "have no gate" in error
 
 
 def test_the_capacity_reaches_its_target_in_training(data_bin):

@@ -113,7 +113,7 @@ def test_runs_of_other_seeds_are_no_pairs_and_no_order_of_files_changes_anything
     assert other["welch_t"]["p"] == other["welch_t"]["p_holm"] == pytest.approx(reference.pvalue)
     assert other["verdict"] == ("better" if reference.pvalue < 0.05 else "no difference shown")
     assert other["approximate_randomisation"] == {"p": [], "signatures": [], "p_holm": []}
-    assert "kd: not the seeds of ce, each once, so its runs are no pairs" in found[0][1]
+    assert "kd: seeds differ from those of ce, repeat or are missing, so runs are not paired" in found[0][1]
     assert "by Welch's t-test over runs" in found[0][1] and "seed by seed" not in found[0][1]
 
 
@@ -133,7 +133,7 @@ def test_each_system_is_paired_with_the_baseline_by_itself(make, tmp_path, capsy
     assert smaller["p_holm"] == pytest.approx(2 * smaller["p"])  # the t-tests are one family
     assert larger["p_holm"] == pytest.approx(max(larger["p"], 2 * smaller["p"]))
     printed = capsys.readouterr().out
-    assert "seed by seed, over segments" in printed and "seq: not the seeds of ce" in printed
+    assert "seed by seed, over segments" in printed and "seq: seeds differ from those of ce" in printed
 
 
 def test_the_same_translations_do_not_make_the_others_surer(make, tmp_path):
@@ -162,8 +162,8 @@ def test_a_system_compared_with_its_own_translations_shows_nothing(make, tmp_pat
         ({"hypotheses": ["one"]}, "is damaged: it has 1 hypotheses for 80"),
         ({"references": "text"}, "is damaged"),
         ({"hypotheses": None}, "is damaged"),
-        ({"hypotheses": [1] * 80}, "a hypothesis or reference is no text"),
-        ({"references": [None] * 80}, "a hypothesis or reference is no text"),
+        ({"hypotheses": [1] * 80}, "a hypothesis or reference is not text"),
+        ({"references": [None] * 80}, "a hypothesis or reference is not text"),
     ],
 )
 def test_results_that_cannot_be_compared_are_one_error(make, tmp_path, capsys, other, message):
@@ -179,7 +179,7 @@ def test_a_seed_that_is_no_number_is_damage(tmp_path, make, capsys):
     result = json.loads((tmp_path / "b.json").read_text()) | {"seed": [1]}
     (tmp_path / "b.json").write_text(json.dumps(result))
     assert compare(make("a.json", 0.3), other) == 2
-    assert "or the seed no number" in capsys.readouterr().err
+    assert "or the seed is not a number" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

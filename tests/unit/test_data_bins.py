@@ -15,7 +15,7 @@ from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.inference.opening import open_data
 from fairseq_kd.noise.data_bin import noise_data_bin
-from fairseq_kd.noise.options import NoiseOptions
+from fairseq_kd.noise.operations import NoiseOptions
 from fairseq_kd.sequence.decode import decode
 from fairseq_kd.sequence.mix import mix
 from fairseq_kd.sequence.options import DecodeOptions

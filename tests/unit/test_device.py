@@ -93,7 +93,7 @@ def test_a_missing_library_leaves_the_work_to_fairseq_or_says_what_to_install(da
 
 
 def test_a_device_without_memory_is_said_to_be_so_and_the_conversion_is_kept(data_bin, teacher, failing, tmp_path):
-    for works_for, message in ((0, "not enough memory on cpu"), (1, r"batches of 1,024 tokens.*smaller --max-tokens")):
+    for works_for, message in ((0, "needs more memory on cpu"), (1, r"batches of 1,024 tokens.*smaller --max-tokens")):
         failing(OUT_OF_MEMORY, works_for)
         with pytest.raises(KDError, match=message):
             decode(data_bin, str(teacher), tmp_path / "out", options("ctranslate2"))

@@ -159,7 +159,7 @@ def test_an_average_of_checkpoints_that_were_replaced_is_not_written(teacher, tm
 @pytest.mark.parametrize("command", ["mix", "noise"])
 def test_a_data_bin_of_data_that_were_replaced_is_not_made(command, data_bin, tmp_path, monkeypatch):
     from fairseq_kd.noise import data_bin as noise
-    from fairseq_kd.noise.options import NoiseOptions
+    from fairseq_kd.noise.operations import NoiseOptions
     from fairseq_kd.sequence import mix
 
     data = copy_of(data_bin, tmp_path)
@@ -178,7 +178,7 @@ def test_a_data_bin_of_data_that_were_replaced_is_not_made(command, data_bin, tm
 def test_text_that_is_cut_off_midway_is_named_and_nothing_is_made(command, tmp_path, monkeypatch):
     from fairseq_kd.corpus import corpora, prepare
     from fairseq_kd.noise import text
-    from fairseq_kd.noise.options import NoiseOptions
+    from fairseq_kd.noise.operations import NoiseOptions
 
     for name in ("train", "valid", "test"):
         for lang in ("de", "en"):

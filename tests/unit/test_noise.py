@@ -9,11 +9,10 @@ import regex
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.text import SPACES, normalise_spaces
-from fairseq_kd.noise.block import BLOCK_LINES, add_noise
-from fairseq_kd.noise.options import NoiseOptions
-from fairseq_kd.noise.side import noise_lines
+from fairseq_kd.noise.operations import BLOCK_LINES, NoiseOptions, add_noise
+from fairseq_kd.noise.side import Vocabulary
+from fairseq_kd.noise.text import noise_lines
 from fairseq_kd.noise.units import WIDE_SPACES, find_characters, find_tokens, find_words, find_words_and_characters
-from fairseq_kd.noise.vocabulary import Vocabulary
 
 ADVERSARIAL = [
     "",
@@ -234,7 +233,7 @@ def test_subword_level_cuts_what_the_model_makes_of_the_text():
         ({"delete": -0.1}, "--delete -0.1: must be between 0 and 1"),
         ({"swap": math.nan}, "--swap nan: must be between 0 and 1"),
         ({"delete": 0.5, "substitute": 0.4, "swap": 0.2}, "sum to 1.1"),
-        ({}, "no noise is asked for"),
+        ({}, "no noise is requested"),
         ({"delete": 0.1, "sentence_share": 2}, "--sentence-share 2: must be between"),
         ({"delete": 0.1, "level": "byte"}, "--level byte: must be one of word, subword, char"),
         ({"delete": 0.1, "swap_window": 2}, "--swap-window 2 has no effect without --swap"),
@@ -249,7 +248,7 @@ def test_impossible_options_are_refused(given, message):
 
 
 def test_unusable_lines_are_refused():
-    with pytest.raises(KDError, match="holds 1 different units: there is nothing to substitute by"):
+    with pytest.raises(KDError, match="holds 1 different units, so there is no substitute"):
         noise_lines(["a a", "a"], NoiseOptions(substitute=0.5), 1)
     with pytest.raises(KDError, match="a sentence holds a newline"):
         noise_lines(["a\nb"], NoiseOptions(delete=0.5), 1)

@@ -15,9 +15,8 @@ from fairseq_kd.corpus.prepare import load_subword_models, prepare
 from fairseq_kd.corpus.text import write_lines
 from fairseq_kd.evaluation.segments import Segments
 from fairseq_kd.inference.opening import open_data
-from fairseq_kd.noise.block import BLOCK_LINES
 from fairseq_kd.noise.data_bin import noise_data_bin
-from fairseq_kd.noise.options import NoiseOptions
+from fairseq_kd.noise.operations import BLOCK_LINES, NoiseOptions
 
 LANGUAGES = ("qaa", "qab")
 MIX = {"delete": 0.15, "substitute": 0.15, "swap": 0.15}
@@ -193,7 +192,7 @@ def test_a_finished_data_bin_is_kept_and_another_request_refused(data_bin, tmp_p
 def test_a_data_bin_of_fairseq_preprocess_needs_to_know_how_subwords_make_words(data_bin, tmp_path):
     plain = tmp_path / "plain"
     shutil.copytree(data_bin, plain, ignore=shutil.ignore_patterns("manifest.json", "raw", "subword"))
-    with pytest.raises(KDError, match="--level word must know how subwords make words: give --post-process"):
+    with pytest.raises(KDError, match="--level word must know how subwords are joined to words: give --post-process"):
         noise(plain, tmp_path / "out", delete=0.1)
     with pytest.raises(KDError, match="--level char needs the subword model"):
         noise(plain, tmp_path / "out", delete=0.1, level="char", post_process="sentencepiece")

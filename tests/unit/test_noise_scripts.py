@@ -12,9 +12,8 @@ from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.subword import SentencePieceModel
 from fairseq_kd.corpus.text import write_lines
-from fairseq_kd.noise.block import BLOCK_LINES
-from fairseq_kd.noise.options import NoiseOptions
-from fairseq_kd.noise.side import noise_lines
+from fairseq_kd.noise.operations import BLOCK_LINES, NoiseOptions
+from fairseq_kd.noise.text import noise_lines
 
 HAN = "我你他喜欢吃看书的了在是不大小天水火山人中国学生老师今天明天医猫狗花红蓝"
 RATES = [{"delete": 0.5}, {"substitute": 0.5}, {"swap": 0.9}, {"delete": 0.3, "substitute": 0.3, "swap": 0.3}]
@@ -41,7 +40,7 @@ def test_words_of_text_without_spaces_are_refused_not_left_as_they_are(tmp_path,
     for rates in (["--delete", "0.3"], ["--substitute", "0.3"], ["--swap", "0.3"]):
         assert noise_files(tmp_path, chinese(400), *rates) == 2
         (line,) = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
-        assert "400 of 400 source sentences are of a script without spaces" in line
+        assert "400 of 400 source sentences are in a script without spaces" in line
         assert "--word-tokenizer char" in line
     assert {path.name for path in tmp_path.iterdir()} == {"in.zh", "in.en"}
     assert noise_files(tmp_path, chinese(400), "--delete", "0.3", "--side", "target") == 0  # which is German
@@ -222,7 +221,7 @@ def test_words_of_pieces_without_spaces_are_refused(tmp_path, capsys):
     write_data_bin(tmp_path / "data", sorted({symbol for row in rows for symbol in row}), rows)
     words = ["noise", "--data-bin", str(tmp_path / "data"), "--delete", "0.3", "--out", str(tmp_path / "out")]
     assert main([*words, "--post-process", "sentencepiece"]) == 2
-    assert "100 of 100 source sentences are of a script without spaces" in capsys.readouterr().err
+    assert "100 of 100 source sentences are in a script without spaces" in capsys.readouterr().err
     assert main([*words, "--post-process", "sentencepiece", "--word-tokenizer", "char"]) == 2
     assert "--word-tokenizer char needs the subword model" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -14,10 +14,10 @@ from fairseq_kd.artifacts.manifest import check_files
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.noise import text
-from fairseq_kd.noise.block import BLOCK_LINES
-from fairseq_kd.noise.options import NoiseOptions
-from fairseq_kd.noise.side import NoisySide, noise_lines
-from fairseq_kd.noise.text import noise_text
+from fairseq_kd.noise.operations import BLOCK_LINES, NoiseOptions
+from fairseq_kd.noise.side import NoisySide
+from fairseq_kd.noise.text import noise_lines, noise_text
+from fairseq_kd.noise.text_level import TextLevel
 
 LANGUAGES = {"source": "de", "target": "en"}
 MIX = NoiseOptions(delete=0.1, substitute=0.1, swap=0.1)
@@ -138,7 +138,7 @@ def test_memory_does_not_hold_the_corpus(tmp_path):
             read.append(number)
             yield b"a b c\n"
 
-    level = text.TextLevel(NoiseOptions(swap=0.5))
+    level = TextLevel(NoiseOptions(swap=0.5))
     for workers in (1, 2):
         read.clear()
         noisy = NoisySide(level, 1, "source", workers).noise(blocks())
@@ -185,7 +185,7 @@ BASE = ["noise", "--source-lang", "de", "--target-lang", "en"]
     [
         (["--prefix", "{in}", "--delete", "1.5"], "--delete 1.5: must be between 0 and 1"),
         (["--prefix", "{in}", "--delete", "0.6", "--swap", "0.6"], "sum to 1.2"),
-        (["--prefix", "{in}"], "no noise is asked for"),
+        (["--prefix", "{in}"], "no noise is requested"),
         (["--prefix", "{in}.nowhere", "--delete", "0.1"], "nowhere.de is not there, neither plain nor with .gz"),
         (["--delete", "0.1"], "give --prefix IN or --data-bin DIR"),
         (["--prefix", "{in}", "--delete", "0.1", "--workers", "0"], "--workers 0: must be at least 1"),
@@ -257,7 +257,7 @@ def test_noise_of_a_seed_is_the_same_in_every_version():
 
 
 def test_counts_add_up_over_blocks():
-    noisy = NoisySide(text.TextLevel(NoiseOptions(delete=0.5)), 1, "source")
+    noisy = NoisySide(TextLevel(NoiseOptions(delete=0.5)), 1, "source")
     blocks = [b"a b c\n\nd\n"] * 3
     kept = sum(len(noised.data.tobytes().split()) for _, noised in noisy.noise(iter(blocks)))
     report = noisy.report()

@@ -53,5 +53,5 @@ def test_the_realised_rate_is_printed(evaluated, capsys):
 def test_a_source_without_spaces_has_no_words_to_noise(evaluated, capsys):
     assert evaluated(sentences()[1], "--noise-levels", 10) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "--noise-levels changes words between spaces: 8 of 8 source sentences are of a script without" in error
+    assert "--noise-levels changes words between spaces: 8 of 8 source sentences are in a script without" in error
     assert "fairseq-kd noise --word-tokenizer char" in error

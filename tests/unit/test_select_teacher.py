@@ -16,7 +16,7 @@ from helpers import batch, build, write_variant
 from fairseq_kd.cli.main import main
 from fairseq_kd.evaluation import checkpoints as measure
 from fairseq_kd.evaluation import select_teacher as select
-from fairseq_kd.evaluation.gold import nll_of_checkpoint
+from fairseq_kd.evaluation.checkpoints import nll_of_checkpoint
 from fairseq_kd.inference.checkpoint import read_checkpoint
 from fairseq_kd.inference.frozen import build_model, configure_own_task, load_frozen
 
@@ -277,18 +277,21 @@ def test_trust_in_one_checkpoint_does_not_reach_the_file_for_the_average(trainin
         (["--checkpoints", "nowhere"], "--checkpoints nowhere is not a folder"),
         (["--checkpoints", "{tmp}"], "has no checkpoint*.pt"),
         (["--out", "/dev/null/x"], "cannot write to /dev/null/x"),
-        (["--out", "{data}"], "and is no selection: choose another --out"),
+        (["--out", "{data}"], "which this command did not write: choose another --out"),
         (["--subset", "valid2"], "has no subset 'valid2'"),
         (["--last", "0"], "--last 0: must be at least 1"),
         (["--average", "2"], "belong together"),
-        (["--average", "1", "--out-checkpoint", "x.pt"], "--average 1: give 2 or more"),
+        (["--average", "1", "--out-checkpoint", "x.pt"], "--average 1: must be at least 2 checkpoints"),
         (["--average", "4", "--out-checkpoint", "{tmp}/x.pt"], "there are only 3 different checkpoints"),
         (["--average", "2", "--out-checkpoint", "/dev/null/x.pt"], "cannot write to /dev/null"),
-        (["--average", "2", "--out-checkpoint", "{folder}/checkpoint_avg.pt"], "one of the checkpoints the next time"),
-        (["--average", "2", "--out-checkpoint", "{teacher}"], "is there and was not made by averaging"),
+        (
+            ["--average", "2", "--out-checkpoint", "{folder}/checkpoint_avg.pt"],
+            "one of the checkpoints of the next run",
+        ),
+        (["--average", "2", "--out-checkpoint", "{teacher}"], "exists and is not an average"),
         (["--trust-checkpoint", "other.pt"], "other.pt is not one of the checkpoints"),
         (["--beam", "0"], "--beam 0"),
-        (["--reference", "x"], "brings its own references"),
+        (["--reference", "x"], "has its own references"),
     ],
 )
 def test_bad_input_is_one_clear_error(written, teacher, data_bin, tmp_path, capsys, measured, words, message):

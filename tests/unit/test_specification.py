@@ -105,7 +105,7 @@ def test_shared_embeddings_are_written_once(tmp_path):
     [
         (
             ("--arch", "kd_adaptive", "--capacity-target", "0.6", *SMALL),
-            "gates: cut them out first, by fairseq-kd comp",
+            "gates: cut them out first, with fairseq-kd comp",
         ),
         ((*STUDENT, *GLU, "linear"), "--activation-fn is linear, it must be one of relu, gelu"),
         ((*TRANSFORMER, "--no-token-positional-embeddings"), "a model with --no-token-positional-embeddings"),

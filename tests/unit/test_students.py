@@ -1,4 +1,4 @@
-"""kd_student: sizes of the ladder, gated linear units, layers of different shapes, counting, and what is refused."""
+"""kd_student: sizes by name, gated linear units, layers of different shapes, counting, and what is refused."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from student_helpers import SMALL, build_student, size, some_input
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.inference.supported import output_projection
-from fairseq_kd.models.count import operations_a_token, parameters_by_part
+from fairseq_kd.models.count import operations_per_token, parameters_by_part
 from fairseq_kd.models.student import KEYS, RUNGS, dimensions
 from fairseq_kd.models.sublayers import GatedLinearUnit, inner_width
 
@@ -147,7 +147,7 @@ def test_parameters_by_part_and_operations_counted_by_hand():
         "output projection": 0,
     }
     # with 9 tokens: matrices twice their weights; scores and sums of values 2 · 2 · 16 a key; on average 5 keys behind
-    assert operations_a_token(model, 9) == {
+    assert operations_per_token(model, 9) == {
         "encoder": 2 * (4 * 256 + 2 * 16 * 24) + 4 * 16 * 9,
         "decoder": 2 * (8 * 256 + 2 * 16 * 24) + 4 * 16 * 5 + 4 * 16 * 9,
         "output projection": 2 * 20 * 16,
@@ -161,23 +161,23 @@ def test_count_prints_the_sum_of_its_parts(data_bin, capsys):
     numbers = {words[0].strip(): int(words[1].replace(",", "")) for words in lines if words[1][0].isdigit()}
     parts = [value for name, value in numbers.items() if name.split()[0] in ("embeddings", "encoder", "decoder")]
     assert numbers["parameters"] == sum(parts[:-2])  # the last two are operations
-    assert numbers["operations a target token"] == sum(parts[-2:]) + numbers["output projection"]
+    assert numbers["operations per target token"] == sum(parts[-2:]) + numbers["output projection"]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--arch", "kd_student_4m"], "--arch kd_student_4m is not known"),
+        (["--arch", "kd_student_4m"], "has --arch kd_student_4m"),
         (["--arch", "lstm_lm"], "cannot build"),
         (["--arch", "kd_student_3m", "--encoder-attention-heads", "5"], "--encoder-attention-heads 5"),
-        (["--arch", "kd_student_3m", "--decoder-ffn-widths", "1,2"], "names 2 layers, the decoder has 3"),
+        (["--arch", "kd_student_3m", "--decoder-ffn-widths", "1,2"], "gives 2 numbers, but the decoder has 3 layers"),
         (["--arch", "kd_student_3m", "--decoder-ffn-widths", "1,2,x"], "must be whole numbers"),
         (["--arch", "kd_student_3m", "--encoder-self-heads", "1,2,5"], "at least 0 and at most 4"),
         (["--arch", "kd_student_3m", "--ffn-type", "glu", "--quant-noise-pq", "0.1"], "--quant-noise-pq"),
         (["--arch", "kd_student_3m", "--share-all-embeddings", "--separate-embeddings"], "exclude each other"),
         (["--arch", "kd_student_3m", "--colour", "blue"], "does not understand --colour blue"),
         (["--arch", "kd_student_3m", "--length", "0"], "--length 0"),
-        (["--arch", "kd_student_3m", "--like", "x.pt"], "brings its own dimensions: give --arch kd_student with it"),
+        (["--arch", "kd_student_3m", "--like", "x.pt"], "gives all dimensions: give --arch kd_student with it"),
         (["--arch", "kd_student", "--like", "x.pt"], "x.pt is not there"),
     ],
 )

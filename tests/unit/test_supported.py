@@ -110,6 +110,6 @@ def test_an_architecture_or_task_that_nobody_registers_is_named(teacher, data_bi
         options = vars(options) if isinstance(options, Namespace) else options
         options |= {"arch" if part == "model" else "task": "kd_test_nowhere", "_name": "kd_test_nowhere"}
         torch.save(state, tmp_path / "own.pt")
-        message = f"is of the {what} kd_test_nowhere, which neither fairseq nor fairseq_kd registers.*--user-dir"
+        message = f"has the {what} kd_test_nowhere, which neither fairseq nor fairseq_kd registers.*--user-dir"
         with pytest.raises(KDError, match=message):
             load_frozen(tmp_path / "own.pt", data=data_bin, languages=("qaa", "qab"))

@@ -21,7 +21,7 @@ def test_dictionaries_are_compared_by_content_not_by_size():
     check_same_dictionary(dictionary("a", "b"), dictionary("a", "b"), "target")
     with pytest.raises(KDError, match=r"index 5: teacher 'b', student 'c'.*--tgtdict"):
         check_same_dictionary(dictionary("a", "b"), dictionary("a", "c"), "target")
-    with pytest.raises(KDError, match=r"7 source types, student 6.*index 6: teacher 'c', student 'nothing'.*--srcdict"):
+    with pytest.raises(KDError, match=r"they have 7 and 6 entries.*index 6: teacher 'c', student 'nothing'.*--srcdict"):
         check_same_dictionary(dictionary("a", "b", "c"), dictionary("a", "b"), "source")
 
 
