@@ -56,8 +56,8 @@ class LastingStream:
 def lasting_output() -> Iterator[LastingStream]:
     """Standard output and standard error as `LastingStream` during the block; yield the first.
 
-    Where a stream has failed, its rest is discarded at the end. The streams belong to the process, so in a thread that is
-    not the main thread they stay as they are.
+    Where a stream has failed, its rest is discarded at the end. The streams belong to the process, so only the main
+    thread replaces them.
     """
     if threading.current_thread() is not threading.main_thread():
         yield LastingStream(sys.stdout)
