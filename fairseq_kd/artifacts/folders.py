@@ -92,12 +92,6 @@ def _check_complete(folder: Path, final: Path) -> None:
         raise KDError(f"{final / missing[0]} was removed while {final} was written: run the same command again")
 
 
-def replace_folder(temporary: Path, final: Path) -> None:
-    """Put the complete folder `temporary` in the place of `final`, which may exist. The caller holds a lock."""
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(temporary, final)
-
-
 def files_finished(out: Path, request: dict) -> dict | None:
     """The manifest of OUT.* if it is complete and was made from this request, else None.
 

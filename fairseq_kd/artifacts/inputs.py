@@ -5,8 +5,9 @@ looks at its inputs before it opens them, hashes them, and compares before it pu
 
     with Inputs() as inputs:
         inputs.watch(teacher, *files)      # before they are opened: device, inode, size, time of change
-        ... read, compute ...
-        request = {"teacher": inputs.sha256(teacher)}
+        ... read ...
+        request = {"teacher": inputs.loaded(teacher), "data": inputs.hashes(folder, files)}
+        ... compute ...
         inputs.check()                     # before the result gets its name
 
 `folder_in_progress`, `files_in_progress` and `blocks.work_through` take the inputs and check them. When the block ends
@@ -71,12 +72,23 @@ class Inputs:
         """
         name = os.path.abspath(path)
         if name not in self._hashes:
-            self.watch(name)
+            self._stamps.setdefault(name, Stamp.of(name))
             self._hashes[name] = sha256_file(name)
             if (change := self._change_of(name, hashed=False)) is not None:
                 del self._hashes[name]
                 raise KDError(change)
         return self._hashes[name]
+
+    def loaded(self, path) -> str:
+        """The sha256 of a file that is in memory as a whole now; what happens to the file later does not matter.
+
+        Raises KDError when the file has changed since it was first looked at.
+        """
+        name, found = os.path.abspath(path), self.sha256(path)
+        if (change := self._change_of(name)) is not None:
+            raise KDError(change)
+        del self._stamps[name]
+        return found
 
     def hashes(self, folder, names) -> dict[str, str]:
         """Hex sha256 by name of those of the named files that exist in `folder`."""

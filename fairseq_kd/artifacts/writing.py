@@ -62,19 +62,24 @@ class FileInProgress:
         self.temporary, self._handle = _new_file(self.path)
 
     def publish(self) -> None:
-        """Write the content through to the disk and rename the file.
-
-        Without the first step the name could outlive a crash of the machine, and the content not.
-        """
-        with naming_file(self.path):
-            _sync(self.temporary)
-            os.replace(self.temporary, self.path)
+        """Give the file its name: see `rename`."""
+        rename(self.temporary, self.path)
         os.close(self._handle)
 
     def discard(self) -> None:
         """Remove the temporary file."""
         self.temporary.unlink(missing_ok=True)
         os.close(self._handle)
+
+
+def rename(temporary, path) -> None:
+    """Write the content of a complete temporary file through to the disk and give it the name `path`.
+
+    Without the first step the name could survive a crash of the machine, and the content not. Raises CannotWrite.
+    """
+    with naming_file(path):
+        _sync(temporary)
+        os.replace(temporary, path)
 
 
 def _new_file(path: Path) -> tuple[Path, int]:

@@ -160,6 +160,7 @@ def make_cache(
         teacher, task = load_pair(
             data_bin, teacher_path, options.subset, data=teacher_data, dtype=options.teacher_dtype, trust=trust
         )
+        inputs.loaded(teacher_path)
         compute = TeacherRows(teacher, task, _format(options, len(task.target_dictionary)), options)
         made_from = describe_inputs(data_bin, teacher_path, task, options, inputs)
         return write_cache(

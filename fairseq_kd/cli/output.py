@@ -9,6 +9,7 @@ printed after the failure is dropped.
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Iterator
 
 from fairseq_kd.core.errors import EXIT_USER_ERROR, KDError, report
@@ -55,8 +56,12 @@ class LastingStream:
 def lasting_output() -> Iterator[LastingStream]:
     """Standard output and standard error as `LastingStream` during the block; yield the first.
 
-    Where a stream has failed, its rest is discarded at the end.
+    Where a stream has failed, its rest is discarded at the end. The streams belong to the process, so only the main
+    thread replaces them.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield LastingStream(sys.stdout)
+        return
     before = sys.stdout, sys.stderr
     streams = [LastingStream(stream) for stream in before]
     with contextlib.ExitStack() as stack:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from fairseq_kd.artifacts.locks import exclusive
 from fairseq_kd.artifacts.manifest import sha256_file
-from fairseq_kd.artifacts.writing import ensure_writable_folder, write_json
+from fairseq_kd.artifacts.writing import ensure_writable_folder, rename, write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import cached
 from fairseq_kd.core.progress import Progress
@@ -71,7 +71,7 @@ def download(url: str, path: Path, fault: Callable[[Path], str | None]) -> None:
         if (wrong := fault(part)) is not None:
             part.unlink()
             raise KDError(f"{url} {wrong}")
-        part.rename(path)
+        rename(part, path)
 
 
 def fetch(url: str, path: Path) -> Path:

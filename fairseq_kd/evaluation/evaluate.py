@@ -119,6 +119,7 @@ def _evaluate(
 ) -> dict:
     segments = read_segments(data_bin, subset, reference, post_process)
     system = open_system(checkpoint, data_bin, subset, options, len(segments.references), trust=trust)
+    sha256 = inputs.loaded(checkpoint)  # a training may replace it while it is used here
     sizes = size(system, checkpoint)
     scorer = choose_scorer(system.task.cfg.target_lang, tokenize, segments.references)
     measuring = Measuring(measures, system, segments, scorer)
@@ -131,7 +132,7 @@ def _evaluate(
         "format": FORMAT,
         "kind": "result",
         "checkpoint": str(checkpoint),
-        "checkpoint_sha256": inputs.sha256(checkpoint),
+        "checkpoint_sha256": sha256,
         **segments.origin,
         "dictionary_check": system.dictionary_check,
         "sentences": len(hypotheses),

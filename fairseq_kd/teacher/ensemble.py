@@ -96,4 +96,6 @@ def open_teachers(
             )
         member.check_dictionaries(task.source_dictionary, task.target_dictionary)
         members.append(member)
+    for path in listed:
+        inputs.loaded(path)
     return Teachers(members, listed, task, subset, inputs)

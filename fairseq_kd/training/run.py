@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from fairseq_kd.artifacts.folders import remove_leftovers
 from fairseq_kd.artifacts.locks import exclusive
 from fairseq_kd.artifacts.manifest import sha256_file
 from fairseq_kd.artifacts.request import check_same
@@ -41,6 +42,7 @@ def train(folder, arguments: list[str], inputs: dict, max_update: int, label: st
     create_json(folder / REQUEST, request)
     _check_same_request(folder / REQUEST, request)  # of two that begin together one has recorded its own
     if (folder / RECORD).is_file():
+        remove_leftovers(folder / "training")
         return _check_record(folder / RECORD)
     with exclusive(folder / "training"):
         if (folder / RECORD).is_file():  # of another process, which has finished since

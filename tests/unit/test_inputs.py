@@ -57,6 +57,23 @@ def test_the_same_content_under_another_inode_is_the_same_input(file):
     inputs.check()
 
 
+def test_a_file_in_memory_may_change_and_its_hash_stays(file):
+    inputs = Inputs()
+    inputs.watch(file)
+    assert inputs.loaded(file) == SHA256_OF_ABC
+    file.unlink()
+    inputs.check()
+    assert inputs.sha256(file) == SHA256_OF_ABC
+
+
+def test_a_file_that_changed_while_it_was_loaded_is_refused(file):
+    inputs = Inputs()
+    assert inputs.sha256(file) == SHA256_OF_ABC
+    replace(file)
+    with pytest.raises(KDError, match=f"input {file} was changed"):
+        inputs.loaded(file)
+
+
 def test_an_unchanged_file_is_hashed_once(file, monkeypatch):
     inputs = Inputs()
     inputs.sha256(file)

@@ -13,6 +13,7 @@ import torch
 from conftest import ROOT
 from helpers import batch, build, write_variant
 
+from fairseq_kd.artifacts.manifest import sha256_file
 from fairseq_kd.cli.main import main
 from fairseq_kd.evaluation import checkpoints as measure
 from fairseq_kd.evaluation import select_teacher as select
@@ -229,7 +230,7 @@ def test_checkpoints_of_different_architectures_are_not_averaged(training, teach
         change(state)
         torch.save(state, other)
         with pytest.raises(select.KDError, match="different architectures") as raised:
-            select.write_average({first: "", other: ""}, tmp_path / "x.pt")
+            select.write_average({path: sha256_file(path) for path in (first, other)}, tmp_path / "x.pt")
         assert message in str(raised.value) and str(other) in str(raised.value)
     assert not (tmp_path / "x.pt").exists()
 
