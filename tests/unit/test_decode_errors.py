@@ -27,7 +27,7 @@ from fairseq_kd.sequence.options import DecodeOptions
         ({"strategy": "greedy", "seed": 2}, "--seed 2 has no effect"),
         ({"sampling_topk": 5}, "--sampling-topk 5 has no effect with --strategy beam"),
         ({"strategy": "sample", "sampling_topk": 5, "sampling_topp": 0.5}, "give one of them"),
-        ({"strategy": "sample", "sampling_topp": 1.5}, "must be a probability"),
+        ({"strategy": "sample", "sampling_topp": 1.5}, "must be at most 1 because it is a probability"),
         ({"strategy": "sample", "sampling_temperature": 0.0}, "must be above 0"),
         ({"strategy": "teacher-forcing", "lenpen": 1.0}, "--lenpen 1.0 has no effect"),
         ({"select": "closest"}, "give --nbest 2 or more"),
