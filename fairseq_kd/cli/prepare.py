@@ -4,7 +4,7 @@ import sys
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus import synthetic
-from fairseq_kd.corpus.corpora import CORPORA, NAMES, prepare_by_name, usual_options
+from fairseq_kd.corpus.corpora import CORPORA, prepare_by_name, usual_options
 from fairseq_kd.corpus.options import DEFAULT_SAMPLE, DEFAULT_VOCAB_SIZE, FORMS
 from fairseq_kd.corpus.subword import DEFAULT_NORMALISATION, NORMALISATIONS
 from fairseq_kd.corpus.text import CleaningRules
@@ -12,7 +12,7 @@ from fairseq_kd.corpus.text import CleaningRules
 
 def add_arguments(parser) -> None:
     """Declare the options. Where a corpus has its own default, the option is None until then."""
-    parser.add_argument("name", choices=NAMES, help="a corpus by its name; text for your own files")
+    parser.add_argument("name", choices=tuple(CORPORA), help="a corpus by its name; text for your own files")
     parser.add_argument("--out", required=True, help="folder to make, e.g. data-bin/multi30k.de-en")
     parser.add_argument("--source-lang", "-s", help="language of the source; files end in it (train.de)")
     parser.add_argument("--target-lang", "-t", help="language of the target")
@@ -71,14 +71,7 @@ def _stems(args) -> dict | None:
 
 
 def _refuse_options_of_other_corpora(args) -> None:
-    owners = {
-        "raw": (*CORPORA, "multi30k", "text"),
-        "train": ("text",),
-        "valid": ("text",),
-        "test": ("text",),
-        "pairs": ("synthetic",),
-        "seed": ("synthetic",),
-    }
-    for option, names in owners.items():
-        if getattr(args, option) is not None and args.name not in names:
+    for option in ("raw", "train", "valid", "test", "pairs", "seed"):
+        if getattr(args, option) is not None and option not in CORPORA[args.name].takes:
+            names = [corpus.name for corpus in CORPORA.values() if option in corpus.takes]
             raise KDError(f"--{option} has no effect with {args.name}; it is for {' and '.join(names)}")

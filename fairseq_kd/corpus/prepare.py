@@ -28,7 +28,6 @@ from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.corpus.binarise import binarise, count_unknown
 from fairseq_kd.corpus.clean import write_clean_text
-from fairseq_kd.corpus.datasets import SubsetFiles
 from fairseq_kd.corpus.subword import (
     KINDS,
     SentencePieceModel,
@@ -36,7 +35,7 @@ from fairseq_kd.corpus.subword import (
     load_subword_model,
     obtain_subword_models,
 )
-from fairseq_kd.corpus.text import read_lines, write_lines
+from fairseq_kd.corpus.text import SubsetFiles, read_lines, write_lines
 
 FORMAT = 1
 

@@ -17,8 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.corpus.datasets import SubsetFiles
-from fairseq_kd.corpus.text import write_lines
+from fairseq_kd.corpus.text import SubsetFiles, write_lines
 
 SOURCE, TARGET = "qaa", "qab"
 DEFAULT_PAIRS = 12000

@@ -87,6 +87,15 @@ def missing_text(folder, stem: str, lang: str) -> str:
 
 
 @dataclass(frozen=True)
+class SubsetFiles:
+    """The two aligned files of one subset, and the name that the corpus gives it."""
+
+    stem: str
+    source: Path
+    target: Path
+
+
+@dataclass(frozen=True)
 class CleaningRules:
     """Which pairs a training set keeps. Lengths are words, see `corpus.lengths`."""
 

@@ -13,7 +13,7 @@ from helpers import batch
 
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.corpus.datasets import text_files
+from fairseq_kd.corpus.entry import text_files
 from fairseq_kd.corpus.options import PrepareOptions
 from fairseq_kd.corpus.prepare import prepare
 from fairseq_kd.corpus.text import write_lines

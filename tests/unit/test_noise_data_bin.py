@@ -9,7 +9,7 @@ from fairseq_kd.artifacts.derived import SideWriter
 from fairseq_kd.artifacts.manifest import check_files, read_manifest
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.corpus.datasets import text_files
+from fairseq_kd.corpus.entry import text_files
 from fairseq_kd.corpus.options import PrepareOptions
 from fairseq_kd.corpus.prepare import load_subword_models, prepare
 from fairseq_kd.corpus.text import write_lines

@@ -268,7 +268,7 @@ def test_protected_words_of_a_data_bin_are_symbols_or_made_of_several(tmp_path, 
 @pytest.fixture(scope="module")
 def chinese_data_bin(tmp_path_factory):
     """Made by `prepare`, with a test set; <BT> begins half of the sources."""
-    from fairseq_kd.corpus.datasets import text_files
+    from fairseq_kd.corpus.entry import text_files
     from fairseq_kd.corpus.options import PrepareOptions
     from fairseq_kd.corpus.prepare import prepare
 

@@ -14,7 +14,7 @@ from study_helpers import write_spec
 from fairseq_kd.artifacts.manifest import library_versions, write_json
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.corpus.campaign import check_recorded_hash
+from fairseq_kd.corpus.download import check_recorded_hash
 from fairseq_kd.study.check import open_plan
 from fairseq_kd.study.durations import Estimates
 from fairseq_kd.study.factors import make_cells

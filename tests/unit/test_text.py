@@ -8,9 +8,17 @@ import pytest
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.clean import write_clean_text
-from fairseq_kd.corpus.datasets import SubsetFiles, text_files
+from fairseq_kd.corpus.entry import text_files
 from fairseq_kd.corpus.options import PrepareOptions
-from fairseq_kd.corpus.text import CleaningRules, count_lines, normalise_spaces, read_blocks, read_lines, read_raw_lines
+from fairseq_kd.corpus.text import (
+    CleaningRules,
+    SubsetFiles,
+    count_lines,
+    normalise_spaces,
+    read_blocks,
+    read_lines,
+    read_raw_lines,
+)
 
 
 def write(path, data):
