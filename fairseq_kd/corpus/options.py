@@ -3,7 +3,8 @@
 from dataclasses import asdict, dataclass, field, fields
 
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.corpus.subword import DEFAULT_NORMALISATION, KINDS, NORMALISATIONS
+from fairseq_kd.corpus.sentencepiece_model import DEFAULT_NORMALISATION, NORMALISATIONS
+from fairseq_kd.corpus.subword import KINDS
 from fairseq_kd.corpus.text import CleaningRules
 
 DEFAULT_VOCAB_SIZE = 8000

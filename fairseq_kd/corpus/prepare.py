@@ -9,7 +9,6 @@ The folder holds what fairseq-preprocess makes, and beside it
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 from fairseq_kd.artifacts.manifest import (
@@ -19,7 +18,6 @@ from fairseq_kd.artifacts.manifest import (
     hash_files,
     library_versions,
     read_manifest,
-    read_prepared,
     sha256_file,
     write_json,
 )
@@ -28,13 +26,8 @@ from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.corpus.binarise import binarise, count_unknown
 from fairseq_kd.corpus.clean import write_clean_text
-from fairseq_kd.corpus.subword import (
-    KINDS,
-    SentencePieceModel,
-    load_decoder,
-    load_subword_model,
-    obtain_subword_models,
-)
+from fairseq_kd.corpus.sentencepiece_model import SentencePieceModel
+from fairseq_kd.corpus.subword import load_subword_models, obtain_subword_models
 from fairseq_kd.corpus.text import SubsetFiles, read_lines, write_lines
 
 FORMAT = 1
@@ -208,44 +201,6 @@ def _sample(path, lines: int, wanted: int):
     for number, line in enumerate(read_lines(path)):
         if (number + 1) * wanted // lines > number * wanted // lines or wanted >= lines:
             yield line
-
-
-def load_subword_models(data_bin, source_lang, target_lang) -> dict:
-    """Language -> subword model of a data-bin made by `prepare`. Raises KDError when it is not one."""
-    manifest = read_prepared(data_bin)
-    if manifest is None:
-        raise KDError(f"{data_bin} has no {MANIFEST_NAME}: it was not made by `fairseq-kd prepare`")
-    check_files(data_bin, {n: h for n, h in manifest["files"].items() if n.startswith(("dict.", "subword/"))})
-    names = manifest["subword"]["files"]
-    for lang in (source_lang, target_lang):
-        if lang not in names:
-            raise KDError(f"{data_bin} is for the languages {', '.join(names)}, not {lang!r}")
-    kind = manifest["subword"]["kind"]
-    return {
-        lang: load_subword_model(kind, names[lang] and Path(data_bin) / "subword" / names[lang])
-        for lang in (source_lang, target_lang)
-    }
-
-
-def subword_decoder(data_bin, lang: str, post_process: str | None) -> tuple[str, Callable[[str], str]]:
-    """(kind of the subwords, the function that makes text of a line of them): by the data-bin's own model of `lang`.
-
-    post_process: the kind, for a data-bin of plain fairseq-preprocess, which brings no model; else None or the same
-    kind. Everything that compares or writes text of a data-bin asks here.
-    Raises KDError where it is not known how subwords make text, and for a kind that is not the data-bin's.
-    """
-    manifest = read_prepared(data_bin)
-    if manifest is None:
-        if post_process is None:
-            raise KDError(
-                f"{data_bin} was not made by `fairseq-kd prepare`, so it does not say how its subwords make text, and "
-                f"scores of subwords mean nothing: give --post-process {'|'.join(KINDS)}"
-            )
-        return post_process, load_decoder(post_process)
-    kind = manifest["subword"]["kind"]
-    if post_process not in (None, kind):
-        raise KDError(f"--post-process {post_process}: the manifest of {data_bin} says {kind}")
-    return kind, load_subword_models(data_bin, lang, lang)[lang].decode
 
 
 def _segment_and_binarise(prefixes, pairs, models, languages, folder, options) -> bool:

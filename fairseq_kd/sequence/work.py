@@ -15,7 +15,7 @@ import numpy as np
 from fairseq_kd.artifacts.blocks import Block, cut_blocks
 from fairseq_kd.artifacts.manifest import check_files
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.corpus.prepare import subword_decoder
+from fairseq_kd.corpus.subword import subword_decoder
 from fairseq_kd.scoring.score import Scorer, choose_scorer
 from fairseq_kd.scoring.tokenizers import LOOKED_AT
 from fairseq_kd.sequence.assemble import assemble

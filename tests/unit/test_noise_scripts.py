@@ -10,7 +10,7 @@ import regex
 from fairseq_kd.artifacts.derived import SideWriter
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.corpus.subword import SentencePieceModel
+from fairseq_kd.corpus.sentencepiece_model import SentencePieceModel
 from fairseq_kd.corpus.text import write_lines
 from fairseq_kd.noise.block import BLOCK_LINES
 from fairseq_kd.noise.options import NoiseOptions
@@ -284,7 +284,7 @@ def chinese_data_bin(tmp_path_factory):
 
 @pytest.mark.parametrize("more", [{"word_tokenizer": "char"}, {"level": "char"}], ids=str)
 def test_characters_of_a_prepared_data_bin_with_protected_words(chinese_data_bin, tmp_path, more):
-    from fairseq_kd.corpus.prepare import load_subword_models
+    from fairseq_kd.corpus.subword import load_subword_models
     from fairseq_kd.noise.data_bin import noise_data_bin
 
     options = NoiseOptions(delete=0.2, substitute=0.2, swap=0.2, protect=["<BT>"], **more)

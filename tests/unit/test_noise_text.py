@@ -170,7 +170,7 @@ def test_level_subword_uses_the_given_model(tmp_path, corpus_model):
 
 @pytest.fixture(scope="module")
 def corpus_model(tmp_path_factory):
-    from fairseq_kd.corpus.subword import SubwordNMTModel
+    from fairseq_kd.corpus.bpe import SubwordNMTModel
 
     path = tmp_path_factory.mktemp("model") / "joint.codes"
     SubwordNMTModel.train(["one two abc abd cr lf bed"] * 3, 10, path)
