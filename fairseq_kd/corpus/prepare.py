@@ -1,9 +1,9 @@
 """From raw text to a data-bin that fairseq-train reads and that evaluation can score in plain text.
 
-The folder holds what fairseq-preprocess makes, and beside it
+The folder holds the files of fairseq-preprocess, and also
 
     subword/         the subword model
-    raw/             the sentences of the evaluation sets as they were read, both languages
+    raw/             the sentences of the evaluation sets before segmentation, both languages
     manifest.json    inputs with hashes, options, counts, versions, and the sha256 of every other file
 """
 
@@ -36,12 +36,12 @@ FORMAT = 1
 def prepare(name, files, source_lang, target_lang, out, options, say=print, origin=None):
     """Make the data-bin `out` from the raw files of each subset and return its manifest.
 
-    files: subset ("train", "valid", "test", ...) -> SubsetFiles; or a function that writes such files into a folder
-    that it is given and returns that mapping. It is called only if `out` is not finished, so `origin` must then
-    identify what it writes. say: called with a line of progress.
-    origin: how the raw text itself was made or where it comes from, for the manifest.
-    A finished `out` of the same inputs and options is checked and kept. Memory hardly depends on the size of the
-    corpus: text goes through line by line, and subwords are learned from `options.sample` pairs.
+    files: subset ("train", "valid", "test", ...) -> SubsetFiles; or a function that takes a folder, writes such files
+    into it and returns that mapping. The function is called only if `out` is not finished, so `origin` must identify
+    what it writes. say: called with each line of progress.
+    origin: how the raw text was made or where it comes from, for the manifest.
+    A finished `out` of the same inputs and options is checked and kept. The memory needed hardly depends on the size
+    of the corpus: text is processed line by line, and subwords are learned from `options.sample` pairs.
     Raises KDError for bad input; then nothing is left under `out`.
     """
     check_new_data_bin(out)
@@ -126,17 +126,17 @@ def _finished(out: Path, request: dict) -> dict | None:
 
 
 def _differences(made: dict, asked: dict) -> str:
-    """What of two requests differs, by name."""
+    """The names of what differs between two requests."""
     before, now = made.get("options", {}), asked["options"]
     names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     others = sorted(name for name in asked if name != "options" and made.get(name) != asked[name])
     if names == ["normalisation"] and "normalisation" not in before and not others:
-        return "it was made before --normalisation was an option, by nmt_nfkc; normalisation nmt_nfkc keeps it"
+        return "it was made by nmt_nfkc, before --normalisation existed; --normalisation nmt_nfkc keeps it"
     return "other " + ", ".join(names + others)
 
 
 def _clean(files: dict[str, SubsetFiles], languages, options, scratch: Path, say) -> tuple[dict, dict]:
-    """Write the clean text of each subset; return its prefix, and what the manifest says of it."""
+    """Write the clean text of each subset; return subset -> prefix, and subset -> its entry in the manifest."""
     prefixes, subsets = {}, {}
     kind = options.subword
     if options.like is not None:
@@ -176,13 +176,13 @@ def _subword_models(options, train_prefix, train_pairs: int, languages, folder) 
 
 
 def _normalisation(models: dict) -> dict:
-    """Language -> the rule by which its SentencePiece model normalises text, for the manifest."""
+    """Language -> the rule with which its SentencePiece model normalises text, for the manifest."""
     rules = {lang: model.normalisation for lang, model in models.items() if isinstance(model, SentencePieceModel)}
     return {"normalisation": rules} if rules else {}
 
 
 def _count_unreachable(prefixes, subsets, models, target_lang: str, say) -> None:
-    """Count the references that no output can equal, because the subword model normalises the text."""
+    """Count the references that no output can equal because the subword model normalises the text."""
     model = models[target_lang]
     if not isinstance(model, SentencePieceModel):
         return
@@ -192,12 +192,12 @@ def _count_unreachable(prefixes, subsets, models, target_lang: str, say) -> None
             subsets[subset]["references_out_of_reach"] = count
             say(
                 f"{subset}: the subword model changes {count} of {subsets[subset]['pairs']} references (normalisation "
-                f"{model.normalisation}), so no translation can equal them; a model of normalisation identity would not"
+                f"{model.normalisation}), so no translation can equal them; --normalisation identity would change none"
             )
 
 
 def _sample(path, lines: int, wanted: int):
-    """`wanted` of the lines, evenly spaced; all if there are no more."""
+    """`wanted` of the lines, evenly spaced; all lines if there are fewer."""
     for number, line in enumerate(read_lines(path)):
         if (number + 1) * wanted // lines > number * wanted // lines or wanted >= lines:
             yield line

@@ -109,6 +109,6 @@ def test_the_cache_names_the_sentence_and_the_word_that_it_comes_from(plain):
     task = open_data(plain, ("de", "en"), "train")
     cache_format = CacheFormat(2, (1.0,), len(task.target_dictionary))
     rows = TeacherRows(Teacher, task, cache_format, CachingOptions(cpu=True))
-    with pytest.raises(KDError, match="target of sentence 3 holds the padding symbol.*turns the word <pad> of the text"):
+    with pytest.raises(KDError, match="target of sentence 3 holds the padding symbol.*turns the word <pad> of"):
         rows(0, 16, lambda count: None, None)
     assert np.count_nonzero(rows.sizes == 4) == 8

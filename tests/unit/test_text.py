@@ -149,7 +149,7 @@ def test_a_table_of_two_columns_is_named_as_what_it_is(tmp_path, capsys):
     write(tmp_path / "train.tsv", "ein hund\ta dog\n")
     command = ["prepare", "text", "--raw", str(tmp_path), "-s", "de", "-t", "en", "--out", str(tmp_path / "out")]
     assert main(command) == 2
-    assert "train.tsv beside it is a table" in capsys.readouterr().err
+    assert "train.tsv is a table" in capsys.readouterr().err
     command = ["noise", "--prefix", str(tmp_path / "train"), "-s", "de", "-t", "en", "--delete", "0.1"]
     assert main([*command, "--out", str(tmp_path / "out")]) == 2
     assert "cut -f1 train.tsv > train.LANG" in capsys.readouterr().err
