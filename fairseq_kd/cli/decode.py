@@ -88,7 +88,7 @@ def options_of(args) -> DecodeOptions:
 
 
 def run(args) -> None:
-    """Make the data-bin, or continue it, and say what is in it."""
+    """Make the data-bin, or continue it, and print what it holds."""
     from fairseq_kd.sequence.decode import decode
 
     options = options_of(args)

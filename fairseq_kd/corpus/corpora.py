@@ -1,4 +1,4 @@
-"""Corpora by name: one entry per corpus, and the commands' way to them.
+"""Corpora by name: one entry per corpus, its usual options, and its data-bin.
 
 An entry holds the archives with their addresses and hashes, the layout, and the usual options. A recipe of the
 quickstart for the corpus, if there is one, is configs/datasets/NAME.yaml. No entry but multi30k has been run on the
@@ -26,7 +26,7 @@ from fairseq_kd.corpus.text import CleaningRules
 
 TAGS_2014 = ("url", "talkid", "keywords")
 TAGS = (*TAGS_2014, "speaker", "reviewer", "translator", "doc")
-# the address of the first versions of fairseq's script, and sacreBLEU's copies of the archives of 2017
+# WIT3: the address in the first versions of fairseq's script. WIT3_COPY: the copies that sacreBLEU uses for 2017.
 WIT3 = "https://wit3.fbk.eu/archive"
 WIT3_COPY = "https://raw.githubusercontent.com/hlt-mt/WIT3/master/archive"
 
@@ -51,7 +51,7 @@ _EN_FR_17 = Archive(
 )
 _EN_FR_13 = Archive("en-fr", inside=("2013-01",))
 
-# 160,239 pairs in the literature: ratio 1.5 and length 1 to 175 of Moses tokens, every 23rd pair for validation
+# the literature has 160,239 pairs: ratio 1.5, 1 to 175 Moses tokens, every 23rd pair for validation
 IWSLT14 = ArchiveCorpus(
     "iwslt14.de-en",
     ("de", "en"),
@@ -77,7 +77,7 @@ IWSLT14 = ArchiveCorpus(
     straight_apostrophes=True,
 )
 
-# fairseq prepares 2017 without tokenising, by 16,384 SentencePiece BPE; it has no test set of its own
+# fairseq prepares 2017 without a tokeniser, with 16,384 pieces of SentencePiece; it has no test set for 2017
 IWSLT17 = ArchiveCorpus(
     "iwslt17.en-fr",
     ("en", "fr"),

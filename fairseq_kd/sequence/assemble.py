@@ -105,8 +105,8 @@ def _sentences(folder: Path, blocks: list) -> Iterator[tuple]:
             raise KDError(f"{path} was damaged ({error}): remove it, and run the same command again") from error
         if count != block.end - block.start:
             raise KDError(
-                f"{path} has {count} sentences of {block.end - block.start}, it was damaged: remove it, and run the "
-                "same command again"
+                f"{path} has {count} of {block.end - block.start} sentences, so it was damaged: remove it, and run "
+                "the same command again"
             )
 
 

@@ -162,8 +162,7 @@ def convert(teachers: Teachers) -> Path:
                 _convert(teacher, final)
     except OSError as error:
         raise KDError(
-            f"cannot keep the converted teacher in {final.parent} ({error}); set FAIRSEQ_KD_CACHE to a folder that can "
-            "be written"
+            f"cannot keep the converted teacher in {final.parent} ({error}); set FAIRSEQ_KD_CACHE to a writable folder"
         ) from error
     return final
 

@@ -77,7 +77,7 @@ def choose_backend(teachers: Teachers, options: DecodeOptions, workers=None, say
                 raise KDError(f"--backend ctranslate2: {error}; or use --backend fairseq") from error
             why_not = str(error)
     if options.dtype == "int8":
-        raise KDError(f"--dtype int8 needs CTranslate2, which cannot do this: {why_not}")
+        raise KDError(f"--dtype int8 needs CTranslate2, which cannot do this: {why_not}; give another --dtype")
     if workers is not None:
         raise KDError("--workers is for --backend ctranslate2; share the work of fairseq by --shard I/N")
     if options.backend == "auto":

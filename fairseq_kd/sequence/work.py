@@ -114,7 +114,7 @@ class DecodeWork:
         if self.options.fallback == "error" and found.any():
             raise KDError(
                 f"sentence {np.flatnonzero(found)[0]} is longer than the teacher's positions, {int(found.sum()):,} are "
-                "(--fallback reference keeps their gold targets)"
+                "in all (--fallback reference keeps their gold targets)"
             )
         return found
 

@@ -83,7 +83,7 @@ def test_repetition_and_length_count_the_words_of_the_scorer(evaluate, monkeypat
 def test_13a_on_text_without_spaces_is_said_aloud_where_it_was_asked_for(evaluate, capsys):
     assert evaluate("--tokenize", "13a") == 0
     warning = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: "))
-    assert "100% of the letters of the references are of a script without spaces" in warning
+    assert "100% of the letters of the references belong to scripts without spaces" in warning
     assert evaluate.result()["bleu"]["score"] < 1 and "|tok:13a|" in evaluate.result()["bleu"]["signature"]
     assert evaluate("--tokenize", "zh") == 0 and "warning: " not in capsys.readouterr().err
 
