@@ -72,12 +72,7 @@ def write_clean_text(
             name: [stack.enter_context(open(f"{prefix}.{lang}", "wb")) for lang in languages]
             for name, prefix in prefixes.items()
         }
-        in_form = _in_form(pairs, languages, options)
-        head = list(itertools.islice(in_form, HEAD_PAIRS))
-        lengths = fit_lengths([counted for *_, counted in head])
-        report.measured = dict(zip(languages, lengths.describe(), strict=True))
-        for number, source, target, counted in progress.over(itertools.chain(head, in_form)):
-            damage = options.rules.damage(*lengths.of(*counted))
+        for number, source, target, damage in progress.over(_with_damage(pairs, languages, options, report)):
             if damage is not None:
                 report.note(damage, number)
                 if training:
@@ -94,6 +89,16 @@ def write_clean_text(
     if training and not written[main]:
         raise KDError(f"{paths.source} and {paths.target} leave no usable pair: {report.describe()}")
     return report, written
+
+
+def _with_damage(pairs: Iterable, languages, options: PrepareOptions, report: CleaningReport) -> Iterator[tuple]:
+    """(number, source as written, target as written, kind of damage or None) of each pair; sets `report.measured`."""
+    in_form = _in_form(pairs, languages, options)
+    head = list(itertools.islice(in_form, HEAD_PAIRS))
+    lengths = fit_lengths([counted for *_, counted in head])
+    report.measured = dict(zip(languages, lengths.describe(), strict=True))
+    for number, source, target, counted in itertools.chain(head, in_form):
+        yield number, source, target, options.rules.damage(*lengths.of(*counted))
 
 
 def _in_form(pairs: Iterable, languages, options: PrepareOptions) -> Iterator[tuple]:

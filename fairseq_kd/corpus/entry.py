@@ -21,7 +21,7 @@ from fairseq_kd.corpus.files import ENDINGS
 from fairseq_kd.corpus.text import SubsetFiles, find_text, missing_text
 
 VALID_STEMS = ("valid", "val", "dev")
-ENDING = rf"(?:{'|'.join(map(re.escape, ENDINGS))})?$"  # of the name of a file, compressed or not
+ENDING = rf"(?:{'|'.join(map(re.escape, ENDINGS))})?$"  # the end of a file's name, compressed or not
 
 
 class Corpus(ABC):

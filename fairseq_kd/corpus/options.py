@@ -24,10 +24,10 @@ class PrepareOptions:
     like: str | None = None  # reuse subword model and dictionaries of this data-bin
     rules: CleaningRules = field(default_factory=CleaningRules)
     workers: int = 1
-    form: str = "cased"  # of the text: unchanged, tokenised, or tokenised and lower-cased
+    form: str = "cased"  # the text is unchanged, tokenised, or tokenised and lower-cased
     sample: int = DEFAULT_SAMPLE  # pairs from which subwords are learned, evenly spaced
     count_tokens: bool = False  # the lengths of `rules` are Moses tokens even if the text is not tokenised
-    normalisation: str | None = None  # of a new SentencePiece model; None: DEFAULT_NORMALISATION
+    normalisation: str | None = None  # for a new SentencePiece model; None: DEFAULT_NORMALISATION
     valid_every: int | None = None  # every n-th kept training pair is a validation pair
 
     def __post_init__(self):

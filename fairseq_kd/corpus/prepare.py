@@ -65,10 +65,7 @@ def prepare(name, files, source_lang, target_lang, out, options, say=print, orig
         joint = _segment_and_binarise(prefixes, pairs, subword["models"], languages, folder, options)
         _move_raw(prefixes, languages, folder)
         shutil.rmtree(scratch)
-        for subset, found in subsets.items():
-            found["unknown_tokens"] = count_unknown(folder, subset, source_lang, target_lang)
-            if any(found["unknown_tokens"].values()):
-                say(f"{subset}: tokens that are not in the dictionary: {found['unknown_tokens']}")
+        _count_unknown(folder, subsets, languages, say)
         manifest = {
             "format": FORMAT,
             "kind": "data-bin",
@@ -194,6 +191,13 @@ def _count_unreachable(prefixes, subsets, models, target_lang: str, say) -> None
                 f"{subset}: the subword model changes {count} of {subsets[subset]['pairs']} references (normalisation "
                 f"{model.normalisation}), so no translation can equal them; --normalisation identity would change none"
             )
+
+
+def _count_unknown(folder: Path, subsets: dict, languages, say) -> None:
+    for subset, found in subsets.items():
+        found["unknown_tokens"] = count_unknown(folder, subset, *languages)
+        if any(found["unknown_tokens"].values()):
+            say(f"{subset}: tokens that are not in the dictionary: {found['unknown_tokens']}")
 
 
 def _sample(path, lines: int, wanted: int):
