@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from fairseq_kd.corpus.prepare import subword_decoder
+from fairseq_kd.corpus.subword import subword_decoder
 from fairseq_kd.scoring.score import choose_scorer
 from fairseq_kd.sequence.ctranslate2_backend import convert
 from fairseq_kd.teacher.ensemble import open_teachers

@@ -17,7 +17,7 @@ from pathlib import Path
 import ctranslate2
 import numpy as np
 
-from fairseq_kd.corpus.prepare import subword_decoder
+from fairseq_kd.corpus.subword import subword_decoder
 from fairseq_kd.export.runtime import numbers
 from fairseq_kd.scoring.score import choose_scorer
 from fairseq_kd.sequence.ctranslate2_backend import MAX_TOKENS, convert

@@ -14,7 +14,7 @@ from fairseq_kd.artifacts.blocks import offsets_of
 from fairseq_kd.artifacts.fingerprint import data_files, data_hashes, dictionary_hash
 from fairseq_kd.cache.format import CacheFormat, Rows, sentence_crcs
 from fairseq_kd.cache.writer import write_cache
-from fairseq_kd.corpus.datasets import text_files
+from fairseq_kd.corpus.entry import text_files
 from fairseq_kd.corpus.options import PrepareOptions
 from fairseq_kd.corpus.prepare import prepare
 from fairseq_kd.corpus.synthetic import CorpusSpec, write_corpus

@@ -14,7 +14,7 @@ from train_step import timed
 from fairseq_kd.cache.format import CacheFormat
 from fairseq_kd.cache.make import CachingOptions, TeacherRows
 from fairseq_kd.export.runtime import numbers, write_model
-from fairseq_kd.sequence.backend import MAX_TOKENS, FairseqBackend, search_arguments
+from fairseq_kd.sequence.backend import MAX_TOKENS, FairseqBackend
 from fairseq_kd.sequence.options import DecodeOptions
 
 SEARCH = DecodeOptions(beam=5, max_len_b=LENGTH - 2)
@@ -56,7 +56,7 @@ def fairseq_search(bench: Bench, data: RandomData, arch: str, dtype: str) -> dic
     """Our loop around fairseq's beam search, after a first one over a tenth."""
     device = torch.device(bench.device)
     model = data.teacher(arch, dtype).model.to(device)
-    search, max_tokens = search_arguments(SEARCH), MAX_TOKENS[bench.device]
+    search, max_tokens = SEARCH.how.fairseq_arguments(SEARCH.settings()), MAX_TOKENS[bench.device]
     backend = FairseqBackend([model], data.task, data.dataset, search, max_tokens, device)
     every, found = np.arange(min(DECODED, len(data.dataset))), {}
     backend.translate(every[: len(every) // 10], lambda count: None)

@@ -62,7 +62,7 @@ def corpus(tmp_path_factory):
 @pytest.fixture(scope="session")
 def data_bin(corpus, tmp_path_factory):
     """A data-bin made by `fairseq-kd prepare`."""
-    from fairseq_kd.corpus.datasets import text_files
+    from fairseq_kd.corpus.entry import text_files
     from fairseq_kd.corpus.options import PrepareOptions
     from fairseq_kd.corpus.prepare import prepare
 

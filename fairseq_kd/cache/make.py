@@ -15,7 +15,7 @@ from fairseq_kd.cache.tail_shapes import fit, sample_sentences
 from fairseq_kd.cache.writer import write_cache
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
-from fairseq_kd.corpus.special_words import ORIGIN
+from fairseq_kd.corpus.binarise import ORIGIN
 from fairseq_kd.inference.device import choose_device
 from fairseq_kd.inference.frozen import FrozenModel
 from fairseq_kd.inference.opening import check_longest, check_positions, collate, length_sorted, load_pair

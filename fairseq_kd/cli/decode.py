@@ -5,7 +5,8 @@ import time
 from fairseq_kd.cli.translation import add_tokenize_argument
 from fairseq_kd.cli.user_dir import add_user_dir
 from fairseq_kd.inference.device import parse_shard
-from fairseq_kd.sequence.options import BACKENDS, DEFAULTS, DTYPES, METRICS, SELECTIONS, STRATEGIES, DecodeOptions
+from fairseq_kd.sequence.options import BACKENDS, DTYPES, FALLBACKS, METRICS, SELECTIONS, DecodeOptions
+from fairseq_kd.sequence.strategies import STRATEGIES, all_options, as_option, strategies_with
 
 
 def add_arguments(parser) -> None:
@@ -16,77 +17,78 @@ def add_arguments(parser) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="the new data-bin; the same command continues it")
     parser.add_argument("--subset", default=defaults.subset, help="train, valid, ... (default %(default)s)")
     _add_strategy(parser, defaults)
-    group = parser.add_argument_group("which hypothesis, which sentences")
+    _add_selection(parser.add_argument_group("which hypothesis, which sentences"), defaults)
+    _add_execution(parser.add_argument_group("how the teacher runs"), defaults)
+    add_user_dir(parser)
+
+
+def _add_selection(group, defaults: DecodeOptions) -> None:
     group.add_argument(
         "--select",
         choices=SELECTIONS,
         default=defaults.select,
-        help="of n best: the most probable, or the closest to the gold target (default %(default)s)",
+        help="the most probable hypothesis, or the closest to the gold target (default %(default)s)",
     )
-    group.add_argument("--metric", choices=METRICS, default=defaults.metric, help="of closest (default %(default)s)")
+    group.add_argument(
+        "--metric", choices=METRICS, default=defaults.metric, help="measures how close (default %(default)s)"
+    )
     add_tokenize_argument(group)
     group.add_argument("--post-process", metavar="KIND", help="how subwords are joined for --metric")
     group.add_argument(
         "--fallback",
-        choices=("reference", "error"),
+        choices=FALLBACKS,
         default=defaults.fallback,
-        help="where the teacher has no answer: the gold target, counted, or stop (default %(default)s)",
+        help="where the teacher has no answer: write the gold target and count it, or stop (default %(default)s)",
     )
-    group.add_argument("--max-length-ratio", type=float, metavar="R", help="leave out pairs above it")
-    group.add_argument("--drop-empty", action="store_true", help="leave out pairs with an empty side")
-    group.add_argument("--drop-copies", action="store_true", help="leave out targets that repeat their source")
-    group = parser.add_argument_group("how the teacher runs")
+    group.add_argument(
+        "--max-length-ratio", type=float, metavar="R", help="drop pairs with longer side / shorter side above R"
+    )
+    group.add_argument("--drop-empty", action="store_true", help="drop pairs with an empty side")
+    group.add_argument("--drop-copies", action="store_true", help="drop pairs whose target repeats the source")
+
+
+def _add_execution(group, defaults: DecodeOptions) -> None:
     group.add_argument(
         "--backend",
         choices=BACKENDS,
         default=defaults.backend,
-        help="auto: ctranslate2 where it can do what is asked for (default %(default)s)",
+        help="auto: ctranslate2 if it can run the strategy and the teacher (default %(default)s)",
     )
     group.add_argument("--dtype", choices=DTYPES, default=defaults.dtype, help="(default %(default)s)")
     group.add_argument("--workers", type=int, metavar="N", help="threads of ctranslate2 on a CPU (default: all cores)")
     group.add_argument("--teacher-data", metavar="DIR", help="the teacher's dictionaries, if they were moved")
     group.add_argument("--trust-checkpoint", metavar="FILE", help="load this teacher even if it holds code")
-    group.add_argument("--max-tokens", type=int, metavar="N", help="source tokens a batch (default: the backend's)")
+    group.add_argument("--max-tokens", type=int, metavar="N", help="source tokens per batch (default: by the backend)")
     group.add_argument("--cpu", action="store_true", help="do not use CUDA")
     group.add_argument(
         "--shard",
         metavar="I/N",
-        help="do the share I (0 to N - 1) of the work; the last to finish joins all. torchrun: by rank",
+        help="do the share I (0 to N - 1) of the work; the last process to finish joins all shares. torchrun: by rank",
     )
-    add_user_dir(parser)
 
 
 def _add_strategy(parser, defaults: DecodeOptions) -> None:
     group = parser.add_argument_group("strategy")
-    group.add_argument("--strategy", choices=STRATEGIES, default=defaults.strategy, help="(default %(default)s)")
-    kinds = {
-        "beam": (int, "hypotheses that are kept"),
-        "nbest": (int, "hypotheses that are written, or samples that are drawn"),
-        "lenpen": (float, "above 1 favours longer ones"),
-        "max_len_a": (float, "longest output: A * source + B tokens"),
-        "max_len_b": (int, "see --max-len-a"),
-        "sampling_topk": (int, "draw from the K most probable types; 0: from all"),
-        "sampling_topp": (float, "draw from the most probable types that have mass P; 0: from all"),
-        "sampling_temperature": (float, "divides the logits"),
-        "seed": (int, "of sampling"),
-    }
-    for name, (kind, text) in kinds.items():
-        group.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"{text} (default {DEFAULTS[name]})")
+    listed = "; ".join(f"{strategy.name}: {strategy.summary}" for strategy in STRATEGIES.values())
     group.add_argument(
-        "--early-eos",
-        choices=("replace", "cut"),
-        help="teacher forcing, where the teacher would end before the gold: its next best token, or end (default "
-        "replace)",
+        "--strategy", choices=tuple(STRATEGIES), default=defaults.strategy, help=f"{listed} (default %(default)s)"
     )
+    for name, option in all_options().items():
+        group.add_argument(
+            as_option(name),
+            type=type(option.default),
+            choices=option.choices or None,
+            help=f"{option.help} (default {option.default}; for {', '.join(strategies_with(name))})",
+        )
 
 
 def options_of(args) -> DecodeOptions:
-    """The checked options. Raises KDError."""
-    return DecodeOptions(**{name: getattr(args, name) for name in DecodeOptions.__dataclass_fields__})
+    """The checked options. Raises KDError for values that cannot be used."""
+    return DecodeOptions(**{name: getattr(args, name) for name in DecodeOptions.names()})
 
 
 def run(args) -> None:
-    """Make the data-bin, or continue it, and say what is in it."""
+    """Make the data-bin, or continue it, and print what it holds."""
     from fairseq_kd.sequence.decode import decode
 
     options = options_of(args)
@@ -105,22 +107,22 @@ def run(args) -> None:
     if manifest is None:
         print(
             f"share {shard[0]} of {shard[1]} of {args.out} is finished, others are not: the last to finish joins all "
-            "(the same command without --shard does what is left)"
+            "(the same command without --shard does the rest)"
         )
         return
     print_summary(args, manifest, time.monotonic() - started)
 
 
 def print_summary(args, manifest: dict, seconds: float) -> None:
-    """What the data-bin holds, and the next command."""
+    """Print what the data-bin holds, and the next command."""
     pairs, sentences = manifest["pairs"], manifest["sentences"]
     print(
         f"{args.out} is complete: {pairs:,} pairs of {sentences:,} sentences, {manifest['target_tokens']:,} target "
         f"tokens, by {manifest['backend']} in {seconds:.1f} s"
     )
     for reason, count in manifest["fallbacks"].items():
-        print(f"    {count:,} gold targets stand in for the teacher's ({reason.replace('_', ' ')})")
+        print(f"    {count:,} gold targets replace the teacher's ({reason.replace('_', ' ')})")
     for reason, count in manifest["dropped"].items():
-        print(f"    {count:,} pairs left out ({reason.replace('_', ' ')})")
+        print(f"    {count:,} pairs dropped ({reason.replace('_', ' ')})")
     if manifest["subset"] == "train":
         print(f"next: fairseq-train {args.out} ...")

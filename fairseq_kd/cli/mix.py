@@ -1,26 +1,26 @@
-"""`fairseq-kd mix`: several data-bins -> one, to train on original and distilled targets together."""
+"""`fairseq-kd mix`: several data-bins -> one, for training on original and distilled targets together."""
 
 from fairseq_kd.core.errors import KDError
 
 
 def add_arguments(parser) -> None:
     """Declare the options."""
-    parser.add_argument("data_bins", nargs="+", metavar="DATA_BIN", help="the first gives the evaluation sets")
+    parser.add_argument("data_bins", nargs="+", metavar="DATA_BIN", help="the evaluation sets come from the first")
     parser.add_argument("--out", required=True, metavar="DIR", help="the new data-bin")
     parser.add_argument(
         "--times",
         type=float,
         nargs="+",
         metavar="N",
-        help="how often each training set is taken; 0.5: a random half (default: once each)",
+        help="how often each training set is repeated; 0.5: a random half (default: once each)",
     )
-    parser.add_argument("--seed", type=int, help="of random shares, as 0.5 is one (default 1)")
-    parser.add_argument("--source-lang", metavar="LANG", help="(default: those of the first)")
+    parser.add_argument("--seed", type=int, help="seed of random shares, such as 0.5 (default 1)")
+    parser.add_argument("--source-lang", metavar="LANG", help="(default: the languages of the first)")
     parser.add_argument("--target-lang", metavar="LANG", help="with --source-lang")
 
 
 def run(args) -> None:
-    """Mix, and say what is in it."""
+    """Mix, and print what the data-bin holds."""
     from fairseq_kd.sequence.mix import mix
 
     if len(args.data_bins) < 2 and args.times is None:

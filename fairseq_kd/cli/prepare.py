@@ -4,16 +4,16 @@ import sys
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus import synthetic
-from fairseq_kd.corpus.corpora import CORPORA, NAMES, prepare_by_name, usual_options
+from fairseq_kd.corpus.corpora import CORPORA, prepare_by_name, usual_options
 from fairseq_kd.corpus.options import DEFAULT_SAMPLE, DEFAULT_VOCAB_SIZE, FORMS
-from fairseq_kd.corpus.subword import DEFAULT_NORMALISATION, NORMALISATIONS
+from fairseq_kd.corpus.sentencepiece_model import DEFAULT_NORMALISATION, NORMALISATIONS
 from fairseq_kd.corpus.text import CleaningRules
 
 
 def add_arguments(parser) -> None:
-    """Declare the options. Where a corpus has its own default, the option is None until then."""
-    parser.add_argument("name", choices=NAMES, help="a corpus by its name; text for your own files")
-    parser.add_argument("--out", required=True, help="folder to make, e.g. data-bin/multi30k.de-en")
+    """Declare the options. The options for which a corpus can have its own default are None here."""
+    parser.add_argument("name", choices=tuple(CORPORA), help="a corpus by its name; text for your own files")
+    parser.add_argument("--out", required=True, help="the new data-bin, for example data-bin/multi30k.de-en")
     parser.add_argument("--source-lang", "-s", help="language of the source; files end in it (train.de)")
     parser.add_argument("--target-lang", "-t", help="language of the target")
     parser.add_argument("--raw", help="folder of the raw files or archives; named corpora are downloaded without it")
@@ -24,18 +24,22 @@ def add_arguments(parser) -> None:
     made = parser.add_argument_group("synthetic")
     made.add_argument("--pairs", type=int, help=f"training pairs to make (default {synthetic.DEFAULT_PAIRS})")
     made.add_argument("--seed", type=int, help="seed of the corpus (default 1)")
-    cleaning, of_corpus = CleaningRules(), "if the corpus has no default of its own"
+    cleaning, of_corpus = CleaningRules(), "unless the corpus has its own"
     clean = parser.add_argument_group(f"text and cleaning of the training set (defaults {of_corpus})")
-    clean.add_argument("--form", choices=FORMS, help="cased (default): as it is; tokenised by Moses' rules")
+    clean.add_argument(
+        "--form",
+        choices=FORMS,
+        help="cased (default): unchanged; others: by Moses' tokeniser",
+    )
     clean.add_argument("--max-words", type=int, help=f"longest side ({cleaning.max_words})")
     clean.add_argument("--max-ratio", type=float, help=f"longer side / shorter side ({cleaning.max_ratio})")
     group = parser.add_argument_group(f"subwords and dictionary (defaults {of_corpus})")
     group.add_argument("--subword", help="sentencepiece (default), subword-nmt or none")
     group.add_argument("--vocab-size", type=int, help=f"subwords ({DEFAULT_VOCAB_SIZE})")
-    group.add_argument("--separate", action="store_true", help="a subword model and dictionary a language")
+    group.add_argument("--separate", action="store_true", help="one subword model and dictionary per language")
     group.add_argument("--subword-model", metavar="FILE", help="reuse this model instead of training one")
     group.add_argument(
-        "--normalisation", choices=NORMALISATIONS, help=f"of the text by SentencePiece ({DEFAULT_NORMALISATION})"
+        "--normalisation", choices=NORMALISATIONS, help=f"rule of SentencePiece for the text ({DEFAULT_NORMALISATION})"
     )
     group.add_argument("--subword-sample", type=int, metavar="PAIRS", help=f"pairs to learn from ({DEFAULT_SAMPLE:,})")
     group.add_argument("--like", metavar="DATA_BIN", help="reuse subword model and dictionaries of a data-bin")
@@ -58,7 +62,7 @@ def run(args) -> None:
 
 
 def say(line: str) -> None:
-    """Progress goes to standard error."""
+    """Print progress to standard error."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -71,14 +75,7 @@ def _stems(args) -> dict | None:
 
 
 def _refuse_options_of_other_corpora(args) -> None:
-    owners = {
-        "raw": (*CORPORA, "multi30k", "text"),
-        "train": ("text",),
-        "valid": ("text",),
-        "test": ("text",),
-        "pairs": ("synthetic",),
-        "seed": ("synthetic",),
-    }
-    for option, names in owners.items():
-        if getattr(args, option) is not None and args.name not in names:
+    for option in ("raw", "train", "valid", "test", "pairs", "seed"):
+        if getattr(args, option) is not None and option not in CORPORA[args.name].takes:
+            names = [corpus.name for corpus in CORPORA.values() if option in corpus.takes]
             raise KDError(f"--{option} has no effect with {args.name}; it is for {' and '.join(names)}")

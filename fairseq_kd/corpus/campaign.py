@@ -1,133 +1,92 @@
 """Corpora of evaluation campaigns: archives -> the files of each subset -> aligned text that `prepare` takes.
 
-A corpus is described by where its archives are, which of their members hold which subset and how those are read, and
-how it is usually prepared; iwslt.py and wmt.py hold the descriptions.
+An entry says where the archives are, which of their members hold which subset, how these are read, and how the corpus
+is usually prepared; `corpora` has the entries. The functions read_* are the readers of members: tagged training text,
+XML and SGML sets, plain text. A reader takes a path and yields lines as bytes, one sentence each, without newlines.
 """
 
-import sys
+import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from html.parser import HTMLParser
 from itertools import zip_longest
 from pathlib import Path
+from typing import ClassVar
+from xml.etree import ElementTree
 
 from fairseq_kd.artifacts.inputs import Inputs
-from fairseq_kd.artifacts.writing import create_file
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.corpus.datasets import SubsetFiles, corpus_folder, download, existing_folder
-from fairseq_kd.corpus.files import extract, fault_of
-
-ENDINGS = (".tgz", ".tar.gz", ".tar", ".zip")
-
-
-@dataclass(frozen=True)
-class Archive:
-    """An archive of text. name: without ending. urls: tried in order; none: only by --raw.
-
-    inside: larger archives that hold it, by their names without ending, for --raw.
-    """
-
-    name: str
-    urls: tuple[str, ...] = ()
-    inside: tuple[str, ...] = ()
+from fairseq_kd.corpus.download import Archive, archive_hash, locate_archives
+from fairseq_kd.corpus.entry import Corpus
+from fairseq_kd.corpus.files import extract
+from fairseq_kd.corpus.text import SubsetFiles, read_raw_lines
 
 
 @dataclass(frozen=True)
 class Part:
-    """Two aligned members of an archive. path: of the member, with {lang}, or language -> path."""
+    """Two aligned members of an archive.
+
+    path: of the member, with {lang}, or language -> path. read: yields the lines of a member.
+    """
 
     archive: Archive
     path: str | dict[str, str]
     read: Callable[[Path], Iterator[bytes]]
 
     def member(self, lang: str) -> str:
-        """Path of one side in the archive."""
+        """The path of one side in the archive."""
         return self.path[lang] if isinstance(self.path, dict) else self.path.format(lang=lang)
 
 
 @dataclass(frozen=True)
-class Corpus:
-    """A named corpus. usual: the fields of PrepareOptions by which it is usually prepared."""
+class ArchiveCorpus(Corpus):
+    """A corpus whose text is in archives.
+
+    subsets: subset -> the parts whose text follows one another. straight_apostrophes: the usual tokenised editions
+    have straight apostrophes in their evaluation sets.
+    """
 
     name: str
     languages: tuple[str, str]
     subsets: dict[str, tuple[Part, ...]]
     usual: dict = field(default_factory=dict)
-    # the usual tokenised editions have straight apostrophes in their evaluation sets
     straight_apostrophes: bool = False
+    takes: ClassVar[tuple[str, ...]] = ("raw",)
 
     @property
     def archives(self) -> list[Archive]:
         """Each archive once, in order of use."""
         return list(dict.fromkeys(part.archive for parts in self.subsets.values() for part in parts))
 
+    def choose_languages(self, source_lang: str | None, target_lang: str | None) -> tuple[str, str]:
+        """See `Corpus`; without languages they are those of the corpus, in its order."""
+        first, second = self.languages
+        if source_lang is None and target_lang is None:
+            return first, second
+        if {source_lang, target_lang} != {first, second}:
+            raise KDError(
+                f"{self.name} is {first}-{second}, or {second}-{first} with --source-lang {second} --target-lang "
+                f"{first}; found {source_lang} and {target_lang}"
+            )
+        return source_lang, target_lang
 
-def locate_archives(corpus: Corpus, raw=None) -> dict[Archive, Path]:
-    """Where each archive is: a file (perhaps a larger archive that holds it), or the folder where it was unpacked.
+    @contextmanager
+    def open(self, languages, options, inputs, *, raw=None, stems=None, spec=None) -> Iterator[tuple]:
+        """See `Corpus`. The text is written only if the data-bin is not finished."""
+        archives = locate_archives(self.name, self.archives, raw)
+        tokenised = options.form != "cased"
+        write = partial(write_text, self, archives, languages=languages, tokenised=tokenised)
+        yield write, describe_origin(self, archives, inputs)
 
-    raw: folder with the archives, or with what is in them; None: they are downloaded into the cache folder.
-    Raises KDError when one cannot be had.
-    """
-    if raw is None:
-        return {archive: _download(corpus, archive) for archive in corpus.archives}
-    raw = existing_folder(raw)
-    return {archive: _find(raw, archive) or raw for archive in corpus.archives}
-
-
-def _find(raw: Path, archive: Archive) -> Path | None:
-    names = [name for stem in (archive.name, *archive.inside) for name in _file_names(stem)]
-    return next((raw / name for name in names if (raw / name).is_file()), None)
-
-
-def _download(corpus: Corpus, archive: Archive) -> Path:
-    if not archive.urls:
-        raise KDError(f"no address is known for {archive.name} of {corpus.name}: get it and give its folder by --raw")
-    errors = []
-    for url in archive.urls:
-        ending = next(ending for ending in ENDINGS if url.endswith(ending))
-        path = corpus_folder(corpus.name) / f"{archive.name}{ending}"
-        try:
-            download(url, path, lambda file, path=path: _fault(file, path))
-        except KDError as error:
-            errors.append(str(error))
-            continue
-        return path
-    raise KDError("; ".join(errors) + f"; or get {archive.name} yourself and give its folder by --raw")
+    def raw_files(self, languages, raw) -> dict[str, Path]:
+        """See `Corpus`."""
+        return files_read(self, locate_archives(self.name, self.archives, raw))
 
 
-def _fault(file: Path, path: Path) -> str | None:
-    """What is wrong with `file`, which is or becomes `path`: it is read to its end before it is used first."""
-    if file == path and _record(path).is_file():
-        return None  # its hash is compared whenever it is used
-    return fault_of(file)
-
-
-def _record(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")
-
-
-def check_recorded_hash(path: Path, inputs: Inputs) -> str:
-    """sha256 of an archive, compared with PATH.sha256; at first use it is recorded there, as sha256sum writes it.
-
-    Raises KDError when the archive is not the one that was recorded. A folder that cannot be written to is said on
-    standard error: then the hash is in the manifest of the data-bin alone.
-    """
-    found, record = inputs.sha256(path), _record(path)
-    try:
-        create_file(record, [f"{found}  {path.name}\n".encode()])
-    except (OSError, KDError) as error:
-        if not record.is_file():
-            print(f"the sha256 of {path} cannot be recorded beside it ({error})", file=sys.stderr, flush=True)
-            return found
-    if (expected := record.read_text(encoding="utf-8").split()[:1]) != [found]:
-        raise KDError(
-            f"{path} has sha256 {found[:16]}..., {record.name} says {(expected or ['nothing'])[0][:16]}...: it is "
-            f"not the archive that was used first; get that again, or remove {record} to use this one"
-        )
-    return found
-
-
-def files_read(corpus: Corpus, archives: dict[Archive, Path]) -> dict[str, Path]:
-    """Name -> file of all that is read: the archives, or their members where they were unpacked.
+def files_read(corpus: ArchiveCorpus, archives: dict[Archive, Path]) -> dict[str, Path]:
+    """Name -> file of everything that is read: the archives, or their members where they were unpacked.
 
     Raises KDError for members that are missing.
     """
@@ -140,25 +99,27 @@ def files_read(corpus: Corpus, archives: dict[Archive, Path]) -> dict[str, Path]
     return found
 
 
-def describe_origin(corpus: Corpus, archives: dict[Archive, Path], inputs: Inputs) -> dict:
-    """What identifies the raw text: the sha256 of each archive, or of the files where it was unpacked.
+def describe_origin(corpus: ArchiveCorpus, archives: dict[Archive, Path], inputs: Inputs) -> dict:
+    """What identifies the raw text: the sha256 of each archive, or of each file of an unpacked one.
 
     inputs: gets these files.
+    Raises KDError for an archive that is not the one whose hash the entry or an earlier use knows.
     """
-    whole = set(archives.values())
+    whole = {path: archive for archive, path in archives.items()}
     files = files_read(corpus, archives).items()
     return {
         "archives": {
-            name: check_recorded_hash(file, inputs) if file in whole else inputs.sha256(file) for name, file in files
+            name: archive_hash(whole[file], file, inputs) if file in whole else inputs.sha256(file)
+            for name, file in files
         }
     }
 
 
-def write_text(corpus: Corpus, archives: dict[Archive, Path], folder, languages, *, tokenised: bool) -> dict:
-    """Write the text of each subset into `folder`, one sentence a line; return subset -> SubsetFiles.
+def write_text(corpus: ArchiveCorpus, archives: dict[Archive, Path], folder, languages, *, tokenised: bool) -> dict:
+    """Write the text of each subset into `folder`, one sentence per line; return subset -> SubsetFiles.
 
-    tokenised: whether the text is going to be tokenised. Raises KDError for archives of another layout, for damaged
-    ones, and for sides of unequal length.
+    tokenised: whether the text will be tokenised. Raises KDError for archives that are damaged or have another
+    layout, and for sides of unequal length.
     """
     folder = Path(folder)
     unpacked = {}
@@ -166,7 +127,7 @@ def write_text(corpus: Corpus, archives: dict[Archive, Path], folder, languages,
         scratch = folder / f"archive-{number}"
         scratch.mkdir()
         members = _members(corpus, archive)
-        if path.is_file() and path.name not in _file_names(archive.name):  # a larger archive that holds it
+        if path.is_file() and not archive.is_file(path):  # a larger archive holds it
             path = extract(path, [f"{archive.name}.tgz"], scratch)[f"{archive.name}.tgz"]
         unpacked |= {(archive, name): file for name, file in extract(path, members, scratch).items()}
     files = {}
@@ -179,7 +140,7 @@ def write_text(corpus: Corpus, archives: dict[Archive, Path], folder, languages,
                 sides = {name: unpacked[part.archive, name] for name in map(part.member, languages)}
                 _write_part(part.read, sides, straight, source, target)
     for (archive, _), file in unpacked.items():
-        if archives[archive].is_file():  # what was unpacked here, not the user's own
+        if archives[archive].is_file():  # unpacked here, not by the user
             file.unlink(missing_ok=True)
     return files
 
@@ -199,10 +160,78 @@ def _write_part(read, sides: dict[str, Path], straight: bool, source, target) ->
         )
 
 
-def _members(corpus: Corpus, archive: Archive) -> list[str]:
+def _members(corpus: ArchiveCorpus, archive: Archive) -> list[str]:
     parts = [part for parts in corpus.subsets.values() for part in parts if part.archive == archive]
     return list(dict.fromkeys(part.member(lang) for part in parts for lang in corpus.languages))
 
 
-def _file_names(stem: str) -> list[str]:
-    return [f"{stem}{ending}" for ending in ENDINGS]
+KEPT_TEXT = re.compile(rb"</?(?:title|description)>")
+
+
+def read_plain(path: Path) -> Iterator[bytes]:
+    """Text, plain or .gz."""
+    return read_raw_lines(path)
+
+
+def read_tagged(path: Path, dropped: tuple[str, ...]) -> Iterator[bytes]:
+    """A training file of IWSLT, train.tags.*: lines with one of the tags `dropped` are not text.
+
+    Titles and descriptions are translated too: they are kept, without their tags.
+    """
+    no_text = re.compile("|".join(rf"</?{tag}\b" for tag in dropped).encode())
+    for line in read_raw_lines(path):
+        if not no_text.search(line):
+            yield KEPT_TEXT.sub(b"", line)
+
+
+def read_segments(path: Path) -> Iterator[bytes]:
+    """The <seg> elements of an evaluation set: .xml, or .sgm as WMT has it, which is not well-formed.
+
+    Raises KDError for a damaged file and for one without segments.
+    """
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+        segments = _segments_of_xml(content) if path.suffix == ".xml" else _segments_of_sgml(content)
+    except (UnicodeDecodeError, ElementTree.ParseError, ValueError) as error:
+        raise KDError(f"{path.name} is damaged ({error}); get the archive again") from error
+    if not segments:
+        raise KDError(f"{path.name} holds no <seg>: it is not an evaluation set")
+    for text in segments:
+        yield " ".join(text.split("\n")).encode()
+
+
+def _segments_of_xml(content: str) -> list[str]:
+    # the declaration names an encoding, which a str must not have
+    root = ElementTree.fromstring(re.sub(r"\A\s*<\?xml[^>]*\?>", "", content))
+    return ["".join(segment.itertext()) for segment in root.iter("seg")]
+
+
+def _segments_of_sgml(content: str) -> list[str]:
+    parser = _SegmentParser()
+    parser.feed(content)
+    parser.close()
+    if parser.open:
+        raise ValueError(f"segment {len(parser.segments)} does not end")
+    return ["".join(parts) for parts in parser.segments]
+
+
+class _SegmentParser(HTMLParser):
+    """Tolerates the irregularities of .sgm files: bare ampersands, attributes of any form, upper-case tags."""
+
+    def __init__(self):
+        super().__init__(convert_charrefs=True)
+        self.segments, self.open = [], False
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "seg":
+            if self.open:
+                raise ValueError(f"segment {len(self.segments)} does not end")
+            self.segments.append([])
+            self.open = True
+
+    def handle_endtag(self, tag):
+        self.open = self.open and tag != "seg"
+
+    def handle_data(self, data):
+        if self.open:
+            self.segments[-1].append(data)

@@ -1,6 +1,6 @@
 """From the raw files of one subset to the text that is segmented: its form, and the cleaning of a training set.
 
-Tokenised text, by sacremoses: the Python port of the Moses tokeniser that the usual IWSLT14 data are made with.
+sacremoses tokenises the text. It is the Python port of the Moses tokeniser with which the usual IWSLT14 data are made.
 """
 
 import itertools
@@ -11,9 +11,9 @@ from pathlib import Path
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.process import map_lines
 from fairseq_kd.core.progress import Progress
+from fairseq_kd.corpus.binarise import WholeWords
 from fairseq_kd.corpus.options import PrepareOptions
 from fairseq_kd.corpus.scripts import HEAD_PAIRS, fit_lengths
-from fairseq_kd.corpus.special_words import WholeWords
 from fairseq_kd.corpus.text import CleaningReport, read_pairs
 
 
@@ -21,7 +21,7 @@ class Tokenise:
     """A function from a line to its tokens between spaces, with Moses' escapes (&apos; and so on)."""
 
     def __init__(self, lang: str, lower: bool):
-        """lang: two-letter code; a language that Moses has no rules for is tokenised as English is.
+        """lang: two-letter code. Moses tokenises a language without rules of its own like English.
 
         Raises KDError when sacremoses is not installed.
         """
@@ -52,14 +52,14 @@ def write_clean_text(
     training: bool,
     whole_words: bool = False,
 ) -> tuple[CleaningReport, dict[str, int]]:
-    """Write the pairs of `paths` (a SubsetFiles) as text, PREFIX.LANG; return the report and pairs a prefix.
+    """Write the pairs of `paths` (a SubsetFiles) as text, PREFIX.LANG; return the report and prefix -> pairs.
 
-    prefixes: where each kept pair goes: {"train": prefix}, and {"valid": prefix} beside it when every
-    `options.valid_every`-th of the pairs kept is to be a validation pair.
-    In a training set, pairs that are empty on a side, not UTF-8, too long or too uneven in length are dropped and
-    counted. An evaluation set must stay whole: there they are counted and kept, and bad UTF-8 is an error.
-    whole_words: words are not segmented, so that none may be a symbol of fairseq.
-    Memory does not depend on the length of the files.
+    prefixes: where the kept pairs are written: {"train": prefix}, and also {"valid": prefix} when every
+    `options.valid_every`-th kept pair becomes a validation pair.
+    A training set drops and counts pairs that have an empty side, are not UTF-8, too long or too uneven in length. An
+    evaluation set must stay whole: it counts and keeps such pairs, and bad UTF-8 is an error.
+    whole_words: words are not segmented, so no word may be a symbol of fairseq.
+    The memory needed does not depend on the length of the files.
     Raises KDError for bad files, for special words (see `WholeWords`) and for a training set without pairs.
     """
     special = WholeWords()
@@ -72,12 +72,7 @@ def write_clean_text(
             name: [stack.enter_context(open(f"{prefix}.{lang}", "wb")) for lang in languages]
             for name, prefix in prefixes.items()
         }
-        in_form = _in_form(pairs, languages, options)
-        head = list(itertools.islice(in_form, HEAD_PAIRS))
-        lengths = fit_lengths([counted for *_, counted in head])
-        report.measured = dict(zip(languages, lengths.describe(), strict=True))
-        for number, source, target, counted in progress.over(itertools.chain(head, in_form)):
-            damage = options.rules.damage(*lengths.of(*counted))
+        for number, source, target, damage in progress.over(_with_damage(pairs, languages, options, report)):
             if damage is not None:
                 report.note(damage, number)
                 if training:
@@ -94,6 +89,16 @@ def write_clean_text(
     if training and not written[main]:
         raise KDError(f"{paths.source} and {paths.target} leave no usable pair: {report.describe()}")
     return report, written
+
+
+def _with_damage(pairs: Iterable, languages, options: PrepareOptions, report: CleaningReport) -> Iterator[tuple]:
+    """(number, source as written, target as written, kind of damage or None) of each pair; sets `report.measured`."""
+    in_form = _in_form(pairs, languages, options)
+    head = list(itertools.islice(in_form, HEAD_PAIRS))
+    lengths = fit_lengths([counted for *_, counted in head])
+    report.measured = dict(zip(languages, lengths.describe(), strict=True))
+    for number, source, target, counted in itertools.chain(head, in_form):
+        yield number, source, target, options.rules.damage(*lengths.of(*counted))
 
 
 def _in_form(pairs: Iterable, languages, options: PrepareOptions) -> Iterator[tuple]:

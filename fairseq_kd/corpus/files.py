@@ -1,13 +1,9 @@
-"""Raw files: compressed ones, archives, and a fast check of UTF-8.
+"""Raw files: compressed files, a fast check of UTF-8, and archives.
 
-Files that may be compressed, told by their first bytes whatever their names are.
-
-A check of UTF-8 that is several times faster than decoding, for most of what is written.
-
-Members of .tgz, .tar and .zip archives, and of folders in which an archive was unpacked.
-
-Members are looked up by the end of their path and written under names that are chosen here, so no name in an archive
-can lead out of the folder.
+The first bytes of a file, not its name, tell how it is compressed. The check of UTF-8 is several times faster than
+decoding, for most text. Archives are .tgz, .tar and .zip files, or folders in which an archive was unpacked. Members
+are found by the end of their path, and this module chooses the names of the files that it writes, so no name in an
+archive can lead out of the folder.
 """
 
 import bz2
@@ -33,7 +29,7 @@ READ_AT_ONCE = 2**20  # bytes
 
 @contextlib.contextmanager
 def open_sound(path) -> Iterator[BinaryIO]:
-    """The content of a file as bytes. Raises KDError, when it is reached, for damage to a compressed file."""
+    """The content of a file as bytes. Raises KDError when the reader reaches the damage of a compressed file."""
     kind, opened = _opener(path)
     with opened(path) as file:
         try:
@@ -52,7 +48,10 @@ def _opener(path):
         return "gzip", gzip.open
     if head.startswith(b"\xfd7zXZ\0"):
         return "xz", lzma.open
-    if head.startswith(b"BZh") and head[4:] in (b"1AY&SY", b"\x17rE8P\x90"):  # a first block, or the end of no block
+    if head.startswith(b"BZh") and head[4:] in (
+        b"1AY&SY",
+        b"\x17rE8P\x90",
+    ):  # a block, or the end
         return "bzip2", bz2.open
     if head.startswith(b"\x28\xb5\x2f\xfd"):
         return "zstd", _open_zstd
@@ -65,14 +64,14 @@ def _open_zstd(path) -> io.BufferedReader:
     return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"), READ_AT_ONCE)
 
 
-UNCOMMON = b"\xc0\xc1\xe0\xed"  # two that never occur, and two that do not go with every second byte
-FOUR_BYTES = 0xF0  # from here on, first bytes of characters of four bytes, or of none
+UNCOMMON = b"\xc0\xc1\xe0\xed"  # two bytes never occur in UTF-8, two allow only some second bytes
+FOUR_BYTES = 0xF0  # this byte and larger ones begin a character of four bytes, or never occur
 
 
 def is_common_utf8(text: bytes) -> bool:
-    """True: UTF-8. False: not UTF-8, or with characters that make it worth decoding to be sure.
+    """True: the text is UTF-8. False: it is not UTF-8, or it has characters for which only decoding can tell.
 
-    text: with a newline at its end.
+    text: ends with a newline.
     """
     data = np.frombuffer(text, np.uint8)
     if data.max() >= FOUR_BYTES or any(byte in text for byte in UNCOMMON):
@@ -88,10 +87,11 @@ DAMAGES = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zli
 
 
 def fault_of(path) -> str | None:
-    """What is wrong with a file that was fetched; None for an archive that is there to its end.
+    """What is wrong with a downloaded file; None for a complete archive.
 
-    A zip has its list of members at the end, so one that was cut off is no zip. tarfile takes the end of a compressed
-    file for the end of the archive, so that is read by itself, with its checksum.
+    A zip file has its list of members at the end, so a zip file that was cut off is not recognised as one. tarfile
+    takes the end of a compressed file for the end of the archive, so the compressed file itself is read to its end,
+    which compares its checksum.
     """
     try:
         if zipfile.is_zipfile(path):
@@ -116,10 +116,10 @@ def _is_gzip(path) -> bool:
 
 
 def extract(archive, wanted: list[str], folder) -> dict[str, Path]:
-    """Write the members whose paths end in `wanted` into `folder`: wanted path -> file.
+    """Write the members whose paths end in `wanted` into `folder`; return wanted path -> file.
 
-    archive: a file, read once from front to back, or a folder. A folder's files stay where they are.
-    Raises KDError for members that are missing, ambiguous or no plain files, and for a damaged archive.
+    archive: a file, which is read once from front to back, or a folder, whose files stay where they are.
+    Raises KDError for members that are missing, ambiguous or not plain files, and for a damaged archive.
     """
     archive, folder = Path(archive), Path(folder)
     found, seen = {}, []
@@ -130,7 +130,7 @@ def extract(archive, wanted: list[str], folder) -> dict[str, Path]:
                 if not _ends_in(name, member):
                     continue
                 if member in found:
-                    raise KDError(f"{archive} holds {member} twice: which is meant cannot be told")
+                    raise KDError(f"{archive} holds {member} twice, and nothing tells which one is meant")
                 if not plain:
                     raise KDError(f"{archive}: {name} is a link or a device, not a plain file; get the archive again")
                 if archive.is_dir():
@@ -156,7 +156,7 @@ def _ends_in(name: str, member: str) -> bool:
 
 
 def _members(archive: Path) -> Iterator[tuple]:
-    """(path, whether it is a plain file, function that opens it) of each member that is no folder."""
+    """(path, whether it is a plain file, function that opens it) of each member that is not a folder."""
     if archive.is_dir():
         for path in sorted(path for path in archive.rglob("*") if path.is_file()):
             yield path.relative_to(archive).as_posix(), True, None
@@ -164,7 +164,7 @@ def _members(archive: Path) -> Iterator[tuple]:
         with zipfile.ZipFile(archive) as file:
             for info in file.infolist():
                 if not info.is_dir():
-                    kind = info.external_attr >> 28  # upper bits of the Unix mode; 0 where it was made elsewhere
+                    kind = info.external_attr >> 28  # the upper bits of the Unix mode; 0 in archives of other systems
                     yield info.filename, kind in (0, 8), lambda info=info: file.open(info)
     else:
         with tarfile.open(archive, "r|*") as file:

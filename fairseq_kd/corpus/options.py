@@ -1,9 +1,10 @@
-"""How a corpus is cleaned, segmented and binarised."""
+"""The options of `fairseq-kd prepare`: how a corpus is cleaned, segmented and binarised."""
 
 from dataclasses import asdict, dataclass, field, fields
 
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.corpus.subword import DEFAULT_NORMALISATION, KINDS, NORMALISATIONS
+from fairseq_kd.corpus.sentencepiece_model import DEFAULT_NORMALISATION, NORMALISATIONS
+from fairseq_kd.corpus.subword import KINDS
 from fairseq_kd.corpus.text import CleaningRules
 
 DEFAULT_VOCAB_SIZE = 8000
@@ -14,7 +15,7 @@ DEFAULT_SAMPLE = 1_000_000
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """Checked when it is made: raises KDError for a value out of range and for one that would have no effect."""
+    """Checked at construction: raises KDError for a value out of range and for a value without an effect."""
 
     subword: str = "sentencepiece"
     vocab_size: int = DEFAULT_VOCAB_SIZE
@@ -23,11 +24,11 @@ class PrepareOptions:
     like: str | None = None  # reuse subword model and dictionaries of this data-bin
     rules: CleaningRules = field(default_factory=CleaningRules)
     workers: int = 1
-    form: str = "cased"  # of the text: as it is, tokenised, or tokenised and lower-cased
-    sample: int = DEFAULT_SAMPLE  # pairs that subwords are learned from, evenly spaced
+    form: str = "cased"  # the text is unchanged, tokenised, or tokenised and lower-cased
+    sample: int = DEFAULT_SAMPLE  # pairs from which subwords are learned, evenly spaced
     count_tokens: bool = False  # the lengths of `rules` are Moses tokens even if the text is not tokenised
-    normalisation: str | None = None  # of the text by SentencePiece; None: DEFAULT_NORMALISATION where it is trained
-    valid_every: int | None = None  # every so many of the training pairs kept become the validation set
+    normalisation: str | None = None  # for a new SentencePiece model; None: DEFAULT_NORMALISATION
+    valid_every: int | None = None  # every n-th kept training pair is a validation pair
 
     def __post_init__(self):
         if self.subword not in KINDS:
@@ -50,7 +51,7 @@ class PrepareOptions:
         if self.like and any(getattr(self, f.name) != f.default for f in fields(self) if f.name in LIKE_DECIDES):
             raise KDError(
                 "--like takes subword model and dictionaries from another data-bin, so --subword, --vocab-size, "
-                "--separate and --subword-model would have no effect beside it"
+                "--separate and --subword-model have no effect with it"
             )
 
     def _check_normalisation(self) -> None:
@@ -60,8 +61,8 @@ class PrepareOptions:
             raise KDError(f"--normalisation {self.normalisation}: must be one of {', '.join(NORMALISATIONS)}")
         if not self._trains_sentencepiece():
             raise KDError(
-                f"--normalisation {self.normalisation} has no effect: it is built into a SentencePiece model when that "
-                "is trained, and none is trained here"
+                f"--normalisation {self.normalisation} has no effect: a SentencePiece model takes it up when the "
+                "model is trained, and none is trained here"
             )
 
     def _trains_sentencepiece(self) -> bool:
@@ -72,10 +73,10 @@ class PrepareOptions:
         return (self.normalisation or DEFAULT_NORMALISATION) if self._trains_sentencepiece() else None
 
     def as_dict(self) -> dict:
-        """What changes the result, for the manifest. The later options are left out at their defaults.
+        """The options that change the result, for the manifest. Later options at their defaults are not in it.
 
-        So the data-bins that were made before an option was there keep their manifests. Then SentencePiece always
-        normalised by nmt_nfkc.
+        So data-bins that were made before an option existed keep their manifests. Before --normalisation existed,
+        SentencePiece always normalised by nmt_nfkc.
         """
         later = ("form", "sample", "count_tokens", "valid_every")
         described = asdict(self) | {"normalisation": self.rule_of_normalisation()}

@@ -1,26 +1,18 @@
 """From raw text to a data-bin that fairseq-train reads and that evaluation can score in plain text.
 
-The folder holds what fairseq-preprocess makes, and beside it
+The folder holds the files of fairseq-preprocess, and also
 
     subword/         the subword model
-    raw/             the sentences of the evaluation sets as they were read, both languages
+    raw/             the sentences of the evaluation sets before segmentation, both languages
     manifest.json    inputs with hashes, options, counts, versions, and the sha256 of every other file
 """
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 from fairseq_kd.artifacts.folders import folder_in_progress, remove_leftovers
 from fairseq_kd.artifacts.inputs import Inputs
-from fairseq_kd.artifacts.manifest import (
-    MANIFEST_NAME,
-    check_files,
-    hash_files,
-    library_versions,
-    read_manifest,
-    read_prepared,
-)
+from fairseq_kd.artifacts.manifest import MANIFEST_NAME, check_files, hash_files, library_versions, read_manifest
 from fairseq_kd.artifacts.request import check_same
 from fairseq_kd.artifacts.writing import write_json
 from fairseq_kd.core.errors import KDError
@@ -28,15 +20,9 @@ from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.corpus.binarise import binarise, count_unknown
 from fairseq_kd.corpus.clean import write_clean_text
-from fairseq_kd.corpus.datasets import SubsetFiles
-from fairseq_kd.corpus.subword import (
-    KINDS,
-    SentencePieceModel,
-    load_decoder,
-    load_subword_model,
-    obtain_subword_models,
-)
-from fairseq_kd.corpus.text import read_lines, write_lines
+from fairseq_kd.corpus.sentencepiece_model import SentencePieceModel
+from fairseq_kd.corpus.subword import load_subword_models, obtain_subword_models
+from fairseq_kd.corpus.text import SubsetFiles, read_lines, write_lines
 
 FORMAT = 1
 
@@ -46,13 +32,13 @@ def prepare(
 ) -> dict:
     """Make the data-bin `out` from the raw files of each subset and return its manifest.
 
-    files: subset ("train", "valid", "test", ...) -> SubsetFiles; or a function that writes such files into a folder
-    that it is given and returns that mapping. It is called only if `out` is not finished, so `origin` must then
-    identify what it writes. say: called with a line of progress.
-    origin: how the raw text itself was made or where it comes from, for the manifest. inputs: files that were hashed
-    for `origin`; they are compared before the data-bin gets its name, and so are `files`.
-    A finished `out` of the same inputs and options is checked and kept. Memory hardly depends on the size of the
-    corpus: text goes through line by line, and subwords are learned from `options.sample` pairs.
+    files: subset ("train", "valid", "test", ...) -> SubsetFiles; or a function that takes a folder, writes such files
+    into it and returns that mapping. The function is called only if `out` is not finished, so `origin` must identify
+    what it writes. say: called with each line of progress.
+    origin: how the raw text was made or where it comes from, for the manifest. inputs: files that were hashed for
+    `origin`; they and `files` are compared before the data-bin gets its name.
+    A finished `out` of the same inputs and options is checked and kept. The memory needed hardly depends on the size
+    of the corpus: text is processed line by line, and subwords are learned from `options.sample` pairs.
     Raises KDError for bad input; then nothing is left under `out`.
     """
     check_new_data_bin(out)
@@ -88,10 +74,7 @@ def _make(files, languages, folder: Path, options, say) -> dict:
     joint = _segment_and_binarise(prefixes, pairs, subword["models"], languages, folder, options)
     _move_raw(prefixes, languages, folder)
     shutil.rmtree(scratch)
-    for subset, found in subsets.items():
-        found["unknown_tokens"] = count_unknown(folder, subset, source_lang, target_lang)
-        if any(found["unknown_tokens"].values()):
-            say(f"{subset}: tokens that are not in the dictionary: {found['unknown_tokens']}")
+    _count_unknown(folder, subsets, languages, say)
     return {
         "source_lang": source_lang,
         "target_lang": target_lang,
@@ -149,7 +132,7 @@ def _without_normalisation(options: dict) -> dict:
 
 
 def _clean(files: dict[str, SubsetFiles], languages, options, scratch: Path, say) -> tuple[dict, dict]:
-    """Write the clean text of each subset; return its prefix, and what the manifest says of it."""
+    """Write the clean text of each subset; return subset -> prefix, and subset -> its entry in the manifest."""
     prefixes, subsets = {}, {}
     kind = options.subword
     if options.like is not None:
@@ -189,13 +172,13 @@ def _subword_models(options, train_prefix, train_pairs: int, languages, folder) 
 
 
 def _normalisation(models: dict) -> dict:
-    """Language -> the rule by which its SentencePiece model normalises text, for the manifest."""
+    """Language -> the rule with which its SentencePiece model normalises text, for the manifest."""
     rules = {lang: model.normalisation for lang, model in models.items() if isinstance(model, SentencePieceModel)}
     return {"normalisation": rules} if rules else {}
 
 
 def _count_unreachable(prefixes, subsets, models, target_lang: str, say) -> None:
-    """Count the references that no output can equal, because the subword model normalises the text."""
+    """Count the references that no output can equal because the subword model normalises the text."""
     model = models[target_lang]
     if not isinstance(model, SentencePieceModel):
         return
@@ -205,53 +188,22 @@ def _count_unreachable(prefixes, subsets, models, target_lang: str, say) -> None
             subsets[subset]["references_out_of_reach"] = count
             say(
                 f"{subset}: the subword model changes {count} of {subsets[subset]['pairs']} references (normalisation "
-                f"{model.normalisation}), so no translation can equal them; a model of normalisation identity would not"
+                f"{model.normalisation}), so no translation can equal them; --normalisation identity would change none"
             )
+
+
+def _count_unknown(folder: Path, subsets: dict, languages, say) -> None:
+    for subset, found in subsets.items():
+        found["unknown_tokens"] = count_unknown(folder, subset, *languages)
+        if any(found["unknown_tokens"].values()):
+            say(f"{subset}: tokens that are not in the dictionary: {found['unknown_tokens']}")
 
 
 def _sample(path, lines: int, wanted: int):
-    """`wanted` of the lines, evenly spaced; all if there are no more."""
+    """`wanted` of the lines, evenly spaced; all lines if there are fewer."""
     for number, line in enumerate(read_lines(path)):
         if (number + 1) * wanted // lines > number * wanted // lines or wanted >= lines:
             yield line
-
-
-def load_subword_models(data_bin, source_lang, target_lang) -> dict:
-    """Language -> subword model of a data-bin made by `prepare`. Raises KDError when it is not one."""
-    manifest = read_prepared(data_bin)
-    if manifest is None:
-        raise KDError(f"{data_bin} has no {MANIFEST_NAME}: it was not made by `fairseq-kd prepare`")
-    check_files(data_bin, {n: h for n, h in manifest["files"].items() if n.startswith(("dict.", "subword/"))})
-    names = manifest["subword"]["files"]
-    for lang in (source_lang, target_lang):
-        if lang not in names:
-            raise KDError(f"{data_bin} is for the languages {', '.join(names)}, not {lang!r}")
-    kind = manifest["subword"]["kind"]
-    return {
-        lang: load_subword_model(kind, names[lang] and Path(data_bin) / "subword" / names[lang])
-        for lang in (source_lang, target_lang)
-    }
-
-
-def subword_decoder(data_bin, lang: str, post_process: str | None) -> tuple[str, Callable[[str], str]]:
-    """(kind of the subwords, the function that makes text of a line of them): by the data-bin's own model of `lang`.
-
-    post_process: the kind, for a data-bin of plain fairseq-preprocess, which brings no model; else None or the same
-    kind. Everything that compares or writes text of a data-bin asks here.
-    Raises KDError where it is not known how subwords make text, and for a kind that is not the data-bin's.
-    """
-    manifest = read_prepared(data_bin)
-    if manifest is None:
-        if post_process is None:
-            raise KDError(
-                f"{data_bin} was not made by `fairseq-kd prepare`, so it does not say how its subwords make text, and "
-                f"scores of subwords mean nothing: give --post-process {'|'.join(KINDS)}"
-            )
-        return post_process, load_decoder(post_process)
-    kind = manifest["subword"]["kind"]
-    if post_process not in (None, kind):
-        raise KDError(f"--post-process {post_process}: the manifest of {data_bin} says {kind}")
-    return kind, load_subword_models(data_bin, lang, lang)[lang].decode
 
 
 def _segment_and_binarise(prefixes, pairs, models, languages, folder, options) -> bool:

@@ -1,14 +1,15 @@
-"""An embedded bilingual corpus: two invented languages, so that everything can be tried without any download.
+"""An embedded bilingual corpus of two invented languages: every command can be tried without a download.
 
-Source (`qaa`; the codes qaa to qtz are reserved for private use): articles, adjectives before nouns, subject - verb -
-object, adverb last; compounds are written apart ("head zu modifier").
-Target (`qab`): no articles; nouns fall in three classes and adjectives after them agree in class and number; subject -
-object - verb, the verb agrees with its subject in number and with its object in class; compounds are one word.
+Source (`qaa`; the codes qaa to qtz are reserved for private use): it has articles, adjectives before nouns, and the
+order subject - verb - object - adverb; compounds are several words ("head zu modifier").
+Target (`qab`): it has no articles and the order subject - object - verb. Nouns have three classes; adjectives follow
+the noun and agree with it in class and number; the verb agrees with its subject in number and with its object in class;
+compounds are one word.
 
 A sentence has *several valid translations*: many words have synonyms, the object may come first if it is marked, and
-the adverb may open the sentence or stand before the verb. Each pair shows one of them, drawn at random. So a target
-token is uncertain even for a perfect model, and a teacher's distribution says more than the one token that was drawn.
-The languages are fixed; a seed draws the sentences. The same seed gives the same first n pairs whatever the size.
+the adverb may be the first word or precede the verb. Each pair shows one translation, drawn at random. So a target
+token is uncertain even for a perfect model, and a teacher's distribution tells more than the one token that was drawn.
+The languages are fixed; the seed draws the sentences. The same seed gives the same first n pairs for every size.
 """
 
 import itertools
@@ -17,8 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.corpus.datasets import SubsetFiles
-from fairseq_kd.corpus.text import write_lines
+from fairseq_kd.corpus.text import SubsetFiles, write_lines
 
 SOURCE, TARGET = "qaa", "qab"
 DEFAULT_PAIRS = 12000
@@ -27,14 +27,14 @@ CLASSES = 3
 NOUN_ENDINGS = (("a", "ani"), ("u", "usti"), ("e", "emri"))  # target: [class][plural]
 ADJECTIVE_ENDINGS = (("al", "alin"), ("uk", "ukin"), ("esh", "eshin"))
 VERB_SUBJECT, VERB_OBJECT = ("ta", "tari"), ("", "wa", "wu", "we")  # [plural], [none, class 0, 1, 2]
-CASE_MARK = "lo"  # target: behind an object that comes first
+CASE_MARK = "lo"  # target: follows an object that comes first
 WORDS = {"noun": 80, "verb": 40, "adjective": 24, "adverb": 12}
 SYNONYM_WEIGHTS = ((1.0,), (0.8, 0.2), (0.7, 0.2, 0.1))
 
 
 @dataclass(frozen=True)
 class CorpusSpec:
-    """How many pairs, and which ones."""
+    """The number of pairs, and the seed that draws them."""
 
     pairs: int = DEFAULT_PAIRS
     valid: int = 500
@@ -53,7 +53,7 @@ class CorpusSpec:
 
 @dataclass(frozen=True)
 class Word:
-    """One meaning: its source form, its target stems with how often each is chosen, and a noun's target class."""
+    """One meaning: its source form, its target stems, the most frequent first, and the target class of a noun."""
 
     source: str
     targets: tuple[str, ...]
@@ -62,18 +62,18 @@ class Word:
 
 @dataclass(frozen=True)
 class NounPhrase:
-    """What a noun phrase means, in neither language."""
+    """The meaning of a noun phrase, independent of the languages."""
 
     noun: Word
     plural: bool
     definite: bool
     adjectives: tuple[Word, ...]
-    modifier: Word | None  # of a compound
+    modifier: Word | None  # in a compound
 
 
 @dataclass(frozen=True)
 class Clause:
-    """What a clause means, in neither language."""
+    """The meaning of a clause, independent of the languages."""
 
     subject: NounPhrase
     verb: Word
@@ -88,7 +88,7 @@ class Lexicon:
         rng = random.Random(LEXICON_SEED)
         self._used = set()
         self.words = {kind: [self._word(rng) for _ in range(count)] for kind, count in WORDS.items()}
-        # few words are frequent, most are rare, as in any language
+        # as in any language, few words are frequent and most are rare
         self.weights = {
             kind: list(itertools.accumulate(1 / (rank + 5) for rank in range(count))) for kind, count in WORDS.items()
         }
@@ -109,7 +109,7 @@ class Lexicon:
                 return form
 
     def draw(self, rng, kind: str) -> Word:
-        """A word of `kind`, by frequency."""
+        """A word of `kind`, drawn by its frequency."""
         return rng.choices(self.words[kind], cum_weights=self.weights[kind])[0]
 
 
@@ -155,7 +155,7 @@ def _stem(rng, word: Word) -> str:
 
 
 def target_noun_phrase(rng, phrase: NounPhrase) -> list[str]:
-    """Noun (with a compound's modifier in front, one word), then adjectives that agree with it."""
+    """The noun, in one word with the modifier of a compound, then adjectives that agree with it."""
     compound = _stem(rng, phrase.modifier) + "o" if phrase.modifier else ""
     word_class, plural = phrase.noun.noun_class, phrase.plural
     noun = compound + _stem(rng, phrase.noun) + NOUN_ENDINGS[word_class][plural]
@@ -166,7 +166,7 @@ def target_noun_phrase(rng, phrase: NounPhrase) -> list[str]:
 
 
 def target_clause(rng, clause: Clause) -> list[str]:
-    """Subject, object, verb; or the object first, marked. The adverb opens the clause or stands before the verb."""
+    """Subject, object, verb; or the object first, with a mark. The adverb is first or precedes the verb."""
     arguments = target_noun_phrase(rng, clause.subject)
     if clause.object:
         object_words = target_noun_phrase(rng, clause.object)
@@ -191,7 +191,7 @@ def draw_pair(rng, lexicon: Lexicon) -> tuple[str, str]:
 
 
 def draw_corpus(spec: CorpusSpec) -> dict[str, list[tuple[str, str]]]:
-    """Subset -> pairs. No source sentence of the evaluation sets stands in the training set."""
+    """Subset -> pairs. The training set has no source sentence of the evaluation sets."""
     lexicon = Lexicon()
     corpus, held_out = {}, set()
     for subset, count in (("test", spec.test), ("valid", spec.valid), ("train", spec.pairs)):
@@ -209,9 +209,9 @@ def _endless(rng, lexicon):
 
 
 def write_corpus(spec: CorpusSpec, folder, source_lang=SOURCE, target_lang=TARGET) -> dict[str, SubsetFiles]:
-    """Write the corpus as aligned text and return its files, as `prepare` takes them.
+    """Write the corpus as aligned text; return subset -> files, as `prepare` takes them.
 
-    Raises KDError for a language that is not one of the two.
+    Raises KDError for languages other than these two.
     """
     if {source_lang, target_lang} != {SOURCE, TARGET}:
         raise KDError(f"the synthetic corpus has the languages {SOURCE} and {TARGET}, not {source_lang}-{target_lang}")

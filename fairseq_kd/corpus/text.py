@@ -1,7 +1,7 @@
-"""Aligned text: reading (plain or compressed), checking and cleaning, one sentence a line.
+"""Aligned text, one sentence per line: reading (plain or compressed), checking, and the rules of cleaning.
 
-A line ends at a newline byte and nowhere else, so the count of lines is that of `wc -l`, whatever else the text
-holds (carriage returns, U+2028, form feeds): those become spaces, because fairseq would split lines at some of them.
+A line ends at a newline byte and nowhere else, so the number of lines is the one of `wc -l`. Carriage returns, U+2028
+and form feeds become spaces, because fairseq would split lines at some of them.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.files import ENDINGS, open_sound
 
 SPACES = re.compile(r"[\s\u0085\u2028\u2029\u200b\ufeff\x00-\x1f\x7f]+")
-EXAMPLES_KEPT = 5  # line numbers kept of each kind of damage
+EXAMPLES_KEPT = 5  # line numbers that the report keeps for each kind of damage
 
 
 def read_raw_lines(path) -> Iterator[bytes]:
@@ -26,11 +26,11 @@ def read_raw_lines(path) -> Iterator[bytes]:
 
 
 def read_blocks(path, lines: int) -> Iterator[bytes]:
-    """A file in blocks of so many lines as bytes; the last line is ended if it was not.
+    """A file as blocks of bytes, `lines` lines each; the last line gets a newline if it has none.
 
-    Raises KDError for a damaged compressed file and, with its number, for a line that is not UTF-8.
+    Raises KDError for a damaged compressed file, and for a line that is not UTF-8; the error has its number.
     """
-    from fairseq_kd.corpus.files import is_common_utf8  # needs numpy, which most commands start without
+    from fairseq_kd.corpus.files import is_common_utf8  # needs numpy, which most commands do not load
 
     with open_sound(path) as file:
         for number in itertools.count():
@@ -44,7 +44,7 @@ def read_blocks(path, lines: int) -> Iterator[bytes]:
 
 
 def count_lines(path) -> int:
-    """How many lines a file has. Raises KDError for a damaged compressed file."""
+    """The number of lines of a file. Raises KDError for a damaged compressed file."""
     count, last = 0, b"\n"
     with open_sound(path) as file:
         while chunk := file.read(1 << 20):
@@ -58,18 +58,18 @@ def _check_utf8(block: bytes, path, lines_before: int) -> None:
     except UnicodeDecodeError as error:
         number = lines_before + block.count(b"\n", 0, error.start) + 1
         raise KDError(
-            f"line {number} of {path} is not UTF-8 ({error.reason}): its words cannot be told apart; convert the file "
+            f"line {number} of {path} is not UTF-8 ({error.reason}): so its words cannot be read; convert the file "
             "(iconv -t utf-8)"
         ) from error
 
 
 def normalise_spaces(line: str) -> str:
-    """Runs of white space, control characters and zero-width marks become one space; ends are stripped."""
+    """Replace each run of white space, control characters and zero-width marks by one space; strip both ends."""
     return SPACES.sub(" ", line).strip()
 
 
 def find_text(folder, stem: str, lang: str) -> Path | None:
-    """`folder/stem.lang`, plain or compressed (see ENDINGS), whichever is there first; None where none is."""
+    """`folder/stem.lang`, plain or compressed, the first that exists in the order of ENDINGS; else None."""
     paths = (Path(folder) / f"{stem}.{lang}{ending}" for ending in ("", *ENDINGS))
     return next((path for path in paths if path.is_file()), None)
 
@@ -77,19 +77,28 @@ def find_text(folder, stem: str, lang: str) -> Path | None:
 def missing_text(folder, stem: str, lang: str) -> str:
     """Why `find_text` found nothing, for an error."""
     wanted = Path(folder) / f"{stem}.{lang}"
-    found = f"{wanted} is not there, neither plain nor with {', '.join(ENDINGS)}"
+    found = f"{wanted} does not exist, neither plain nor with {', '.join(ENDINGS)}"
     for table in sorted(Path(folder).glob("*.tsv*")):
         if table.name.startswith(stem):
             return (
-                f"{found}. {table.name} beside it is a table, which does not say which column is which language: write "
-                f"each column to a file of its own (cut -f1 {table.name} > {stem}.LANG; cut -f2 for the other)"
+                f"{found}. {table.name} is a table, which does not tell the languages of its columns: write "
+                f"each column to its own file (cut -f1 {table.name} > {stem}.LANG; cut -f2 for the other)"
             )
     return found
 
 
 @dataclass(frozen=True)
+class SubsetFiles:
+    """The two aligned files of one subset, and the name that the corpus gives it."""
+
+    stem: str
+    source: Path
+    target: Path
+
+
+@dataclass(frozen=True)
 class CleaningRules:
-    """Which pairs a training set keeps. Lengths are words, see `corpus.lengths`."""
+    """Which pairs a training set keeps. Lengths are in words, see `scripts.Lengths`."""
 
     max_words: int = 175
     max_ratio: float = 9.0
@@ -101,7 +110,7 @@ class CleaningRules:
             raise KDError(f"--max-ratio {self.max_ratio}: must be at least 1")
 
     def damage(self, n_source: float, n_target: float) -> str | None:
-        """Which kind of damage a pair of these lengths has, by its field of CleaningReport, or None."""
+        """The kind of damage that a pair of these lengths has, a field of CleaningReport; or None."""
         if not n_source or not n_target:
             return "empty"
         if max(n_source, n_target) > self.max_words:
@@ -113,9 +122,9 @@ class CleaningRules:
 
 @dataclass
 class CleaningReport:
-    """What was found in one subset: counts of lines, and the first line numbers (from 1) of each kind.
+    """The findings in one subset: the counts of lines, and the first line numbers (from 1) of each kind of damage.
 
-    measured: language -> what its lengths are counted in.
+    measured: language -> the unit of its lengths.
     """
 
     rules: CleaningRules = field(default_factory=CleaningRules)
@@ -140,7 +149,7 @@ class CleaningReport:
         return asdict(self)
 
     def describe(self) -> str:
-        """One line for people: what was read, kept and found, by which rule, and what was counted."""
+        """One line of text: the pairs that were read and kept, the damage by its rule, and the unit of lengths."""
         names = {
             "empty": "empty",
             "bad_utf8": "not UTF-8",
@@ -160,10 +169,10 @@ class CleaningReport:
 
 
 def read_pairs(source_path, target_path, report: CleaningReport, *, training: bool) -> Iterator[tuple[int, str, str]]:
-    """Read two aligned files in step; yield (line number from 1, source, target), with normalised spaces.
+    """Read two aligned files together; yield (line number from 1, source, target), with normalised spaces.
 
-    A pair that is not UTF-8 is dropped from a training set and counted in `report`. An evaluation set must stay whole,
-    or its scores would not be comparable: there it is an error. Memory is that of one line.
+    A training set drops a pair that is not UTF-8 and counts it in `report`. An evaluation set must stay whole, or its
+    scores would not be comparable: there such a pair is an error. Only one line is in memory at a time.
     Raises KDError for unequal line counts, when the shorter file ends.
     """
     source_lines, target_lines = read_raw_lines(source_path), read_raw_lines(target_path)
@@ -192,14 +201,14 @@ def read_pairs(source_path, target_path, report: CleaningReport, *, training: bo
 
 
 def read_lines(path) -> Iterator[str]:
-    """The lines that `write_lines` wrote."""
+    """The lines of a file that `write_lines` wrote."""
     with open(path, encoding="utf-8", newline="\n") as file:
         for line in file:
             yield line.removesuffix("\n")
 
 
 def write_lines(path, lines) -> None:
-    """Write one sentence per line, UTF-8, with a newline at the end of each. Raises CannotWrite."""
+    """Write one sentence per line, in UTF-8, each with a newline at its end. Raises CannotWrite."""
     with naming_file(path), open(path, "w", encoding="utf-8", newline="\n") as file:
         for line in lines:
             file.write(line + "\n")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.corpus.prepare import load_subword_models
+from fairseq_kd.corpus.subword import load_subword_models
 from fairseq_kd.evaluation.segments import Segments, text_hash
 from fairseq_kd.evaluation.system import System, check_lengths
 from fairseq_kd.noise.operations import OPERATIONS, NoiseOptions

@@ -8,7 +8,7 @@ from pathlib import Path
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME, check_files, read_prepared, sha256_file
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_data_bin
-from fairseq_kd.corpus.prepare import subword_decoder
+from fairseq_kd.corpus.subword import subword_decoder
 from fairseq_kd.corpus.text import normalise_spaces, read_raw_lines
 
 

@@ -16,9 +16,8 @@ from fairseq_kd.artifacts.writing import write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.core.progress import Progress
-from fairseq_kd.corpus.binarise import count_unknown
-from fairseq_kd.corpus.prepare import load_subword_models
-from fairseq_kd.corpus.special_words import ORIGIN
+from fairseq_kd.corpus.binarise import ORIGIN, count_unknown
+from fairseq_kd.corpus.subword import load_subword_models
 from fairseq_kd.corpus.text import count_lines, read_raw_lines, write_lines
 from fairseq_kd.inference.opening import infer_languages, open_data
 from fairseq_kd.noise.operations import BLOCK_LINES, NoiseOptions

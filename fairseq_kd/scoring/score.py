@@ -16,24 +16,25 @@ LOWER_IS_BETTER = {"ter"}
 
 @dataclass(frozen=True)
 class Scorer:
-    """How text is scored. tokenize: of `TOKENIZERS`; it makes the words of BLEU, and with them those of TER.
+    """How text is scored. tokenize: one of `TOKENIZERS`; it splits text into the words of BLEU and TER.
 
-    TER of 13a, intl, none and ko-mecab is sacreBLEU's standard: words between spaces. TER of zh has Asian support,
-    which has an effect with `normalized` only: Chinese characters are words. TER of the others is over the tokens of
-    BLEU, because sacreBLEU's TER leaves runs of kana, Thai or Khmer whole. Its signature says which it is.
+    With 13a, intl, none and ko-mecab, TER is sacreBLEU's standard: words between spaces. With zh, TER has Asian
+    support, which has an effect only together with `normalized`: Chinese characters are words. With the other
+    tokenisers TER counts the tokens of BLEU, because sacreBLEU's TER does not split runs of kana, Thai or Khmer. The
+    signature of a score says which of these it is.
     """
 
     tokenize: str = STANDARD
 
     @property
     def recorded(self) -> str | None:
-        """For manifests that say what they were made from: None for 13a, as older ones have it that do not say it."""
+        """For manifests that describe their inputs: None for 13a, because older manifests have no entry for it."""
         return None if self.tokenize == STANDARD else self.tokenize
 
     def metric(self, name: str, references: list[list[str]] | None = None, **options):
         """A metric of sacreBLEU: "bleu", "chrf" or "ter". Raises KDError when its tokeniser is not installed.
 
-        references: read once, for scores of several systems. options: of BLEU.
+        references: read once, to score several systems. options: arguments of sacreBLEU's BLEU.
         """
         if name == "chrf":
             return _of_one_type(CHRF(references=references))
@@ -49,10 +50,10 @@ class Scorer:
     def score(self, hypotheses: list[str], references: list[str], resamples: int = 0) -> dict:
         """BLEU, chrF and TER of detokenised text against one reference each, all 0 to 100 (TER can be larger).
 
-        resamples: of sacreBLEU's bootstrap; 0 for no intervals. Its seed is the environment variable SACREBLEU_SEED,
-        12345 where that is not set.
-        Returns {"bleu" | "chrf" | "ter": {"score", "signature", "verbose"}}, with intervals also "mean" (of the
-        resamples) and "ci": half the width of the interval that holds 95 % of them.
+        resamples: of sacreBLEU's bootstrap; 0 for no intervals. Its seed is the environment variable SACREBLEU_SEED;
+        the default is 12345.
+        Returns {"bleu" | "chrf" | "ter": {"score", "signature", "verbose"}}; with intervals also "mean" (of the
+        resamples) and "ci": half the width of the interval that holds 95 % of the resamples.
         """
         assert len(hypotheses) == len(references), f"{len(hypotheses)} hypotheses, {len(references)} references"
         return {name: self.score_by(name, hypotheses, references, resamples) for name in METRICS}
@@ -69,7 +70,7 @@ class Scorer:
         return found | ({"mean": float(result._mean), "ci": float(result._ci)} if resamples > 1 else {})
 
     def words(self, lines: Iterable[str]) -> list[list[str]]:
-        """The words of lines: what stands between spaces, or else the tokens of BLEU."""
+        """The words of each line: the words between spaces, or the tokens of BLEU."""
         if self.tokenize in BY_SPACES:
             return [line.split() for line in lines]
         tokenize = load_tokenizer(self.tokenize)
@@ -77,7 +78,7 @@ class Scorer:
 
 
 class _TokenTER(TER):
-    """TER over the tokens of one of BLEU's tokenisers, of text in lower case as TER has it."""
+    """TER over the tokens of one of BLEU's tokenisers. The text is in lower case, as in sacreBLEU's TER."""
 
     def __init__(self, tokenizer, references=None):
         super().__init__()
@@ -90,7 +91,7 @@ class _TokenTER(TER):
 
 
 def _of_one_type(metric):
-    """Let all resamples have scores of one type: sacreBLEU cannot take the mean where some are 0 and so of another."""
+    """Give the scores of all resamples one type: sacreBLEU cannot average them if some are the integer 0."""
     compute = metric._compute_score_from_stats
 
     def typed(stats):
@@ -107,7 +108,7 @@ PLAIN = Scorer()  # sacreBLEU's standard
 
 
 def choose_scorer(lang: str, given: str | None, references: Iterable[str]) -> Scorer:
-    """The scorer of a target language. given: --tokenize, None for the default of the language.
+    """The scorer for a target language. given: --tokenize; None: the default of the language.
 
     Raises KDError for a tokeniser that does not exist or is not installed, and for a default that does not fit the
     references; see `check_text`.
@@ -118,9 +119,11 @@ def choose_scorer(lang: str, given: str | None, references: Iterable[str]) -> Sc
 
 
 def check_seed(of_tests: bool = False) -> None:
-    """Raises KDError when SACREBLEU_SEED is neither a number nor "none"; for paired tests it must not be 0 either."""
+    """Raises KDError when SACREBLEU_SEED is neither a number nor "none", and when it is 0 for paired tests."""
     seed = os.environ.get("SACREBLEU_SEED", "12345")
     if seed.lower() != "none" and not seed.isdecimal():
-        raise KDError(f"SACREBLEU_SEED is {seed!r}: sacreBLEU takes a number from 0, or none for another one each time")
+        raise KDError(f"SACREBLEU_SEED is {seed!r}: set it to 0 or more, or to none for another seed in each run")
     if of_tests and seed.isdecimal() and int(seed) == 0:
-        raise KDError("SACREBLEU_SEED is 0: sacreBLEU's paired tests draw another seed each time then; take 1 or more")
+        raise KDError(
+            "SACREBLEU_SEED is 0: then sacreBLEU's paired tests draw another seed in each run; set it to 1 or more"
+        )

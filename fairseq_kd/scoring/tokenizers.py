@@ -1,7 +1,7 @@
-"""Which of sacreBLEU's tokenisers scores a language, and whether it is installed and fits the text.
+"""The tokeniser of sacreBLEU for a language: which one it is, whether it is installed, and whether it fits the text.
 
-BLEU counts words. Where a script has no spaces between words, sacreBLEU's standard tokeniser `13a` makes each sentence
-one word: hardly any matches, and BLEU is near 0 whatever the translations are.
+BLEU counts words. If a script has no spaces between words, sacreBLEU's standard tokeniser `13a` takes each sentence for
+one word: hardly any word matches, and BLEU is near 0 for all translations.
 """
 
 import functools
@@ -15,12 +15,12 @@ from fairseq_kd.corpus.scripts import count_letters
 
 STANDARD = "13a"
 TOKENIZERS = (STANDARD, "zh", "ja-mecab", "ko-mecab", "char", "intl", "none", "flores101", "flores200")
-BY_SPACES = (STANDARD, "intl", "none")  # find words only where spaces or punctuation separate them
+BY_SPACES = (STANDARD, "intl", "none")  # they find only words that spaces or punctuation separate
 INSTALL = {
     "ja-mecab": "pip install 'sacrebleu[ja]'",
     "ko-mecab": "pip install 'sacrebleu[ko]'",
-    "flores101": "sacreBLEU downloads its model when it is first used",
-    "flores200": "sacreBLEU downloads its model when it is first used",
+    "flores101": "its first use downloads its model",
+    "flores200": "its first use downloads its model",
 }
 # ISO 639-1, 639-2 and 639-3; Thai, Lao, Khmer, Burmese, Tibetan and Dzongkha have no tokeniser in sacreBLEU
 _OF_LANGUAGES = {
@@ -29,7 +29,7 @@ _OF_LANGUAGES = {
     "ko-mecab": ("ko", "kor"),
     "char": ("th", "tha", "lo", "lao", "km", "khm", "my", "mya", "bur", "bo", "bod", "tib", "dz", "dzo"),
 }
-# ISO 15924; a script that is written with spaces decides too: nan_Latn
+# ISO 15924; the code of a script with spaces decides too, as in nan_Latn
 _OF_SCRIPTS = {
     "zh": ("hans", "hant", "hani"),
     "ja-mecab": ("jpan", "hira", "kana", "hrkt"),
@@ -38,13 +38,13 @@ _OF_SCRIPTS = {
 }
 LANGUAGES = {code: name for name, codes in _OF_LANGUAGES.items() for code in codes}
 SCRIPTS = {code: name for name, codes in _OF_SCRIPTS.items() for code in codes}
-LOOKED_AT = 1000  # lines
-# what sacreBLEU raises, or ends the process by, where something is missing
+LOOKED_AT = 1000  # lines that are examined
+# what sacreBLEU raises when something is missing; it may also end the process
 FAILURES = (RuntimeError, ImportError, AssertionError, OSError, SystemExit)
 
 
 def default_tokenizer(lang: str) -> str:
-    """That of a language code: "zh", "zh_CN", "zh-Hant-TW" and "zho_Hans" are Chinese; 13a where no other is known."""
+    """Default for a language code: "zh", "zh_CN", "zh-Hant-TW" and "zho_Hans" are Chinese; unknown codes get 13a."""
     code, *more = re.split("[-_]", lang.lower())
     script = next((part for part in more if len(part) == 4 and part.isalpha()), None)
     if script is not None:
@@ -55,8 +55,8 @@ def default_tokenizer(lang: str) -> str:
 def choose_tokenizer(lang: str, given: str | None) -> str:
     """`given` (--tokenize), or the default of the language.
 
-    Raises KDError for one that sacreBLEU does not have, and for one that is not installed: another one would give
-    another score.
+    Raises KDError for a tokeniser that sacreBLEU lacks or that is not installed: another tokeniser would give another
+    score.
     """
     name = given or default_tokenizer(lang)
     if name not in TOKENIZERS:
@@ -68,7 +68,7 @@ def choose_tokenizer(lang: str, given: str | None) -> str:
 
 @functools.cache
 def load_tokenizer(name: str, why: str = ""):
-    """sacreBLEU's tokeniser, a function of a line. Raises KDError when it is not installed; why: of the message."""
+    """sacreBLEU's tokeniser, a function of a line. Raises KDError, with `why`, when it is not installed."""
     from sacrebleu.metrics import BLEU
 
     try:
@@ -79,28 +79,28 @@ def load_tokenizer(name: str, why: str = ""):
         reason = " ".join(str(error).split()) or type(error).__name__
         raise KDError(
             f"sacreBLEU's tokeniser {name}{why}, cannot be used ({reason[:200]}): {INSTALL[name]}, or give --tokenize "
-            "char, whose scores are of characters"
+            "char, which scores characters"
         ) from error
 
 
 def unspaced_share(lines: Iterable[str]) -> float:
-    """The share of letters whose script is written without spaces between words, of the first lines; 0 of none."""
+    """The share of letters in scripts without spaces between words, in the first lines; 0 without letters."""
     letters, *unspaced = count_letters(islice(lines, LOOKED_AT))
     return sum(unspaced) / letters if letters else 0.0
 
 
 def check_text(name: str, given: bool, lang: str, references: Iterable[str]) -> None:
-    """Say so when a tokeniser that goes by spaces meets text without them.
+    """Report a tokeniser that needs spaces for text without spaces.
 
-    Raises KDError when that was nobody's choice (`given` false); else a warning on standard error.
+    Raises KDError if the user did not choose it (`given` is false); else prints a warning to standard error.
     """
     if name not in BY_SPACES or (share := unspaced_share(references)) <= 0.5:
         return
-    found = f"{share:.0%} of the letters of the references are of a script without spaces between words"
+    found = f"{share:.0%} of the letters of the references belong to scripts without spaces between words"
     if not given:
         raise KDError(
             f"{found}, and the target language {lang!r} does not say which tokeniser fits: BLEU and TER with "
-            f"{name} would take a sentence for a word; give --tokenize {' or '.join(('zh', 'ja-mecab', 'char'))} "
+            f"{name} would count a sentence as one word; give --tokenize {' or '.join(('zh', 'ja-mecab', 'char'))} "
             f"(or --tokenize {name} for text that is cut into words)"
         )
-    print(f"warning: {found}: --tokenize {name} takes what stands between spaces for a word", file=sys.stderr)
+    print(f"warning: {found}: --tokenize {name} counts the text between two spaces as one word", file=sys.stderr)

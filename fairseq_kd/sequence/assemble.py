@@ -1,9 +1,9 @@
-"""Finished blocks -> a data-bin: targets, sources, hypotheses as text, everything else linked from the original."""
+"""Finished blocks -> a data-bin: targets, sources and hypotheses as text; other files are links to the original."""
 
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +14,15 @@ from fairseq_kd.artifacts.writing import file_in_progress, write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.sequence.options import DecodeOptions, Hypothesis
-from fairseq_kd.sequence.select import reason_to_drop
 from fairseq_kd.teacher.ensemble import Teachers
 
 
 def assemble(
     folder: Path, request: dict, teachers: Teachers, options: DecodeOptions, data_bin: Path, blocks: list
 ) -> dict:
-    """Write the data-bin from the parts of all blocks, in order, then its manifest; return it.
+    """Write the data-bin from the parts of all blocks, in order, then its manifest; return the manifest.
 
-    Streamed: memory does not grow with the corpus but by the list of sentence lengths.
+    The parts are streamed: of the whole corpus, only the sentence lengths are in memory.
     Raises KDError when a part has been damaged.
     """
     task, subset = teachers.task, options.subset
@@ -51,7 +50,7 @@ def assemble(
             progress.advance(1)
         progress.finish()
         if not kept:
-            raise KDError("the filters leave out every sentence: loosen them")
+            raise KDError("the filters drop every sentence: loosen them")
         names += [*target.close(), f"{subset}.hypotheses.{target_lang}.tsv"]
     names += _sources(folder, prefix, teachers, data_bin, kept)
     if options.filters:
@@ -70,8 +69,25 @@ def assemble(
     return manifest
 
 
+def reason_to_drop(source: list[int], chosen: Hypothesis, filters: dict, same_symbols: Callable) -> str | None:
+    """The name of the first filter that drops a pair, or None.
+
+    source: token ids without EOS. filters: max_length_ratio (longer side / shorter side, in tokens), drop_empty,
+    drop_copies. same_symbols(source ids, target ids): whether both are the same text.
+    """
+    lengths = sorted((len(source), len(chosen.tokens)))
+    if filters.get("drop_empty") and lengths[0] == 0:
+        return "empty"
+    ratio = filters.get("max_length_ratio")
+    if ratio and lengths[1] > ratio * max(lengths[0], 1):
+        return "length_ratio"
+    if filters.get("drop_copies") and same_symbols(source, chosen.tokens):
+        return "copy"
+    return None
+
+
 def _sentences(folder: Path, blocks: list) -> Iterator[tuple]:
-    """(hypotheses, closeness of each or None, number of the chosen one, reason of a fallback or None), in order."""
+    """(hypotheses, closeness of each or None, number of the chosen one, reason for a fallback or None), in order."""
     for block in blocks:
         path = block.path(folder)
         count = 0
@@ -89,20 +105,20 @@ def _sentences(folder: Path, blocks: list) -> Iterator[tuple]:
             raise KDError(f"{path} was damaged ({error}): remove it, and run the same command again") from error
         if count != block.end - block.start:
             raise KDError(
-                f"{path} has {count} sentences of {block.end - block.start}, it was damaged: remove it, and run the "
-                "same command again"
+                f"{path} has {count} of {block.end - block.start} sentences, so it was damaged: remove it, and run "
+                "the same command again"
             )
 
 
 @contextlib.contextmanager
 def _text_file(path: Path):
-    """A text file that gets its name when the block ends well."""
+    """A text file that has a temporary name until the block ends without an error."""
     with file_in_progress(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         yield file
 
 
 def _write_hypotheses(file, number: int, hypotheses, closeness, chosen: int, symbols: list[str]) -> None:
-    """A line a hypothesis: sentence, rank, "*" for the chosen one, score, closeness, tokens."""
+    """One line per hypothesis: sentence, rank, "*" for the chosen one, score, closeness, tokens."""
     for rank, (hypothesis, near) in enumerate(zip(hypotheses, closeness, strict=True)):
         tokens = " ".join(symbols[token] for token in hypothesis.tokens)
         mark = "*" if rank == chosen else ""
@@ -111,7 +127,7 @@ def _write_hypotheses(file, number: int, hypotheses, closeness, chosen: int, sym
 
 
 def _sources(folder: Path, prefix: str, teachers: Teachers, data_bin: Path, kept: list[int]) -> list[str]:
-    """Link the source side where it is one file of which nothing is left out, else write it."""
+    """Link the source side if it is one file and every pair is kept, else write it."""
     source_lang, target_lang = teachers.task.cfg.source_lang, teachers.task.cfg.target_lang
     found = data_files(data_bin, teachers.subset, source_lang, target_lang)
     sides = sorted(files_of_side(found, source_lang))
@@ -134,7 +150,7 @@ def _write_kept(folder: Path, subset: str, kept: list[int]) -> str:
 
 
 def _same_symbols(task):
-    """Compare token ids of the two sides by their symbols."""
+    """A function that compares token ids of the two sides by their symbols."""
     source, target = task.source_dictionary.symbols, task.target_dictionary.symbols
 
     def same(ids, other) -> bool:

@@ -1,4 +1,9 @@
-"""Decoding by fairseq's own search: any architecture, ensembles, sampling."""
+"""Decoding by the models of fairseq: any architecture, ensembles.
+
+Beam search, greedy search and sampling use fairseq's own search. Teacher forcing is one forward pass per batch, the
+same that `fairseq-kd cache` makes: at each position it takes the teacher's most probable token, given the gold tokens
+before it.
+"""
 
 from abc import ABC, abstractmethod
 from argparse import Namespace
@@ -8,28 +13,31 @@ import numpy as np
 import torch
 
 from fairseq_kd.inference.opening import collate, length_sorted
-from fairseq_kd.sequence.options import DecodeOptions, Hypothesis
+from fairseq_kd.loss.signal import ROWS_AT_A_TIME
+from fairseq_kd.sequence.options import Hypothesis
+from fairseq_kd.teacher.ensemble import Teachers
 
-MAX_TOKENS = {"cpu": 4000, "cuda": 12000}  # source tokens of a batch, with padding
+MAX_TOKENS = {"cpu": 4000, "cuda": 12000}  # source tokens per batch, padding included
+FORCING_MAX_TOKENS = 4000  # tokens of the longer side per batch, padding included
 
 
 class Backend(ABC):
-    """Translates chosen sentences of a subset. The translation of an empty source is empty, by every backend.
+    """Translates chosen sentences of a subset. Every backend gives an empty source the empty translation.
 
-    A model would invent one: it has not seen empty sources, since cleaning leaves them out of training sets.
+    A model would invent a translation: it has seen no empty source, because cleaning drops them from training sets.
     """
 
     name: str
-    max_tokens: int  # of a batch, with padding
+    max_tokens: int  # per batch, padding included
 
     def __init__(self, dataset):
         self.dataset = dataset
         self._empty_sources = empty_sources(dataset)
 
     def translate(self, sentences: np.ndarray, advance: Callable[[int], None]) -> dict[int, list[Hypothesis]]:
-        """Sentence number -> hypotheses, best first; advance(n) after every n sentences.
+        """Sentence number -> hypotheses, best first; advance(n) is called after every n sentences.
 
-        An empty source has one hypothesis, without tokens and of the score 0 (probability 1).
+        An empty source has one hypothesis, which has no tokens and the score 0 (probability 1).
         """
         empty = self._empty_sources[sentences]
         advance(int(empty.sum()))
@@ -38,24 +46,24 @@ class Backend(ABC):
 
     @abstractmethod
     def translate_filled(self, sentences: np.ndarray, advance: Callable[[int], None]) -> dict[int, list[Hypothesis]]:
-        """The same of sentences of which none is empty."""
+        """`translate` for sentences whose sources are not empty."""
 
 
 def empty_sources(dataset) -> np.ndarray:
-    """bool (sentences,): whose source is EOS alone."""
+    """bool (sentences,): whether the source is EOS alone."""
     return np.asarray(dataset.src_sizes) <= 1
 
 
 class FairseqBackend(Backend):
     """Beam search, greedy search and sampling by `task.build_generator`.
 
-    Samples are drawn from a generator that is seeded for each batch, so they do not depend on what ran before.
+    The generator of random numbers is seeded for each batch, so samples do not depend on what ran before.
     """
 
     name = "fairseq"
 
     def __init__(self, models: list, task, dataset, search: Namespace, max_tokens: int, device: torch.device):
-        """models: on `device`, in eval mode, as many as the ensemble has. search: see `search_arguments`."""
+        """models: the members of the ensemble, on `device`, in eval mode. search: see `Search.fairseq_arguments`."""
         super().__init__(dataset)
         self.models, self.task = models, task
         self.max_tokens, self.device, self.search = max_tokens, device, search
@@ -65,7 +73,7 @@ class FairseqBackend(Backend):
     def translate_filled(self, sentences: np.ndarray, advance) -> dict[int, list[Hypothesis]]:
         """See `Backend`."""
         devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices, enabled=self.search.sampling):  # the seeds are those of the batches alone
+        with torch.random.fork_rng(devices, enabled=self.search.sampling):  # each batch sets its seed
             return self._translate(sentences, advance)
 
     def _translate(self, sentences, advance) -> dict[int, list[Hypothesis]]:
@@ -87,19 +95,65 @@ class FairseqBackend(Backend):
         return Hypothesis(tokens[:-1], float(item["score"]))
 
 
-def search_arguments(options: DecodeOptions) -> Namespace:
-    """What fairseq's `build_generator` reads, and the seed."""
-    settings = options.settings()
-    sampling = options.strategy == "sample"
-    beam = settings["nbest"] if sampling else settings.get("beam", 1)
-    return Namespace(
-        beam=beam,
-        lenpen=settings.get("lenpen", 1.0),
-        max_len_a=settings["max_len_a"],
-        max_len_b=settings["max_len_b"],
-        sampling=sampling,
-        sampling_topk=settings.get("sampling_topk") or -1,
-        sampling_topp=settings.get("sampling_topp") or -1.0,
-        temperature=settings.get("sampling_temperature", 1.0),
-        seed=settings.get("seed"),
-    )
+class ForcingBackend(Backend):
+    """Teacher forcing: the hypothesis has the length of the gold target, and its last position is EOS.
+
+    Where the teacher would end earlier, the hypothesis has the teacher's next best token; with `cut` it ends there.
+    Padding is never a token of a hypothesis.
+    """
+
+    name = "fairseq"
+
+    def __init__(self, teachers: Teachers, device: torch.device, *, cut: bool, max_tokens: int | None = None):
+        """max_tokens: of the longer side per batch; None: FORCING_MAX_TOKENS."""
+        super().__init__(teachers.dataset)
+        self.teachers, self.device, self.cut = teachers, device, cut
+        self.max_tokens = max_tokens or FORCING_MAX_TOKENS
+        dataset = teachers.dataset
+        self._lengths = np.maximum(dataset.src_sizes, dataset.tgt_sizes)
+
+    def translate_filled(self, sentences: np.ndarray, advance) -> dict[int, list[Hypothesis]]:
+        """See `Backend`. Each sentence has one hypothesis."""
+        found = {}
+        for numbers in length_sorted(sentences, self._lengths, self.max_tokens):
+            found |= self._batch(collate(self.teachers.dataset, numbers, self.device))
+            advance(len(numbers))
+        return found
+
+    def _batch(self, sample) -> dict[int, list[Hypothesis]]:
+        dictionary = self.teachers.task.target_dictionary
+        keep = sample["target"].ne(dictionary.pad())  # (B, T)
+        lengths = keep.sum(dim=1).tolist()
+        last = torch.cumsum(keep.sum(dim=1), dim=0) - 1  # (B,): the row of each sentence's EOS among the N
+        tokens, scores = most_probable(
+            self.teachers.signal(sample, keep), int(keep.sum()), last, dictionary.eos(), dictionary.pad(), self.cut
+        )
+        answers, start = {}, 0
+        for number, length in zip(sample["id"].tolist(), lengths, strict=True):
+            ids, values = tokens[start : start + length], scores[start : start + length]
+            end = int(np.flatnonzero(ids == dictionary.eos())[0]) + 1  # EOS included; nothing is cut at the last one
+            answers[number] = [Hypothesis(ids[: end - 1], float(values[:end].mean()))]
+            start += length
+        return answers
+
+
+def most_probable(signal, count: int, last: torch.Tensor, eos: int, pad: int, cut: bool):
+    """The most probable tokens of a signal of N = count rows: numpy arrays (token ids (N,), log-probabilities (N,)).
+
+    last (B,): the rows whose token is EOS, whatever the teacher says. cut: whether EOS may be the answer in other rows.
+    """
+    ids, scores = [], []
+    is_last = torch.zeros(count, dtype=torch.bool, device=last.device)
+    is_last[last] = True
+    for start in range(0, count, ROWS_AT_A_TIME):
+        end = min(start + ROWS_AT_A_TIME, count)
+        lprobs = signal.rows(start, end).clone()  # (n, V)
+        allowed_eos = is_last[start:end]
+        forced = lprobs[:, eos].clone()
+        lprobs[:, pad] = float("-inf")
+        if not cut:
+            lprobs[:, eos] = float("-inf")
+        values, best = lprobs.max(dim=-1)
+        ids.append(torch.where(allowed_eos, eos, best))
+        scores.append(torch.where(allowed_eos, forced, values))
+    return torch.cat(ids).cpu().numpy(), torch.cat(scores).float().cpu().numpy()

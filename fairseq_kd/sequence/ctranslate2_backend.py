@@ -1,7 +1,7 @@
 """Decoding by CTranslate2: the same beam search as fairseq's, several times faster on a CPU.
 
-A teacher is converted once and kept in the user's cache folder (`resources.cache_folder`), named by the sha256 of the
-checkpoint. Weights are quantised when the model is loaded.
+A teacher is converted once. The converted model stays in the user's cache folder (`core.paths.cached`); its name holds
+the sha256 of the checkpoint. Weights are quantised when the model is loaded.
 """
 
 import shutil
@@ -21,28 +21,38 @@ from fairseq_kd.export.runtime import check_installed, is_out_of_memory, load_tr
 from fairseq_kd.inference.opening import length_sorted
 from fairseq_kd.sequence.backend import Backend
 from fairseq_kd.sequence.options import DecodeOptions, Hypothesis
+from fairseq_kd.sequence.strategies import STRATEGIES
 from fairseq_kd.teacher.ensemble import Teachers
 
 MAX_TOKENS = {"cpu": 1024, "cuda": 16384}
-CONVERSION = 3  # counts the changes of `export` that change a converted model
+CONVERSION = 3  # increases with every change of `export` that changes a converted model
 
 
 class CTranslate2Backend(Backend):
-    """Beam and greedy search of one transformer, in batches that the translator's own threads share."""
+    """Beam and greedy search with one transformer. The threads of the translator share the batches."""
 
     name = "ctranslate2"
 
     def __init__(
-        self, translator, task, dataset, settings: dict, max_tokens: int, max_target_positions: int, names=None
+        self,
+        translator,
+        task,
+        dataset,
+        settings: dict,
+        max_tokens: int,
+        max_target_positions: int,
+        names=None,
+        strategy: str = "beam",
     ):
-        """translator: a `ctranslate2.Translator`. settings: those of `DecodeOptions.settings` for a search.
+        """translator: a `ctranslate2.Translator`. settings: of the strategy, see `DecodeOptions.settings`.
 
-        names: those that the model was written with, see `write_model`; None: `vocabulary.numbers`.
+        names: the names of tokens with which the model was written, see `write_model`; None: `vocabulary.numbers`.
         """
         names = names or vocabulary.numbers
         super().__init__(dataset)
         self.translator = translator
         self.settings, self.max_tokens, self.max_target_positions = settings, max_tokens, max_target_positions
+        self._arguments = STRATEGIES[strategy].ctranslate2_arguments(settings)
         self.eos = task.source_dictionary.eos()
         self._names = np.array(names(task.source_dictionary), dtype=object)
         self._index = vocabulary.first_ids(names(task.target_dictionary))
@@ -55,9 +65,7 @@ class CTranslate2Backend(Backend):
             limit = int(settings["max_len_a"] * int(self._lengths[numbers[0]]) + settings["max_len_b"])
             answers = self.translator.translate_batch(
                 [self._source(int(number)) for number in numbers],
-                beam_size=settings.get("beam", 1),
-                num_hypotheses=settings.get("nbest", 1),
-                length_penalty=settings.get("lenpen", 1.0),
+                **self._arguments,
                 max_decoding_length=min(limit, self.max_target_positions - 1),
                 max_input_length=0,
                 return_scores=True,
@@ -85,7 +93,7 @@ class CTranslate2Backend(Backend):
             ) from error
 
     def _source(self, number: int) -> list[str]:
-        """Names of a source sentence's tokens; the converted model adds EOS."""
+        """Names of the tokens of a source sentence, without EOS, which the converted model adds."""
         tokens = self.dataset.src[number].numpy()
         assert tokens[-1] == self.eos, f"source {number} does not end with EOS"
         return self._names[tokens[:-1]].tolist()
@@ -95,9 +103,9 @@ class CTranslate2Backend(Backend):
 
 
 def teacher_backend(teachers: Teachers, options: DecodeOptions, device: torch.device, workers=None):
-    """The backend of one teacher. workers: see `load_translator`.
+    """The backend for one teacher. workers: see `load_translator`.
 
-    Raises KDError when the teacher cannot be converted, or the device has no such --dtype or cannot be used.
+    Raises KDError when the teacher cannot be converted, the device cannot compute in --dtype, or it cannot be used.
     """
     model = convert(teachers)
     try:
@@ -110,34 +118,35 @@ def teacher_backend(teachers: Teachers, options: DecodeOptions, device: torch.de
         raise KDError(f"CTranslate2 cannot load {model} ({error}); {what_to_do}") from error
     max_tokens = options.max_tokens or MAX_TOKENS[device.type]
     limit = teachers.max_positions[1]
-    return CTranslate2Backend(translator, teachers.task, teachers.dataset, options.settings(), max_tokens, limit)
+    settings, strategy = options.settings(), options.strategy
+    return CTranslate2Backend(
+        translator, teachers.task, teachers.dataset, settings, max_tokens, limit, strategy=strategy
+    )
 
 
 def _is_damaged(model: Path) -> bool:
-    """Whether the files of a converted model are known not to be those that were written."""
+    """Whether the files of a converted model differ from the files that were written."""
     manifest = read_manifest(model)
     return manifest is not None and manifest["files"] != hash_files(model)
 
 
 def reason_against(teachers: Teachers, options: DecodeOptions) -> str | None:
-    """Why CTranslate2 cannot do this; None when nothing is known that speaks against it."""
+    """Why CTranslate2 cannot decode with these teachers and options; None when no reason is known."""
     try:
         check_installed()
     except KDError as error:
         return str(error)
-    if options.strategy == "teacher-forcing":
-        return "teacher forcing is one forward pass, not a search"
-    if options.strategy == "sample":
-        return "its samples depend on which of its threads draws them, so they could not be drawn again"
+    if options.how.not_by_ctranslate2:
+        return options.how.not_by_ctranslate2
     if len(teachers.members) > 1:
         return "it has no ensembles"
     return None
 
 
 def convert(teachers: Teachers) -> Path:
-    """The folder of the teacher as a CTranslate2 model, converted now if it is not there yet.
+    """The folder of the teacher as a CTranslate2 model; the teacher is converted if the folder does not exist.
 
-    Raises KDError when its architecture or one of its options has no counterpart.
+    Raises KDError when CTranslate2 has no counterpart of its architecture or of one of its options.
     """
     import ctranslate2
 
@@ -149,13 +158,12 @@ def convert(teachers: Teachers) -> Path:
         return final
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        with exclusive(final, wait=True):  # by name: converted once, also by shards that begin together
+        with exclusive(final, wait=True):  # shards that begin together convert once
             if not _is_complete(final):
                 _convert(teacher, final)
     except OSError as error:
         raise KDError(
-            f"cannot keep the converted teacher in {final.parent} ({error}); set FAIRSEQ_KD_CACHE to a folder that can "
-            "be written"
+            f"cannot keep the converted teacher in {final.parent} ({error}); set FAIRSEQ_KD_CACHE to a writable folder"
         ) from error
     return final
 

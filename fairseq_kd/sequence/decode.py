@@ -1,4 +1,4 @@
-"""A subset in, a data-bin out: what is asked for, with which backend, from what."""
+"""`fairseq-kd decode`: a subset of a data-bin and a teacher -> a data-bin with the teacher's targets."""
 
 from pathlib import Path
 
@@ -10,17 +10,14 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.export.runtime import CannotComputeError
 from fairseq_kd.inference.device import choose_device
-from fairseq_kd.sequence.backend import MAX_TOKENS, FairseqBackend, search_arguments
 from fairseq_kd.sequence.ctranslate2_backend import convert, reason_against, teacher_backend
-from fairseq_kd.sequence.forcing import TeacherForcing
 from fairseq_kd.sequence.options import DecodeOptions
-from fairseq_kd.sequence.select import Closeness, open_closeness
-from fairseq_kd.sequence.work import DecodeWork
+from fairseq_kd.sequence.work import Closeness, DecodeWork, open_closeness
 from fairseq_kd.teacher.ensemble import Teachers, open_teachers
 
 KIND = "fairseq_kd decoded data-bin"
 FORMAT = 1
-BLOCK_SENTENCES = 4096  # what a kill can cost, and what is sorted by length together
+BLOCK_SENTENCES = 4096  # a kill loses at most one block; the sentences of a block are sorted by length
 VERSIONS = ("fairseq_kd", "fairseq", "ve-fairseq", "torch", "numpy", "ctranslate2", "sacrebleu")
 
 
@@ -38,12 +35,12 @@ def decode(
     say=print,
     block_sentences=BLOCK_SENTENCES,
 ) -> dict | None:
-    """Make, or continue, the data-bin `out`; return its manifest, or None when other shards have work left.
+    """Make, or continue, the data-bin `out`; return its manifest, or None while other shards are unfinished.
 
-    teacher: a checkpoint, or an ensemble joined by ":". teacher_data: folder with the teacher's dictionaries; None:
-    where the checkpoint says. trust: a checkpoint that may hold code. post_process: how subwords are joined for
-    --select closest; None: as the data-bin's manifest says. workers: see `load_translator`.
-    Raises KDError for whatever does not fit together.
+    teacher: a checkpoint, or the checkpoints of an ensemble joined by ":". teacher_data: folder with the teacher's
+    dictionaries; None: the folder that the checkpoint names. trust: a checkpoint that may hold code. post_process: how
+    subwords are joined for --select closest; None: as the data-bin's manifest says. workers: see `load_translator`.
+    Raises KDError when data, teacher, options and `out` do not fit together.
     """
     check_new_data_bin(out)
     dtype = "float32" if options.dtype == "int8" else options.dtype
@@ -60,9 +57,9 @@ def decode(
 
 
 def choose_backend(teachers: Teachers, options: DecodeOptions, workers=None, say=print):
-    """The backend that is asked for; for "auto" CTranslate2 where it can do this, else fairseq.
+    """The backend that the options name; "auto": CTranslate2 if it can run strategy and teacher, else fairseq.
 
-    Raises KDError when the one that is asked for cannot do this.
+    Raises KDError when the named backend cannot run them.
     """
     if workers is not None and workers < 1:
         raise KDError(f"--workers {workers}: must be at least 1")
@@ -83,20 +80,16 @@ def choose_backend(teachers: Teachers, options: DecodeOptions, workers=None, say
                 raise KDError(f"--backend ctranslate2: {error}; or use --backend fairseq") from error
             why_not = str(error)
     if options.dtype == "int8":
-        raise KDError(f"--dtype int8 needs CTranslate2, which cannot do this: {why_not}")
+        raise KDError(f"--dtype int8 needs CTranslate2, which cannot do this: {why_not}; give another --dtype")
     if workers is not None:
         raise KDError("--workers is for --backend ctranslate2; share the work of fairseq by --shard I/N")
-    if options.strategy == "teacher-forcing":
-        return TeacherForcing(teachers, options, device)
     if options.backend == "auto":
         say(f"decoding with fairseq: {why_not}")
-    max_tokens = options.max_tokens or MAX_TOKENS[device.type]
-    models, search = teachers.models(device), search_arguments(options)
-    return FairseqBackend(models, teachers.task, teachers.dataset, search, max_tokens, device)
+    return options.how.open_fairseq(teachers, options.settings(), options.max_tokens, device)
 
 
 def describe(data_bin, teachers: Teachers, options: DecodeOptions, backend, closeness: Closeness | None) -> dict:
-    """What the data are made from, for the manifest."""
+    """Everything on which the data depend, for the manifest."""
     cfg, versions = teachers.task.cfg, library_versions()
     pair = (cfg.source_lang, cfg.target_lang)
     return {

@@ -1,7 +1,7 @@
-"""Several data-bins -> one, whose training set is theirs one after the other, each as often as asked.
+"""Several data-bins -> one: the training sets follow one another, each repeated as often as --times says.
 
-So original and distilled targets are learnt from together, and word-level distillation (`kd_word`, with its teacher
-online or from a cache of the mixed data) combines with sequence-level distillation.
+So a student learns from original and distilled targets together, and word-level distillation (`kd_word`, with its
+teacher online or from a cache of the mixed data) combines with sequence-level distillation.
 """
 
 from collections import Counter
@@ -29,10 +29,10 @@ FORMAT = 1
 def mix(data_bins, times, out, *, languages=(None, None), seed: int | None = None) -> dict:
     """Write the data-bin `out` and return its manifest; a finished `out` of the same inputs is checked and kept.
 
-    times: how often each training set is taken, above 0; 2.5 is two copies and a random half, in order.
-    seed: of the random shares (None: 1), for which one of `times` must have a fraction.
-    languages: (source, target); (None, None): those of the first. Everything but the training set is
-    linked from the first. Raises KDError when they do not fit together.
+    times: how often each training set is repeated, above 0; 2.5 means two copies and a random half, in order.
+    seed: of the random shares (None: 1); it has an effect only if one of `times` has a fraction.
+    languages: (source, target); (None, None): the languages of the first data-bin. Everything except the training set
+    is linked from the first data-bin. Raises KDError for data-bins that do not fit together.
     """
     check_new_data_bin(out)
     if len(times) != len(data_bins):
@@ -78,14 +78,14 @@ def _checked_seed(seed: int | None, times) -> int:
     if all(value == int(value) for value in times):
         listed = " ".join(f"{value:g}" for value in times)
         raise KDError(
-            f"--seed {seed} has no effect: each training set is taken whole (--times {listed}), so nothing is drawn; "
-            "leave it out"
+            f"--seed {seed} has no effect: every training set is repeated as a whole (--times {listed}), so nothing is "
+            "drawn; leave it out"
         )
     return seed
 
 
 def chosen(count: int, times: float, rng: np.random.Generator) -> Iterator[int]:
-    """Numbers below `count`, in order: whole copies, then a random share without repetition."""
+    """Sentence numbers below `count`, in order: whole copies, then a random share without repetition."""
     for _ in range(int(times)):
         yield from range(count)
     rest = round((times - int(times)) * count)

@@ -1,72 +1,44 @@
-"""The options of `fairseq-kd decode`, checked: what would have no effect is refused.
+"""The options of `fairseq-kd decode`, checked: an option without an effect is refused. What a decoder answers."""
 
-What a decoder answers.
-"""
-
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.scoring.tokenizers import TOKENIZERS
+from fairseq_kd.sequence.strategies import STRATEGIES, Strategy, all_options, as_option, strategies_with
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """Token ids (length,) without EOS, and the log-probability a token (nats; beam search: by --lenpen)."""
+    """Token ids (length,) without EOS, and the log-probability per token (nats; beam search: divided by --lenpen)."""
 
     tokens: np.ndarray
     score: float
 
 
-STRATEGIES = ("beam", "greedy", "teacher-forcing", "sample")
 BACKENDS = ("auto", "fairseq", "ctranslate2")
 DTYPES = ("float32", "bfloat16", "float16", "int8")
 SELECTIONS = ("best", "closest")
 METRICS = ("bleu", "chrf")
-SEARCH = ("max_len_a", "max_len_b")
-SAMPLING = ("sampling_topk", "sampling_topp", "sampling_temperature", "seed")
-# options that mean something for some strategies only, with the value that they then have if they are not given
-DEFAULTS = {
-    "beam": 5,
-    "nbest": 1,
-    "lenpen": 1.0,
-    "max_len_a": 0.0,
-    "max_len_b": 200,
-    "sampling_topk": 0,
-    "sampling_topp": 0.0,
-    "sampling_temperature": 1.0,
-    "seed": 1,
-    "early_eos": "replace",
-}
-MEANINGFUL = {
-    "beam": ("beam", "nbest", "lenpen", *SEARCH),
-    "greedy": SEARCH,
-    "sample": ("nbest", *SEARCH, *SAMPLING),
-    "teacher-forcing": ("early_eos",),
-}
+FALLBACKS = ("reference", "error")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class DecodeOptions:
-    """How training data are made. None: not given; `settings` fills in what the strategy needs."""
+    """How training data are made.
+
+    DecodeOptions(strategy="beam", beam=5, ...) takes the fields below and the options of the strategy by name, None
+    for an option that was not given. given: the options of the strategy that were given; `settings` has all of them.
+    """
 
     subset: str = "train"
     strategy: str = "beam"
-    beam: int | None = None
-    nbest: int | None = None
-    lenpen: float | None = None
-    max_len_a: float | None = None
-    max_len_b: int | None = None
-    sampling_topk: int | None = None
-    sampling_topp: float | None = None
-    sampling_temperature: float | None = None
-    seed: int | None = None
-    early_eos: str | None = None  # "replace": the next best token instead; "cut": the sentence ends there
+    given: dict = field(default_factory=dict)
     select: str = "best"
     metric: str = "bleu"
-    tokenize: str | None = None  # of metric bleu; None: that of the target language
-    fallback: str = "reference"  # where the teacher has no answer: "reference" (counted) or "error"
+    tokenize: str | None = None  # for the metric bleu; None: the default of the target language
+    fallback: str = "reference"  # where the teacher has no answer: "reference" (the gold target, counted) or "error"
     max_length_ratio: float | None = None
     drop_empty: bool = False
     drop_copies: bool = False
@@ -75,27 +47,32 @@ class DecodeOptions:
     max_tokens: int | None = None
     cpu: bool = False
 
-    def __post_init__(self):
-        """Raises KDError for an unknown name, a value out of range, and an option that would do nothing."""
+    def __init__(self, **values):
+        """Raises KDError for an unknown name, a value out of range, and an option that would have no effect."""
+        given = {name: values.pop(name) for name in all_options() if name in values}
+        values["given"] = {name: value for name, value in given.items() if value is not None}
+        for name in fields(self):
+            object.__setattr__(self, name.name, values.pop(name.name, name.default))
+        if values:
+            raise TypeError(f"DecodeOptions has no {', '.join(values)}")
         _check_names(self)
-        for name in DEFAULTS:
-            if getattr(self, name) is not None and name not in MEANINGFUL[self.strategy]:
-                option = f"--{name.replace('_', '-')}"
-                raise KDError(f"{option} {getattr(self, name)} has no effect with --strategy {self.strategy}")
-        _check_ranges(self.settings(), self)
-        if self.select == "closest" and self.settings().get("nbest", 1) == 1:
-            raise KDError("--select closest chooses among several hypotheses: give --nbest 2 or more")
-        if self.select == "best" and self.metric != "bleu":
-            raise KDError(f"--metric {self.metric} has no effect without --select closest")
-        if self.tokenize is not None and (self.select == "best" or self.metric != "bleu"):
-            raise KDError(f"--tokenize {self.tokenize} has no effect without --select closest and --metric bleu")
-        if self.dtype == "int8" and self.backend == "fairseq":
-            raise KDError("--dtype int8 is for --backend ctranslate2: fairseq's models have no 8-bit form")
+        _check_strategy(self)
+        _check_selection(self)
+        _check_ranges(self)
+
+    @staticmethod
+    def names() -> list[str]:
+        """The names of all values that the constructor takes, the options of every strategy included."""
+        return [found.name for found in fields(DecodeOptions) if found.name != "given"] + list(all_options())
+
+    @property
+    def how(self) -> Strategy:
+        """The strategy that `strategy` names."""
+        return STRATEGIES[self.strategy]
 
     def settings(self) -> dict:
-        """Name -> value of all that the strategy depends on."""
-        given = {name: getattr(self, name) for name in MEANINGFUL[self.strategy]}
-        return {name: DEFAULTS[name] if value is None else value for name, value in given.items()}
+        """Name -> value of every option of the strategy."""
+        return {name: self.given.get(name, option.default) for name, option in self.how.options.items()}
 
     @property
     def filters(self) -> dict:
@@ -106,37 +83,45 @@ class DecodeOptions:
 
 def _check_names(options: DecodeOptions) -> None:
     known = {
-        "strategy": STRATEGIES,
+        "strategy": tuple(STRATEGIES),
         "backend": BACKENDS,
         "dtype": DTYPES,
         "select": SELECTIONS,
         "metric": METRICS,
-        "fallback": ("reference", "error"),
-        "early_eos": (None, "replace", "cut"),
+        "fallback": FALLBACKS,
         "tokenize": (None, *TOKENIZERS),
     }
     for name, names in known.items():
         if getattr(options, name) not in names:
             listed = ", ".join(n for n in names if n)
-            raise KDError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be one of {listed}")
+            raise KDError(f"{as_option(name)} {getattr(options, name)}: must be one of {listed}")
 
 
-def _check_ranges(settings: dict, options: DecodeOptions) -> None:
-    least = {"beam": 1, "nbest": 1, "max_len_b": 1, "max_len_a": 0, "sampling_topk": 0, "sampling_topp": 0, "seed": 0}
-    for name, bound in least.items():
-        if settings.get(name, bound) < bound:
-            raise KDError(f"--{name.replace('_', '-')} {settings[name]}: must be at least {bound}")
-    if settings.get("nbest", 1) > settings.get("beam", settings.get("nbest", 1)):
-        raise KDError(
-            f"--nbest {settings['nbest']} is more than --beam {settings['beam']}: beam search ends with as many "
-            "hypotheses as it has beams"
-        )
-    if settings.get("sampling_topp", 0) > 1:
-        raise KDError(f"--sampling-topp {settings['sampling_topp']}: must be a probability (0: all types)")
-    if settings.get("sampling_topk") and settings.get("sampling_topp"):
-        raise KDError("--sampling-topk and --sampling-topp: give one of them")
-    if settings.get("sampling_temperature", 1) <= 0:
-        raise KDError(f"--sampling-temperature {settings['sampling_temperature']}: must be above 0")
+def _check_strategy(options: DecodeOptions) -> None:
+    for name, value in options.given.items():
+        if name not in options.how.options:
+            raise KDError(
+                f"{as_option(name)} {value} has no effect with --strategy {options.strategy}; leave it out, or give "
+                f"--strategy {' or '.join(strategies_with(name))}"
+            )
+    settings = options.settings()
+    for name, option in options.how.options.items():
+        option.check(name, settings[name])
+    options.how.check(settings)
+
+
+def _check_selection(options: DecodeOptions) -> None:
+    if options.select == "closest" and options.settings().get("nbest", 1) == 1:
+        raise KDError("--select closest chooses among several hypotheses: give --nbest 2 or more")
+    if options.select == "best" and options.metric != "bleu":
+        raise KDError(f"--metric {options.metric} has no effect without --select closest")
+    if options.tokenize is not None and (options.select == "best" or options.metric != "bleu"):
+        raise KDError(f"--tokenize {options.tokenize} has no effect without --select closest and --metric bleu")
+
+
+def _check_ranges(options: DecodeOptions) -> None:
+    if options.dtype == "int8" and options.backend == "fairseq":
+        raise KDError("--dtype int8 is for --backend ctranslate2: fairseq's models have no 8-bit form")
     if options.max_tokens is not None and options.max_tokens < 1:
         raise KDError(f"--max-tokens {options.max_tokens}: must be at least 1")
     if options.max_length_ratio is not None and options.max_length_ratio < 1:

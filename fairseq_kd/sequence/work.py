@@ -1,10 +1,11 @@
-"""Decoding in blocks: every sentence has its answer, in its place.
+"""Decoding in blocks, and the choice of one hypothesis among the n best.
 
-A part file holds one JSON line a sentence: [[score, closeness or null, token ids], ...], best first, the number of the
-chosen one, and null or the reason why the gold target stands in.
+A part file holds one JSON line per sentence: the hypotheses [[score, closeness or null, token ids], ...], best first,
+the number of the chosen one, and null or the reason why the gold target replaces the teacher's answer.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,16 +15,77 @@ import numpy as np
 from fairseq_kd.artifacts.blocks import Block, cut_blocks
 from fairseq_kd.artifacts.manifest import check_files
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.corpus.subword import subword_decoder
+from fairseq_kd.scoring.score import Scorer, choose_scorer
+from fairseq_kd.scoring.tokenizers import LOOKED_AT
 from fairseq_kd.sequence.assemble import assemble
 from fairseq_kd.sequence.backend import empty_sources
 from fairseq_kd.sequence.options import DecodeOptions, Hypothesis
-from fairseq_kd.sequence.select import Closeness, closest
 from fairseq_kd.teacher.ensemble import Teachers
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """How near a hypothesis is to the gold target: both become text, and sacreBLEU scores the hypothesis.
+
+    post_process: the kind of the subwords. decode: from subwords to text. metric: "bleu" or "chrf".
+    """
+
+    post_process: str
+    decode: Callable[[str], str]
+    metric: str
+    scorer: Scorer
+
+    def as_dict(self) -> dict:
+        """For the manifest."""
+        return {"metric": self.metric, "post_process": self.post_process, "tokenize": self.scorer.recorded}
+
+    def sentence_metric(self) -> Callable[[str, str], float]:
+        """(hypothesis, reference) -> sentence-level score, 0 to 100.
+
+        "bleu": with the effective order, so that sentences of fewer than four words have a score. "chrf": chrF2.
+        """
+        metric = self.scorer.metric(self.metric, **({"effective_order": True} if self.metric == "bleu" else {}))
+        return lambda hypothesis, reference: metric.sentence_score(hypothesis, [reference]).score
+
+
+def open_closeness(data_bin, teachers, options: DecodeOptions, post_process: str | None) -> Closeness | None:
+    """The closeness for --select closest; None without that option.
+
+    Raises KDError for a data-bin whose subwords cannot become text, and for a tokeniser that does not fit or is not
+    installed.
+    """
+    if options.select != "closest":
+        if post_process is not None:
+            raise KDError(f"--post-process {post_process} has no effect without --select closest")
+        return None
+    lang = teachers.task.cfg.target_lang
+    kind, decode = subword_decoder(data_bin, lang, post_process)
+    scorer = Scorer()
+    if options.metric == "bleu":
+        scorer = choose_scorer(lang, options.tokenize, map(decode, _gold_lines(teachers)))
+    return Closeness(kind, decode, options.metric, scorer)
+
+
+def _gold_lines(teachers):
+    """Gold targets, evenly spaced over the subset, as subwords."""
+    dataset, symbols = teachers.dataset, teachers.task.target_dictionary.symbols
+    for number in np.unique(np.linspace(0, len(dataset) - 1, LOOKED_AT).astype(int)):
+        yield " ".join(symbols[token] for token in dataset.tgt[number][:-1])
+
+
+def closest(hypotheses: list[str], reference: str, metric: Callable[[str, str], float]) -> tuple[int, list[float]]:
+    """(number of the hypothesis that is nearest to the reference, the score of each); the first of equal ones.
+
+    Source: Kim & Rush 2016, section 3.3, sequence-level interpolation.
+    """
+    scores = [metric(hypothesis, reference) for hypothesis in hypotheses]
+    return max(range(len(scores)), key=lambda index: (scores[index], -index)), scores
 
 
 @dataclass
 class DecodeWork:
-    """A `Work`: decodes blocks, and makes a data-bin of them."""
+    """A `Work` that decodes blocks and assembles a data-bin from them."""
 
     teachers: Teachers
     options: DecodeOptions
@@ -41,20 +103,23 @@ class DecodeWork:
 
     @cached_property
     def too_long(self) -> np.ndarray:
-        """Mask (sentences,): those that the teacher has no positions for. Raises KDError with --fallback error."""
+        """Mask (sentences,): the sentences that are longer than the teacher's positions.
+
+        Raises KDError with --fallback error.
+        """
         dataset, (sources, targets) = self.teachers.dataset, self.teachers.max_positions
         found = np.asarray(dataset.src_sizes) > sources
-        if self.options.strategy == "teacher-forcing":
+        if self.options.how.reads_gold:
             found |= np.asarray(dataset.tgt_sizes) > targets
         if self.options.fallback == "error" and found.any():
             raise KDError(
                 f"sentence {np.flatnonzero(found)[0]} is longer than the teacher's positions, {int(found.sum()):,} are "
-                "(--fallback reference keeps their gold targets)"
+                "in all (--fallback reference keeps their gold targets)"
             )
         return found
 
     def part(self, block: Block, advance):
-        """One JSON line a sentence, see the module's text."""
+        """One JSON line per sentence, see the docstring of the module."""
         numbers = np.arange(block.start, block.end)
         left_out = numbers[self.too_long[numbers]]
         advance(len(left_out))

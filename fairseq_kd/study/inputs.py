@@ -9,8 +9,8 @@ from pathlib import Path
 
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME, hash_files, sha256_file
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.corpus import campaign, datasets
 from fairseq_kd.corpus.corpora import CORPORA
+from fairseq_kd.corpus.entry import text_files
 from fairseq_kd.training.options import nearest
 
 OPTIONS = ("finetune-from-model", "restore-file", "encoder-embed-path", "decoder-embed-path", "like", "subword-model")
@@ -83,30 +83,25 @@ def raw_text(path, data: dict) -> RawText:
     Raises KDError when files are missing, or the named corpus in `raw` is not the official one.
     """
     name, raw = data["name"], data.get("raw")
-    if name == "synthetic" and raw is not None:
-        raise KDError(f"{path}: raw has no effect with the synthetic corpus: it is generated")
+    if raw is not None and "raw" not in CORPORA[name].takes:
+        raise KDError(f"{path}: raw has no effect with the {name} corpus: it is generated")
     if raw is not None and not Path(raw).is_dir():
         raise KDError(f"{path}: {raw} is not a folder; give the one with your raw files as raw in data, or by --raw")
     if name == "text":
         return _own_text(path, data)
-    subsets = tuple(dict.fromkeys((*SUBSETS, *CORPORA[name].subsets))) if name in CORPORA else SUBSETS
+    subsets = tuple(dict.fromkeys((*SUBSETS, *CORPORA[name].subsets)))
     return RawText(subsets, None if raw is None else _sizes(name, data))
 
 
 def _sizes(name: str, data: dict) -> dict:
-    raw = data["raw"]
-    if name in CORPORA:
-        files = campaign.files_read(CORPORA[name], campaign.locate_archives(CORPORA[name], raw))
-    else:
-        pairs = datasets.multi30k_files(data["source-lang"], data["target-lang"], raw).values()
-        files = {file.name: file for pair in pairs for file in (pair.source, pair.target)}
+    files = CORPORA[name].raw_files((data["source-lang"], data["target-lang"]), data["raw"])
     return {name: files[name].stat().st_size for name in sorted(files)}
 
 
 def _own_text(path, data: dict) -> RawText:
     if data.get("raw") is None:
         raise KDError(f"{path}: data lacks 'raw', the folder with your files (or give --raw)")
-    files = datasets.text_files(data["raw"], data["source-lang"], data["target-lang"], _stems(data))
+    files = text_files(data["raw"], data["source-lang"], data["target-lang"], _stems(data))
     hashes = {file.name: sha256_file(file) for pair in files.values() for file in (pair.source, pair.target)}
     return RawText(tuple(files), hashes)
 

@@ -8,7 +8,7 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import config_folder
 from fairseq_kd.core.yaml_file import read_yaml
 from fairseq_kd.corpus import synthetic
-from fairseq_kd.corpus.corpora import NAMES
+from fairseq_kd.corpus.corpora import CORPORA
 from fairseq_kd.quickstart.recipe import available_recipes, find_recipe, load_recipe
 from fairseq_kd.scoring.tokenizers import STANDARD, choose_tokenizer
 from fairseq_kd.study.values import (
@@ -131,8 +131,8 @@ def _valid_keys(section: str, given) -> tuple:
 
 def _complete_data(path, data: dict) -> None:
     check_keys(path, "data", data, valid=tuple(data), required=("name",))
-    if data["name"] not in NAMES:
-        raise KDError(f"{path}: data has the name {data['name']!r}; it must be one of {', '.join(NAMES)}")
+    if data["name"] not in CORPORA:
+        raise KDError(f"{path}: data has the name {data['name']!r}; it must be one of {', '.join(CORPORA)}")
     if data["name"] == "synthetic":
         data.setdefault("source-lang", synthetic.SOURCE)
         data.setdefault("target-lang", synthetic.TARGET)

@@ -13,7 +13,7 @@ from helpers import batch
 
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.corpus.datasets import text_files
+from fairseq_kd.corpus.entry import text_files
 from fairseq_kd.corpus.options import PrepareOptions
 from fairseq_kd.corpus.prepare import prepare
 from fairseq_kd.corpus.text import write_lines
@@ -215,7 +215,7 @@ def test_the_level_0_is_the_subset_as_it_is(result):
 
 def test_sources_are_binarised_as_the_data_bin_was(data_bin, student):
     system = open_student(data_bin, student)
-    from fairseq_kd.corpus.prepare import load_subword_models
+    from fairseq_kd.corpus.subword import load_subword_models
 
     encode = load_subword_models(data_bin, "qaa", "qab")["qaa"].encode
     lines = (data_bin / "raw" / "test.qaa").read_text().splitlines()

@@ -5,8 +5,8 @@ import pytest
 from fairseq_kd.artifacts.manifest import read_manifest
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.corpus.prepare import load_subword_models
-from fairseq_kd.corpus.subword import SubwordNMTModel, load_model_file
+from fairseq_kd.corpus.bpe import SubwordNMTModel
+from fairseq_kd.corpus.subword import load_model_file, load_subword_models
 
 TEXT = "her here"
 FILES = {  # with what becomes of TEXT, worked by hand
@@ -34,7 +34,7 @@ def test_codes_of_every_kind_segment_as_their_tool_does(tmp_path, kind):
         (b"a b c\n", "line 1 is 'a b c'"),
         (b"<unk>\t0\n\xe2\x96\x81a\t-1\n", "line 1 is"),  # a vocabulary of SentencePiece
         (b"", "line 1 is ''"),
-        (b"\xff\xfe nothing of the kind", "no UTF-8 text"),
+        (b"\xff\xfe nothing of the kind", "not UTF-8 text"),
         (b"#version: 0.2 - Trained by `huggingface/tokenizers`\n\xc4\xa0 t\n", "another program"),
         (b"#version: 0.3\na b\n", "another program"),
         (b"#version: 0.2\na b 3\n", "line 2 is 'a b 3'"),

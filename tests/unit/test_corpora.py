@@ -1,4 +1,5 @@
 import gzip
+import hashlib
 import io
 import tarfile
 from pathlib import Path
@@ -17,10 +18,13 @@ from corpora_helpers import (
 from fairseq_kd.artifacts.manifest import read_manifest
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.corpus.campaign import ArchiveCorpus, Part, read_plain, read_segments, read_tagged
 from fairseq_kd.corpus.clean import Tokenise
 from fairseq_kd.corpus.corpora import CORPORA, usual_options
+from fairseq_kd.corpus.download import Archive
 from fairseq_kd.corpus.files import extract
-from fairseq_kd.corpus.markup import read_segments, read_tagged
+from fairseq_kd.corpus.text import CleaningRules
+from fairseq_kd.study.inputs import raw_text
 
 LOCAL = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -220,6 +224,58 @@ def test_an_evaluation_set_without_whole_segments_is_refused(tmp_path, content):
         list(read_segments(tmp_path / "x.sgm"))
 
 
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """A corpus that only this test knows: its entry, with the address and the hash of a tiny archive."""
+    text = {lang: {"train": 60, "dev": 3, "eval": 4} for lang in ("de", "en")}
+    members = {
+        f"toy/{stem}.{lang}": "".join(f"{sentence(lang, n)}\n" for n in range(count)).encode()
+        for lang, stems in text.items()
+        for stem, count in stems.items()
+    }
+    served = write(tmp_path / "served", {"toy.tgz": tar(members)})
+    sha256 = hashlib.sha256((served / "toy.tgz").read_bytes()).hexdigest()
+    archive = Archive("toy", (f"{served.as_uri()}/toy.tgz",), sha256=sha256)
+    stems = {"train": "train", "valid": "dev", "test": "eval"}
+    subsets = {name: (Part(archive, f"toy/{stem}.{{lang}}", read_plain),) for name, stem in stems.items()}
+    corpus = ArchiveCorpus("toy.de-en", ("de", "en"), subsets, {"vocab_size": 70, "rules": CleaningRules(max_words=7)})
+    monkeypatch.setitem(CORPORA, corpus.name, corpus)
+    monkeypatch.setenv("FAIRSEQ_KD_CACHE", str(tmp_path / "cache"))
+    return served / "toy.tgz", sha256
+
+
+def test_a_new_corpus_is_one_entry(toy, tmp_path):
+    assert main(["prepare", "toy.de-en", "--out", str(tmp_path / "out")]) == 0
+    manifest = read_manifest(tmp_path / "out")
+    assert {name: found["pairs"] for name, found in manifest["subsets"].items()} == {"train": 60, "valid": 3, "test": 4}
+    assert manifest["request"]["origin"] == {"archives": {"toy.tgz": toy[1]}}
+    assert manifest["request"]["languages"] == ["de", "en"]
+    options = manifest["request"]["options"]
+    assert (options["vocab_size"], options["rules"]["max_words"]) == (70, 7)
+    assert raw_lines(tmp_path / "out", "test", "en") == [sentence("en", n) for n in range(4)]
+    assert [path.name for path in (tmp_path / "cache" / "toy.de-en").iterdir()] == ["toy.tgz"]
+
+
+def test_an_archive_whose_hash_the_entry_knows_must_have_it(toy, tmp_path, capsys):
+    archive, _ = toy
+    raw = write(tmp_path / "raw", {"toy.tgz": archive.read_bytes() + b"more"})
+    assert main(["prepare", "toy.de-en", "--raw", str(raw), "--out", str(tmp_path / "out")]) == 2
+    assert "toy.tgz has sha256" in capsys.readouterr().err
+    archive.write_bytes(archive.read_bytes() + b"more")
+    assert main(["prepare", "toy.de-en", "--out", str(tmp_path / "out")]) == 2
+    assert "toy.tgz has sha256" in capsys.readouterr().err
+    assert list((tmp_path / "cache" / "toy.de-en").iterdir()) == [] and not (tmp_path / "out").exists()
+
+
+def test_commands_and_studies_know_a_new_corpus(toy, tmp_path, capsys):
+    assert main(["prepare", "toy.de-en", "--out", str(tmp_path / "out"), "--pairs", "9"]) == 2
+    assert "--pairs has no effect with toy.de-en; it is for synthetic" in capsys.readouterr().err
+    data = {"name": "toy.de-en", "source-lang": "de", "target-lang": "en", "raw": str(toy[0].parent)}
+    found = raw_text("my.yaml", data)
+    assert found.subsets == ("train", "valid", "test")
+    assert found.hashes == {"toy.tgz": toy[0].stat().st_size}
+
+
 def test_options_given_go_before_the_usual_ones(tmp_path):
     usual = usual_options("iwslt14.de-en", {})
     assert (usual.vocab_size, usual.rules.max_ratio, usual.valid_every) == (10_000, 1.5, 23)
@@ -229,9 +285,10 @@ def test_options_given_go_before_the_usual_ones(tmp_path):
 
 
 def test_addresses_have_endings_that_are_read():
-    for corpus in CORPORA.values():
-        for archive in corpus.archives:
-            assert all(url.startswith("http") and url.endswith((".tgz", ".tar")) for url in archive.urls)
+    archives = [archive for corpus in CORPORA.values() for archive in getattr(corpus, "archives", ())]
+    assert len(archives) == 15
+    for archive in archives:
+        assert all(url.startswith("http") and url.endswith((".tgz", ".tar")) for url in archive.urls)
 
 
 @pytest.mark.skipif(not (LOCAL / "iwslt17").is_dir(), reason="no local copy of the IWSLT17 evaluation sets")

@@ -28,7 +28,7 @@ from fairseq_kd.sequence.options import DecodeOptions
         ({"strategy": "greedy", "seed": 2}, "--seed 2 has no effect"),
         ({"sampling_topk": 5}, "--sampling-topk 5 has no effect with --strategy beam"),
         ({"strategy": "sample", "sampling_topk": 5, "sampling_topp": 0.5}, "give one of them"),
-        ({"strategy": "sample", "sampling_topp": 1.5}, "must be a probability"),
+        ({"strategy": "sample", "sampling_topp": 1.5}, "must be at most 1 because it is a probability"),
         ({"strategy": "sample", "sampling_temperature": 0.0}, "must be above 0"),
         ({"strategy": "teacher-forcing", "lenpen": 1.0}, "--lenpen 1.0 has no effect"),
         ({"select": "closest"}, "give --nbest 2 or more"),
@@ -153,7 +153,7 @@ def test_closest_on_a_data_bin_that_does_not_say_how_its_subwords_make_text(data
     plain = tmp_path / "plain"
     shutil.copytree(data_bin, plain, ignore=shutil.ignore_patterns("manifest.json", "raw", "subword"))
     options = DecodeOptions(cpu=True, subset="valid", nbest=2, beam=2, max_len_b=10, select="closest")
-    message = "does not say how its subwords make text.*--post-process sentencepiece"
+    message = "does not say how subwords become text.*--post-process sentencepiece"
     refused(plain, teacher, tmp_path / "out", message, options)
     told = decode(plain, str(teacher), tmp_path / "told", options, post_process="sentencepiece", say=lambda line: None)
     known = decode(data_bin, str(teacher), tmp_path / "known", options, say=lambda line: None)

@@ -7,8 +7,7 @@ from corpora_helpers import IWSLT17_SETS, iwslt_members, tar
 
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.corpus import campaign, corpora
-from fairseq_kd.corpus import datasets as download
+from fairseq_kd.corpus import campaign, corpora, download
 
 
 class RangeServer(http.server.BaseHTTPRequestHandler):
@@ -104,7 +103,7 @@ def iwslt17(server, monkeypatch):
         subset: tuple(campaign.Part(archive, part.path, part.read) for part in parts)
         for subset, parts in official.subsets.items()
     }
-    local = campaign.Corpus(official.name, official.languages, subsets, official.usual)
+    local = campaign.ArchiveCorpus(official.name, official.languages, subsets, official.usual)
     monkeypatch.setitem(corpora.CORPORA, official.name, local)
     return handler
 

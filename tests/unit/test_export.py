@@ -10,7 +10,7 @@ from helpers import losses_of_training
 from test_adaptive import ADAPTIVE, CROSS_ENTROPY
 
 from fairseq_kd.cli.main import main
-from fairseq_kd.corpus.prepare import load_subword_models
+from fairseq_kd.corpus.subword import load_subword_models
 from fairseq_kd.scoring.score import Scorer
 from fairseq_kd.sequence.decode import decode
 from fairseq_kd.sequence.options import DecodeOptions

@@ -3,9 +3,8 @@
 import pytest
 
 from fairseq_kd.corpus.clean import write_clean_text
-from fairseq_kd.corpus.datasets import SubsetFiles
 from fairseq_kd.corpus.options import PrepareOptions
-from fairseq_kd.corpus.text import CleaningRules, read_lines, write_lines
+from fairseq_kd.corpus.text import CleaningRules, SubsetFiles, read_lines, write_lines
 
 ENGLISH = "the doctor saw a very old book in that house yesterday ."  # 12 words
 UNSPACED = {  # each of 14 characters or more, so more than 9 to 1 in words

@@ -42,7 +42,7 @@ def test_a_seed_without_effect_is_refused(data_bin, tmp_path, capsys):
     command = ["mix", str(data_bin), str(data_bin), "--out", str(tmp_path / "out")]
     for more in (["--seed", "3"], ["--times", "1", "2", "--seed", "1"]):
         assert main([*command, *more]) == 2
-        assert "has no effect: each training set is taken whole (--times 1 " in capsys.readouterr().err
+        assert "has no effect: every training set is repeated as a whole (--times 1 " in capsys.readouterr().err
     assert main([*command, "--times", "1", "0.5", "--seed", "-1"]) == 2
     assert "--seed -1: must be 0 or above" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -10,7 +10,7 @@ import regex
 from fairseq_kd.artifacts.derived import SideWriter
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.corpus.subword import SentencePieceModel
+from fairseq_kd.corpus.sentencepiece_model import SentencePieceModel
 from fairseq_kd.corpus.text import write_lines
 from fairseq_kd.noise.operations import BLOCK_LINES, NoiseOptions
 from fairseq_kd.noise.text import noise_lines
@@ -267,7 +267,7 @@ def test_protected_words_of_a_data_bin_are_symbols_or_made_of_several(tmp_path, 
 @pytest.fixture(scope="module")
 def chinese_data_bin(tmp_path_factory):
     """Made by `prepare`, with a test set; <BT> begins half of the sources."""
-    from fairseq_kd.corpus.datasets import text_files
+    from fairseq_kd.corpus.entry import text_files
     from fairseq_kd.corpus.options import PrepareOptions
     from fairseq_kd.corpus.prepare import prepare
 
@@ -283,7 +283,7 @@ def chinese_data_bin(tmp_path_factory):
 
 @pytest.mark.parametrize("more", [{"word_tokenizer": "char"}, {"level": "char"}], ids=str)
 def test_characters_of_a_prepared_data_bin_with_protected_words(chinese_data_bin, tmp_path, more):
-    from fairseq_kd.corpus.prepare import load_subword_models
+    from fairseq_kd.corpus.subword import load_subword_models
     from fairseq_kd.noise.data_bin import noise_data_bin
 
     options = NoiseOptions(delete=0.2, substitute=0.2, swap=0.2, protect=["<BT>"], **more)

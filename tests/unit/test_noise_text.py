@@ -170,7 +170,7 @@ def test_level_subword_uses_the_given_model(tmp_path, corpus_model):
 
 @pytest.fixture(scope="module")
 def corpus_model(tmp_path_factory):
-    from fairseq_kd.corpus.subword import SubwordNMTModel
+    from fairseq_kd.corpus.bpe import SubwordNMTModel
 
     path = tmp_path_factory.mktemp("model") / "joint.codes"
     SubwordNMTModel.train(["one two abc abd cr lf bed"] * 3, 10, path)
@@ -186,7 +186,7 @@ BASE = ["noise", "--source-lang", "de", "--target-lang", "en"]
         (["--prefix", "{in}", "--delete", "1.5"], "--delete 1.5: must be between 0 and 1"),
         (["--prefix", "{in}", "--delete", "0.6", "--swap", "0.6"], "sum to 1.2"),
         (["--prefix", "{in}"], "no noise is requested"),
-        (["--prefix", "{in}.nowhere", "--delete", "0.1"], "nowhere.de is not there, neither plain nor with .gz"),
+        (["--prefix", "{in}.nowhere", "--delete", "0.1"], "nowhere.de does not exist, neither plain nor with .gz"),
         (["--delete", "0.1"], "give --prefix IN or --data-bin DIR"),
         (["--prefix", "{in}", "--delete", "0.1", "--workers", "0"], "--workers 0: must be at least 1"),
         (["--prefix", "{in}", "--delete", "0.1", "--seed", "-2"], "--seed -2: must be 0 or above"),

@@ -6,8 +6,8 @@ from fairseq_kd.artifacts.manifest import read_manifest
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.options import PrepareOptions
-from fairseq_kd.corpus.prepare import load_subword_models
-from fairseq_kd.corpus.subword import SentencePieceModel
+from fairseq_kd.corpus.sentencepiece_model import SentencePieceModel
+from fairseq_kd.corpus.subword import load_subword_models
 from fairseq_kd.corpus.text import write_lines
 
 TARGET = ["今天，猫看见花。", "狗（很大）！", "房子：Ａ１", "The ﬁrst ½ …"]
@@ -86,7 +86,7 @@ def test_a_data_bin_from_before_the_option_was_there_is_kept_by_its_rule(raw, ca
     """Its manifest does not name the rule, and is that of today's nmt_nfkc."""
     assert prepare(raw, raw / "out", "--normalisation", "nmt_nfkc") == 0
     assert prepare(raw, raw / "out") == 2
-    assert "made before --normalisation was an option" in capsys.readouterr().err
+    assert "made by nmt_nfkc, before --normalisation existed" in capsys.readouterr().err
     assert "normalisation" not in PrepareOptions(normalisation="nmt_nfkc").as_dict()
     assert PrepareOptions().as_dict()["normalisation"] == "identity"
     with pytest.raises(KDError, match="--normalisation nfd: must be one of identity, nmt_nfkc"):

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import threading
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -17,13 +18,15 @@ from fairseq_kd.artifacts.manifest import check_files, read_manifest
 from fairseq_kd.cli.main import main
 from fairseq_kd.cli.prepare import add_arguments
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.corpus import datasets
-from fairseq_kd.corpus import datasets as download
+from fairseq_kd.corpus import download
+from fairseq_kd.corpus.bpe import SubwordNMTModel
 from fairseq_kd.corpus.clean import write_clean_text
+from fairseq_kd.corpus.corpora import CORPORA
 from fairseq_kd.corpus.options import PrepareOptions
 from fairseq_kd.corpus.prepare import _sample
-from fairseq_kd.corpus.subword import SentencePieceModel, SubwordNMTModel, load_decoder
-from fairseq_kd.corpus.text import write_lines
+from fairseq_kd.corpus.sentencepiece_model import SentencePieceModel
+from fairseq_kd.corpus.subword import load_decoder
+from fairseq_kd.corpus.text import SubsetFiles, write_lines
 
 
 @pytest.fixture
@@ -137,7 +140,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
         for path in paths:
             path.write_text("ein satz mit einigen worten\n" * count)
         tracemalloc.start()
-        files = datasets.SubsetFiles("x", *paths)
+        files = SubsetFiles("x", *paths)
         write_clean_text(files, ("de", "en"), PrepareOptions(), {"x": tmp_path / "clean"}, "reading", training=True)
         assert sum(1 for _ in _sample(tmp_path / "clean.de", count, count // 2)) == count // 2
         peaks.append(tracemalloc.get_traced_memory()[1])
@@ -261,7 +264,7 @@ class TestMulti30k:
                 data = gzip.compress("".join(f"{lang} satz {i}\n" for i in range(count)).encode(), mtime=0)
                 (folder / f"{stem}.{lang}.gz").write_bytes(data)
                 hashes[f"{stem}.{lang}.gz"] = hashlib.sha256(data).hexdigest()
-        monkeypatch.setattr(datasets, "MULTI30K_SHA256", hashes)
+        monkeypatch.setitem(CORPORA, "multi30k", replace(CORPORA["multi30k"], sha256=hashes))
         monkeypatch.setenv("FAIRSEQ_KD_CACHE", str(tmp_path / "cache"))
         return folder
 
@@ -270,7 +273,8 @@ class TestMulti30k:
         handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(official))
         with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
             threading.Thread(target=httpd.serve_forever, daemon=True).start()
-            monkeypatch.setattr(datasets, "MULTI30K_URL", f"http://127.0.0.1:{httpd.server_port}")
+            local = replace(CORPORA["multi30k"], url=f"http://127.0.0.1:{httpd.server_port}")
+            monkeypatch.setitem(CORPORA, "multi30k", local)
             yield httpd
             httpd.shutdown()
 
@@ -294,7 +298,7 @@ class TestMulti30k:
         assert not list((tmp_path / "cache").rglob("*train.de*")) and not (tmp_path / "a").exists()
 
     def test_no_network_says_what_to_do(self, official, tmp_path, monkeypatch, capsys):
-        monkeypatch.setattr(datasets, "MULTI30K_URL", "http://127.0.0.1:9")
+        monkeypatch.setitem(CORPORA, "multi30k", replace(CORPORA["multi30k"], url="http://127.0.0.1:9"))
         monkeypatch.setattr(download, "TIMEOUT_SECONDS", 2)
         assert self.run(tmp_path / "a") == 2
         assert "--raw" in capsys.readouterr().err
@@ -323,5 +327,5 @@ def test_hashes_of_multi30k_are_those_of_the_files_in_a_local_copy():
     folder = Path(__file__).resolve().parents[3] / "shared" / "data" / "multi30k"
     if not folder.is_dir():
         pytest.skip("no local copy of Multi30k")
-    assert len(datasets.multi30k_files("de", "en", folder)) == 3
-    assert len(datasets.multi30k_files("cs", "fr", folder)) == 3
+    assert len(CORPORA["multi30k"].raw_files(("de", "en"), folder)) == 6
+    assert len(CORPORA["multi30k"].raw_files(("cs", "fr"), folder)) == 6

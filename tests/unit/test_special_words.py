@@ -5,8 +5,9 @@ import pytest
 
 from fairseq_kd.cli.main import main
 from fairseq_kd.corpus.binarise import binarise
-from fairseq_kd.corpus.prepare import load_subword_models
-from fairseq_kd.corpus.subword import SentencePieceModel, SubwordNMTModel
+from fairseq_kd.corpus.bpe import SubwordNMTModel
+from fairseq_kd.corpus.sentencepiece_model import SentencePieceModel
+from fairseq_kd.corpus.subword import load_subword_models
 from fairseq_kd.corpus.text import write_lines
 from fairseq_kd.inference.opening import open_data
 
@@ -89,7 +90,7 @@ def test_noise_in_a_data_bin_names_the_sentence_and_the_word_that_it_comes_from(
     assert main([*map(str, words)]) == 2
     error = capsys.readouterr().err
     assert "sentence 2 has the end-of-sentence symbol in its middle" in error
-    assert "fairseq-preprocess makes this symbol of the word </s> in the text" in error
+    assert "fairseq-preprocess turns the word </s> of the text into this symbol" in error
 
 
 def test_the_cache_names_the_sentence_and_the_word_that_it_comes_from(plain):
@@ -108,6 +109,6 @@ def test_the_cache_names_the_sentence_and_the_word_that_it_comes_from(plain):
     task = open_data(plain, ("de", "en"), "train")
     cache_format = CacheFormat(2, (1.0,), len(task.target_dictionary))
     rows = TeacherRows(Teacher, task, cache_format, CachingOptions(cpu=True))
-    with pytest.raises(KDError, match="target of sentence 3 holds the padding symbol.*of the word <pad> in the text"):
+    with pytest.raises(KDError, match="target of sentence 3 holds the padding symbol.*turns the word <pad> of"):
         rows(0, 16, lambda count: None, None)
     assert np.count_nonzero(rows.sizes == 4) == 8

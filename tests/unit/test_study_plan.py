@@ -11,11 +11,12 @@ from conftest import ROOT
 from corpora_helpers import IWSLT14_SETS, iwslt_members, tar
 from study_helpers import write_spec
 
+from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.manifest import library_versions
 from fairseq_kd.artifacts.writing import write_json
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.corpus.campaign import check_recorded_hash
+from fairseq_kd.corpus.download import check_recorded_hash
 from fairseq_kd.study.check import open_plan
 from fairseq_kd.study.durations import Estimates
 from fairseq_kd.study.factors import make_cells
@@ -242,7 +243,7 @@ def test_only_the_files_that_are_read_identify_a_corpus(tmp_path):
         plan_of(tmp_path, **changes)
     archive.write_bytes(tar(iwslt_members("de-en", IWSLT14_SETS, 9)))
     before = plan_of(tmp_path, **changes).stages
-    check_recorded_hash(archive)
+    check_recorded_hash(archive, Inputs())
     (archive.parent / ".notes").write_text("mine")
     assert plan_of(tmp_path, **changes).stages == before
     archive.write_bytes(b"another")

@@ -9,7 +9,8 @@ import sentencepiece
 from unspaced_helpers import write_checkpoint
 
 from fairseq_kd.cli.main import main
-from fairseq_kd.corpus.subword import SentencePieceModel, load_decoder
+from fairseq_kd.corpus.sentencepiece_model import SentencePieceModel
+from fairseq_kd.corpus.subword import load_decoder
 
 TRAINED_ON = ["a dog sees the house", "the house sees a dog", "dogs and houses"] * 20
 TEXT = ["a dog sees El Niño", "ñ", "the house é", "el ñandú sees 你好 a house", "🙂 a dog", "dogs and houses"]

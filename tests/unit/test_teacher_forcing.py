@@ -5,8 +5,8 @@ import torch
 from fairseq_kd.cache.make import CachingOptions, make_cache
 from fairseq_kd.cache.reader import CacheReader
 from fairseq_kd.inference.opening import open_data
+from fairseq_kd.sequence.backend import most_probable
 from fairseq_kd.sequence.decode import decode
-from fairseq_kd.sequence.forcing import most_probable
 from fairseq_kd.sequence.options import DecodeOptions
 
 PAD, EOS = 1, 2

@@ -8,9 +8,17 @@ import pytest
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.clean import write_clean_text
-from fairseq_kd.corpus.datasets import SubsetFiles, text_files
+from fairseq_kd.corpus.entry import text_files
 from fairseq_kd.corpus.options import PrepareOptions
-from fairseq_kd.corpus.text import CleaningRules, count_lines, normalise_spaces, read_blocks, read_lines, read_raw_lines
+from fairseq_kd.corpus.text import (
+    CleaningRules,
+    SubsetFiles,
+    count_lines,
+    normalise_spaces,
+    read_blocks,
+    read_lines,
+    read_raw_lines,
+)
 
 
 def write(path, data):
@@ -141,7 +149,7 @@ def test_a_table_of_two_columns_is_named_as_what_it_is(tmp_path, capsys):
     write(tmp_path / "train.tsv", "ein hund\ta dog\n")
     command = ["prepare", "text", "--raw", str(tmp_path), "-s", "de", "-t", "en", "--out", str(tmp_path / "out")]
     assert main(command) == 2
-    assert "train.tsv beside it is a table" in capsys.readouterr().err
+    assert "train.tsv is a table" in capsys.readouterr().err
     command = ["noise", "--prefix", str(tmp_path / "train"), "-s", "de", "-t", "en", "--delete", "0.1"]
     assert main([*command, "--out", str(tmp_path / "out")]) == 2
     assert "cut -f1 train.tsv > train.LANG" in capsys.readouterr().err

@@ -34,7 +34,7 @@ def chinese(tmp_path_factory):
 @pytest.fixture
 def evaluate(chinese, monkeypatch, tmp_path):
     """evaluate(options...): exit status; the model is made to say WRONG, and what it found is result()."""
-    from fairseq_kd.corpus.prepare import load_subword_models
+    from fairseq_kd.corpus.subword import load_subword_models
     from fairseq_kd.evaluation.system import System
 
     data_bin, checkpoint = chinese
@@ -68,7 +68,7 @@ def test_chinese_is_scored_by_its_characters_in_bleu_and_in_ter(evaluate):
 
 
 def test_repetition_and_length_count_the_words_of_the_scorer(evaluate, monkeypatch, chinese):
-    from fairseq_kd.corpus.prepare import load_subword_models
+    from fairseq_kd.corpus.subword import load_subword_models
     from fairseq_kd.evaluation.system import System
 
     encode = load_subword_models(chinese[0], "en", "zh")["zh"].encode
@@ -83,7 +83,7 @@ def test_repetition_and_length_count_the_words_of_the_scorer(evaluate, monkeypat
 def test_13a_on_text_without_spaces_is_said_aloud_where_it_was_asked_for(evaluate, capsys):
     assert evaluate("--tokenize", "13a") == 0
     warning = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: "))
-    assert "100% of the letters of the references are of a script without spaces" in warning
+    assert "100% of the letters of the references belong to scripts without spaces" in warning
     assert evaluate.result()["bleu"]["score"] < 1 and "|tok:13a|" in evaluate.result()["bleu"]["signature"]
     assert evaluate("--tokenize", "zh") == 0 and "warning: " not in capsys.readouterr().err
 
@@ -203,7 +203,7 @@ def test_a_tokeniser_that_is_not_installed_is_an_error_with_the_line_that_instal
 
 def test_closest_compares_by_the_tokeniser_of_the_language(chinese, tmp_path, monkeypatch):
     """Of two hypotheses without a word of 13a in common with the gold, the one that shares characters is chosen."""
-    from fairseq_kd.corpus.prepare import load_subword_models
+    from fairseq_kd.corpus.subword import load_subword_models
     from fairseq_kd.inference.opening import open_data
     from fairseq_kd.sequence import decode as decode_module
     from fairseq_kd.sequence.options import DecodeOptions, Hypothesis
