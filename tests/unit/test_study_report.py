@@ -145,7 +145,7 @@ def test_a_partial_study_says_so_on_top_with_what_has_failed(tmp_path):
         assert "6 of 9 cells are done, 3 failed." in page and "1 of 1 claims are not tested yet." in page
     assert f"The end of the log of {decode}:\n\n    out of memory\n" in markdown
     assert html.index("This report is partial") < html.index("<table")
-    assert f"{decode} has failed, and with it 3 cells" in html and "<pre>out of memory</pre>" in html
+    assert f"{decode} has failed; 3 cells need it" in html and "<pre>out of memory</pre>" in html
     assert "| seq | – | 3 |" in markdown and "| seq > word by bleu | not tested yet | – | – | – |" in markdown
 
 

@@ -26,7 +26,7 @@ from fairseq_kd.study.report.provenance import (
 )
 from fairseq_kd.study.report.rows import Study, read_study
 from fairseq_kd.study.report.tables import Table, claim_table, measure_tables, score_tables
-from fairseq_kd.study.results import write_results
+from fairseq_kd.study.state import write_results
 
 FOLDER = Path(__file__).parent
 
