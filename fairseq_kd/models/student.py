@@ -1,10 +1,10 @@
 """`--arch kd_student_3m` ... `kd_student_146m`: fairseq's transformer in sizes for students.
 
-Pre-norm, one embedding for source, target and output, dimensions of configs/students/*.yaml; every option of fairseq's
+Pre-norm, one embedding for source, target and output, dimensions of configs/students.yaml; every option of fairseq's
 transformer still applies. `kd_student` is the same model with fairseq's own default dimensions: for those of a
 checkpoint (--like) or given one by one.
 
-The ladder of students: dimensions of each rung, from configs/students/*.yaml.
+The ladder of students: dimensions of each rung, from configs/students.yaml.
 
 `--like CHECKPOINT`: a student with the dimensions of another, such as the compact one that shall be trained on.
 """
@@ -31,8 +31,8 @@ KEYS = ("embed_dim", "ffn_embed_dim", "attention_heads", "encoder_layers", "deco
 @functools.cache
 def dimensions(rung: str) -> dict[str, int]:
     """The dimensions of a rung such as "3m": KEYS -> number; encoder and decoder have the same widths."""
-    file = config_folder() / "students" / f"{rung}.yaml"
-    found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    file = config_folder() / "students.yaml"
+    found = yaml.safe_load(file.read_text(encoding="utf-8"))[rung]
     assert tuple(found) == KEYS, f"{file} must give {KEYS} in this order, it gives {tuple(found)}"
     return found
 

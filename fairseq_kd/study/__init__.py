@@ -16,7 +16,7 @@
     record       done.json of a stage: its command, seconds, versions, fingerprint   state
     state        of a stage or cell: done, running, failed, waiting                  state
     older stage  a finished stage that other versions of the software made           state
-    results      results.json: the files with the scores of each cell and teacher    state
+    results      results.json: the files with the scores of each cell and teacher    show
     estimate     the seconds that a stage takes, from records or a calibration       durations
 
 In the order of a run: `check` opens a spec, plans it, and lets the program of each command parse it; `run` starts

@@ -14,9 +14,9 @@ from fairseq_kd.artifacts.manifest import ensure_writable_folder, exclusive, wri
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.process import dying_with_this_process
 from fairseq_kd.study.plan import PLAN_NAME, Plan
-from fairseq_kd.study.show import StudyProgress, format_failures
+from fairseq_kd.study.show import RESULTS_NAME, StudyProgress, format_failures, write_results
 from fairseq_kd.study.stage import GPUS
-from fairseq_kd.study.state import DONE, FAILED, RESULTS_NAME, record_of, stage_states, write_results
+from fairseq_kd.study.state import DONE, FAILED, record_of, stage_states
 from fairseq_kd.study.state import LOG as STAGE_LOG
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")

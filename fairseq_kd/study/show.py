@@ -1,14 +1,17 @@
-"""The output of `fairseq-kd study`: plan, status, line of progress, failed stages."""
+"""What a study tells its user: plan, status, line of progress and failed stages as text, and results.json."""
 
 from pathlib import Path
 
+from fairseq_kd.artifacts.manifest import sha256_file, write_json
 from fairseq_kd.core.progress import Progress, format_seconds
 from fairseq_kd.study.durations import Estimates
 from fairseq_kd.study.key import KINDS
 from fairseq_kd.study.plan import Plan
-from fairseq_kd.study.state import CHOICES, LOG, STATES, Records, cell_states, end_of_log, stage_states
+from fairseq_kd.study.state import CHOICES, LOG, STATES, Records, cell_states, end_of_log, record_of, stage_states
 
 LOG_LINES_SHOWN = 12
+RESULTS_NAME = "results.json"
+RESULTS_FORMAT = 1
 
 
 def format_plan(plan: Plan, work: Path) -> str:
@@ -97,3 +100,52 @@ class StudyProgress(Progress):
         running = max(1, self._running)
         time = "?" if not seconds else f"{'more than' if unknown else 'about'} {format_seconds(seconds / running)}"
         return f"{self.label}: {self.done:,}/{self.total:,} {self.unit}, {time} left, {note}"
+
+
+def write_results(plan: Plan, work: Path) -> dict:
+    """Write and return WORK/results.json, the input of every report. Paths in it are relative to WORK."""
+    stages = stage_states(plan, work)
+    states = cell_states(plan, stages)
+    results = {
+        "format": RESULTS_FORMAT,
+        "kind": "study-results",
+        "name": plan.spec.name,
+        "spec_sha256": sha256_file(plan.spec.path),
+        "older": plan.about_older if plan.takes_older else None,
+        "cells": [
+            {
+                "name": name,
+                "factors": cell["factors"],
+                "state": states[name],
+                "results": _paths(cell["results"], stages),
+                "stages": plan.stages_of(name),
+                "training_seconds": (record_of(work / "stages" / cell["student"]) or {}).get("seconds"),
+            }
+            for name, cell in plan.cells.items()
+        ],
+        "teachers": [
+            {
+                "checkpoint": teacher["checkpoint"].removeprefix("@/"),
+                "results": _paths(teacher["results"], stages),
+                "cells": teacher["cells"],
+                "stages": plan.needed([Path(teacher["checkpoint"]).parts[2]]),
+            }
+            for teacher in plan.teachers
+        ],
+        "claims": [
+            claim
+            | {
+                "comparison": _paths({"": claim["compare"]}, stages, "comparison.json")[""],
+                "state": stages[claim["compare"]],
+            }
+            for claim in plan.claims
+        ],
+        "commands": {name: (record_of(work / "stages" / name) or {}).get("command") for name in plan.stages},
+    }
+    write_json(work / RESULTS_NAME, results)
+    return results
+
+
+def _paths(results: dict, stages: dict, file: str = "result.json") -> dict:
+    """Evaluation set -> file of its stage; None while the stage is not done."""
+    return {name: f"stages/{stage}/{file}" if stages[stage] == "done" else None for name, stage in results.items()}

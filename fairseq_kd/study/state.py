@@ -1,4 +1,4 @@
-"""Where a study stands: the records of its stages, the states of stages and cells, and results.json.
+"""Where a study stands: the records of its stages, and the states of stages and cells.
 
 `OlderStages` finds the finished stages in WORK that other versions made. They are never used silently.
 """
@@ -9,7 +9,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fairseq_kd.artifacts.manifest import sha256_file, write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.study.key import FIRST_VERSION, MAKERS, Key, made_by
 
@@ -18,8 +17,6 @@ if TYPE_CHECKING:  # `plan` imports this module
 
 DONE, FAILED, LOG, LOCK = "done.json", "failed.json", "log.txt", ".lock"
 STATES = ("done", "running", "failed", "waiting")
-RESULTS_NAME = "results.json"
-RESULTS_FORMAT = 1
 
 
 class Records:
@@ -105,55 +102,6 @@ def end_of_log(folder: Path, lines: int) -> str:
     if not path.is_file():
         return "(no log: the stage was not started)"
     return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
-
-
-def write_results(plan: "Plan", work: Path) -> dict:
-    """Write and return WORK/results.json, the input of every report. Paths in it are relative to WORK."""
-    stages = stage_states(plan, work)
-    states = cell_states(plan, stages)
-    results = {
-        "format": RESULTS_FORMAT,
-        "kind": "study-results",
-        "name": plan.spec.name,
-        "spec_sha256": sha256_file(plan.spec.path),
-        "older": plan.about_older if plan.takes_older else None,
-        "cells": [
-            {
-                "name": name,
-                "factors": cell["factors"],
-                "state": states[name],
-                "results": _paths(cell["results"], stages),
-                "stages": plan.stages_of(name),
-                "training_seconds": (record_of(work / "stages" / cell["student"]) or {}).get("seconds"),
-            }
-            for name, cell in plan.cells.items()
-        ],
-        "teachers": [
-            {
-                "checkpoint": teacher["checkpoint"].removeprefix("@/"),
-                "results": _paths(teacher["results"], stages),
-                "cells": teacher["cells"],
-                "stages": plan.needed([Path(teacher["checkpoint"]).parts[2]]),
-            }
-            for teacher in plan.teachers
-        ],
-        "claims": [
-            claim
-            | {
-                "comparison": _paths({"": claim["compare"]}, stages, "comparison.json")[""],
-                "state": stages[claim["compare"]],
-            }
-            for claim in plan.claims
-        ],
-        "commands": {name: (record_of(work / "stages" / name) or {}).get("command") for name in plan.stages},
-    }
-    write_json(work / RESULTS_NAME, results)
-    return results
-
-
-def _paths(results: dict, stages: dict, file: str = "result.json") -> dict:
-    """Evaluation set -> file of its stage; None while the stage is not done."""
-    return {name: f"stages/{stage}/{file}" if stages[stage] == "done" else None for name, stage in results.items()}
 
 
 REUSE, RECOMPUTE, SHOW = "reuse", "recompute", "show"

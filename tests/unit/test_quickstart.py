@@ -26,8 +26,8 @@ def test_every_yaml_of_configs_is_read_by_what_uses_it(path):
     if path.parent.name in ("quickstart", "datasets"):
         recipe = load_recipe(path)
         assert recipe.teacher["encoder-embed-dim"] > recipe.student["encoder-embed-dim"]
-    elif path.parent.name == "students":
-        assert path.stem in RUNGS and dimensions(path.stem)["embed_dim"] % dimensions(path.stem)["attention_heads"] == 0
+    elif path.name == "students.yaml":
+        assert all(dimensions(size)["embed_dim"] % dimensions(size)["attention_heads"] == 0 for size in RUNGS)
     elif path.parent.name == "kd":
         assert yaml.safe_load(path.read_text()).keys() == {"select-teacher", "kd"}  # more in test_robust.py
     elif path.parent.name == "studies":
