@@ -124,7 +124,7 @@ def _check_sections(spec: Spec, kept: list) -> None:
         if cell["teacher-choice"] is not None and not several:
             raise KDError(
                 f"{spec.path}: teacher-choice needs a teacher with several checkpoints: give save-interval-updates in "
-                "the section teacher, and keep-interval-updates above 1 if at all"
+                "the section teacher, and keep-interval-updates above 1 or not at all"
             )
     for who in BUDGETS:
         if (

@@ -27,7 +27,7 @@ from fairseq_kd.study.state import Records, end_of_log, stage_states
 
 CALIBRATION = "calibration.json"
 NOT_IN_SHAPE = ("--seed", "--max-update", "--total-num-update", "--out")
-UPDATES, WARM_UP = 12, 4  # of a calibration: all, and those that are not timed
+UPDATES, WARM_UP = 12, 4  # updates of a calibration, and how many of them are not timed
 LOG_LINES_SHOWN = 12
 TEACHER_OPTION = re.compile(r"--(kd-.*|teacher.*|student-temperature|js-beta)")
 

@@ -103,7 +103,7 @@ def _check_value(spec: Spec, name: str, value, labelled: bool) -> None:
         check_seed(spec.path, f"the factor {name}", value)
     section, dot, option = name.rpartition(".")
     if dot and (section not in (*OPTION_SECTIONS, "budget") or not option):
-        raise KDError(f"{where} is of the unknown section {section!r}; the nearest valid one is "
+        raise KDError(f"{where} names the unknown section {section!r}; the nearest valid one is "
                       f"{nearest(section, OPTION_SECTIONS)!r}")  # fmt: skip
     if section == "budget":
         check_keys(spec.path, "the factor budget", {option: value}, valid=BUDGETS)

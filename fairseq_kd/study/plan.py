@@ -17,7 +17,7 @@ from fairseq_kd.study.spec import Spec
 from fairseq_kd.study.state import OlderStages
 from fairseq_kd.training.options import to_arguments, training_arguments
 
-FORMAT = 2  # of plan.json
+FORMAT = 2  # format number of plan.json
 PLAN_NAME = "plan.json"
 CHOSEN_TEACHER = "teacher.pt"
 

@@ -16,7 +16,7 @@ from fairseq_kd.training.options import RESERVED, option_names
 SECTIONS = ("recipe", "data", "common", "teacher", "student", "budget", "kd", "select", "cache", "decode")
 SECTIONS += ("noise", "evaluate")
 BUDGETS = ("teacher", "student")  # keys of budget, in updates
-SHARES = ("delete", "substitute", "swap")  # of the noise level
+SHARES = ("delete", "substitute", "swap")  # how the three operations divide the noise level
 NOISE_DEFAULTS = {"delete": 1, "substitute": 1, "swap": 1, "side": "source", "level": "word", "seed": 1}
 EVALUATE_DEFAULTS = {"subsets": ["test"], "noise": [0]}
 SEEDS = 2**31  # numpy takes slightly larger seeds, and fairseq adds the number of the epoch
@@ -41,7 +41,7 @@ SAME_FOR_ALL_CELLS = {
     "evaluate": ("subsets", "noise", "tokenize"),
     "data": ("raw", "name", "source-lang", "target-lang"),
 }
-# what to do about an option that the study sets: (in a section, as a factor)
+# option that the study sets -> what to do instead: (when it is in a section, when it is a factor)
 _REMEDIES = {
     "max-update": ("give it in budget", "vary budget.student or budget.teacher"),
     "seed": ("give it as a factor", "vary seed, or teacher.seed"),

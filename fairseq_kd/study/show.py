@@ -112,38 +112,39 @@ def write_results(plan: Plan, work: Path) -> dict:
         "name": plan.spec.name,
         "spec_sha256": sha256_file(plan.spec.path),
         "older": plan.about_older if plan.takes_older else None,
-        "cells": [
-            {
-                "name": name,
-                "factors": cell["factors"],
-                "state": states[name],
-                "results": _paths(cell["results"], stages),
-                "stages": plan.stages_of(name),
-                "training_seconds": (record_of(work / "stages" / cell["student"]) or {}).get("seconds"),
-            }
-            for name, cell in plan.cells.items()
-        ],
-        "teachers": [
-            {
-                "checkpoint": teacher["checkpoint"].removeprefix("@/"),
-                "results": _paths(teacher["results"], stages),
-                "cells": teacher["cells"],
-                "stages": plan.needed([Path(teacher["checkpoint"]).parts[2]]),
-            }
-            for teacher in plan.teachers
-        ],
-        "claims": [
-            claim
-            | {
-                "comparison": _paths({"": claim["compare"]}, stages, "comparison.json")[""],
-                "state": stages[claim["compare"]],
-            }
-            for claim in plan.claims
-        ],
+        "cells": [_cell(plan, work, name, states[name], stages) for name in plan.cells],
+        "teachers": [_teacher(plan, teacher, stages) for teacher in plan.teachers],
+        "claims": [_claim(claim, stages) for claim in plan.claims],
         "commands": {name: (record_of(work / "stages" / name) or {}).get("command") for name in plan.stages},
     }
     write_json(work / RESULTS_NAME, results)
     return results
+
+
+def _cell(plan: Plan, work: Path, name: str, state: str, stages: dict) -> dict:
+    cell = plan.cells[name]
+    return {
+        "name": name,
+        "factors": cell["factors"],
+        "state": state,
+        "results": _paths(cell["results"], stages),
+        "stages": plan.stages_of(name),
+        "training_seconds": (record_of(work / "stages" / cell["student"]) or {}).get("seconds"),
+    }
+
+
+def _teacher(plan: Plan, teacher: dict, stages: dict) -> dict:
+    return {
+        "checkpoint": teacher["checkpoint"].removeprefix("@/"),
+        "results": _paths(teacher["results"], stages),
+        "cells": teacher["cells"],
+        "stages": plan.needed([Path(teacher["checkpoint"]).parts[2]]),
+    }
+
+
+def _claim(claim: dict, stages: dict) -> dict:
+    (comparison,) = _paths({"": claim["compare"]}, stages, "comparison.json").values()
+    return claim | {"comparison": comparison, "state": stages[claim["compare"]]}
 
 
 def _paths(results: dict, stages: dict, file: str = "result.json") -> dict:

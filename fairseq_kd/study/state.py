@@ -105,7 +105,7 @@ def end_of_log(folder: Path, lines: int) -> str:
 
 
 REUSE, RECOMPUTE, SHOW = "reuse", "recompute", "show"
-CHOICES = (REUSE, RECOMPUTE)  # of --old-stages
+CHOICES = (REUSE, RECOMPUTE)  # values of --old-stages
 
 
 class OlderStages:

@@ -48,7 +48,7 @@ def cells(tmp_path, **changes):
         ({"factors": {"method": ["ce"], 1: [2]}}, "the name of a factor must be a word, found 1"),
         ({"factors": {"method": ["ce"], True: [2]}}, "found True; YAML reads on, yes and no as true and false"),
         ({"factors": {"method": ALL, "a": {"x": {3: 4}, "y": {}}}}, "the name of a factor must be a word, found 3"),
-        ({"factors": {"method": ALL, ".dropout": [0, 0.1]}}, "of the unknown section ''"),
+        ({"factors": {"method": ALL, ".dropout": [0, 0.1]}}, "names the unknown section ''"),
         ({"factors": {"method": ALL, "max-update": [10, 20]}}, "the factor max-update has no effect: max-update in "
          "student is set by the study; vary budget.student"),
         ({"factors": {"method": ALL, "criterion": ["x", "y"]}}, "is set by the study; vary method"),
