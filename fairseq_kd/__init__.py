@@ -40,7 +40,7 @@ Hybrid distillation adds a second, distilled target to each training sentence:
 
 The student is any model of fairseq, or one of this package:
 
-    configs/students -> models.student     sizes by name, gated linear units, layers of different shapes
+    students.yaml    -> models.student     sizes by name, gated linear units, layers of different shapes
                      -> models.adaptive    gates on channels and heads; the penalty enters the loss of any criterion
                      -> models.compact     closed gates removed: a smaller models.student
                      -> export             a CTranslate2 model

@@ -6,7 +6,7 @@ import random
 
 from study_helpers import write_spec
 
-from fairseq_kd.study.factors import make_cells
+from fairseq_kd.study.cells import make_cells
 from fairseq_kd.study.plan import Plan
 from fairseq_kd.study.spec import load_spec
 

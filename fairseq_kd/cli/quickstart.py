@@ -30,7 +30,7 @@ def run(args) -> None:
         raise KDError("--data names a recipe that comes with fairseq_kd and --recipe one of yours: give one of them")
     data = args.data or "synthetic"
     recipe = load_recipe(args.recipe or find_recipe(data))
-    name = recipe.corpus["name"]
+    name = recipe.data["name"]
     if args.raw is not None and name == "synthetic":
         raise KDError("--raw has no effect with the synthetic corpus: it is generated")
     if args.raw is None and name == "text":

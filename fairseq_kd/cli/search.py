@@ -28,11 +28,11 @@ def run(args) -> int:
     from fairseq_kd.study.check import check_folder
     from fairseq_kd.study.run import RunOptions
     from fairseq_kd.study.spec import spec_path
-    from fairseq_kd.study.state import Older
+    from fairseq_kd.study.state import OlderStages
 
     register()
     work = Path(args.out).absolute()
     check_folder(work)
     search = load_search(spec_path(args.spec, "searches"), recipe=args.recipe, raw=args.raw)
     options = RunOptions(args.jobs, args.threads, args.cpu, passed_on=tuple(args.passed_on))
-    return run_search(replace(search, older=Older(work, args.old_stages)), work, options)
+    return run_search(replace(search, older=OlderStages(work, args.old_stages)), work, options)

@@ -31,3 +31,12 @@ def exit_on_user_error():
     except KDError as error:
         report(error)
         raise SystemExit(EXIT_USER_ERROR) from error
+
+
+@contextlib.contextmanager
+def prefixed_errors(where: str):
+    """Put `where: `, such as a file and a section of it, in front of the message of a KDError raised inside."""
+    try:
+        yield
+    except KDError as error:
+        raise KDError(f"{where}: {error}") from error

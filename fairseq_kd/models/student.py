@@ -1,9 +1,9 @@
 """`--arch kd_student_3m` to `kd_student_146m`: fairseq's transformer in sizes for students.
 
-The students are pre-norm and have one embedding for source, target and output. configs/students gives the dimensions of
-each size. Every option of fairseq's transformer still applies. `kd_student` is the same model with fairseq's default
-dimensions. It is for dimensions that are given one by one, or that `--like CHECKPOINT` copies from another student,
-such as a compact one that continues training.
+The students are pre-norm and have one embedding for source, target and output. The file configs/students.yaml gives the
+dimensions of each size. Every option of fairseq's transformer still applies. `kd_student` is the same model with
+fairseq's default dimensions. It is for dimensions that are given one by one, or that `--like CHECKPOINT` copies from
+another student, such as a compact one that continues training.
 """
 
 import functools
@@ -20,16 +20,16 @@ from fairseq_kd.inference.checkpoint import read_checkpoint
 from fairseq_kd.models.layers import LAYER_OPTIONS, StudentDecoder, StudentEncoder
 from fairseq_kd.models.sublayers import FFN_TYPES, MORE_ACTIVATIONS
 
-RUNGS = ("3m", "5m", "9m", "17m", "37m", "66m", "146m")
+SIZES = ("3m", "5m", "9m", "17m", "37m", "66m", "146m")
 KEYS = ("embed_dim", "ffn_embed_dim", "attention_heads", "encoder_layers", "decoder_layers")
 
 
 @functools.cache
-def dimensions(rung: str) -> dict[str, int]:
-    """The dimensions of a rung such as "3m": KEYS -> number; encoder and decoder have the same widths."""
-    file = config_folder() / "students" / f"{rung}.yaml"
-    found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    assert tuple(found) == KEYS, f"{file} has the keys {list(found)}; it must have {list(KEYS)}, in this order"
+def dimensions(size: str) -> dict[str, int]:
+    """The dimensions of a size such as "3m": KEYS -> number; encoder and decoder have the same widths."""
+    file = config_folder() / "students.yaml"
+    found = yaml.safe_load(file.read_text(encoding="utf-8"))[size]
+    assert tuple(found) == KEYS, f"{file} has the keys {list(found)} for {size}, not {list(KEYS)} in this order"
     return found
 
 
@@ -171,7 +171,7 @@ def student_architecture(args, size: str | None = None) -> None:
 def register_sizes(model: str) -> None:
     """Register `model` and its sizes, such as kd_student and kd_student_3m, as architectures."""
     register_model_architecture(model, model)(student_architecture)
-    for size in RUNGS:
+    for size in SIZES:
         register_model_architecture(model, f"{model}_{size}")(lambda args, size=size: student_architecture(args, size))
 
 

@@ -1,4 +1,4 @@
-"""The quickstart: prepare -> teacher -> plain student and distilled student a seed -> scores -> table.
+"""The quickstart: corpus -> teacher -> plain and distilled students, one of each per seed -> scores -> table.
 
-recipe (YAML) -> run (the order of the stages; trainings by `training`) -> table
+`recipe` reads the YAML file. `run` runs the stages in order and prints the table; trainings run in `training.run`.
 """

@@ -1,29 +1,40 @@
-"""Recipes: configs/quickstart/*.yaml, the options of each fairseq-train run by their own names."""
+"""Recipes: one corpus, and the options of fairseq-train for a teacher and its students (configs/quickstart/*.yaml).
+
+A recipe uses the names of sections and options that a study uses (`fairseq_kd.study.spec`).
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import config_folder
-from fairseq_kd.core.yaml_file import read_yaml
-from fairseq_kd.training.options import RESERVED, check_keys
+from fairseq_kd.core.yaml_file import check_keys, read_yaml
+from fairseq_kd.training.options import RESERVED
 
-CORPUS_KEYS = ("name", "source_lang", "target_lang", "vocab_size")
-DECODING_KEYS = ("beam", "lenpen", "tokenize")
-# anything else here would train the distilled student in another way than the plain one
+SECTIONS = ("data", "common", "teacher", "student", "kd", "evaluate")
+OPTIONAL = ("evaluate",)
+TRAINED = ("common", "teacher", "student")  # sections with options of fairseq-train
+REQUIRED_DATA = ("name", "source-lang", "target-lang", "vocab-size")
+DATA_KEYS = (*REQUIRED_DATA, "form", "normalisation")
+EVALUATE_KEYS = ("beam", "lenpen", "tokenize")
+# any other option would train the distilled student in another way than the plain one
 KD_KEYS = ("kd-weight", "teacher-temperature", "student-temperature", "kd-scale", "teacher-dtype")
+# The spelling of version 0.1.0 is still read: users keep such files.
+FORMER_SECTIONS = {"corpus": "data", "decoding": "evaluate"}
+FORMER_DATA_KEYS = {"source_lang": "source-lang", "target_lang": "target-lang", "vocab_size": "vocab-size"}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A corpus and the fairseq-train options of teacher and student; option names are without dashes in front."""
+    """The sections of a recipe. Names of options have no leading dashes."""
 
-    corpus: dict
+    path: Path
+    data: dict
     common: dict
     teacher: dict
     student: dict
     kd: dict
-    decoding: dict = field(default_factory=dict)
+    evaluate: dict = field(default_factory=dict)
 
 
 def available_recipes() -> list[str]:
@@ -43,17 +54,27 @@ def _recipes() -> list[Path]:
 def load_recipe(path) -> Recipe:
     """Read and check a recipe. Raises KDError that names the key at fault and the nearest valid one."""
     path = Path(path)
-    content = read_yaml(path, "recipe")
-    sections = tuple(Recipe.__dataclass_fields__)
-    check_keys(path, "the recipe", content, sections, required=sections[:-1])
-    check_keys(path, "corpus", content["corpus"], (*CORPUS_KEYS, "form", "normalisation"), required=CORPUS_KEYS)
-    check_keys(path, "decoding", content.get("decoding", {}), DECODING_KEYS)
+    content = _with_new_keys(path, "the recipe", read_yaml(path, "recipe"), FORMER_SECTIONS)
+    check_keys(path, "the recipe", content, SECTIONS, required=[name for name in SECTIONS if name not in OPTIONAL])
+    content["data"] = _with_new_keys(path, "data", content["data"], FORMER_DATA_KEYS)
+    check_keys(path, "data", content["data"], DATA_KEYS, required=REQUIRED_DATA)
+    check_keys(path, "evaluate", content.get("evaluate", {}), EVALUATE_KEYS)
     check_keys(path, "kd", content["kd"], KD_KEYS)
-    for section in ("common", "teacher", "student"):
+    for section in TRAINED:  # fairseq's own parser checks the names, see `run.check_trainings`
         check_keys(path, section, content[section], valid=content[section] or ())
         for key in content[section]:
             if key in RESERVED:
-                raise KDError(f"{path}: {key} in {section} is set by the quickstart itself")
+                raise KDError(f"{path}: {key} in {section} is set by the quickstart itself; leave it out")
     if "max-update" not in content["common"] and not all("max-update" in content[s] for s in ("teacher", "student")):
         raise KDError(f"{path}: max-update is needed in common, or in both teacher and student")
-    return Recipe(**content)
+    return Recipe(path, **content)
+
+
+def _with_new_keys(path: Path, where: str, found, former: dict):
+    """A mapping whose former keys have their present names, in the same order. Raises KDError when both are given."""
+    if not isinstance(found, dict):
+        return found  # `check_keys` refuses it
+    for old, new in former.items():
+        if old in found and new in found:
+            raise KDError(f"{path}: {new} stands in {where} twice, also as {old}; take one out")
+    return {former.get(key, key): value for key, value in found.items()}

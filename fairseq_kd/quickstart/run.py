@@ -1,6 +1,7 @@
-"""The stages of the quickstart in their order. Each is skipped when its result is there, so a killed run continues.
+"""Run the stages of the quickstart in order, and write its table.
 
-The table of the quickstart: one line a model and seed, means over seeds, what the score was computed by.
+A stage whose result exists is skipped, so the same command continues a killed run. The table has one line per model and
+seed, and the difference between the mean scores of the two kinds of students.
 """
 
 import json
@@ -10,29 +11,33 @@ from statistics import mean
 
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME, sha256_file
 from fairseq_kd.artifacts.writing import write_json
+from fairseq_kd.core.errors import prefixed_errors
 from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.corpus.corpora import prepare_by_name, usual_options
+from fairseq_kd.criterions.config import check_options
 from fairseq_kd.evaluation.evaluate import evaluate
 from fairseq_kd.evaluation.system import TranslateOptions
 from fairseq_kd.quickstart.recipe import Recipe
 from fairseq_kd.scoring.tokenizers import STANDARD, choose_tokenizer
-from fairseq_kd.training.options import training_arguments
+from fairseq_kd.training.options import parse_training, training_arguments
 from fairseq_kd.training.run import train
 
 PLAIN, DISTILLED, TEACHER = "student, cross-entropy", "student, kd_word", "teacher"
 
 
 def run_quickstart(recipe: Recipe, data_bin, out, seeds: int, raw=None, cpu: bool = False) -> list[dict]:
-    """Run or continue the whole; return one row a model: {"model", "seed", "result", "training"}.
+    """Run or continue the quickstart; return one row per model: {"model", "seed", "result", "training"}.
 
     data_bin: the folder to make. out: folder of the runs. seeds: students are trained with seeds 1..seeds.
+    Raises KDError, before anything is written, for options that a later stage would refuse.
     """
     check_new_data_bin(data_bin, "--data-bin")
     data_bin, out = Path(data_bin), Path(out)
-    _tokenizer(recipe)  # refused before the work, not after it
+    _tokenizer(recipe)
+    check_trainings(recipe)
     stages = _Stages(total=1 + 2 * (1 + 2 * seeds))
     stages.begin("corpus")
-    _prepare(recipe.corpus, data_bin, raw)
+    _prepare(recipe.data, data_bin, raw)
     models = [(TEACHER, 1, "teacher")]
     for seed in range(1, seeds + 1):
         models += [(PLAIN, seed, f"student-ce-{seed}"), (DISTILLED, seed, f"student-kd-{seed}")]
@@ -48,6 +53,21 @@ def run_quickstart(recipe: Recipe, data_bin, out, seeds: int, raw=None, cpu: boo
     return rows
 
 
+def check_trainings(recipe: Recipe) -> None:
+    """Parse the command of every kind of training. This package must be registered with fairseq.
+
+    Raises KDError for an option that fairseq-train does not have, with the nearest valid one, or for a refused value.
+    """
+    sections = {TEACHER: "teacher or common", PLAIN: "student or common", DISTILLED: "student, common or kd"}
+    for model, names in sections.items():
+        arguments = _training_arguments(recipe, model, "DATA-BIN", "TEACHER", seed=1, cpu=True)
+        where = f"{recipe.path}: {names}"
+        args = parse_training(where, arguments)
+        if model == DISTILLED:
+            with prefixed_errors(where):
+                check_options(args)
+
+
 class _Stages:
     """Numbers the stages on standard error."""
 
@@ -60,10 +80,10 @@ class _Stages:
         print(self.label, file=sys.stderr, flush=True)
 
 
-def _prepare(corpus: dict, data_bin: Path, raw) -> None:
-    given = {name: corpus[name] for name in ("vocab_size", "form", "normalisation") if name in corpus}
-    options = usual_options(corpus["name"], given)
-    prepare_by_name(corpus["name"], corpus["source_lang"], corpus["target_lang"], data_bin, options, raw, _say)
+def _prepare(data: dict, data_bin: Path, raw) -> None:
+    given = {name.replace("-", "_"): data[name] for name in ("vocab-size", "form", "normalisation") if name in data}
+    options = usual_options(data["name"], given)
+    prepare_by_name(data["name"], data["source-lang"], data["target-lang"], data_bin, options, raw, _say)
 
 
 def _say(line: str) -> None:
@@ -76,27 +96,32 @@ def _max_update(recipe: Recipe, model: str) -> int:
 
 
 def _training_options(recipe: Recipe, model, data_bin, teacher, seed, cpu) -> tuple[list[str], dict]:
-    """The arguments of fairseq-train for one model, and the hashes it depends on."""
-    section = recipe.teacher if model == TEACHER else recipe.student
-    options = recipe.common | section | {"seed": seed}
+    """The arguments of fairseq-train for one model, and the hashes of the files that it depends on."""
     inputs = {"data": sha256_file(data_bin / MANIFEST_NAME)}
     if model == DISTILLED:
-        options |= {"criterion": "kd_word", "teacher": teacher} | recipe.kd
         inputs["teacher"] = sha256_file(teacher)
+    return _training_arguments(recipe, model, data_bin, teacher, seed, cpu), inputs
+
+
+def _training_arguments(recipe: Recipe, model, data_bin, teacher, seed, cpu) -> list[str]:
+    section = recipe.teacher if model == TEACHER else recipe.student
+    options = recipe.common | section | {"seed": seed}
+    if model == DISTILLED:
+        options |= {"criterion": "kd_word", "teacher": teacher} | recipe.kd
     else:
         options["criterion"] = "label_smoothed_cross_entropy"
-    languages = recipe.corpus["source_lang"], recipe.corpus["target_lang"]
-    return training_arguments(data_bin, *languages, options, cpu=cpu), inputs
+    languages = recipe.data["source-lang"], recipe.data["target-lang"]
+    return training_arguments(data_bin, *languages, options, cpu=cpu)
 
 
 def _tokenizer(recipe: Recipe) -> str:
-    return choose_tokenizer(recipe.corpus["target_lang"], recipe.decoding.get("tokenize"))
+    return choose_tokenizer(recipe.data["target-lang"], recipe.evaluate.get("tokenize"))
 
 
 def _score(path: Path, data_bin: Path, checkpoint, recipe: Recipe, cpu: bool) -> dict:
-    decoding = dict(recipe.decoding)
-    given = decoding.pop("tokenize", None)
-    options = TranslateOptions(**decoding, cpu=cpu)
+    given = dict(recipe.evaluate)
+    tokenize = given.pop("tokenize", None)
+    options = TranslateOptions(**given, cpu=cpu)
     if path.is_file():
         result = json.loads(path.read_text(encoding="utf-8"))
         made_from = (result["checkpoint_sha256"], result["manifest_sha256"], result["decoding"])
@@ -104,13 +129,13 @@ def _score(path: Path, data_bin: Path, checkpoint, recipe: Recipe, cpu: bool) ->
         wanted = (sha256_file(checkpoint), sha256_file(data_bin / MANIFEST_NAME), options.as_dict(), _tokenizer(recipe))
         if made_from == wanted:
             return result
-    result = evaluate(data_bin, checkpoint, "test", options, tokenize=given)
+    result = evaluate(data_bin, checkpoint, "test", options, tokenize=tokenize)
     write_json(path, result)
     return result
 
 
 def format_table(rows: list[dict]) -> str:
-    """Plain text, ready to print."""
+    """The table as plain text."""
     lines = [_line("model", "seed", "parameters", "BLEU", "chrF2", "training s", "decoding s"), ""]
     for row in rows:
         result = row["result"]

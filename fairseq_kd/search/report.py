@@ -1,18 +1,19 @@
-"""What a search has found: search.json, search.md, and the choice as chosen.yaml, like configs/kd/robust.yaml.
+"""The results of a search: search.json, search.md, and the choice as chosen.yaml, like configs/kd/robust.yaml.
 
-Keys of search.json, "format" 1; scores are BLEU, {"mean", "sd", "scores"} over seeds, None where one seed failed:
+Keys of search.json, "format" 1. Scores are BLEU, {"mean", "sd", "scores"} over seeds, None where one seed failed:
 
     name, spec_sha256, algorithm, seeds, signature
-    older       what is said of stages that other versions made, or None
+    older       the line about stages that other versions made, or None
     steps       how the choice was made: [{"parameters", "runs"}], a run is {"configuration", "options", "validation",
                 "chosen"}
-    costs       parameter -> {"best_value", "best_score", "worst_value", "worst_score", "groups"}, see `search.Cost`, or
-                None
+    costs       parameter -> {"best_value", "best_score", "worst_value", "worst_score", "groups"}, see
+                `strategies.Cost`, or None
     finalists   "chosen", "start", "robust" -> {"options", "validation", "test", "results"}; results are files in WORK
-    tested      chosen against robust on the test set: {"difference", "test", "p", "verdict"}, tests and verdicts as in
-                `evaluation.compare`, p None where the difference does not vary over seeds; or {"not_tested"}: why
-    teachers    those of the finalists: [{"name", "validation", "test"}], scores of one training
-    failed      [{"stage", "log"}], with the end of the log
+    tested      chosen against robust on the test set: {"difference", "test", "p", "verdict"}, with the tests and
+                verdicts of `evaluation.compare`; p is None where the difference is the same for all seeds. Or
+                {"not_tested": reason}
+    teachers    the teachers of the finalists: [{"name", "validation", "test"}], scores of one training
+    failed      [{"stage", "log"}]; log is the end of the stage's log
 """
 
 import json
@@ -27,9 +28,9 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.evaluation.compare import CompareOptions, compare
 from fairseq_kd.evaluation.results import DECIDED_BY
 from fairseq_kd.evaluation.significance import paired_t
+from fairseq_kd.search.space import CHOICE
 from fairseq_kd.search.spec import TEST, VALIDATION, SearchSpec
 from fairseq_kd.search.strategies import Outcome, Run, Step, resolve_kd_word
-from fairseq_kd.search.values import CHOICE
 from fairseq_kd.study.plan import Plan
 from fairseq_kd.study.state import end_of_log, stage_states
 
@@ -40,19 +41,19 @@ LOG_LINES_SHOWN = 12
 
 
 def finalists(search: SearchSpec, outcome: Outcome) -> dict[str, dict]:
-    """Name -> options of what is measured on test data: the choice, the start and robust.yaml, if they did not fail."""
+    """Name -> options of what is measured on test data: the choice, the start and robust.yaml, unless they failed."""
     failed = [run.options for run in outcome.runs if run.score is None]
     found = {"chosen": outcome.best.options, "start": outcome.start.options, "robust": resolve_kd_word(search.robust)}
     return {name: options for name, options in found.items() if options not in failed}
 
 
 def cells_of(plan: Plan, label: str) -> list[dict]:
-    """The cells of a configuration, one a seed."""
+    """The cells of a configuration, one per seed."""
     return [cell for cell in plan.cells.values() if cell["factors"]["configuration"] == label]
 
 
 def read_scores(plan: Plan, label: str, subset: str, work: Path) -> dict | None:
-    """BLEU of a configuration over seeds; None when a seed has none."""
+    """BLEU of a configuration over seeds; None when any seed has no score."""
     return _scores([cell["results"][subset] for cell in cells_of(plan, label)], work)
 
 
@@ -113,8 +114,8 @@ def _step(step: Step, search: SearchSpec, plan: Plan, work: Path) -> dict:
         scores = read_scores(plan, search.label(run.options), VALIDATION, work)
         if scores is None and run.score is not None:
             raise KDError(
-                f"{search.label(run.options)} is known to {work}/optuna-*.db, but its stages are gone from {work}: "
-                "remove that file too, and it is trained again"
+                f"{work}/optuna-*.db has a score of {search.label(run.options)}, but its stages were removed: "
+                "remove that file too, and the configuration is trained again"
             )
         return {
             "configuration": run.configuration,
@@ -133,10 +134,10 @@ def _finalist(name: str, options: dict, plan: Plan, work: Path) -> dict:
 
 
 def _test(chosen: dict, robust: dict | None, work: Path) -> dict:
-    """One test that was planned before: over seeds where there are several, else over segments. See the module."""
+    """The one planned test: over seeds where there are several, else over segments. See the module."""
     if robust is None or robust["test"] is None or chosen["test"] is None:
         return {"not_tested": "one of them has no scores on the test set"}
-    if chosen["results"]["test"] == robust["results"]["test"]:  # the same experiment
+    if chosen["results"]["test"] == robust["results"]["test"]:  # they are the same experiment
         return {"not_tested": "the choice is robust.yaml"}
     ours, theirs = chosen["test"]["scores"], robust["test"]["scores"]
     difference = chosen["test"]["mean"] - robust["test"]["mean"]
@@ -181,14 +182,14 @@ def _report(found: dict) -> list[str]:
     lines += ["", f"Chosen against robust on the test set: {_tested(found['tested'])}."]
     lines += ["", "## What a wrong choice costs at most", ""]
     lines += [
-        "Validation BLEU of the best and the worst configuration of a group that differs in this parameter alone. Each "
-        "row is the group with the largest difference, a maximum over as many groups as it says: partly luck, and more "
-        "than a wrong choice costs as a rule.",
+        "Validation BLEU of the best and the worst configuration of a group. The configurations of a group differ in "
+        "this parameter alone. Each row shows the group with the largest difference, a maximum over the number of "
+        "groups in the last column. So it is partly luck, and larger than the usual cost of a wrong choice.",
         "",
     ]
     lines += ["| parameter | best | worst | difference | groups |", "|---|---|---|---|---|"]
     for name, cost in found["costs"].items():
-        lines.append(f"| {name} | {_cost(cost) if cost else '– | – | no two differ in it alone | 0'} |")
+        lines.append(f"| {name} | {_cost(cost) if cost else '– | – | no two configurations differ in it alone | 0'} |")
     for failure in found["failed"]:
         lines += ["", f"Failed: {failure['stage']}, the end of its log:", "", "```text", failure["log"], "```"]
     return [*lines, "", "BLEU, mean ± standard deviation over seeds.", "", f"`{found['signature']}`"]
@@ -216,7 +217,7 @@ def _cost(cost: dict) -> str:
 def _tested(tested: dict) -> str:
     if "not_tested" in tested:
         return f"not tested, {tested['not_tested']}"
-    p = "the difference does not vary, so no p" if tested["p"] is None else f"p = {tested['p']:.4f}"
+    p = "no p, because the difference is the same for all seeds" if tested["p"] is None else f"p = {tested['p']:.4f}"
     by = f"{DECIDED_BY[tested['test']]}, {p}, alpha {CompareOptions().alpha:g}"
     return f"{tested['difference']:+.2f} BLEU, {tested['verdict']} (by {by})"
 

@@ -1,7 +1,7 @@
-"""Run a search: each batch that it asks for is a study in the same folder, so that nothing is trained twice.
+"""Run a search: each batch of configurations is a study in the same folder, so that nothing is trained twice.
 
-Of a killed search the finished stages are there, and the same command asks again and finds the same scores in them.
-What Optuna has proposed stands beside them in its own file.
+The stages that a killed search has finished are kept. The same command asks for the same configurations again and reads
+their scores from these stages. Optuna keeps its proposals in a file of its own.
 """
 
 import hashlib
@@ -13,12 +13,12 @@ from pathlib import Path
 from fairseq_kd.artifacts.writing import create_json, ensure_writable_folder
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.scoring.score import check_seed
-from fairseq_kd.search.optuna_sampler import optuna_search
 from fairseq_kd.search.report import finalists, read_scores, write_search_report
+from fairseq_kd.search.space import optuna_search
 from fairseq_kd.search.spec import TEST, VALIDATION, SearchSpec
 from fairseq_kd.search.strategies import Outcome, Search, drive, greedy, grid, resolve_kd_word
 from fairseq_kd.study.plan import PLAN_NAME, Plan
-from fairseq_kd.study.run import FAILURE, LOG, RunOptions, run_stages, say_older
+from fairseq_kd.study.run import FAILURE, LOG, RunOptions, report_older, run_stages
 from fairseq_kd.study.show import format_failures
 from fairseq_kd.study.state import cell_states, stage_states
 
@@ -28,14 +28,14 @@ KEY_LENGTH = 12
 def run_search(search: SearchSpec, work: Path, options: RunOptions) -> int:
     """Search, measure the choice on test data and write the report; return 0, or 1 when configurations have failed.
 
-    Raises KDError when all of a step fail, and what `run_stages` raises.
+    Raises KDError when all configurations of a step fail, and for the reasons of `run_stages`.
     """
     ensure_writable_folder(work)
     start = _start_plan(search)
-    say_older(start)
+    report_older(start)
     if len(search.seeds) == 1:
-        check_seed(of_tests=True)  # before the work: the choice is tested over segments at the end
-    create_json(work / PLAN_NAME, start.as_dict())  # it says whose folder this is; a study may be at work
+        check_seed(of_tests=True)  # now, because the test over segments comes after all trainings
+    create_json(work / PLAN_NAME, start.as_dict())  # marks the folder as a study's; an existing plan stays
     print(f"search {search.name}: {most_configurations(search)} configurations at most, {len(search.seeds)} seeds each")
     trainings = Trainings(search, work, options)
     outcome = drive(begin(search, work), trainings.validate)
@@ -45,7 +45,7 @@ def run_search(search: SearchSpec, work: Path, options: RunOptions) -> int:
 
 
 def most_configurations(search: SearchSpec) -> int:
-    """How many the search can ask for; fewer where values come to the same."""
+    """The largest number of configurations that the search can ask for; it is smaller where some are one experiment."""
     if search.algorithm == "optuna":
         return search.numbers["trials"]
     counts = [len(values) for _, values in search.parameters]
@@ -53,7 +53,7 @@ def most_configurations(search: SearchSpec) -> int:
 
 
 def begin(search: SearchSpec, work: Path) -> Search:
-    """The generator that asks for configurations."""
+    """The generator of the algorithm, see `strategies`."""
     if search.algorithm != "optuna":
         return {"greedy": greedy, "grid": grid}[search.algorithm](search.parameters, search.start, resolve_kd_word)
     numbers = search.numbers
@@ -68,21 +68,24 @@ def _start_plan(search: SearchSpec) -> Plan:
 
 
 def _storage_name(search: SearchSpec) -> str:
-    """Optuna's scores hold for the same data, models, budget and seeds, which the keys of stages say."""
+    """The name depends on data, models, budget and seeds (by the keys of stages), because Optuna's scores do."""
     cells = _start_plan(search).cells.values()
     content = json.dumps([cell["results"][VALIDATION] for cell in cells])
     return f"optuna-{hashlib.sha256(content.encode()).hexdigest()[:KEY_LENGTH]}.db"
 
 
 class Trainings:
-    """Configurations -> their scores. What has failed is not tried again before the next command."""
+    """Trains configurations and returns their scores. The next command, not this one, tries failed ones again."""
 
     def __init__(self, search: SearchSpec, work: Path, options: RunOptions):
         self._search, self._work, self._options = search, work, options
         self._succeeded = {}  # label -> options
 
     def validate(self, batch: list[dict]) -> list[float | None]:
-        """Train what is not trained yet; the BLEU of each on validation data, a mean over seeds. None: one failed."""
+        """Train the configurations that are not trained yet; return BLEU on validation data, the mean over seeds.
+
+        None for a configuration that failed with any seed.
+        """
         labels = [self._search.label(options) for options in batch]
         plan = self._search.plan(self._succeeded | dict(zip(labels, batch, strict=True)), [VALIDATION])
         found = stage_states(plan, self._work)
@@ -100,11 +103,11 @@ class Trainings:
         of_cells = cell_states(plan, found)
         states = {of_cells[name] for name, cell in plan.cells.items() if cell["factors"]["configuration"] == label}
         if not states <= {"done", "failed"}:
-            raise KDError(f"{label} was not finished, and has not failed: see {self._work / LOG}")
+            raise KDError(f"the training of {label} ended with neither a result nor a failure: see {self._work / LOG}")
         return None if "failed" in states else read_scores(plan, label, VALIDATION, self._work)["mean"]
 
     def test(self, outcome: Outcome) -> bool:
-        """Measure the finalists on test data, by which nothing is chosen; return whether any has failed."""
+        """Measure the finalists on test data, which do not influence the choice; return whether any stage failed."""
         plan = self._search.plan(finalists(self._search, outcome), [VALIDATION, TEST])
         found = run_stages(plan, self._work, self._options)
         _show_failures(plan, self._work, found)

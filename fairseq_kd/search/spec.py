@@ -1,48 +1,49 @@
-"""Specs of searches: configs/searches/*.yaml, read and checked before anything runs.
+"""Specs of searches: YAML files such as configs/searches/*.yaml, read and checked before anything runs.
 
-A spec has the sections of a study that say what is trained, and in place of factors the section `search`.
+A spec has those sections of a study that describe a training, and the section `search` in place of factors.
 """
 
 import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.errors import KDError, prefixed_errors
 from fairseq_kd.core.paths import config_folder
-from fairseq_kd.core.yaml_file import read_yaml
-from fairseq_kd.search.optuna_sampler import Range, check_space
-from fairseq_kd.search.strategies import check_parameters, resolve_kd_word
-from fairseq_kd.search.values import (
+from fairseq_kd.core.yaml_file import check_keys, nearest, read_yaml
+from fairseq_kd.search.space import (
     CHOICE,
+    Range,
+    check_space,
     check_value,
     option_defaults,
     option_names,
     read_parameters,
     simplest,
 )
+from fairseq_kd.search.strategies import check_parameters, resolve_kd_word
+from fairseq_kd.study.cells import make_cells
 from fairseq_kd.study.check import check_commands
-from fairseq_kd.study.factors import make_cells
 from fairseq_kd.study.plan import Plan
+from fairseq_kd.study.sections import SEEDS
 from fairseq_kd.study.spec import Spec, read_sections
-from fairseq_kd.study.state import Older
-from fairseq_kd.study.values import SEEDS
-from fairseq_kd.training.options import check_keys, nearest
+from fairseq_kd.study.state import OlderStages
 
 SECTIONS = ("recipe", "data", "common", "teacher", "student", "budget", "select", "cache", "evaluate", "search")
 ALGORITHMS = ("greedy", "grid", "optuna")
-OF_OPTUNA = {"trials": None, "batch": 1, "sampler-seed": 1}
-KEYS = ("algorithm", "parameters", "start", "seeds", "teacher-checkpoints", *OF_OPTUNA)
+OPTUNA_KEYS = {"trials": None, "batch": 1, "sampler-seed": 1}  # key -> default; None: it must be given
+KEYS = ("algorithm", "parameters", "start", "seeds", "teacher-checkpoints", *OPTUNA_KEYS)
 CHECKPOINTS = ("save-interval-updates", "keep-interval-updates")
 VALIDATION, TEST = "valid", "test"
 
 
 @dataclass(frozen=True)
 class SearchSpec:
-    """A checked spec. trained: sections of the studies that train, without factors.
+    """A checked spec.
 
+    trained: the spec of the studies that train the configurations, without factors.
     parameters: [(option, values or Range)]. start, robust: option -> value, see `read_configuration`.
-    seeds: of the students, so many for each configuration. numbers: trials, batch and sampler-seed for Optuna.
-    older: what WORK holds of other versions.
+    seeds: seeds of the students, the same for each configuration. numbers: trials, batch and sampler-seed, for Optuna.
+    older: the stages of other versions in WORK.
     """
 
     trained: Spec
@@ -52,15 +53,15 @@ class SearchSpec:
     robust: dict
     seeds: list
     numbers: dict
-    older: Older | None = None
+    older: OlderStages | None = None
 
     @property
     def name(self) -> str:
-        """The name of the search, that of the file."""
+        """The name of the search: the name of the file without .yaml."""
         return self.trained.name
 
     def label(self, options: dict) -> str:
-        """The parameters of what is trained, for people: "kd-divergence=kl,kd-weight=0.5"."""
+        """The parameters of a configuration as text: "kd-divergence=kl,kd-weight=0.5"."""
         return ",".join(f"{name}={options[name]}" for name, _ in self.parameters if name in options)
 
     def plan(self, labelled: dict, subsets: list) -> Plan:
@@ -78,14 +79,17 @@ class SearchSpec:
 
 
 def _as_trained(options: dict) -> dict:
-    """One order, and nothing at its default but the weight: stages are keyed by the words of their commands."""
+    """The options in one order and without defaults, except for the weight.
+
+    The keys of stages depend on the words of the commands, so the same experiment must always have the same words.
+    """
     defaults = option_defaults()
     kept = {name: options[name] for name in options if name not in defaults or options[name] != defaults[name]}
     return dict(sorted(({"kd-weight": defaults["kd-weight"]} | kept).items()))
 
 
 def load_search(path, recipe=None, raw=None) -> SearchSpec:
-    """Read and check a spec; recipe and raw: see `load_spec`.
+    """Read and check a spec. recipe and raw: see `study.spec.load_spec`.
 
     Raises KDError that names the key at fault and the nearest valid one.
     """
@@ -118,7 +122,7 @@ def load_search(path, recipe=None, raw=None) -> SearchSpec:
 
 
 def read_configuration(path) -> dict:
-    """A file like configs/kd/robust.yaml as option -> value; `by` of select-teacher is teacher-choice."""
+    """A file like configs/kd/robust.yaml as option -> value; `by` in select-teacher becomes teacher-choice."""
     path = Path(path)
     content = read_yaml(path, "spec")
     check_keys(path, "the configuration", content, ("select-teacher", "kd"), required=("kd",))
@@ -156,20 +160,23 @@ def _seeds(path: Path, seeds) -> list:
 
 
 def _numbers(path: Path, given: dict, algorithm: str) -> dict:
-    found = {name: given[name] for name in OF_OPTUNA if name in given}
+    found = {name: given[name] for name in OPTUNA_KEYS if name in given}
     if algorithm != "optuna":
         for name in found:
             raise KDError(f"{path}: {name} has no effect with the algorithm {algorithm}, only with optuna")
         return {}
-    check_keys(path, "search", found, tuple(OF_OPTUNA), required=("trials",))
+    check_keys(path, "search", found, tuple(OPTUNA_KEYS), required=("trials",))
     for name, value in found.items():
         if type(value) is not int or value < 0:
             raise KDError(f"{path}: {name} must be a whole number, found {value!r}")
-    return OF_OPTUNA | found
+    return OPTUNA_KEYS | found
 
 
 def _choose_among_checkpoints(path: Path, content: dict, search: SearchSpec) -> None:
-    """Let the teacher's training keep so many checkpoints, evenly spread; robust.yaml at least chooses among them."""
+    """Let the teacher's training keep `teacher-checkpoints` checkpoints at equal distances, to choose the teacher from.
+
+    Every search needs them, because configs/kd/robust.yaml, to which the choice is compared, chooses among them.
+    """
     sections, number = search.trained.sections, content["search"].get("teacher-checkpoints", 6)
     if type(number) is not int or number < 2:
         raise KDError(f"{path}: teacher-checkpoints must be a whole number from 2, found {number!r}")
@@ -181,14 +188,12 @@ def _choose_among_checkpoints(path: Path, content: dict, search: SearchSpec) -> 
 
 
 def _check(search: SearchSpec) -> None:
-    """What the algorithm needs, and every command of the start and of all pairs of values."""
-    try:
+    """Check the needs of the algorithm, and every command of the start and of all pairs of values."""
+    with prefixed_errors(search.trained.path):
         if search.algorithm == "optuna":
             check_space(search.parameters, search.start, search.numbers["trials"], search.numbers["batch"])
         else:
             check_parameters(search.parameters, search.start)
-    except KDError as error:
-        raise KDError(f"{search.trained.path}: {error}") from error
     choices = [[{name: value} for value in _ends(values)] for name, values in search.parameters]
     pairs = itertools.chain.from_iterable(itertools.product(*two) for two in itertools.combinations(choices, 2))
     changes = [{}, *itertools.chain.from_iterable(choices), *(one | other for one, other in pairs)]

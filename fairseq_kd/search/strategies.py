@@ -1,12 +1,12 @@
-"""Searches for the best configuration. They say what has to be trained next, and train nothing.
+"""Search algorithms: they choose the configurations to train next, by scores on validation data, and train nothing.
 
-A search is a generator: it yields a batch of configurations that can be trained at once, is sent their scores in the
-same order (None for one that failed), and returns an `Outcome`. What is the same experiment is asked for once.
+A search is a generator. It yields batches of configurations, whose members can be trained at the same time. It is sent
+their scores in the same order (None for a failed one). It returns an `Outcome`.
 
-    greedy, grid, or optuna_search.optuna_search -> drive(search, validate)    chosen by scores on validation data
+    greedy, grid, space.optuna_search -> drive(search, validate)
 
-A configuration is a dict, option -> value. `resolve` turns one into what is trained: two configurations that it turns
-into the same are one experiment (`resolve_kd_word`).
+A configuration is a dict, option -> value. `resolve` (such as `resolve_kd_word`) turns it into the options that are
+trained. Configurations with the same options are one experiment, which a search asks for once.
 """
 
 import itertools
@@ -16,12 +16,12 @@ from dataclasses import dataclass
 
 from fairseq_kd.core.errors import KDError
 
-SAME = "same"  # student-temperature: that of the teacher
+SAME = "same"  # as student-temperature: the temperature of the teacher
 
 
 @dataclass(frozen=True)
 class Run:
-    """A configuration, what it resolves to, and its score on validation data (None: it failed)."""
+    """A configuration, the options that it resolves to, and its score on validation data (None: it failed)."""
 
     configuration: dict
     options: dict
@@ -30,9 +30,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a wrong value of a parameter costs at most: the best against the worst of runs that differ in nothing else.
+    """The largest loss by a wrong value of a parameter: best against worst run of a group.
 
-    groups: of so many groups of such runs this is the one with the largest difference.
+    The runs of a group differ in this parameter alone. groups: the number of such groups; this is the one with the
+    largest difference.
     """
 
     best_value: object
@@ -43,13 +44,13 @@ class Cost:
 
     @property
     def difference(self) -> float:
-        """In units of the score, 0 or more."""
+        """Best score minus worst score, 0 or more."""
         return self.best_score - self.worst_score
 
 
 @dataclass(frozen=True)
 class Step:
-    """One choice: the parameters that were varied, the runs it was made among, and the best of them."""
+    """One choice: the parameters that were varied, the runs that were compared, and the best of them."""
 
     names: tuple[str, ...]
     runs: list[Run]
@@ -58,9 +59,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Outcome:
-    """best: the choice. start: where the search began. runs: all, in the order in which they were looked at.
+    """What a search returns.
 
-    steps: how the choice was made. costs: of each parameter the largest, None where no two runs differ in it alone.
+    best: the choice. start: the first configuration. runs: all, in the order in which they were considered. steps: how
+    the choice was made. costs: parameter -> its largest cost, None where no two runs differ in it alone.
     """
 
     best: Run
@@ -74,12 +76,12 @@ Search = Generator[list[dict], Sequence[float | None], Outcome]
 
 
 def resolve_kd_word(configuration: dict) -> dict:
-    """The options of kd_word: the student's temperature as a number, and none that has no effect beside another."""
+    """The options of kd_word for a configuration: student-temperature as a number, no option without effect."""
     options = dict(configuration)
     if options.get("student-temperature") == SAME:
         options["student-temperature"] = options.get("teacher-temperature", 1.0)
     idle = set()
-    if options.get("kd-divergence") == "mse":  # of the logits
+    if options.get("kd-divergence") == "mse":  # it compares logits
         idle |= {"teacher-temperature", "student-temperature"}
     if options.get("kd-divergence") != "js":
         idle.add("js-beta")
@@ -91,11 +93,11 @@ def resolve_kd_word(configuration: dict) -> dict:
 
 
 def greedy(parameters, start: dict, resolve: Callable = dict) -> Search:
-    """One parameter after the other, with those before it at their best. Source: arXiv 2401.06356.
+    """Choose one parameter after the other, with the best values of the former ones. Source: arXiv 2401.06356.
 
-    parameters: [(option, values)] in order. start: one of the values of each, and other options, which stay. A batch is
-    all values of one parameter. Of equal scores the value that is named first is chosen.
-    Raises KDError for parameters that cannot be searched, and when all values of one failed.
+    parameters: [(option, values)] in order. start: one value of each parameter, and other options, which do not change.
+    A batch holds all values of one parameter. Among equal scores the value that is named first is chosen.
+    Raises KDError for parameters that cannot be searched, and when all values of a parameter failed.
     """
     check_parameters(parameters, start)
     runs, steps, current = Runs(resolve), [], dict(start)
@@ -108,7 +110,7 @@ def greedy(parameters, start: dict, resolve: Callable = dict) -> Search:
 
 
 def grid(parameters, start: dict, resolve: Callable = dict) -> Search:
-    """All combinations in one batch: of temperature and weight, "tuned KD" of arXiv 2402.14922. See `greedy`."""
+    """All combinations in one batch; with temperature and weight it is "tuned KD" (arXiv 2402.14922). See `greedy`."""
     check_parameters(parameters, start)
     runs, names = Runs(resolve), [name for name, _ in parameters]
     combinations = itertools.product(*(values for _, values in parameters))
@@ -118,7 +120,7 @@ def grid(parameters, start: dict, resolve: Callable = dict) -> Search:
 
 
 def drive(search: Search, validate: Callable) -> Outcome:
-    """Run a search to its end. validate(configurations) -> their scores; it may train them all at once."""
+    """Run a search to its end. validate(configurations) -> their scores; it may train them in parallel."""
     try:
         batch = next(search)
         while True:
@@ -131,55 +133,55 @@ def check_parameters(parameters, start: dict) -> None:
     """Raises KDError when a parameter is named twice or has no values, or `start` has none of its values."""
     names = [name for name, _ in parameters]
     if not names or len(set(names)) < len(names):
-        raise KDError(f"a search needs parameters, each once; given: {', '.join(names) or 'none'}")
+        raise KDError(f"a search needs parameters, each once; found {', '.join(names) or 'none'}")
     for name, values in parameters:
         if not values or len({_key({name: value}) for value in values}) < len(values):
-            raise KDError(f"parameter {name} needs values, each once; given: {list(values)}")
+            raise KDError(f"parameter {name} needs values, each once; found {list(values)}")
         if name not in start or start[name] not in values:
             raise KDError(f"the start has {name} = {start.get(name)!r}, which is not among its values {list(values)}")
 
 
 class Runs:
-    """The scores that are known, and the order in which configurations were looked at."""
+    """The known scores, and the order in which configurations were considered."""
 
     def __init__(self, resolve: Callable):
         self._resolve = resolve
         self._scores: dict[tuple, float | None] = {}
-        self._looked_at: dict[tuple, dict] = {}
+        self._considered: dict[tuple, dict] = {}
 
     def ask(self, configurations: list[dict]) -> Generator[list[dict], Sequence[float | None], None]:
-        """Yield what has no score yet, each experiment once, and take the scores that are sent."""
+        """Yield the experiments without a score, each once, and keep the scores that are sent."""
         options = {_key(one): one for one in map(self._resolve, configurations)}
         missing = {key: one for key, one in options.items() if key not in self._scores}
         if missing:
             scores = yield list(missing.values())
             self._scores.update(zip(missing, map(_checked, scores), strict=True))
-        self._looked_at |= {_key(one): one for one in configurations if _key(one) not in self._looked_at}
+        self._considered |= {_key(one): one for one in configurations if _key(one) not in self._considered}
 
     def learn(self, configuration: dict, score: float | None) -> None:
-        """Take over what an earlier process was sent."""
+        """Add a score that was sent to an earlier process."""
         self._scores[_key(self._resolve(configuration))] = score
-        self._looked_at.setdefault(_key(configuration), configuration)
+        self._considered.setdefault(_key(configuration), configuration)
 
     def run(self, configuration: dict) -> Run:
-        """What is known about a configuration that was asked for."""
+        """The run of a configuration that has a score."""
         options = self._resolve(configuration)
         return Run(configuration, options, self._scores[_key(options)])
 
     def trace(self) -> list[Run]:
-        """All runs."""
-        return [self.run(configuration) for configuration in self._looked_at.values()]
+        """All runs, in order."""
+        return [self.run(configuration) for configuration in self._considered.values()]
 
     def step(self, names: tuple, configurations: list[dict], what: str) -> Step:
-        """The highest score is chosen, of equals the first. Raises KDError, naming `what`, when all failed."""
+        """Choose the highest score, the first one of equal scores. Raises KDError, naming `what`, when all failed."""
         runs = [self.run(configuration) for configuration in configurations]
         succeeded = [run for run in runs if run.score is not None]
         if not succeeded:
-            raise KDError(f"{what} failed, so none can be chosen: see the logs of the trainings")
+            raise KDError(f"{what} failed, so the search cannot choose one: see the logs of the trainings")
         return Step(names, runs, max(succeeded, key=lambda run: run.score))
 
     def outcome(self, start: dict, parameters, steps: list[Step]) -> Outcome:
-        """What the search returns; the last step has made the choice."""
+        """The outcome of the search; its choice is the choice of the last step."""
         runs = self.trace()
         costs = {name: largest_cost(runs, name) for name, _ in parameters}
         return Outcome(steps[-1].chosen, self.run(start), runs, costs, steps)

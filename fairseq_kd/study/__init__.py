@@ -1,12 +1,25 @@
-"""Studies: one YAML file -> cells -> stages that are shared -> Snakemake -> one result a cell.
+"""Studies: from one YAML file to many trainings, their evaluations and a report.
 
-spec (YAML) -> routes      which option each factor sets; no two the same, and none that the study sets itself
-            -> factors     the cells: every combination of the factors' values that is not excluded
-            -> plan        the stages of each cell; the same stage of two cells is one, found by its key
-            -> check       every command is parsed by the program it is for, before anything runs
-            -> Snakefile   scheduling, retries, clusters; each job is `stage`, one command in one folder
-            -> status, results
+    concept      what it is                                                          module
+    spec         the YAML file of a study: sections, factors, exclusions, claims     spec
+    section      options of one program: data, teacher, decode, evaluate, ...        sections
+    factor       what is varied: a name and its values                               factors
+    setting      what the value of a factor assigns: one option of a section, or     factors
+                 one of the study's own: method, noise, seed, signal, ...
+    exclusion    a pattern of factor values that removes cells                       factors
+    cell         one combination of values: one student and its evaluations          cells
+    claim        "A > B by METRIC": a comparison of cells that the study tests       claims
+    stage        one command in a folder of its own, shared by cells                 plan, stage
+    kind         which command a stage is: prepare, teacher, student, evaluate, ...  key
+    key          the name of a stage: KIND-REQUEST-MAKER                             key
+    plan         the stages of all cells and claims, and the order between them      plan
+    record       done.json of a stage: its command, seconds, versions, fingerprint   state
+    state        of a stage or cell: done, running, failed, waiting                  state
+    older stage  a finished stage that other versions of the software made           state
+    results      results.json: the files with the scores of each cell and teacher    show
+    estimate     the seconds that a stage takes, from records or a calibration       durations
 
-search_spec (YAML) -> search_run     each batch that `search` or `optuna_search` asks for is such a study
-                   -> search_report  the trace, the choice on test data, what a wrong choice costs at most
+In the order of a run: `check` opens a spec, plans it, and lets the program of each command parse it; `run` starts
+Snakemake, which starts one process per stage (`stage`); `show` prints plan, progress and status; `report` writes the
+page. `fairseq_kd.search` runs one such study for each batch of configurations.
 """

@@ -1,6 +1,7 @@
-"""How long stages take: as the done ones of the same shape, else by the calibration, else as the done of their kind.
+"""Estimates of the time that stages take, and the calibration that measures it.
 
-How long an update of each model of a study takes, measured by a few of them.
+The time of a stage is estimated from the first of these that exists: finished stages of the same shape; the
+calibration, which trains each model for a few updates; finished stages of the same kind.
 """
 
 import json
@@ -20,16 +21,20 @@ from fairseq_kd.artifacts.writing import ensure_writable_folder, write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.process import dying_with_this_process
 from fairseq_kd.core.progress import Progress
-from fairseq_kd.study.plan import PLAN_NAME, TRAININGS, Plan, Stage
+from fairseq_kd.study.key import TRAININGS
+from fairseq_kd.study.plan import PLAN_NAME, Plan, Stage
 from fairseq_kd.study.stage import resolve
 from fairseq_kd.study.state import Records, end_of_log, stage_states
 
 CALIBRATION = "calibration.json"
-WITHOUT = ("--seed", "--max-update", "--total-num-update", "--out")
+NOT_IN_SHAPE = ("--seed", "--max-update", "--total-num-update", "--out")
+UPDATES, WARM_UP = 12, 4  # updates of a calibration, and how many of them are not timed
+LOG_LINES_SHOWN = 12
+TEACHER_OPTION = re.compile(r"--(kd-.*|teacher.*|student-temperature|js-beta)")
 
 
 class Estimates:
-    """Seconds of each stage of a plan. unfinished: names of the stages that are not done."""
+    """The seconds that each stage of a plan takes. unfinished: names of the stages that are not done."""
 
     def __init__(self, plan: Plan, work, records: Records | None = None):
         """records: see `stage_states`."""
@@ -37,7 +42,7 @@ class Estimates:
         records = {name: known.of(name) for name in plan.stages}
         self.unfinished = [name for name, record in records.items() if record is None]
         self._done = {name: record["seconds"] for name, record in records.items() if record}
-        self._rates = {}  # by shape, and by kind for what is of another shape
+        self._rates = {}  # shape or kind -> seconds per update (per stage for other kinds than trainings)
         for name, seconds in self._done.items():
             stage = plan.stages[name]
             for key in {shape(stage), stage.kind}:
@@ -46,7 +51,7 @@ class Estimates:
         self._calibrated = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     def seconds(self, name: str) -> float | None:
-        """Of one stage; None when it is not known."""
+        """The measured or estimated seconds of one stage; None without any measurement."""
         if name in self._done:
             return self._done[name]
         stage = self.plan.stages[name]
@@ -59,33 +64,29 @@ class Estimates:
         return None if rate is None else rate * (stage.updates or 1)
 
     def total(self, names) -> tuple[float, int]:
-        """(sum of the seconds that are known, number of stages whose time is not)."""
+        """(sum of the known seconds, number of stages without an estimate)."""
         found = [self.seconds(name) for name in names]
         return sum(seconds for seconds in found if seconds is not None), found.count(None)
 
 
 def shape(stage: Stage) -> str:
-    """What stages have in common that take the same time (a training: the same time an update)."""
+    """The part of a command that decides how long a stage takes (for a training: how long an update takes)."""
     if stage.kind not in TRAININGS:
         return stage.kind
     words, kept = stage.command, []
     for before, word in pairwise(["", *words]):
-        if word in WITHOUT or before in WITHOUT:
+        if word in NOT_IN_SHAPE or before in NOT_IN_SHAPE:
             continue
         kept.append("@" if word.startswith("@/") else word)
     return f"{stage.kind} {' '.join(kept)}"
 
 
-UPDATES, WARM_UP = 12, 4
-LOG_LINES_SHOWN = 12
-OF_A_TEACHER = re.compile(r"--(kd-.*|teacher.*|student-temperature|js-beta)")
-
-
 def calibrate(plan: Plan, work: Path, threads: int) -> None:
-    """Measure the trainings whose time is not known, and keep the seconds an update in WORK/calibration.json.
+    """Measure the trainings without an estimate, and write their seconds per update to WORK/calibration.json.
 
-    The data are prepared for it, once and for the study. A student with a cached teacher is taken to cost what it
-    costs without (docs/benchmarks.md), one with a teacher that runs is not measured. Raises KDError when one fails.
+    The data are prepared first; the study uses the same stages later. A student with a cached teacher is measured
+    without it, because the cache costs little (docs/benchmarks.md). A student with an online teacher is not measured.
+    threads: of each training. Raises KDError when a measurement fails.
     """
     ensure_writable_folder(work)
     with exclusive(work / "study"):
@@ -103,7 +104,7 @@ def calibrate(plan: Plan, work: Path, threads: int) -> None:
             alike.setdefault(shape(replace(stage, command=_without_teacher(stage.command))), []).append((key, stage))
         progress = Progress("calibration", len(alike), "models")
         for group in alike.values():
-            seconds = _seconds_an_update(plan, work, group[0][1], threads)
+            seconds = _seconds_per_update(plan, work, group[0][1], threads)
             known |= {key: seconds for key, _ in group}
             write_json(path, known)
             progress.advance(1)
@@ -111,7 +112,7 @@ def calibrate(plan: Plan, work: Path, threads: int) -> None:
 
 
 def _prepared(plan: Plan, stage: Stage) -> str:
-    """Name of the `prepare` stage that the data of a stage come from."""
+    """Name of the `prepare` stage that makes the data of a stage."""
     while stage.kind != "prepare":
         stage = plan.stages[stage.inputs[0]]
     return stage.name
@@ -128,31 +129,31 @@ def _prepare(plan: Plan, work: Path, stages) -> None:
                 )
 
 
-def _seconds_an_update(plan: Plan, work: Path, stage: Stage, threads: int) -> float:
+def _seconds_per_update(plan: Plan, work: Path, stage: Stage, threads: int) -> float:
     data_bin = str(work / "stages" / _prepared(plan, stage) / "data-bin")
     words = resolve(_without_teacher(stage.command), work, work, None)
     with tempfile.TemporaryDirectory(prefix="fairseq_kd-") as folder:
         command = [sys.executable, "-m", "fairseq_cli.train", data_bin, *words[2:], "--save-dir", folder]
         command += ["--max-update", str(UPDATES), "--log-interval", "1", "--disable-validation", "--no-save"]
-        said, times = [], []
+        lines, times = [], []
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
             env=os.environ | {"OMP_NUM_THREADS": str(threads)}, preexec_fn=dying_with_this_process(),
         ) as process:  # fmt: skip
             for line in process.stdout:
-                said.append(line)
+                lines.append(line)
                 if "| train_inner |" in line:
                     times.append(time.monotonic())
     if process.returncode != 0 or len(times) < UPDATES:
-        raise KDError(f"the calibration of {stage.name} has failed:\n{''.join(said[-LOG_LINES_SHOWN:])}")
+        raise KDError(f"the calibration of {stage.name} has failed:\n{''.join(lines[-LOG_LINES_SHOWN:])}")
     return (times[-1] - times[WARM_UP - 1]) / (len(times) - WARM_UP)
 
 
 def _without_teacher(command: list[str]) -> list[str]:
     kept, words = [], iter(command)
     for word in words:
-        if OF_A_TEACHER.fullmatch(word):
-            next(words)  # its value
+        if TEACHER_OPTION.fullmatch(word):
+            next(words)  # the value of the option
         else:
             kept.append("label_smoothed_cross_entropy" if word == "kd_word" else word)
     return kept

@@ -1,24 +1,146 @@
-"""Factors -> cells: every combination of values, without what is excluded or would be the same experiment.
+"""Factors: what a study varies. The values of each factor, the settings that they assign, and exclusions.
 
-Exclusions: patterns of factor values that take cells out of a study.
+A setting is either a setting of the study itself (SETTINGS, such as `method`) or one option, as SECTION.OPTION. The
+name of a factor says which settings its values assign:
+
+    name of the factor                               setting
+    one of SETTINGS                                  the same name
+    one of ALIASES, such as `alpha`                  the options given there
+    SECTION.OPTION, such as `decode.beam`            that option
+    kd-... and KD_OPTIONS                            kd.NAME
+    any other name, such as `dropout`                student.NAME
+
+An exclusion is a pattern of factor values. It removes the cells that agree with all of it.
 """
 
-import hashlib
-import itertools
-import re
-from collections import Counter
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.study.routes import DEFAULTS, SPECIAL, assignments, check_factors, routes_of_values
-from fairseq_kd.study.spec import BUDGETS, Spec
-from fairseq_kd.study.values import check_shares
-from fairseq_kd.training.options import check_keys, nearest
+from fairseq_kd.core.yaml_file import check_keys, nearest
+from fairseq_kd.quickstart.recipe import TRAINED
+from fairseq_kd.study.sections import (
+    BUDGETS,
+    check_factor_option,
+    check_mix,
+    check_noise_level,
+    check_seed,
+    check_updates,
+)
+from fairseq_kd.study.spec import Spec
+
+METHODS = ("ce", "word", "seq", "word+seq")
+CHOICES = {
+    "method": METHODS,
+    "teacher-choice": ("low-loss", "high-score"),
+    "teacher-noise": ("same", "clean"),
+    "signal": ("cache", "online"),
+    "compact": (True, False),
+}
+DEFAULTS = {"teacher-choice": None, "teacher-noise": "same", "signal": "cache", "compact": False}
+DEFAULTS |= {"noise": 0, "seed": 1, "mix-gold": 0}
+SETTINGS = ("method", *DEFAULTS)
+ALIASES = {
+    "strategy": ("decode.strategy",),
+    "divergence": ("kd.kd-divergence",),
+    "alpha": ("kd.kd-weight",),
+    "temperature": ("kd.teacher-temperature", "kd.student-temperature"),
+}
+KD_OPTIONS = ("teacher-temperature", "student-temperature", "js-beta", "teacher-dtype")  # besides all kd-... options
+OPTION_SECTIONS = ("data", *TRAINED, "select", "kd", "cache", "decode", "noise", "evaluate")
+
+
+def check_factors(spec: Spec) -> dict:
+    """Factor -> list of values. Labelled values (a mapping) become the list of their labels.
+
+    Raises KDError for names and values that cannot be used.
+    """
+    check_keys(spec.path, "factors", spec.factors, valid=tuple(spec.factors or ()), required=("method",))
+    factors = {}
+    for name, values in spec.factors.items():
+        values = values if isinstance(values, list | dict) else [values]
+        if not values or values == [None]:
+            raise KDError(f"{spec.path}: the factor {name} has no values; give a list such as {name}: [1, 2]")
+        _check_name(spec, name)
+        if isinstance(values, dict):
+            _check_labelled(spec, name, values)
+        for value in values:
+            _check_value(spec, name, value, labelled=isinstance(values, dict))
+        if min(len(set(values)), len({str(value) for value in values})) < len(values):
+            raise KDError(f"{spec.path}: the factor {name} has a value twice: {', '.join(map(str, values))}")
+        factors[name] = list(values)
+    return factors
+
+
+def _check_name(spec: Spec, name) -> None:
+    if not isinstance(name, str) or not name:
+        raise KDError(f"{spec.path}: the name of a factor must be a word, found {name!r}; YAML reads on, yes and no "
+                      "as true and false: put such a name in quotes")  # fmt: skip
+
+
+def _check_labelled(spec: Spec, name: str, values: dict) -> None:
+    if name in SETTINGS or name in ALIASES:
+        raise KDError(f"{spec.path}: the factor {name} takes a list of values; labelled values need another name")
+    for label, options in values.items():
+        check_keys(spec.path, f"the value {label!r} of the factor {name}", options, valid=tuple(options or ()))
+        for key, value in options.items():
+            _check_name(spec, key)
+            _check_value(spec, key, value, labelled=False)
+
+
+def _check_value(spec: Spec, name: str, value, labelled: bool) -> None:
+    where = f"{spec.path}: the factor {name}"
+    if isinstance(value, list | dict) or value is None:
+        raise KDError(f"{where} has the value {value!r}; a value must be a word, a number, true or false")
+    if labelled:
+        return
+    if name in CHOICES and value not in CHOICES[name]:
+        raise KDError(f"{where} has the value {value!r}; the nearest valid one is {nearest(value, CHOICES[name])!r}")
+    if name == "noise":
+        check_noise_level(spec.path, "factors", value)
+    if name == "mix-gold":
+        check_mix(spec.path, value)
+    if name in ("seed", "teacher.seed"):
+        check_seed(spec.path, f"the factor {name}", value)
+    section, dot, option = name.rpartition(".")
+    if dot and (section not in (*OPTION_SECTIONS, "budget") or not option):
+        raise KDError(f"{where} names the unknown section {section!r}; the nearest valid one is "
+                      f"{nearest(section, OPTION_SECTIONS)!r}")  # fmt: skip
+    if section == "budget":
+        check_keys(spec.path, "the factor budget", {option: value}, valid=BUDGETS)
+        check_updates(spec.path, f"the factor {name}", value)
+    for setting in settings_of(name):
+        check_factor_option(spec.path, name, *setting.rpartition(".")[::2])
+
+
+def settings_of(name: str) -> tuple[str, ...]:
+    """The settings that the values of a factor assign: SECTION.OPTION, or one of SETTINGS. See the module."""
+    if name in SETTINGS or "." in name:
+        return (name,)
+    if name in ALIASES:
+        return ALIASES[name]
+    return (f"kd.{name}" if name.startswith("kd-") or name in KD_OPTIONS else f"student.{name}",)
+
+
+def assignments(spec: Spec, name: str, value) -> list[tuple]:
+    """[(setting, value)] for one value of a factor. For a labelled value: those of all options behind its label."""
+    given = spec.factors[name][value] if isinstance(spec.factors[name], dict) else {name: value}
+    return [(setting, value) for key, value in given.items() for setting in settings_of(key)]
+
+
+def settings_of_value(spec: Spec, name: str, value) -> list[str]:
+    """The settings that one value of a factor is about.
+
+    A label without options (`default: {}`) assigns nothing. It stands for the default of the settings that the other
+    labels of its factor assign, so it is about those.
+    """
+    found = [setting for setting, _ in assignments(spec, name, value)]
+    if found:
+        return found
+    return [setting for other in spec.factors[name] for setting, _ in assignments(spec, name, other)]
 
 
 class Exclusion:
-    """A pattern: factor -> value, glob, or list of them; it removes the cells that agree in all."""
+    """A pattern: factor -> value, text with wildcards, or a list of them. It removes the cells that agree with all."""
 
     def __init__(self, spec: Spec, number: int, pattern, factors: dict):
         self.where = f"exclusion {number}"
@@ -35,7 +157,7 @@ class Exclusion:
                                   f"is {nearest(value, factors[name])!r}")  # fmt: skip
 
     def removes(self, values: dict) -> bool:
-        """Whether the cell with these values of factors is left out."""
+        """Whether the pattern agrees with the cell that has these values of factors."""
         return all(
             name in values and any(_agrees(value, values[name]) for value in wanted)
             for name, wanted in self.pattern.items()
@@ -55,166 +177,26 @@ def _agrees(pattern, value) -> bool:
     return pattern == "*" or (pattern == value and isinstance(pattern, bool) == isinstance(value, bool))
 
 
-def check_exclusions(spec: Spec, factors: dict, exclusions: list, concerned: list, kept: list) -> None:
-    """Raises KDError for exclusions that remove nothing, everything, or every cell of a value.
+def check_exclusions(spec: Spec, factors: dict, exclusions: list, effective: list, kept: list) -> None:
+    """Raises KDError for exclusions that remove nothing, everything, or every cell with one value.
 
-    concerned: the factors of each combination that have an effect. kept: those that are not excluded.
+    effective: for each combination of values, those that have an effect. kept: the combinations that are not excluded.
     """
     for exclusion in exclusions:
-        if not any(exclusion.removes(values) for values in concerned):
+        if not any(exclusion.removes(values) for values in effective):
             raise KDError(f"{spec.path}: {exclusion.where} contradicts itself: no cell has {exclusion.pattern}, "
                           "because one of these factors has no effect where the other has that value")  # fmt: skip
     if not kept:
-        count = len({tuple(values.items()) for values in concerned})
+        count = len({tuple(values.items()) for values in effective})
         raise KDError(f"{spec.path}: the exclusions remove all {count} cells; leave one of them out")
     for name, values in factors.items():
-        if not any(name in cell for cell in concerned):
+        if not any(name in cell for cell in effective):
             raise KDError(f"{spec.path}: the factor {name} has no effect with method "
-                          f"{', '.join(factors['method'])}")  # fmt: skip
+                          f"{', '.join(factors['method'])}; leave it out")  # fmt: skip
         for value in values:
-            if not any(cell.get(name) == value for cell in concerned):
+            if not any(cell.get(name) == value for cell in effective):
                 raise KDError(f"{spec.path}: the value {value} of the factor {name} has no effect with method "
                               f"{', '.join(factors['method'])}; leave it out")  # fmt: skip
             if not any(cell.get(name) == value for cell in kept):
                 raise KDError(f"{spec.path}: the exclusions contradict the factors: together they leave no cell with "
                               f"{name} {value}; take it out of the factor, or out of an exclusion")  # fmt: skip
-
-
-LONGEST_NAME = 200  # bytes; cells are names of folders
-HASH_LENGTH = 6
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One student: the values of the factors that concern it, and the options that follow.
-
-    settings: SPECIAL name -> value, and section -> options.
-    """
-
-    name: str
-    factors: dict
-    settings: dict
-
-
-@dataclass(frozen=True)
-class Cells:
-    """The cells of a study, and how many combinations were excluded or repeat another cell."""
-
-    cells: list
-    excluded: int
-    repeated: int
-
-
-def make_cells(spec: Spec) -> Cells:
-    """Raises KDError for factors and exclusions that cannot be used, naming what is wrong."""
-    factors = check_factors(spec)
-    exclusions = read_exclusions(spec, factors)
-    combinations = [dict(zip(factors, values, strict=True)) for values in itertools.product(*factors.values())]
-    concerned = [_concerning(spec, combination) for combination in combinations]
-    kept = [values for values in concerned if not any(exclusion.removes(values) for exclusion in exclusions)]
-    check_exclusions(spec, factors, exclusions, concerned, kept)
-    for values in kept:
-        _check_overriding(spec, values)
-    _check_sections(spec, kept)
-    unique = list({tuple(values.items()): values for values in kept}.values())
-    varying = [name for name in factors if len(factors[name]) > 1 or isinstance(spec.factors[name], dict)] or ["method"]
-    names = _names([{name: value for name, value in values.items() if name in varying} for values in unique])
-    cells = [Cell(name, values, _settings(spec, values)) for name, values in zip(names, unique, strict=True)]
-    return Cells(cells, excluded=len(combinations) - len(kept), repeated=len(kept) - len(unique))
-
-
-def _matters(route: str, values: dict) -> bool:
-    """Whether the option has an effect on a cell with these special values, and `noisy`: it has noise somewhere."""
-    section, method, distils = route.partition(".")[0], values["method"], values["method"] != "ce"
-    if route in ("teacher-choice", "budget.teacher") or section == "teacher":
-        return distils
-    if section in ("kd", "signal"):
-        return "word" in method
-    if section == "select":
-        return distils and values["teacher-choice"] is not None
-    if section == "cache":
-        return "word" in method and values["signal"] == "cache"
-    if section in ("decode", "mix-gold"):
-        return "seq" in method
-    if route == "teacher-noise":
-        return distils and values["noise"] > 0
-    return values["noisy"] if route.startswith("noise.") else True
-
-
-def _concerning(spec: Spec, combination: dict) -> dict:
-    """The factors of a combination that have an effect, in the order of the spec."""
-    given = {name: routes_of_values(spec, name, value) for name, value in combination.items()}
-    assigned = [pair for name, value in combination.items() for pair in assignments(spec, name, value)]
-    special = dict(DEFAULTS) | {route: value for route, value in assigned if route in SPECIAL}
-    special["noisy"] = special["noise"] > 0 or any(spec.sections["evaluate"]["noise"])
-    return {name: combination[name] for name in combination if any(_matters(r, special) for r in given[name])}
-
-
-def _check_overriding(spec: Spec, values: dict) -> None:
-    """Two factors of a cell that set the same option would be one, and its values labelled wrongly."""
-    setters = {}
-    for name, value in values.items():
-        for route, _ in assignments(spec, name, value):
-            if route in setters:
-                both = f"the factors {setters[route]} and {name} both set" if setters[route] != name else (
-                    f"the value {value} of the factor {name} sets twice"
-                )  # fmt: skip
-                raise KDError(f"{spec.path}: {both} {route}, so one would override the other; leave one of them out")
-            setters[route] = name
-
-
-def _check_sections(spec: Spec, kept: list) -> None:
-    """What the spec itself says about teachers, caches and so on must concern a cell."""
-    cells = [_settings(spec, values) for values in kept]
-    noisy = any(spec.sections["evaluate"]["noise"])
-    special = [cell | {"noise": cell["noise-level"], "noisy": cell["noise-level"] or noisy} for cell in cells]
-    for section in ("teacher", "select", "kd", "cache", "decode", "noise"):
-        if section in spec.written and not any(_matters(f"{section}.", cell) for cell in special):
-            raise KDError(f"{spec.path}: the section {section} has no effect on any cell; leave it out")
-    for cell in cells:
-        check_shares(spec.path, cell["noise"])
-        training = cell["common"] | cell["teacher"]
-        several = "save-interval-updates" in training and training.get("keep-interval-updates", -1) != 1
-        if cell["teacher-choice"] is not None and not several:
-            raise KDError(
-                f"{spec.path}: teacher-choice needs a teacher with several checkpoints: give save-interval-updates in "
-                "the section teacher, and keep-interval-updates above 1 if at all"
-            )
-    for who in BUDGETS:
-        if (
-            "budget" in cells[0]
-            and who not in spec.sections["budget"]
-            and any(_matters(f"budget.{who}", c | {"noise": 0}) for c in cells)
-        ):
-            raise KDError(f"{spec.path}: budget lacks {who!r}, the number of updates")
-
-
-def _settings(spec: Spec, values: dict) -> dict:
-    settings = dict(DEFAULTS) | {name: dict(options) for name, options in spec.sections.items()}
-    noise = 0
-    for name, value in values.items():
-        for route, assigned in assignments(spec, name, value):
-            section, _, option = route.rpartition(".")
-            if not section and route == "noise":
-                noise = assigned
-            elif section:
-                settings[section][option] = assigned
-            else:
-                settings[route] = assigned
-    return settings | {"noise-level": noise}
-
-
-def _names(cells: list[dict]) -> list[str]:
-    """A folder for each cell, named by its values; with a hash of these where it would be too long, or not its own."""
-    words = [",".join(f"{name}={value}" for name, value in values.items()) for values in cells]
-    names = [re.sub(r"[^\w.,=+%-]+", "_", word) for word in words]
-    counts = Counter(names)
-    return [
-        name if counts[name] == 1 and len(name.encode()) <= LONGEST_NAME else _with_hash(name, word)
-        for name, word in zip(names, words, strict=True)
-    ]
-
-
-def _with_hash(name: str, word: str) -> str:
-    kept = name.encode()[:LONGEST_NAME].decode(errors="ignore")
-    return f"{kept}-{hashlib.sha256(word.encode()).hexdigest()[:HASH_LENGTH]}"

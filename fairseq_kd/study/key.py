@@ -1,24 +1,37 @@
-"""Names of stages, KIND-REQUEST-MAKER: what is asked for, and what makes it.
+"""Names of stages, KIND-REQUEST-MAKER: what a stage was asked to make, and what made it.
 
-REQUEST is the hash of the command, in which inputs stand by their own REQUEST, and of the content of the files that it
-names. MAKER is the hash of the kind's format number, of the versions of the libraries that the kind uses, and of the
-names of the inputs. So what other versions made has another name and the same REQUEST, by which `older` finds it.
+REQUEST is the hash of the command and of the contents of the files that the command names. Files of other stages count
+by the REQUEST of their stage, files of the user by their sha256. MAKER is the hash of the format number of the kind, of
+the versions of the libraries that the kind uses, and of the names of the inputs. So a stage that other versions made
+has another name but the same REQUEST, by which `state.OlderStages` finds it.
+
+Files of the user: stages run in another folder, so a command has absolute paths (`with_files`); the request depends on
+the contents alone.
 """
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
-REQUEST_LENGTH, MAKER_LENGTH = 12, 8
-FIRST_FORMAT, FIRST_VERSION = 1, "0.1.0"  # of the version whose stages are KIND-KEY
-OF_A_STAGE = re.compile(r"@/stages/([^/]+)/")  # at the beginning of a word: a file of a stage
+from fairseq_kd.artifacts.manifest import MANIFEST_NAME, hash_files, sha256_file
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.yaml_file import nearest
+from fairseq_kd.corpus.corpora import CORPORA
+from fairseq_kd.corpus.entry import text_files
+
+REQUEST_LENGTH, MAKER_LENGTH = 12, 8  # hexadecimal digits
+FIRST_FORMAT, FIRST_VERSION = 1, "0.1.0"  # the version that named stages KIND-KEY
+FILE_OF_STAGE = re.compile(r"@/stages/([^/]+)/")  # the beginning of a word that names a file of a stage
 
 
 @dataclass(frozen=True)
 class Maker:
-    """format: to be raised when our code gives other results; tests/unit/test_golden.py says when.
+    """What makes the stages of one kind.
 
+    format: raised when our code gives other results; tests/unit/test_golden.py says when.
     libraries: those whose versions can change a result.
     """
 
@@ -39,12 +52,16 @@ MAKERS = {
     "evaluate": Maker(1, ("torch", "fairseq", "sentencepiece", "sacrebleu")),
     "compare": Maker(1, ("sacrebleu",)),
 }
+KINDS = tuple(MAKERS)
+TRAININGS = ("teacher", "student")
+ON_GPU = ("teacher", "select", "decode", "cache", "student", "evaluate")
 
 
 def made_by(kind: str, versions: dict) -> dict:
-    """What makes a stage: {"format": number, library: version or None}. versions: those of `library_versions`.
+    """What makes a stage: {"format": number, library: version or None}. versions: the result of `library_versions`.
 
-    Builds of one version of torch (2.13.0+cpu, 2.13.0+cu126) are the same, as the device is no part of a request.
+    Builds of one version of torch (2.13.0+cpu, 2.13.0+cu126) count as the same, because the device is no part of a
+    request.
     """
     found = versions | {"fairseq": versions.get("fairseq", versions.get("ve-fairseq"))}
     named = {name: found.get(name) for name in MAKERS[kind].libraries}
@@ -61,12 +78,16 @@ class Key:
 
     @property
     def name(self) -> str:
-        """Of the folder."""
+        """The name of the stage and of its folder."""
         return f"{self.request}-{self.maker}"
 
 
 def key_of(kind: str, command: list, depends, maker: dict, inputs: dict[str, Key]) -> Key:
-    """depends: JSON, what else the result depends on. maker: of `made_by`. inputs: names in the command -> keys."""
+    """The key of a stage.
+
+    depends: JSON, what the result depends on besides the command. maker: the result of `made_by`. inputs: name of each
+    stage in the command -> its key.
+    """
     asked = [kind, _renamed(command, {name: key.request for name, key in inputs.items()}), depends]
     first = [kind, _renamed(command, {name: key.former for name, key in inputs.items()}), depends]
     return Key(
@@ -78,14 +99,120 @@ def key_of(kind: str, command: list, depends, maker: dict, inputs: dict[str, Key
 
 def inputs_of(command: list) -> list[str]:
     """Names of the stages whose files a command names, each once."""
-    found = (OF_A_STAGE.match(word) for word in command)
+    found = (FILE_OF_STAGE.match(word) for word in command)
     return list(dict.fromkeys(match[1] for match in found if match))
 
 
 def _renamed(command: list, names: dict[str, str]) -> list:
-    return [OF_A_STAGE.sub(lambda match: f"@/stages/{names[match[1]]}/", word, count=1)
-            if OF_A_STAGE.match(word) else word for word in command]  # fmt: skip
+    return [FILE_OF_STAGE.sub(lambda match: f"@/stages/{names[match[1]]}/", word, count=1)
+            if FILE_OF_STAGE.match(word) else word for word in command]  # fmt: skip
 
 
 def _hash(content: list, length: int) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:length]
+
+
+FILE_OPTIONS = ("finetune-from-model", "restore-file", "encoder-embed-path", "decoder-embed-path", "like")
+FILE_OPTIONS += ("subword-model", "reference", "teacher", "teacher-data")
+FOLDER_LISTS = ("user-dir",)  # one folder, or a list of folders
+COMPILED = "__pycache__"  # Python writes it beside code that it has imported
+NAMES_IN_FAIRSEQ = ("checkpoint_last.pt",)  # a value of restore-file that is no path
+
+
+def with_files(where: str, options: dict, known: dict) -> tuple[dict, dict | None]:
+    """(the options with absolute paths, the hashes of the files that they name).
+
+    The hashes are a dict, option -> hashes of its files; None where no option names a file. known: path -> hash, for
+    files that several cells share. Raises KDError for a file that does not exist.
+    """
+    options, hashes = dict(options), {}
+    for name in FILE_OPTIONS:
+        value = options.get(name)
+        if isinstance(value, str) and not value.startswith("@") and value not in NAMES_IN_FAIRSEQ:
+            paths = [os.path.abspath(part) for part in value.split(os.pathsep)]
+            options[name] = os.pathsep.join(paths)
+            hashes[name] = _hashes(paths, f"{where}: {name} {value}", known)
+    for name in FOLDER_LISTS:
+        if name in options:
+            value = options[name]
+            paths = [os.path.abspath(str(part)) for part in (value if isinstance(value, list) else [value])]
+            options[name] = paths
+            hashes[name] = _hashes(paths, f"{where}: {name} {value}", known)
+    return options, hashes or None
+
+
+def _hashes(paths: list[str], what: str, known: dict) -> list:
+    for path in paths:
+        if path not in known:
+            known[path] = _hash_path(path, what)
+    return [known[path] for path in paths]
+
+
+def _hash_path(path: str, what: str) -> str | dict:
+    """sha256 of a file, of the manifest in a folder, or else of each file in the folder."""
+    if not os.path.exists(path):
+        raise KDError(f"{what}: {path} does not exist; give a file that exists, or leave the option out")
+    if os.path.isfile(path):
+        return sha256_file(path)
+    manifest = Path(path) / MANIFEST_NAME
+    if manifest.is_file():
+        return sha256_file(manifest)
+    return {name: found for name, found in hash_files(path).items() if COMPILED not in Path(name).parts}
+
+
+SUBSETS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class RawText:
+    """What identifies the raw text of a cell.
+
+    hashes: file name -> sha256 of the user's own text, or size in bytes for a corpus that `prepare` knows by name; None
+    without raw files. subsets: those that the text gives.
+    """
+
+    subsets: tuple
+    hashes: dict | None
+
+    def check_subset(self, path, subset: str) -> None:
+        """Raises KDError, with the path of the spec, for a subset to evaluate that the data lack."""
+        if subset not in self.subsets:
+            raise KDError(f"{path}: evaluate has the subset {subset!r}, which the data lack; the nearest subset of the "
+                          f"data is {nearest(subset, self.subsets)!r}")  # fmt: skip
+
+
+def raw_text(path, data: dict) -> RawText:
+    """The files that `prepare` will read for a section `data` of the spec `path`, and no others.
+
+    Raises KDError when files are missing, or when `raw` holds a named corpus that is not the official one.
+    """
+    name, raw = data["name"], data.get("raw")
+    if raw is not None and "raw" not in CORPORA[name].takes:
+        raise KDError(f"{path}: raw has no effect with the {name} corpus: it is generated")
+    if raw is not None and not Path(raw).is_dir():
+        raise KDError(f"{path}: {raw} is not a folder; give the one with your raw files as raw in data, or by --raw")
+    if name == "text":
+        return _own_text(path, data)
+    subsets = tuple(dict.fromkeys((*SUBSETS, *CORPORA[name].subsets)))
+    return RawText(subsets, None if raw is None else _sizes(name, data))
+
+
+def _sizes(name: str, data: dict) -> dict:
+    files = CORPORA[name].raw_files((data["source-lang"], data["target-lang"]), data["raw"])
+    return {name: files[name].stat().st_size for name in sorted(files)}
+
+
+def _own_text(path, data: dict) -> RawText:
+    if data.get("raw") is None:
+        raise KDError(f"{path}: data lacks 'raw', the folder with your files (or give --raw)")
+    files = text_files(data["raw"], data["source-lang"], data["target-lang"], _stems(data))
+    hashes = {file.name: sha256_file(file) for pair in files.values() for file in (pair.source, pair.target)}
+    return RawText(tuple(files), hashes)
+
+
+def _stems(data: dict) -> dict | None:
+    if not set(SUBSETS) <= set(data):
+        return None
+    tests = data["test"] if isinstance(data["test"], list) else [data["test"]]
+    named = {f"test{number or ''}": stem for number, stem in enumerate(tests)}
+    return {"train": data["train"], "valid": data["valid"]} | named

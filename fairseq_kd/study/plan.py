@@ -1,36 +1,33 @@
-"""The plan of a study: its stages, each known by a key, and which of them make each cell.
+"""The plan of a study: its stages, and the stages of each cell, teacher and claim.
 
-A stage is one command in a folder of its own, WORK/stages/NAME. The name (`key`) says all that the result depends on,
-so the same work is planned once. In a planned command `@/` is WORK, `@out/` the stage's folder, `@raw` the raw files
-and `@user-dir` the plugin.
+A stage is one command in a folder of its own, WORK/stages/NAME. The name (`fairseq_kd.study.key`) depends on everything
+that the result depends on, so cells that need the same stage share it. In a planned command `@/` is WORK, `@out/` the
+folder of the stage, `@raw` the folder of the raw files and `@user-dir` the plugin.
 """
 
 import json
 from dataclasses import dataclass
 
 from fairseq_kd.artifacts.manifest import library_versions
+from fairseq_kd.study.cells import Cell, Cells
 from fairseq_kd.study.claims import Claim, read_claims
-from fairseq_kd.study.factors import Cell, Cells
-from fairseq_kd.study.inputs import RawText, raw_text, with_files
-from fairseq_kd.study.key import MAKERS, Key, inputs_of, key_of, made_by
+from fairseq_kd.study.key import KINDS, ON_GPU, Key, RawText, inputs_of, key_of, made_by, raw_text, with_files
+from fairseq_kd.study.sections import SHARES
 from fairseq_kd.study.spec import Spec
-from fairseq_kd.study.state import Older
-from fairseq_kd.study.values import SHARES
+from fairseq_kd.study.state import OlderStages
 from fairseq_kd.training.options import to_arguments, training_arguments
 
-FORMAT = 2  # of plan.json
-KINDS = tuple(MAKERS)
-TRAININGS = ("teacher", "student")
-ON_GPU = ("teacher", "select", "decode", "cache", "student", "evaluate")
+FORMAT = 2  # format number of plan.json
 PLAN_NAME = "plan.json"
 CHOSEN_TEACHER = "teacher.pt"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One command. inputs: names of the stages that must be finished first. updates: of a training, else 0.
+    """One command.
 
-    made_by: see `key`. old: it is done, and was made by other versions.
+    inputs: names of the stages that must be finished first. updates: number of updates of a training, 0 for other
+    kinds. made_by: see `key.made_by`. old: whether this is a finished stage that other versions made.
     """
 
     name: str
@@ -42,21 +39,24 @@ class Stage:
     old: bool
 
     def path(self, file: str) -> str:
-        """A file of the stage, as other commands name it."""
+        """A file of the stage, as a word of other planned commands."""
         return f"@/stages/{self.name}/{file}"
 
 
 class Plan:
-    """Stages by name, and what each cell and each teacher is made of."""
+    """Stages by name, and the stages of each cell, teacher and claim.
 
-    def __init__(self, spec: Spec, cells: Cells, older: Older | None = None):
-        """older: what WORK holds of other versions, and what becomes of it. Raises KDError when nobody has said."""
+    stages: name -> Stage. cells: name -> {"factors", "student", "results"}. asked: kind -> stages without sharing.
+    """
+
+    def __init__(self, spec: Spec, cells: Cells, older: OlderStages | None = None):
+        """Raises KDError when `older` finds stages of other versions and the user has not chosen what to do."""
         self.spec, self.stages, self.cells = spec, {}, {}
-        self.older = {}  # stage -> the one of other versions that could stand in for it, or does
+        self.older = {}  # name of a stage -> name of the older stage with the same request
         self._older, self._keys, self._versions = older, {}, library_versions()
-        self.teachers = []  # those whose results are shown: {"checkpoint", "results", "cells"}
+        self.teachers = []  # {"checkpoint", "results", "cells"}
         self.excluded, self.repeated = cells.excluded, cells.repeated
-        self.asked = dict.fromkeys(KINDS, 0)  # stages that the cells would take alone
+        self.asked = dict.fromkeys(KINDS, 0)
         self._raw, self._files, self._measured = {}, {}, {}
         for cell in cells.cells:
             self._add_cell(cell)
@@ -71,16 +71,16 @@ class Plan:
 
     @property
     def about_older(self) -> str | None:
-        """One line about the stages that other versions made, None where there is none."""
+        """One line about the stages that other versions made; None without such stages."""
         return self._older and self._older.describe(self.older, len(self.stages), self._versions)
 
     @property
     def takes_older(self) -> bool:
-        """Whether some of these stand in, so that results are theirs."""
+        """Whether the plan uses stages that other versions made."""
         return any(stage.old for stage in self.stages.values())
 
     def _compared(self, claim: Claim) -> str:
-        """The stage that tests a claim; the side that is said to be worse is the baseline."""
+        """Name of the stage that tests a claim. The side that is claimed to be worse is the baseline."""
         command = ["fairseq-kd", "compare"]
         for value, cells in ((claim.worse, claim.cells_worse), (claim.better, claim.cells_better)):
             stages = [self.stages[self.cells[name]["results"][claim.on]] for name in cells]
@@ -88,7 +88,7 @@ class Plan:
         return self._add("compare", [*command, "--metric", claim.metric, "--out", "@out/comparison.json"]).name
 
     def as_dict(self) -> dict:
-        """For plan.json, which the Snakefile, the stages and the report read."""
+        """The content of plan.json, which the Snakefile and the processes of the stages read."""
         return {
             "format": FORMAT,
             "kind": "study-plan",
@@ -103,20 +103,15 @@ class Plan:
         }
 
     def stages_of(self, cell: str) -> list[str]:
-        """Names of all stages that a cell is made of, inputs first."""
+        """Names of all stages of a cell, inputs first."""
         return self.needed(self.cells[cell]["results"].values())
 
     def needed(self, names) -> list[str]:
-        """Names of these stages and of all that they need, inputs first."""
+        """Names of these stages and of all stages that they need, inputs first."""
         found = {}
         for name in names:
-            self._collect(name, found)
+            found |= dict.fromkeys([*self.needed(self.stages[name].inputs), name])
         return list(found)
-
-    def _collect(self, name: str, found: dict) -> None:
-        for stage in self.stages[name].inputs:
-            self._collect(stage, found)
-        found[name] = None
 
     def _add(self, kind: str, command: list, depends=None, updates: int = 0) -> Stage:
         self.asked[kind] += 1
@@ -129,7 +124,7 @@ class Plan:
         return self.stages[name]
 
     def _name(self, key: Key) -> tuple[str, bool]:
-        """(name of the stage, whether it is an older one that stands in)."""
+        """(name of the stage to use, whether it is an older one)."""
         found = self._older.find(key) if self._older else None
         if found is not None:
             self.older[key.name] = found
@@ -178,7 +173,7 @@ class Plan:
         return self._raw[key]
 
     def _noised(self, data_bin: str, subset: str, level: float, settings: dict) -> str:
-        """The data-bin with so many percent of the words of `subset` changed, each operation by its share."""
+        """The data-bin with `level` percent of the words of `subset` changed, divided by the operations' shares."""
         if level == 0:
             return data_bin
         options = dict(settings["noise"])
@@ -194,7 +189,7 @@ class Plan:
         return self._add(kind, ["fairseq-train", *arguments], files, updates=options["max-update"])
 
     def _teacher(self, data_bin: str, settings: dict) -> str:
-        """The checkpoint of the teacher: the one with the lowest validation loss, unless another is chosen."""
+        """The teacher's checkpoint: checkpoint_best.pt (lowest validation loss), unless `teacher-choice` is set."""
         options = {"criterion": "label_smoothed_cross_entropy", "seed": 1, "max-update": settings["budget"]["teacher"]}
         stage = self._training("teacher", data_bin, dict(settings["common"]) | options | settings["teacher"])
         if settings["teacher-choice"] is None:
@@ -221,7 +216,7 @@ class Plan:
         return {"teacher-cache": cache.path("cache")}
 
     def _evaluations(self, checkpoint: str, clean: str, settings: dict) -> dict:
-        """Name of the evaluation set, `test` or `test@10` at ten percent noise -> stage."""
+        """Evaluation set -> name of the stage. Set: `test`, or `test@10` for ten percent of noise in the source."""
         options = dict(settings["evaluate"])
         subsets, levels = options.pop("subsets"), options.pop("noise")
         found = {}
@@ -235,7 +230,7 @@ class Plan:
         return found
 
     def _add_teacher(self, checkpoint: str, clean: str, cell: Cell) -> None:
-        """A teacher is measured as its students are, so cells that are measured otherwise have it again."""
+        """Evaluate the teacher with the options of this cell, once for all cells with the same options."""
         key = checkpoint, clean, json.dumps([cell.settings["evaluate"], cell.settings["noise"]])
         if key not in self._measured:
             self._measured[key] = self._evaluations(checkpoint, clean, cell.settings)
@@ -248,5 +243,5 @@ class Plan:
 
 
 def _tokenizer(settings: dict) -> dict:
-    """The option --tokenize of a stage that scores text as the evaluations do."""
+    """The option --tokenize, for a stage that must score text like the evaluations."""
     return {name: settings["evaluate"][name] for name in ("tokenize",) if name in settings["evaluate"]}

@@ -1,4 +1,4 @@
-"""Run a study: Snakemake in a process of its own, one line of progress, and what has failed."""
+"""Run a study: Snakemake in a process of its own, one line of progress, and a report of failed stages."""
 
 import contextlib
 import os
@@ -16,8 +16,7 @@ from fairseq_kd.artifacts.writing import ensure_writable_folder, write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.process import Terminated, dying_with_this_process
 from fairseq_kd.study.plan import PLAN_NAME, Plan
-from fairseq_kd.study.results import RESULTS_NAME, write_results
-from fairseq_kd.study.show import StudyProgress, format_failures
+from fairseq_kd.study.show import RESULTS_NAME, StudyProgress, format_failures, write_results
 from fairseq_kd.study.stage import GPUS
 from fairseq_kd.study.state import DONE, FAILED, record_of, stage_states
 from fairseq_kd.study.state import LOG as STAGE_LOG
@@ -32,7 +31,11 @@ SECONDS_TO_CANCEL = 60
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How stages are run. jobs: at a time, None: the cores or the GPUs. passed_on: further options of snakemake."""
+    """How stages are run.
+
+    jobs: stages at a time; None: as many as there are cores or GPUs. threads: of each stage. passed_on: options for
+    Snakemake.
+    """
 
     jobs: int | None = None
     threads: int = 1
@@ -42,7 +45,7 @@ class RunOptions:
 
 
 def run_study(plan: Plan, work: Path, options: RunOptions) -> int:
-    """Run what is not done yet and say how it ended; return 0, or 1 when stages have failed."""
+    """Run the stages that are not done and print the outcome; return 0, or 1 when stages have failed."""
     found = run_stages(plan, work, options)
     if options.dry_run:
         return 0
@@ -55,15 +58,15 @@ def run_study(plan: Plan, work: Path, options: RunOptions) -> int:
 
 
 def run_stages(plan: Plan, work: Path, options: RunOptions) -> dict:
-    """Run what is not done yet, write results.json and return the state of each stage (`stage_states`).
+    """Run the stages that are not done, write results.json and return the state of each stage (`stage_states`).
 
     Raises KDError when Snakemake cannot start, or ends before all is done and no stage has failed in this run.
     """
     if find_spec("snakemake") is None:
         raise KDError("studies need Snakemake: pip install 'fairseq_kd[study]'")
     ensure_writable_folder(work)
-    say_older(plan)
-    with exclusive(work / "study"):  # so Snakemake's own lock, which outlives a killed process, is not needed
+    report_older(plan)
+    with exclusive(work / "study"):  # in place of Snakemake's own lock, which outlives a killed process
         write_json(work / PLAN_NAME, plan.as_dict())
         _link_cells(plan, work)
         _forget_stale(plan, work)
@@ -83,16 +86,16 @@ def run_stages(plan: Plan, work: Path, options: RunOptions) -> dict:
         return found
 
 
-def say_older(plan: Plan) -> None:
-    """Say on standard error what other versions made and what becomes of it."""
+def report_older(plan: Plan) -> None:
+    """Print to standard error which stages other versions made, and whether they are reused."""
     if plan.about_older:
         print(f"{plan.about_older}; {'reused' if plan.takes_older else 'recomputed'}", file=sys.stderr, flush=True)
 
 
 def _forget_stale(plan: Plan, work: Path) -> None:
-    """Remove each done.json that says nothing: Snakemake would take it for a stage that is done.
+    """Remove each invalid done.json, because Snakemake would count its stage as done.
 
-    That is one that was cut off, and one beside failed.json: Snakemake puts it back when its stage fails.
+    Invalid are a file that was cut off, and one beside failed.json: Snakemake restores done.json when a stage fails.
     """
     for name, state in stage_states(plan, work).items():
         folder = work / "stages" / name
@@ -101,7 +104,7 @@ def _forget_stale(plan: Plan, work: Path) -> None:
 
 
 def _failures(plan: Plan, work: Path) -> dict:
-    """Stage that has failed -> when; of one that fails again it is another time."""
+    """Name of each failed stage -> time of its failure in ns; the time changes when the stage fails again."""
     found = {}
     for name in plan.stages:
         with contextlib.suppress(FileNotFoundError):
@@ -110,7 +113,7 @@ def _failures(plan: Plan, work: Path) -> dict:
 
 
 def _link_cells(plan: Plan, work: Path) -> None:
-    """cells/NAME/1-prepare ... -> the stages of a cell in their order, each with its log."""
+    """Make the links cells/NAME/1-prepare ... to the folders of the cell's stages, in order."""
     for name in plan.cells:
         folder = work / "cells" / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -121,7 +124,7 @@ def _link_cells(plan: Plan, work: Path) -> None:
 
 
 def _remove_other_cells(plan: Plan, work: Path) -> None:
-    """The links of cells that the spec no longer has; what is not a link stays."""
+    """Remove the links of cells that the spec no longer has, and nothing that is not a link."""
     for folder in (work / "cells").iterdir():
         if folder.is_dir() and folder.name not in plan.cells:
             for link in filter(Path.is_symlink, list(folder.iterdir())):
@@ -131,10 +134,10 @@ def _remove_other_cells(plan: Plan, work: Path) -> None:
 
 
 def note_ended_jobs(plan: Plan, work: Path, log: str, before: dict) -> None:
-    """Record as failed what could not say so itself: jobs that a cluster did not take, or ended for memory or time.
+    """Record the failure of jobs that could not record it: a cluster refused them, or ended them for memory or time.
 
-    log: of Snakemake. What it says of the job goes to the end of the log of the stage. before: see `_failures`, of
-    earlier runs.
+    log: Snakemake's log of this run. Its message about a job is added to the end of the stage's log. before: the
+    failures of earlier runs, see `_failures`.
     """
     states, new = stage_states(plan, work), dict(_failures(plan, work).items() - before.items())
     unknown = {name for name, state in states.items() if state == "waiting" or (state == "failed" and name not in new)}
@@ -212,7 +215,7 @@ def _environment(options: RunOptions, gpus: int) -> dict:
 
 
 def _is_elsewhere(options: RunOptions) -> bool:
-    """Whether a cluster runs the stages."""
+    """Whether Snakemake runs the stages on a cluster."""
     given = {word.split("=")[0] for word in options.passed_on}
     return bool(given & {"--executor", "-e", "--profile", "--workflow-profile"}) or "SNAKEMAKE_PROFILE" in os.environ
 

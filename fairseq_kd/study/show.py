@@ -1,17 +1,22 @@
-"""What `fairseq-kd study` prints: the plan, the state, the line of progress, what has failed."""
+"""What a study tells its user: plan, status, line of progress and failed stages as text, and results.json."""
 
 from pathlib import Path
 
+from fairseq_kd.artifacts.manifest import sha256_file
+from fairseq_kd.artifacts.writing import write_json
 from fairseq_kd.core.progress import Progress, format_seconds
 from fairseq_kd.study.durations import Estimates
-from fairseq_kd.study.plan import KINDS, Plan
-from fairseq_kd.study.state import CHOICES, LOG, STATES, Records, cell_states, end_of_log, stage_states
+from fairseq_kd.study.key import KINDS
+from fairseq_kd.study.plan import Plan
+from fairseq_kd.study.state import CHOICES, LOG, STATES, Records, cell_states, end_of_log, record_of, stage_states
 
 LOG_LINES_SHOWN = 12
+RESULTS_NAME = "results.json"
+RESULTS_FORMAT = 1
 
 
 def format_plan(plan: Plan, work: Path) -> str:
-    """The cells, the stages by kind, and the time they take where it is known."""
+    """The cells, the stages by kind, and the hours that they take, as far as there is an estimate."""
     lines = [f"study {plan.spec.name}: {len(plan.cells)} cells"]
     lines += [f"    {name}" for name in plan.cells]
     if plan.excluded or plan.repeated:
@@ -36,16 +41,16 @@ def _older(plan: Plan) -> list[str]:
 
 def _total(plan: Plan, estimates: Estimates) -> list[str]:
     seconds, unknown = estimates.total(plan.stages)
-    left, _ = estimates.total(estimates.unfinished)
+    remaining, _ = estimates.total(estimates.unfinished)
     lines = [f"{'all':<10}{len(plan.stages):>8}{sum(plan.asked.values()):>17}", ""]
-    lines.append(f"one stage at a time: {seconds / 3600:.2f} hours, {left / 3600:.2f} of them left")
+    lines.append(f"one stage at a time: {seconds / 3600:.2f} hours, {remaining / 3600:.2f} of them remaining")
     if unknown:
-        lines.append(f"without the {unknown} stages whose time is not known yet (--calibrate measures it)")
+        lines.append(f"without {unknown} stages whose time is not known yet (--calibrate measures it)")
     return lines
 
 
 def format_status(plan: Plan, work: Path) -> str:
-    """The state of every cell, and how many stages are in each state."""
+    """The state of every cell, and the number of stages in each state."""
     stages = stage_states(plan, work)
     cells = cell_states(plan, stages)
     width = max(map(len, cells))
@@ -64,20 +69,20 @@ def format_status(plan: Plan, work: Path) -> str:
 
 
 def format_failures(plan: Plan, work: Path, stages: dict) -> str:
-    """Each failed stage with the cells it takes with it and the end of its log; empty when none has failed."""
+    """Each failed stage with the cells that need it and the end of its log; empty without failed stages."""
     parts = []
     for name, state in stages.items():
         if state == "failed":
             folder = work / "stages" / name
             lost = [cell for cell in plan.cells if name in plan.stages_of(cell)]
-            parts.append(f"failed: {name}, and with it {len(lost)} of {len(plan.cells)} cells: {', '.join(lost)}")
+            parts.append(f"failed: {name}, which {len(lost)} of {len(plan.cells)} cells need: {', '.join(lost)}")
             parts.append(f"the end of {folder / LOG}:")
             parts.append("\n".join(f"    {line}" for line in end_of_log(folder, LOG_LINES_SHOWN).splitlines()))
     return "\n".join(parts)
 
 
 class StudyProgress(Progress):
-    """One line for the whole study; the time left is the one that the unfinished stages are estimated to take."""
+    """One line for the whole study. The remaining time is the estimated time of the unfinished stages."""
 
     def __init__(self, plan: Plan, work: Path):
         super().__init__(f"study {plan.spec.name}", len(plan.stages), "stages")
@@ -85,7 +90,7 @@ class StudyProgress(Progress):
         self._running = 0
 
     def look(self) -> None:
-        """Look at the folders of the stages and show what has changed, when it is time."""
+        """Read the states of the stages, and print the line when it is due."""
         states = list(stage_states(self.plan, self.work, self._records).values())
         self._running = states.count("running")
         self.reach(states.count("done"), f"{self._running} running, {states.count('failed')} failed")
@@ -94,5 +99,55 @@ class StudyProgress(Progress):
         estimates = Estimates(self.plan, self.work, self._records)
         seconds, unknown = estimates.total(estimates.unfinished)
         running = max(1, self._running)
-        left = "?" if not seconds else f"{'more than' if unknown else 'about'} {format_seconds(seconds / running)}"
-        return f"{self.label}: {self.done:,}/{self.total:,} {self.unit}, {left} left, {note}"
+        time = "?" if not seconds else f"{'more than' if unknown else 'about'} {format_seconds(seconds / running)}"
+        return f"{self.label}: {self.done:,}/{self.total:,} {self.unit}, {time} left, {note}"
+
+
+def write_results(plan: Plan, work: Path) -> dict:
+    """Write and return WORK/results.json, the input of every report. Paths in it are relative to WORK."""
+    stages = stage_states(plan, work)
+    states = cell_states(plan, stages)
+    results = {
+        "format": RESULTS_FORMAT,
+        "kind": "study-results",
+        "name": plan.spec.name,
+        "spec_sha256": sha256_file(plan.spec.path),
+        "older": plan.about_older if plan.takes_older else None,
+        "cells": [_cell(plan, work, name, states[name], stages) for name in plan.cells],
+        "teachers": [_teacher(plan, teacher, stages) for teacher in plan.teachers],
+        "claims": [_claim(claim, stages) for claim in plan.claims],
+        "commands": {name: (record_of(work / "stages" / name) or {}).get("command") for name in plan.stages},
+    }
+    write_json(work / RESULTS_NAME, results)
+    return results
+
+
+def _cell(plan: Plan, work: Path, name: str, state: str, stages: dict) -> dict:
+    cell = plan.cells[name]
+    return {
+        "name": name,
+        "factors": cell["factors"],
+        "state": state,
+        "results": _paths(cell["results"], stages),
+        "stages": plan.stages_of(name),
+        "training_seconds": (record_of(work / "stages" / cell["student"]) or {}).get("seconds"),
+    }
+
+
+def _teacher(plan: Plan, teacher: dict, stages: dict) -> dict:
+    return {
+        "checkpoint": teacher["checkpoint"].removeprefix("@/"),
+        "results": _paths(teacher["results"], stages),
+        "cells": teacher["cells"],
+        "stages": plan.needed([Path(teacher["checkpoint"]).parts[2]]),
+    }
+
+
+def _claim(claim: dict, stages: dict) -> dict:
+    (comparison,) = _paths({"": claim["compare"]}, stages, "comparison.json").values()
+    return claim | {"comparison": comparison, "state": stages[claim["compare"]]}
+
+
+def _paths(results: dict, stages: dict, file: str = "result.json") -> dict:
+    """Evaluation set -> file of its stage; None while the stage is not done."""
+    return {name: f"stages/{stage}/{file}" if stages[stage] == "done" else None for name, stage in results.items()}

@@ -1,50 +1,50 @@
-"""Specs of studies: configs/studies/*.yaml, read and checked key by key before anything runs."""
+"""Specs of studies: YAML files such as configs/studies/*.yaml, read and checked before anything runs.
+
+A spec has sections (`fairseq_kd.study.sections`), and `factors`, `exclude` and `claims`, which modules of their own
+read.
+"""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.errors import KDError, prefixed_errors
 from fairseq_kd.core.paths import config_folder
-from fairseq_kd.core.yaml_file import read_yaml
+from fairseq_kd.core.yaml_file import check_keys, check_text, nearest, read_yaml
 from fairseq_kd.corpus import synthetic
 from fairseq_kd.corpus.corpora import CORPORA
-from fairseq_kd.quickstart.recipe import available_recipes, find_recipe, load_recipe
+from fairseq_kd.quickstart.recipe import SECTIONS as RECIPE_SECTIONS
+from fairseq_kd.quickstart.recipe import TRAINED, available_recipes, find_recipe, load_recipe
 from fairseq_kd.scoring.tokenizers import STANDARD, choose_tokenizer
-from fairseq_kd.study.values import (
+from fairseq_kd.study.sections import (
+    BUDGETS,
+    EVALUATE_DEFAULTS,
+    NOISE_DEFAULTS,
+    SECTIONS,
     check_noise_level,
     check_section,
     check_seed,
     check_shares,
-    check_text,
     check_updates,
 )
-from fairseq_kd.training.options import check_keys, nearest
 
-SECTIONS = ("recipe", "data", "common", "teacher", "student", "budget", "kd", "select", "cache", "decode")
-SECTIONS += ("noise", "evaluate")
 KEYS = (*SECTIONS, "factors", "exclude", "claims")
-BUDGETS = ("teacher", "student")  # updates
-# the first three are shares of the level
-NOISE_DEFAULTS = {"delete": 1, "substitute": 1, "swap": 1, "side": "source", "level": "word", "seed": 1}
-EVALUATE_DEFAULTS = {"subsets": ["test"], "noise": [0]}
-TRAINED = ("common", "teacher", "student")  # sections of fairseq-train
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A checked spec. sections: name -> options; recipes are merged in. exclude and claims are as written."""
+    """A checked spec. sections: name -> options, the recipe merged in. exclude and claims: as written in the file."""
 
     path: Path
     sections: dict
     factors: dict
     exclude: list
     claims: list
-    written: tuple  # names of the sections that the file itself has
+    written: tuple  # names of the sections that the file itself has, without those of the recipe alone
 
     @property
     def name(self) -> str:
-        """The name of the study, that of the file."""
+        """The name of the study: the name of the file without .yaml."""
         return self.path.stem
 
 
@@ -66,7 +66,7 @@ def spec_path(name, folder: str = "studies") -> Path:
 def load_spec(path, recipe=None, raw=None) -> Spec:
     """Read and check a spec.
 
-    recipe: replaces the spec's own (name or file). raw: folder of the raw files, replaces that of the section data.
+    recipe: name or file, replaces the recipe of the spec. raw: folder of the raw files, replaces `raw` in data.
     Raises KDError that names the key at fault and the nearest valid one.
     """
     path = Path(path)
@@ -79,16 +79,15 @@ def load_spec(path, recipe=None, raw=None) -> Spec:
 
 
 def read_sections(path: Path, content: dict, recipe=None, raw=None) -> dict:
-    """Section -> options, of the recipe and what changes it, checked; see `load_spec`."""
+    """Section -> options: the recipe, changed by the sections of the spec, and checked. See `load_spec`."""
     recipe = recipe or content.get("recipe")
     sections = _recipe_sections(path, recipe) if recipe else {}
     for name in SECTIONS[1:]:
         given = content.get(name, {})
         if name == "budget" and not isinstance(given, dict) and given is not None:
             given = dict.fromkeys(BUDGETS, given)
-        check_keys(path, name, given, valid=_valid_keys(name, given))
+        check_section(path, name, given)
         sections[name] = sections.get(name, {}) | given
-        check_section(path, name, sections[name])
     if raw is not None:
         sections["data"]["raw"] = str(raw)
     _complete_data(path, sections["data"])
@@ -105,28 +104,19 @@ def read_sections(path: Path, content: dict, recipe=None, raw=None) -> dict:
 
 
 def _recipe_sections(path: Path, recipe) -> dict:
-    """A recipe of the quickstart as sections of a spec; max-update becomes the budget."""
+    """The sections of a recipe as sections of a spec; max-update becomes the budget."""
     check_text(path, "recipe", recipe)
     known = available_recipes()
     if recipe not in known and not Path(recipe).exists():
         raise KDError(f"recipe {recipe} cannot be read: there is no such file; the nearest known recipe is "
                       f"{nearest(recipe, known)!r}")  # fmt: skip
     found = load_recipe(find_recipe(recipe) if recipe in known else recipe)
-    data = {name.replace("_", "-"): value for name, value in found.corpus.items()}
-    sections = {"data": data, "kd": dict(found.kd), "evaluate": dict(found.decoding), "budget": {}}
-    sections |= {name: dict(getattr(found, name)) for name in TRAINED}
+    sections = {name: dict(getattr(found, name)) for name in RECIPE_SECTIONS} | {"budget": {}}
     for name in TRAINED:
         if "max-update" in sections[name]:
             updates = sections[name].pop("max-update")
             sections["budget"] |= dict.fromkeys(BUDGETS if name == "common" else [name], updates)
     return sections
-
-
-def _valid_keys(section: str, given) -> tuple:
-    """Options of commands are checked by the commands' own parsers, in `check`."""
-    if section == "budget":
-        return BUDGETS
-    return tuple(given) if isinstance(given, dict) else ()
 
 
 def _complete_data(path, data: dict) -> None:
@@ -145,14 +135,15 @@ def _complete_data(path, data: dict) -> None:
 
 
 def _complete_tokenizer(path, evaluate: dict, lang: str) -> None:
-    """One tokeniser for all stages that score. 13a is left unsaid where it is the default, as studies always had it."""
+    """Set one tokeniser for all stages that score.
+
+    The default, 13a, is not written into commands: keys stay as before.
+    """
     given = evaluate.get("tokenize")
     if "tokenize" in evaluate:
         check_text(path, "tokenize in evaluate", given)
-    try:
+    with prefixed_errors(f"{path}: evaluate"):
         tokenize = choose_tokenizer(lang, given)
-    except KDError as error:
-        raise KDError(f"{path}: evaluate: {error}") from error
     if tokenize != STANDARD:
         evaluate["tokenize"] = tokenize
 

@@ -1,6 +1,6 @@
-"""One stage: its command, run in WORK by Snakemake as `python -m fairseq_kd.study.stage NAME [PARENT]`.
+"""The process of one stage. Snakemake runs it in WORK as `python -m fairseq_kd.study.stage NAME [PARENT]`.
 
-In stages/NAME stand the outputs, log.txt, and at the end done.json, or failed.json when the command has failed.
+stages/NAME gets the outputs and log.txt, and at the end done.json, or failed.json when the command has failed.
 """
 
 import contextlib
@@ -19,14 +19,14 @@ from fairseq_kd.artifacts.writing import write_json
 from fairseq_kd.core.errors import KDError, report
 from fairseq_kd.core.paths import PACKAGE
 from fairseq_kd.core.process import die_with_parent, dying_with_this_process
-from fairseq_kd.study.key import made_by
-from fairseq_kd.study.plan import CHOSEN_TEACHER, PLAN_NAME, TRAININGS
+from fairseq_kd.study.key import TRAININGS, made_by
+from fairseq_kd.study.plan import CHOSEN_TEACHER, PLAN_NAME
 from fairseq_kd.study.state import DONE, FAILED, LOCK, LOG, fingerprint_of, record_of
 
 FAILURE = 1
-GPUS = "FAIRSEQ_KD_GPUS"  # names separated by commas, set by `study run`
+GPUS = "FAIRSEQ_KD_GPUS"  # names of devices, separated by commas; `study run` sets it
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-# what says that an output is the same as before, the first that is there
+# the sha256 of the first of these files that exists is the fingerprint of a stage
 OUTPUTS = (
     f"data-bin/{MANIFEST_NAME}",
     f"cache/{MANIFEST_NAME}",
@@ -38,9 +38,9 @@ OUTPUTS = (
 
 
 def main() -> int:
-    """Run the stage that the command line names; the second word is the process that waits for it."""
+    """Run the stage that the command line names. The second word is the id of the process that waits for it."""
     work, name, parent = Path.cwd(), sys.argv[1], int(sys.argv[2]) if sys.argv[2:] else os.getppid()
-    die_with_parent(parent)  # Snakemake does not end its jobs when it is killed
+    die_with_parent(parent)  # a killed Snakemake does not end its jobs
     plan = json.loads((work / PLAN_NAME).read_text(encoding="utf-8"))
     with _a_gpu(work) if plan["stages"][name]["kind"] in plan["on_gpu"] else contextlib.nullcontext():
         return run_stage(work, plan, name)
@@ -48,7 +48,7 @@ def main() -> int:
 
 @contextlib.contextmanager
 def _a_gpu(work: Path):
-    """Take one of the GPUs in $FAIRSEQ_KD_GPUS that no other stage on this machine has, if there are several."""
+    """With several GPUs in $FAIRSEQ_KD_GPUS, use one that no other stage on this machine uses."""
     names, before = os.environ.get(GPUS, "").split(","), os.environ.get(VISIBLE)
     if len(names) < 2:
         yield
@@ -65,7 +65,7 @@ def _a_gpu(work: Path):
 
 
 def _free_gpu(work: Path, names: list[str]):
-    """(name, its lock file, which holds the lock while it is open); waits until one is free."""
+    """(name of a free GPU, its open lock file, which holds the lock until it is closed); waits until one is free."""
     while True:
         for name in names:
             lock = open(work / f".gpu-{name}.lock", "w")  # noqa: SIM115
@@ -78,18 +78,19 @@ def _free_gpu(work: Path, names: list[str]):
 def run_stage(work: Path, plan: dict, name: str) -> int:
     """Run or continue a stage, with all its output in its log; return its exit status.
 
-    Nothing is run when it is done, from inputs that are still the same: on a cluster, jobs of a killed study go on.
+    A stage that is done is not run again while its inputs are the same: on a cluster, jobs of a killed study continue,
+    so a stage may already be done when its job starts.
     """
     stage, folder = plan["stages"][name], work / "stages" / name
     folder.mkdir(parents=True, exist_ok=True)
-    # waits for the job of a study that was killed, on a cluster for instance
+    # waits for a job of a killed study that still runs, for instance on a cluster
     with held(folder / LOCK), open(folder / LOG, "a", encoding="utf-8", buffering=1) as log:
         (folder / FAILED).unlink(missing_ok=True)
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
         try:
             _complete(work, plan, stage, folder)
-        except Exception as error:  # whatever it is: without failed.json it would not be known as a failure
+        except Exception as error:  # any kind: without failed.json the stage would not count as failed
             _note_failure(folder, name, error)
             return FAILURE
     return 0
@@ -105,13 +106,13 @@ def _note_failure(folder: Path, name: str, error: Exception) -> None:
 
 
 def _complete(work: Path, plan: dict, stage: dict, folder: Path) -> None:
-    if stage.get("old"):  # it was done when it was planned, and has the inputs of its own versions
+    if stage.get("old"):  # done when it was planned, from inputs of its own versions
         if record_of(folder) is None:
-            raise KDError(f"{stage['name']} is of other versions and is gone: run `fairseq-kd study run` again")
+            raise KDError(f"{stage['name']}, which other versions made, was removed: run `fairseq-kd study run` again")
         return
     inputs = {source: fingerprint_of(work / "stages" / source) for source in stage["inputs"]}
     if (record_of(folder) or {}).get("inputs") == inputs:
-        print("done by the job of an earlier run", flush=True)
+        print("a job of an earlier run has finished this stage", flush=True)
         return
     _check_maker(stage)
     (folder / DONE).unlink(missing_ok=True)
@@ -123,10 +124,10 @@ def _complete(work: Path, plan: dict, stage: dict, folder: Path) -> None:
 
 
 def _check_maker(stage: dict) -> None:
-    """Raises KDError when this process would make something else than the name of the stage says."""
+    """Raises KDError when this process has other versions than the name of the stage says."""
     if stage.get("old"):
         raise KDError(
-            f"{stage['name']} is of other versions, which cannot be run here; run `fairseq-kd study run` again"
+            f"other versions made {stage['name']}, so this process cannot run it; run `fairseq-kd study run` again"
         )
     planned, now = stage.get("made_by"), made_by(stage["kind"], library_versions())
     if planned != now:
@@ -137,7 +138,7 @@ def _check_maker(stage: dict) -> None:
 
 
 def resolve(command: list[str], work, folder, raw) -> list[str]:
-    """A planned command with its paths filled in."""
+    """A planned command with real paths in place of `@/`, `@out/`, `@raw` and `@user-dir`."""
     paths = {"@user-dir": PACKAGE, "@raw": raw}
     resolved = []
     for word in command:
@@ -150,9 +151,9 @@ def resolve(command: list[str], work, folder, raw) -> list[str]:
 
 
 def _execute(stage: dict, command: list[str], folder: Path, inputs: dict) -> dict:
-    """Run the command and return what done.json says about it. Raises KDError when it fails."""
+    """Run the command; return its part of done.json: command, seconds, fingerprint. Raises KDError when it fails."""
     if stage["kind"] in TRAININGS:
-        from fairseq_kd.training.run import train  # and with it torch
+        from fairseq_kd.training.run import train  # imports torch
 
         record = train(folder, command[1:], inputs, stage["updates"], stage["name"])
         known = {name: record[name] for name in ("command", "seconds", "updates")}
@@ -163,7 +164,7 @@ def _execute(stage: dict, command: list[str], folder: Path, inputs: dict) -> dic
     if status != 0:
         raise KDError(f"{shlex.join(command)} ended with status {status}")
     if stage["kind"] == "select":
-        from fairseq_kd.artifacts.derived import link  # and with it torch
+        from fairseq_kd.artifacts.derived import link  # imports torch
 
         chosen = json.loads((folder / "selection" / "selection.json").read_text(encoding="utf-8"))["chosen"]
         link(chosen, folder / CHOSEN_TEACHER)

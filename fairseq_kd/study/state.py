@@ -1,6 +1,6 @@
-"""Where a study stands, read from the folders of its stages.
+"""Where a study stands: the records of its stages, and the states of stages and cells.
 
-Finished stages in WORK that other versions made: found by what was asked for, never used in silence.
+`OlderStages` finds the finished stages in WORK that other versions made. They are never used silently.
 """
 
 import json
@@ -11,7 +11,7 @@ from fairseq_kd.artifacts.locks import is_held
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.study.key import FIRST_VERSION, MAKERS, Key, made_by
 
-if TYPE_CHECKING:  # a plan looks at the stages that are done
+if TYPE_CHECKING:  # `plan` imports this module
     from fairseq_kd.study.plan import Plan
 
 DONE, FAILED, LOG, LOCK = "done.json", "failed.json", "log.txt", ".lock"
@@ -19,11 +19,11 @@ STATES = ("done", "running", "failed", "waiting")
 
 
 class Records:
-    """The done.json of the stages in WORK. One is read again only when the file is another, or was changed."""
+    """The done.json of the stages in WORK. A file is read again only after it was replaced or changed."""
 
     def __init__(self, work):
         self.folder = Path(work) / "stages"
-        self._known = {}  # name -> (what says that the file is the same, its content)
+        self._known = {}  # name -> (inode, time and size of the file, its content)
 
     def of(self, name: str) -> dict | None:
         """See `record_of`."""
@@ -38,15 +38,16 @@ class Records:
 
 
 def stage_states(plan: "Plan", work, records: Records | None = None) -> dict:
-    """Name of the stage -> one of STATES. records: for who asks often."""
+    """Name of the stage -> one of STATES. records: for a caller that asks repeatedly."""
     records = records or Records(work)
     return {name: _state(records, name) for name in plan.stages}
 
 
 def cell_states(plan: "Plan", stages: dict) -> dict:
-    """Name of the cell -> one of STATES: failed if any of its stages is, done if all are.
+    """Name of the cell -> one of STATES. stages: the result of `stage_states`.
 
-    Running: a process works on its student, or on what this is measured by.
+    A cell has failed if any of its stages has. It is done if all its stages are. It is running while a process works on
+    its student or on one of its evaluations.
     """
     cells = {}
     for cell in plan.cells:
@@ -63,7 +64,7 @@ def cell_states(plan: "Plan", stages: dict) -> dict:
 
 def _state(records: Records, name: str) -> str:
     folder = records.folder / name
-    failed = (folder / FAILED).is_file()  # then Snakemake may have put a done.json from before back
+    failed = (folder / FAILED).is_file()  # Snakemake may then have restored the done.json of an earlier run
     if not failed and records.of(name) is not None:
         return "done"
     if is_running(folder):
@@ -77,7 +78,7 @@ def is_running(folder: Path) -> bool:
 
 
 def record_of(folder: Path) -> dict | None:
-    """What done.json says, None while the stage is not finished; one that is cut off says nothing."""
+    """The content of done.json; None while the stage is not finished, and for a file that was cut off."""
     try:
         return json.loads((Path(folder) / DONE).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -98,26 +99,30 @@ def end_of_log(folder: Path, lines: int) -> str:
 
 
 REUSE, RECOMPUTE, SHOW = "reuse", "recompute", "show"
-CHOICES = (REUSE, RECOMPUTE)  # of --old-stages
+CHOICES = (REUSE, RECOMPUTE)  # values of --old-stages
 
 
-class Older:
-    """choice: REUSE and SHOW take an older stage where the plan's own is not done, RECOMPUTE takes none.
+class OlderStages:
+    """Finished stages in WORK that other versions made.
 
-    None is the choice of a run whose user has not said which: then an older stage is an error.
+    choice: with REUSE and SHOW the plan uses an older stage where its own stage is not done. With RECOMPUTE it uses
+    none. None: the user of a run has not chosen; then an older stage is an error.
     """
 
     def __init__(self, work, choice: str | None, planned=()):
-        """planned: the stages of the last run. Where it was to make one again, no older one stands in for it."""
+        """planned: names of the stages of the last run.
+
+        A stage that it was to make again is not replaced by an older one.
+        """
         self.folder, self.choice = Path(work) / "stages", choice
         self._planned = set() if choice == REUSE else set(planned)
-        self._names = {}  # KIND-REQUEST, or the name that version 0.1.0 gave -> names
+        self._names = {}  # KIND-REQUEST, or the name that version 0.1.0 gave -> names of folders
         for path in sorted(self.folder.iterdir()) if self.folder.is_dir() else []:
             for start in {path.name, path.name.rpartition("-")[0]}:
                 self._names.setdefault(start, []).append(path.name)
 
     def find(self, key: Key) -> str | None:
-        """The one that was made last of those of other versions; None where the one of this key is done or planned."""
+        """The latest older stage with the same request; None where the stage of this key is done or planned."""
         if key.name in self._planned or self._is_done(key.name):
             return None
         names = [*self._names.get(key.request, []), *self._names.get(key.former, [])]
@@ -130,19 +135,19 @@ class Older:
 
     @property
     def is_taken(self) -> bool:
-        """Whether older stages stand in for the plan's own."""
+        """Whether the plan uses older stages."""
         return self.choice in (REUSE, SHOW)
 
     def check(self, found: dict[str, str], stages: int, versions: dict) -> None:
-        """Raises KDError when there are older stages and nobody has said what is to become of them."""
+        """Raises KDError when there are older stages and the user has not chosen what to do with them."""
         if found and self.choice is None:
             raise KDError(
-                f"{self.describe(found, stages, versions)}. Give --old-stages {RECOMPUTE} to make them again (they are "
-                f"kept beside the new ones), or --old-stages {REUSE} to go on with them as they are"
+                f"{self.describe(found, stages, versions)}. Give --old-stages {RECOMPUTE} to make them again (the "
+                f"old ones are kept), or --old-stages {REUSE} to continue with them as they are"
             )
 
     def describe(self, found: dict[str, str], stages: int, versions: dict) -> str | None:
-        """How many older stages there are and what differs; None where there is none. found: name -> older name."""
+        """The number of older stages and what differs, as text; None without any. found: name -> older name."""
         if not found:
             return None
         differences = {}
@@ -155,7 +160,7 @@ class Older:
 
 
 def _differences(kind: str, record: dict, now: dict):
-    """In words. A record of version 0.1.0 has no format, and other inputs alone change a name without a difference."""
+    """Each difference as text. None where only the inputs are of other versions. Records of 0.1.0 have no format."""
     before = record.get("made_by")
     if before is None:
         yield f"fairseq_kd {record.get('versions', {}).get('fairseq_kd', FIRST_VERSION)}, which recorded no formats"

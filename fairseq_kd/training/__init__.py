@@ -1,1 +1,1 @@
-"""Runs of stock fairseq-train: `options` -> command line -> `run`, which can be killed and continued."""
+"""Runs of stock fairseq-train: `options` writes the command line, `run` runs it and can continue a killed run."""

@@ -1,11 +1,13 @@
-"""Options of fairseq-train as they stand in YAML: their own names without dashes in front."""
+"""Options in YAML as command lines: each key is the name of the option without the leading dashes (`max-tokens`)."""
 
-import difflib
+import re
+from argparse import Namespace
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import PACKAGE
+from fairseq_kd.core.yaml_file import nearest
 
-# set by whatever starts the training
+# the quickstart, a study and a search set these options themselves
 RESERVED = (
     *("save-dir", "seed", "criterion", "teacher", "user-dir", "source-lang", "target-lang", "total-num-update"),
     *("required-batch-size-multiple", "update-epoch-batch-itr", "no-epoch-checkpoints", "distributed-world-size"),
@@ -13,26 +15,8 @@ RESERVED = (
 )
 
 
-def nearest(name, valid) -> str:
-    """The entry of `valid`, which is not empty, that looks most like `name`."""
-    return difflib.get_close_matches(str(name), [str(entry) for entry in valid], n=1, cutoff=0.0)[0]
-
-
-def check_keys(path, where: str, found, valid, required=()) -> None:
-    """Raises KDError for an unknown key (naming the nearest) or a missing one in the section `where` of the file."""
-    if not isinstance(found, dict):
-        what = "nothing" if found is None else type(found).__name__
-        raise KDError(f"{path}: {where} must be a mapping, found {what}")
-    for key in found:
-        if key not in valid:
-            raise KDError(f"{path}: unknown key {key!r} in {where}; the nearest valid one is {nearest(key, valid)!r}")
-    for key in required:
-        if key not in found:
-            raise KDError(f"{path}: {where} lacks {key!r}")
-
-
 def to_arguments(options: dict) -> list[str]:
-    """{"lr": 0.1, "cpu": True} -> ["--lr", "0.1", "--cpu"]; False leaves a flag out, a list gives several words."""
+    """{"lr": 0.1, "cpu": True} -> ["--lr", "0.1", "--cpu"]; False omits a flag, a list gives several words."""
     arguments = []
     for name, value in options.items():
         if value is True:
@@ -51,7 +35,59 @@ def training_arguments(data_bin, source_lang, target_lang, options: dict, *, cpu
         options["total-num-update"] = options["max-update"]
     # fairseq's default of 8 silently drops up to 7 of the longest sentences, of the validation set too
     options |= {"required-batch-size-multiple": 1, "no-epoch-checkpoints": True, "distributed-world-size": 1}
-    # fairseq keeps the batches of the epoch in which a process begins, so one that was continued would have others
+    # By default fairseq keeps the batches of the epoch in which a process starts, so a continued run would have others.
     options["update-epoch-batch-itr"] = "True"
     options |= {"cpu": cpu, "num-workers": 0, "log-format": "json", "log-interval": 10}
     return [str(data_bin), *to_arguments(options)]
+
+
+def parse_training(where: str, arguments: list[str]) -> Namespace:
+    """Parse the arguments of fairseq-train with fairseq's own parser, without loading the --user-dir again.
+
+    where: file and section, for messages. This package must be registered with fairseq.
+    Raises KDError for an unknown option (with the nearest valid one), and for a value that fairseq refuses.
+    """
+    from fairseq import options
+
+    parser, at = options.get_training_parser(), arguments.index("--user-dir")
+    arguments = [*arguments[:at], *arguments[at + 2 :]]
+    return parse_words(where, parser, lambda: options.parse_args_and_arch(parser, arguments, parse_known=True))
+
+
+def parse_words(where: str, parser, parse) -> Namespace:
+    """What `parse()`, which uses the parser, returns: (arguments, unknown words).
+
+    Raises KDError, see `parse_training`.
+    """
+    parser.error = _refuse
+    try:
+        args, unknown = parse()
+    except _RefusalError as error:
+        raise KDError(f"{where}: {_shorten(str(error))}") from error
+    if unknown:
+        key = unknown[0].lstrip("-")
+        raise KDError(f"{where}: unknown key {key!r}; the nearest valid one is {nearest(key, option_names(parser))!r}")
+    return args
+
+
+def option_names(parser) -> list[str]:
+    """The long options of a parser, without leading dashes."""
+    return [word[2:] for word in parser._option_string_actions if word.startswith("--")]
+
+
+class _RefusalError(Exception):
+    """The message that argparse would print before it ends the process."""
+
+
+def _refuse(message: str):
+    raise _RefusalError(message)
+
+
+def _shorten(message: str) -> str:
+    """Replace the list of choices in "argument --arch/-a: invalid choice: 'x' (choose from ...)" by the nearest one."""
+    found = re.fullmatch(r"argument (\S+): invalid choice: '(.*?)' \(choose from (.*)\)", message, re.S)
+    if not found:
+        return message
+    option, value, choices = found.groups()
+    choices = [choice.strip("' ") for choice in choices.split(",")]
+    return f"{option.split('/')[0]} {value}: unknown; the nearest valid one is {nearest(value, choices)!r}"

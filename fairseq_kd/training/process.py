@@ -1,7 +1,7 @@
-"""How a process of stock fairseq that loaded the plugin ends: with a clear error, and without aborting.
+"""The end of a process of stock fairseq that has loaded the plugin: one clear error line, and no abort.
 
-What fairseq code itself raises (a refused checkpoint given to --path, a worker that ended with status 2) becomes one
-line and exit status 2; any other exception keeps its traceback.
+User errors that reach fairseq's own code (a refused checkpoint given to --path, a worker that ended with status 2)
+become one line and exit status 2. Any other exception keeps its traceback.
 """
 
 import atexit
@@ -16,21 +16,21 @@ from torch.multiprocessing import ProcessExitedException
 from fairseq_kd.core.errors import EXIT_USER_ERROR, KDError, report
 from fairseq_kd.inference.checkpoint import refusal, refused_type
 
-READER_SECONDS = 60  # what a reader may need for the batch that it has in hand
+READER_SECONDS = 60  # the longest wait for a reader thread that still reads its current batch
 
 
 def _end_reader_threads() -> None:
-    """At exit: end the threads in which fairseq reads batches ahead, and wait until they have ended.
+    """At exit: end the threads in which fairseq reads batches ahead, and wait for their end.
 
-    They are daemon threads. When the interpreter shuts down while one is inside torch, the process aborts (status -6,
-    "terminate called without an active exception"), whether the run ended well or not. To see one blocked on its full
-    queue would prove nothing: a thread that waits for the worker processes of a data loader looks alike and wakes. One
-    that has ended lets go of its data loader, which then ends its own threads and workers.
+    They are daemon threads. If the interpreter shuts down while one of them is inside torch, the process aborts (status
+    -6, "terminate called without an active exception"), even after a successful run. It is not enough that a thread is
+    blocked on its full queue: a thread that waits for the worker processes of a data loader looks the same, and wakes
+    up. A thread that has ended releases its data loader, which then ends its own threads and workers.
     """
     deadline = time.monotonic() + READER_SECONDS
     readers = [thread for thread in threading.enumerate() if _is_reader(thread)]
     for reader in readers:
-        reader._max_len = 0  # the batch in hand is its last
+        reader._max_len = 0  # it stops after its current batch
     for reader in readers:
         while reader.is_alive() and time.monotonic() < deadline:
             _empty(reader._queue)
@@ -42,17 +42,17 @@ def _is_reader(thread: threading.Thread) -> bool:
 
 
 def _empty(batches: queue.Queue) -> None:
-    """Take out what nobody will read, so that the thread that fills the queue can go on to its end."""
+    """Remove all batches, so that the thread that fills the queue is not blocked and can end."""
     with contextlib.suppress(queue.Empty):
         while True:
             batches.get_nowait()
 
 
 def install_exit_handling() -> None:
-    """Prepare this process for ending well; can be called again.
+    """Install the handling of this module in the process; a second call has no effect.
 
-    `sys.excepthook` is extended so that user errors that reach it are one line and exit status 2, and fairseq's reader
-    threads are ended at exit.
+    It extends `sys.excepthook`, so that a user error becomes one line and exit status 2, and ends fairseq's reader
+    threads at exit.
     """
     previous = sys.excepthook
     if getattr(previous, "of_fairseq_kd", False):
@@ -73,7 +73,7 @@ def install_exit_handling() -> None:
 
 
 def _message_of_user_error(error: BaseException) -> str | None:
-    """The line to print, empty when a worker has printed it, None when this is not a user error."""
+    """The line to print: empty when a worker has printed it; None when the error is not a user error."""
     if isinstance(error, KDError):
         return str(error)
     if isinstance(error, ProcessExitedException) and error.exit_code == EXIT_USER_ERROR:

@@ -1,4 +1,7 @@
-"""One run of stock fairseq-train in a process of its own: progress, log, resume, and a record when it is done."""
+"""One run of stock fairseq-train in a process of its own, with progress, a log, and a record when it is complete.
+
+The same call continues a killed run.
+"""
 
 import json
 import os
@@ -19,19 +22,20 @@ from fairseq_kd.core.process import dying_with_this_process
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.inference.checkpoint import DamagedCheckpoint, read_checkpoint, updates_of
 
-RECORD = "train.json"  # there when the run is complete
-REQUEST = "request.json"  # there from the start
+RECORD = "train.json"  # exists once the run is complete
+REQUEST = "request.json"  # exists from the start
 LOG_LINES_SHOWN = 15
-# glibc gives large tensors back to the kernel at every step, and clearing their pages again takes time on the CPU
-# (docs/benchmarks.md); other C libraries ignore these variables
+# By default glibc returns the memory of large tensors to the kernel at every step. The kernel then clears the pages
+# again, which takes CPU time (docs/benchmarks.md). Other C libraries ignore these variables.
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34)}
 
 
 def train(folder, arguments: list[str], inputs: dict, max_update: int, label: str) -> dict:
-    """Train until `max_update`, or continue a run that was killed, or do nothing if it is complete.
+    """Train until `max_update`. A killed run is continued; a complete run is not repeated.
 
     folder: gets checkpoints/, train.log, request.json and, at the end, train.json.
-    arguments: of fairseq-train, without --save-dir. inputs: what the run depends on (hashes), compared at resume.
+    arguments: the arguments of fairseq-train, without --save-dir. inputs: hashes of the files that the run depends on;
+    a continued run must have the same. label: the name of the run in the progress.
     Returns the record: {"checkpoint", "command", "seconds", "updates", ...}.
     Raises KDError when `folder` belongs to another run, or fairseq-train fails.
     """
@@ -40,7 +44,7 @@ def train(folder, arguments: list[str], inputs: dict, max_update: int, label: st
     request = {"command": command, "inputs": inputs}
     ensure_writable_folder(folder)
     create_json(folder / REQUEST, request)
-    _check_same_request(folder / REQUEST, request)  # of two that begin together one has recorded its own
+    _check_same_request(folder / REQUEST, request)  # another process may have written its own meanwhile
     if (folder / RECORD).is_file():
         remove_leftovers(folder / "training")
         return _check_record(folder / RECORD)
@@ -51,7 +55,7 @@ def train(folder, arguments: list[str], inputs: dict, max_update: int, label: st
 
 
 def _check_record(path: Path) -> dict:
-    """The record of a complete run. Raises KDError when its checkpoint is gone or another."""
+    """The record of a complete run. Raises KDError when its checkpoint was removed or changed."""
     record = json.loads(path.read_text(encoding="utf-8"))
     checkpoint = Path(record["checkpoint"])
     if not checkpoint.is_file() or sha256_file(checkpoint) != record["checkpoint_sha256"]:
@@ -64,7 +68,8 @@ def _check_record(path: Path) -> dict:
 
 def _train(folder: Path, command: list[str], request: dict, max_update: int, label: str) -> dict:
     checkpoints = folder / "checkpoints"
-    # killed between its last checkpoint and the record; fairseq-train would make one more update and save that
+    # A run that was killed between its last checkpoint and the record needs no fairseq-train: it would make and save
+    # one more update.
     if restore_last_checkpoint(checkpoints) < max_update:
         _run(command, folder / "train.log", max_update, label)
     state = read_checkpoint(checkpoints / "checkpoint_last.pt")
@@ -98,11 +103,11 @@ def _by_option(request: dict) -> dict:
 
 
 def restore_last_checkpoint(checkpoints: Path) -> int:
-    """Make sure that checkpoint_last.pt, if there is one, can be read; return its number of updates, or 0.
+    """Make sure that an existing checkpoint_last.pt can be read; return its number of updates, 0 without the file.
 
-    fairseq copies it in place, so a process killed during the copy leaves half a file. It is then replaced by the
-    newest whole checkpoint, or removed if there is none, and the log says so. It is the last that fairseq writes: when
-    it is whole, so are the others of its update.
+    fairseq copies checkpoint_last.pt in place, so a process that is killed during the copy leaves half a file. This
+    function then replaces it by the newest complete checkpoint, or removes it if there is none, and prints a line.
+    fairseq writes it after all other checkpoints of the same update, so when it is complete, they are too.
     """
     last = checkpoints / "checkpoint_last.pt"
     if not last.is_file():
@@ -122,7 +127,7 @@ def restore_last_checkpoint(checkpoints: Path) -> int:
 
 
 def _read(path: Path) -> dict | None:
-    """The checkpoint, or None if it is cut off. Raises KDError for one that is refused: it is whole, and is kept."""
+    """The checkpoint, or None if it is cut off. Raises KDError for a complete one that is refused; the file is kept."""
     try:
         return read_checkpoint(path)
     except DamagedCheckpoint:
@@ -130,7 +135,7 @@ def _read(path: Path) -> dict | None:
 
 
 def _run(command: list[str], log: Path, max_update: int, label: str) -> None:
-    """Run fairseq-train with its output in `log` and the progress on standard error."""
+    """Run fairseq-train; write its output to `log` and the progress to standard error."""
     arguments = [sys.executable, "-m", "fairseq_cli.train", *command[1:]]
     environment = os.environ | {name: os.environ.get(name, value) for name, value in KEEP_MEMORY.items()}
     progress = None

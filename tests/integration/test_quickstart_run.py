@@ -21,7 +21,7 @@ def recipe(tmp_path_factory):
     folder = tmp_path_factory.mktemp("recipe")
     write_corpus(CorpusSpec(pairs=400, valid=30, test=30), folder)
     content = yaml.safe_load((ROOT / "configs/quickstart/synthetic.yaml").read_text())
-    content["corpus"] = {"name": "text", "source_lang": "qaa", "target_lang": "qab", "vocab_size": 120}
+    content["data"] = {"name": "text", "source-lang": "qaa", "target-lang": "qab", "vocab-size": 120}
     content["common"] |= {"max-tokens": 400, "save-interval-updates": 20, "keep-interval-updates": 1}
     for section in ("teacher", "student"):
         size = 32 if section == "teacher" else 16

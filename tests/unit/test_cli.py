@@ -12,7 +12,8 @@ from importlib import metadata
 import pytest
 from conftest import PACKAGE, ROOT
 
-from fairseq_kd.cli.main import COMMANDS, main
+from fairseq_kd.cli.main import main
+from fairseq_kd.core.commands import COMMANDS
 from fairseq_kd.version import __version__
 
 

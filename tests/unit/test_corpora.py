@@ -24,7 +24,7 @@ from fairseq_kd.corpus.corpora import CORPORA, usual_options
 from fairseq_kd.corpus.download import Archive
 from fairseq_kd.corpus.files import extract
 from fairseq_kd.corpus.text import CleaningRules
-from fairseq_kd.study.inputs import raw_text
+from fairseq_kd.study.key import raw_text
 
 LOCAL = Path(__file__).resolve().parents[3] / "shared" / "data"
 

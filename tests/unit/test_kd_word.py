@@ -4,8 +4,7 @@ import torch.nn.functional as F
 from helpers import batch, build, losses_of_training
 
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.criterions.config import check_options
-from fairseq_kd.criterions.kd_word import KDWordConfig
+from fairseq_kd.criterions.config import KDWordConfig, check_options
 from fairseq_kd.inference.frozen import load_frozen
 
 KD = ("--criterion", "kd_word", "--dropout", "0.0")

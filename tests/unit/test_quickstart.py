@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import yaml
@@ -9,12 +11,14 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress, format_seconds
 from fairseq_kd.corpus.corpora import CORPORA, usual_options
 from fairseq_kd.inference.checkpoint import read_checkpoint
-from fairseq_kd.models.student import RUNGS, dimensions
+from fairseq_kd.models.student import SIZES, dimensions
 from fairseq_kd.quickstart.recipe import available_recipes, find_recipe, load_recipe
-from fairseq_kd.quickstart.run import DISTILLED, PLAIN, TEACHER, _training_options, format_table
+from fairseq_kd.quickstart.run import DISTILLED, PLAIN, TEACHER, _training_options, format_table, run_quickstart
 from fairseq_kd.study.spec import load_spec, shipped_specs
 from fairseq_kd.training.options import RESERVED, to_arguments, training_arguments
 from fairseq_kd.training.run import restore_last_checkpoint
+
+DATA = {"name": "text", "source-lang": "qaa", "target-lang": "qab", "vocab-size": 1000}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
@@ -22,8 +26,8 @@ def test_every_yaml_of_configs_is_read_by_what_uses_it(path):
     if path.parent.name in ("quickstart", "datasets"):
         recipe = load_recipe(path)
         assert recipe.teacher["encoder-embed-dim"] > recipe.student["encoder-embed-dim"]
-    elif path.parent.name == "students":
-        assert path.stem in RUNGS and dimensions(path.stem)["embed_dim"] % dimensions(path.stem)["attention_heads"] == 0
+    elif path.name == "students.yaml":
+        assert all(dimensions(size)["embed_dim"] % dimensions(size)["attention_heads"] == 0 for size in SIZES)
     elif path.parent.name == "kd":
         assert yaml.safe_load(path.read_text()).keys() == {"select-teacher", "kd"}  # more in test_robust.py
     elif path.parent.name == "studies":
@@ -37,7 +41,7 @@ def test_every_yaml_of_configs_is_read_by_what_uses_it(path):
 
 def test_recipes_are_found_by_name():
     assert available_recipes() == sorted(CORPORA.keys() - {"text"})
-    assert all(find_recipe(name).stem == load_recipe(find_recipe(name)).corpus["name"] for name in available_recipes())
+    assert all(find_recipe(name).stem == load_recipe(find_recipe(name)).data["name"] for name in available_recipes())
 
 
 @pytest.mark.parametrize("name", sorted(name for name, corpus in CORPORA.items() if corpus.usual))
@@ -55,8 +59,8 @@ def test_recipes_of_corpora_are_understood_by_fairseq(name, model, tmp_path):
         assert found == ([value] if isinstance(found, list) else value), option
     # teacher and student are named by architectures of fairseq, whose sizes the recipe repeats or changes
     assert parsed["decoder_embed_dim"] == parsed["encoder_embed_dim"]
-    corpus = recipe.corpus
-    usual = usual_options(name, {key: corpus[key] for key in ("vocab_size", "form") if key in corpus})
+    given = {key.replace("-", "_"): recipe.data[key] for key in ("vocab-size", "form") if key in recipe.data}
+    usual = usual_options(name, given)
     assert usual == usual_options(name, {}), "the corpus is prepared as `fairseq-kd prepare` does it"
 
 
@@ -64,8 +68,12 @@ def test_recipes_of_corpora_are_understood_by_fairseq(name, model, tmp_path):
     ("change", "message"),
     [
         ({"techer": {}}, "unknown key 'techer' in the recipe; the nearest valid one is 'teacher'"),
-        ({"corpus": {"name": "text", "langs": 1}}, "unknown key 'langs' in corpus"),
-        ({"corpus": {"name": "text"}}, "corpus lacks 'source_lang'"),
+        ({"data": {"name": "text", "langs": 1}}, "unknown key 'langs' in data"),
+        ({"data": {"name": "text"}}, "data lacks 'source-lang'"),
+        ({"data": {"name": "text", "source_land": "de"}}, "unknown key 'source_land' in data; .* is 'source-lang'"),
+        ({"data": DATA | {"source_lang": "de"}}, "source-lang stands in data twice, also as source_lang; take one out"),
+        ({"corpus": DATA}, "data stands in the recipe twice, also as corpus; take one out"),
+        ({"evaluate": {"bem": 5}}, "unknown key 'bem' in evaluate; the nearest valid one is 'beam'"),
         ({"kd": {"max-update": 9}}, "unknown key 'max-update' in kd"),
         ({"common": {"cpu": True}}, "cpu in common is set by the quickstart"),
         ({"kd": None}, "kd must be a mapping, found nothing"),
@@ -78,6 +86,40 @@ def test_a_wrong_recipe_names_the_key(tmp_path, change, message):
     path.write_text(yaml.safe_dump(content | change))
     with pytest.raises(KDError, match=message):
         load_recipe(path)
+
+
+def test_a_recipe_with_the_keys_of_version_0_1_0_is_read_as_before(tmp_path):
+    content = yaml.safe_load((ROOT / "configs/quickstart/synthetic.yaml").read_text())
+    former = {name: content[name] for name in ("common", "teacher", "student", "kd")}
+    former["corpus"] = {"name": "synthetic", "source_lang": "qaa", "target_lang": "qab", "vocab_size": 1000}
+    path = tmp_path / "synthetic.yaml"
+    path.write_text(yaml.safe_dump(former | {"decoding": {"beam": 5, "lenpen": 1.0}}))
+    now = load_recipe(ROOT / "configs/quickstart/synthetic.yaml")
+    assert replace(load_recipe(path), path=now.path) == now
+    assert now.data == DATA | {"name": "synthetic"}
+
+
+@pytest.mark.parametrize(
+    ("section", "options", "message"),
+    [
+        (
+            "student",
+            {"max_tokens": 9},
+            "student or common: unknown key 'max_tokens'; the nearest valid one is 'max",
+        ),
+        ("teacher", {"arch": "transfomer"}, "teacher or common: --arch transfomer: unknown; the nearest valid one is"),
+        ("kd", {"kd-weight": 3}, "student, common or kd: --kd-weight 3.0: must be from 0"),
+    ],
+)
+def test_a_training_that_fairseq_would_refuse_is_refused_before_the_data_are_made(tmp_path, section, options, message):
+    content = yaml.safe_load((ROOT / "configs/quickstart/synthetic.yaml").read_text())
+    content[section] |= options
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(KDError) as error:
+        run_quickstart(load_recipe(path), tmp_path / "data-bin", tmp_path / "out", seeds=1)
+    assert str(error.value).startswith(f"{path}: {message}")
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.yaml"]
 
 
 def test_options_become_arguments():

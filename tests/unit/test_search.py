@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.search.optuna_sampler import Range, optuna_search
+from fairseq_kd.search.space import Range, optuna_search
 from fairseq_kd.search.strategies import SAME, drive, greedy, grid, resolve_kd_word
 
 WEIGHTS = ("kd-weight", (0.5, 0.7, 0.9))
@@ -95,7 +95,7 @@ def test_greedy_trains_nothing_twice_and_is_never_worse_than_what_it_passed(seed
     try:
         outcome = drive(greedy(parameters, start), validate)
     except KDError as error:
-        assert "failed, so none can be chosen" in str(error) and seed % 3 == 0
+        assert "failed, so the search cannot choose one" in str(error) and seed % 3 == 0
         assert [score(options) for options in validate.batches[-1]].count(None) == len(validate.batches[-1])
         return
     assert len(set(validate.trained)) == len(validate.trained)
@@ -167,8 +167,8 @@ def test_options_without_effect_are_left_out():
 @pytest.mark.parametrize(
     ("parameters", "start", "message"),
     [
-        ([], START, "given: none"),
-        ([WEIGHTS, WEIGHTS], START, "each once; given: kd-weight, kd-weight"),
+        ([], START, "found none"),
+        ([WEIGHTS, WEIGHTS], START, "each once; found kd-weight, kd-weight"),
         ([("kd-weight", ())], START, "parameter kd-weight needs values"),
         ([("kd-weight", (0.5, 0.5))], START, "needs values, each once"),
         ([("kd-weight", (0.7,))], START, "kd-weight = 0.5, which is not among"),
@@ -281,10 +281,10 @@ def test_what_optuna_cannot_go_on_with_is_one_clear_error(tmp_path):
     with pytest.raises(KDError, match="another process is working on"):
         next(wide_search(storage))
     search.close()
-    with pytest.raises(KDError, match="was begun with seed = 5, now it is 6"):
+    with pytest.raises(KDError, match="was made with seed = 5, now it is 6"):
         next(wide_search(storage, seed=6))
     (tmp_path / "other").write_text("no database " * 100)
-    with pytest.raises(KDError, match=r"other is not the storage of a search \(.*remove it, or choose another --out"):
+    with pytest.raises(KDError, match=r"other cannot be read as the storage of a search \(.*remove it, or choose"):
         next(wide_search(tmp_path / "other"))
     with pytest.raises(KDError, match="0 trials in batches of 3"):
         next(wide_search(storage, trials=0))

@@ -107,7 +107,7 @@ def read_outputs(work):
 
 
 def test_a_search_asks_what_becomes_of_the_stages_of_other_versions(tmp_path, monkeypatch, capsys):
-    from fairseq_kd.study.state import Older
+    from fairseq_kd.study.state import OlderStages
 
     real, work = importlib.metadata.version, tmp_path / "work"
     with monkeypatch.context() as patch:
@@ -117,13 +117,13 @@ def test_a_search_asks_what_becomes_of_the_stages_of_other_versions(tmp_path, mo
     spec = load_unchecked(tmp_path, monkeypatch, GREEDY)
     monkeypatch.setattr(search_run, "run_stages", engine)
     with pytest.raises(KDError, match="were made by other versions.*--old-stages recompute.*--old-stages reuse"):
-        search_run.run_search(replace(spec, older=Older(work, None)), work, RunOptions())
+        search_run.run_search(replace(spec, older=OlderStages(work, None)), work, RunOptions())
     assert engine.begun == [] and read_outputs(work) == before
     capsys.readouterr()
-    assert search_run.run_search(replace(spec, older=Older(work, "reuse")), work, RunOptions()) == 0
+    assert search_run.run_search(replace(spec, older=OlderStages(work, "reuse")), work, RunOptions()) == 0
     assert engine.begun == [] and "; reused" in capsys.readouterr().err
     assert "were made by other versions" in (work / "search.md").read_text()
-    assert search_run.run_search(replace(spec, older=Older(work, "recompute")), work, RunOptions()) == 0
+    assert search_run.run_search(replace(spec, older=OlderStages(work, "recompute")), work, RunOptions()) == 0
     assert engine.begun and not any(name.startswith("prepare-") for name in engine.begun)
     assert "; recomputed" in capsys.readouterr().err and "versions" not in (work / "search.md").read_text()
 
@@ -166,7 +166,7 @@ def test_the_report_says_that_a_cost_is_a_maximum_over_groups(tmp_path, monkeypa
     values = {"kd-weight": [0.5, 0.9], "kd-divergence": ["kl", "mse"]}
     run(tmp_path, monkeypatch, Engine(), {"algorithm": "grid", "teacher-checkpoints": 2, "parameters": values})
     report = (tmp_path / "work" / "search.md").read_text()
-    assert "the largest difference, a maximum over as many groups as it says" in report
+    assert "the largest difference, a maximum over the number of groups in the last column" in report
     assert "| kd-weight | 0.9: 21.00 | 0.5: 20.00 | 1.00 | 2 |" in report
     costs = json.loads((tmp_path / "work" / "search.json").read_text())["costs"]
     assert costs["kd-weight"]["groups"] == costs["kd-divergence"]["groups"] == 2
@@ -273,7 +273,7 @@ def test_a_search_ends_when_all_of_a_step_fail(tmp_path, monkeypatch, capsys):
 def test_what_was_neither_finished_nor_failed_is_not_taken_for_a_failure(tmp_path, monkeypatch):
     search = {"algorithm": "grid", "teacher-checkpoints": 2, "parameters": WEIGHTS}
     engine = Engine()
-    with pytest.raises(KDError, match="was not finished, and has not failed: see"):
+    with pytest.raises(KDError, match="ended with neither a result nor a failure: see"):
         run(tmp_path, monkeypatch, lambda plan, work, options: stage_states(plan, work), search)
     assert engine.begun == []
 

@@ -56,7 +56,7 @@ def test_a_stage_that_another_job_has_done_is_not_run_again_unless_its_inputs_ha
         write(tmp_path / "stages" / "student-1" / "done.json", {"fingerprint": fingerprint})
         subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, check=True)
         logs.append((folder / "log.txt").read_text())
-    assert logs[0] == "done by the job of an earlier run\n"
+    assert logs[0] == "a job of an earlier run has finished this stage\n"
     assert "fairseq-kd --version" in logs[1].removeprefix(logs[0])
     assert json.loads((folder / "done.json").read_text())["inputs"] == {"student-1": "new"}
 

@@ -17,9 +17,9 @@ from fairseq_kd.artifacts.writing import write_json
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.download import check_recorded_hash
+from fairseq_kd.study.cells import make_cells
 from fairseq_kd.study.check import open_plan
 from fairseq_kd.study.durations import Estimates
-from fairseq_kd.study.factors import make_cells
 from fairseq_kd.study.plan import Plan
 from fairseq_kd.study.show import StudyProgress, format_plan, format_status
 from fairseq_kd.study.spec import load_spec, shipped_specs
@@ -299,13 +299,13 @@ LAYERS = {"encoder-layers": [1, 2], "decoder-layers": [1, 2, 3]}
             "ce > ce at encoder-layers 1, decoder-layers 1 by bleu",
             "method=ce,encoder-layers=1,decoder-layers=1 with",
         ),
-        ("seq > word at method ce by bleu", "method after `at` is what the claim compares"),
+        ("seq > word at method ce by bleu", "method after `at` is the factor that the claim compares"),
         (
             "beam > greedy at method ce, encoder-layers 1, decoder-layers 1 by bleu",
             "itself: strategy has no effect",
         ),
-        ("word > ce at encoder-layers 1, encoder-layers 2 by bleu", "encoder-layers after `at` is there twice"),
-        ("1 > 2 at method ce by bleu", "encoder-layers and decoder-layers have both values, 1 and 2"),
+        ("word > ce at encoder-layers 1, encoder-layers 2 by bleu", "encoder-layers after `at` stands there twice"),
+        ("1 > 2 at method ce by bleu", "encoder-layers and decoder-layers both have the values 1 and 2"),
         ("1 > 4 at method ce by bleu", "no factor has the value '4'"),
     ],
 )

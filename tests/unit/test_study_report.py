@@ -49,7 +49,7 @@ def test_a_study_with_all_measures_has_every_plot_and_leaves_nothing_out(tmp_pat
     plan, work, html, markdown = reported(tmp_path, **changes)
     assert plots_of(work) >= {"bleu-test-by-noise.svg", "bleu-test-10-by-noise.svg", "bleu-test-by-test-noise-1.svg"}
     assert plots_of(work) >= {"reliability-test-1.svg", "bleu-test-by-latency.svg", "training-1.svg"}
-    assert "Left out" not in html + markdown and "partial" not in markdown
+    assert "Omitted" not in html + markdown and "partial" not in markdown
     assert html.count("<svg") == len(plots_of(work)) == markdown.count("](plots/")
     for page in (html, markdown):
         for word in ("chrF2", "TER", "ECE", "BLEU|nrefs:1", "paired t-test over 3 seeds", "2.13.0"):
@@ -66,7 +66,7 @@ def test_bleu_alone_is_enough_and_the_report_says_which_option_gives_the_other_p
     assert plots_of(work) == {"bleu-test-by-method.svg", "training-1.svg"}
     for option in ("noise: [0, 10]", "calibration: true", "latency: 100"):
         assert option in html
-    assert "chrF2" not in html and "Measures" not in html and "Left out, because there are no data" in markdown
+    assert "chrF2" not in html and "Measures" not in html and "Omitted, because there are no data" in markdown
 
 
 def test_the_options_that_the_report_names_are_accepted_in_a_spec(tmp_path):
@@ -145,7 +145,7 @@ def test_a_partial_study_says_so_on_top_with_what_has_failed(tmp_path):
         assert "6 of 9 cells are done, 3 failed." in page and "1 of 1 claims are not tested yet." in page
     assert f"The end of the log of {decode}:\n\n    out of memory\n" in markdown
     assert html.index("This report is partial") < html.index("<table")
-    assert f"{decode} has failed, and with it 3 cells" in html and "<pre>out of memory</pre>" in html
+    assert f"{decode} has failed; 3 cells need it" in html and "<pre>out of memory</pre>" in html
     assert "| seq | – | 3 |" in markdown and "| seq > word by bleu | not tested yet | – | – | – |" in markdown
 
 
@@ -275,11 +275,11 @@ def test_marks_are_those_of_the_paired_t_test_after_holms_correction():
 
 def test_without_seeds_or_a_baseline_there_are_no_marks_and_the_note_says_why():
     marks, notes = find_marks(study_of(ce=[10], seq=[20]), "bleu")
-    assert marks == {} and "one seed a row" in notes[0]
+    assert marks == {} and "one seed per row" in notes[0]
     unequal = study_of(ce=[10, 11], seq=[20])  # the row of ce has all its seeds
-    assert "those of the row of ce that it is compared with" in find_marks(unequal, "bleu")[1][0]
+    assert "no row and its row of ce have several seeds" in find_marks(unequal, "bleu")[1][0]
     marks, notes = find_marks(study_of(word=[10, 11], seq=[20, 21]), "bleu")
-    assert marks == {} and "no row has a row with the method ce" in notes[0]
+    assert marks == {} and "no row has a counterpart with the method ce" in notes[0]
 
 
 def test_a_training_curve_has_each_validation_once_also_after_a_restart(tmp_path):

@@ -3,8 +3,8 @@ from study_helpers import write_spec
 
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.study.cells import make_cells
 from fairseq_kd.study.check import open_plan
-from fairseq_kd.study.factors import make_cells
 from fairseq_kd.study.spec import load_spec
 
 ALL = ["ce", "word", "seq", "word+seq"]
@@ -40,7 +40,7 @@ def cells(tmp_path, **changes):
         ({"evaluate": {"noise": []}}, "noise in evaluate must be a list with one entry or more"),
         ({"common": {"max-tokns": 9}}, "unknown key 'max-tokns'; the nearest valid one is 'max-tokens'"),
         ({"student": {"arch": "kd_studnt_3m"}}, "--arch kd_studnt_3m: unknown; the nearest valid one is"),
-        ({"decode": {"bem": 4}}, "decode: unknown key 'bem'; the nearest valid one is 'beam'"),
+        ({"decode": {"bem": 4}}, "unknown key 'bem' in decode; the nearest valid one is 'beam'"),
         ({"factors": {"method": ["seq"], "strategy": ["greedy"], "decode.beam": [4]}}, "--beam 4 has no effect"),
         ({"factors": {"method": ["word"], "divergence": ["mse"], "temperature": [2]}, "decode": None},
          "has no effect with --kd-divergence mse"),
@@ -48,16 +48,16 @@ def cells(tmp_path, **changes):
         ({"factors": {"method": ["ce"], 1: [2]}}, "the name of a factor must be a word, found 1"),
         ({"factors": {"method": ["ce"], True: [2]}}, "found True; YAML reads on, yes and no as true and false"),
         ({"factors": {"method": ALL, "a": {"x": {3: 4}, "y": {}}}}, "the name of a factor must be a word, found 3"),
-        ({"factors": {"method": ALL, ".dropout": [0, 0.1]}}, "of the unknown section ''"),
+        ({"factors": {"method": ALL, ".dropout": [0, 0.1]}}, "names the unknown section ''"),
         ({"factors": {"method": ALL, "max-update": [10, 20]}}, "the factor max-update has no effect: max-update in "
          "student is set by the study; vary budget.student"),
         ({"factors": {"method": ALL, "criterion": ["x", "y"]}}, "is set by the study; vary method"),
         ({"factors": {"method": ALL, "common.seed": [1, 2]}}, "the factor common.seed has no effect"),
         ({"factors": {"method": ALL, "student.seed": [1, 2]}}, "set by the study; vary seed, or teacher.seed"),
-        ({"factors": {"method": ALL, "data.raw": ["A", "B"]}}, "raw in data is one for all cells"),
+        ({"factors": {"method": ALL, "data.raw": ["A", "B"]}}, "raw in data is the same for all cells"),
         ({"factors": {"method": ALL, "evaluate.subset": ["valid", "test"]}}, "subset in evaluate is set by the study"),
-        ({"factors": {"method": ALL, "evaluate.subsets": ["valid", "test"]}}, "subsets in evaluate is one for all"),
-        ({"factors": {"method": ALL, "evaluate.noise": [0, 10]}}, "noise in evaluate is one for all cells"),
+        ({"factors": {"method": ALL, "evaluate.subsets": ["valid", "test"]}}, "subsets in evaluate is the same for"),
+        ({"factors": {"method": ALL, "evaluate.noise": [0, 10]}}, "noise in evaluate is the same for all cells"),
         ({"factors": {"method": ALL, "alpha": [0.3], "kd-weight": [0.5]}},
          "the factors alpha and kd-weight both set kd.kd-weight, so one would override the other"),
         ({"factors": {"method": ALL, "temperature": [1, 2], "teacher-temperature": [1]}}, "kd.teacher-temperature, so"),
@@ -65,7 +65,7 @@ def cells(tmp_path, **changes):
          "the factors method and system both set method"),
         ({"factors": {"method": ALL, "t": {"a": {"temperature": 2, "student-temperature": 1}}}}, "t sets twice"),
         ({"factors": {"method": ALL, "common.lr": [0.1, 0.2], "lr": [0.3], "teacher.lr": [0.1]}},
-         "the cells method=ce,common.lr=0.1 and method=ce,common.lr=0.2 are the same experiment, for common.lr has no"),
+         "the cells method=ce,common.lr=0.1 and method=ce,common.lr=0.2 are the same experiment, because common.lr"),
         ({"factors": {"method": ALL, "noise": [10, 10.0]}}, "the factor noise has a value twice: 10, 10.0"),
         ({"factors": {"method": ALL, "noise.seed": [1, 2]}}, "the factor noise.seed has no effect with method"),
         ({"factors": {"method": ["ce", "seq"], "a": {"x": {"kd-weight": 1}, "y": {"dropout": 0.3}}}},
@@ -93,7 +93,7 @@ def cells(tmp_path, **changes):
         ({"noise": {"sentence-share": 3}, "evaluate": {"noise": [10]}}, "--sentence-share 3.0: must be between"),
         ({"evaluate": {"subsets": [["a"]]}}, "an entry of subsets in evaluate must be text, found ['a']"),
         ({"evaluate": {"subsets": [None]}}, "an entry of subsets in evaluate must be text, found None"),
-        ({"evaluate": {"subsets": ["tset"]}}, "'tset', which the data lack; the nearest of theirs is 'test'"),
+        ({"evaluate": {"subsets": ["tset"]}}, "'tset', which the data lack; the nearest subset of the data is 'test'"),
         ({"evaluate": {"noise": [10, 10.0]}}, "noise in evaluate has an entry twice: 10, 10.0"),
         ({"student": {"finetune-from-model": "init.pt"}}, "finetune-from-model init.pt: /"),
     ],
@@ -105,6 +105,37 @@ def test_a_wrong_spec_is_one_clear_error(tmp_path, changes, message):
         open_plan(path, tmp_path / "work")
     assert message in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize(
+    ("section", "given", "valid"),
+    [
+        ("data", "source_lang", "source-lang"),
+        ("data", "vocab_size", "vocab-size"),
+        ("cache", "top_k", "top-k"),
+        ("decode", "nbst", "nbest"),
+        ("select", "lenpn", "lenpen"),
+        ("noise", "sentence_share", "sentence-share"),
+        ("evaluate", "subset_s", "subsets"),
+        ("evaluate", "latncy", "latency"),
+    ],
+)
+@pytest.mark.parametrize("factor", [False, True])
+def test_an_unknown_key_is_named_before_any_file_is_looked_for(tmp_path, section, given, valid, factor):
+    """The folder has no files: an error about files of the default languages would blame the wrong thing."""
+    data = {"name": "text", "raw": str(tmp_path), "source-lang": "qaa", "target-lang": "qab"}
+    teacher = {"save-interval-updates": 2, "keep-interval-updates": 2}
+    factors = {"method": ["word+seq"], "noise": [10], "teacher-choice": ["low-loss"]}
+    changes = {"data": data, "teacher": teacher, "factors": factors}
+    if factor:
+        factors[f"{section}.{given}"] = [1, 2]
+    else:
+        changes[section] = changes.get(section, {}) | {given: 1}
+    with pytest.raises(KDError) as error:
+        open_plan(write_spec(tmp_path, **changes), tmp_path / "work")
+    name = f"the factor {section}.{given}: " if factor else ""
+    expected = f"mine.yaml: {name}unknown key {given!r} in {section}; the nearest valid one is {valid!r}"
+    assert str(error.value).endswith(expected)
 
 
 @pytest.mark.parametrize(

@@ -280,7 +280,7 @@ def test_all_stages_of_a_study_score_by_one_tokeniser(tmp_path):
         plan(decode=decode | {"tokenize": "zh"})
     with pytest.raises(KDError, match="evaluate: --tokenize moses: must be one of"):
         plan(evaluate={"tokenize": "moses"})
-    with pytest.raises(KDError, match="tokenize in evaluate is one for all cells"):
+    with pytest.raises(KDError, match="tokenize in evaluate is the same for all cells"):
         plan(factors=changes["factors"] | {"evaluate.tokenize": ["zh", "char"]})
 
 
@@ -290,6 +290,6 @@ def test_a_recipe_of_the_quickstart_says_how_its_text_is_scored(chinese, tmp_pat
 
     data_bin, checkpoint = chinese
     for decoding, name in (({}, "zh"), ({"tokenize": "char"}, "char")):  # the kept result of zh is not that of char
-        recipe = Recipe({"target_lang": "zh"}, {}, {}, {}, {}, {"beam": 1, **decoding})
+        recipe = Recipe("mine.yaml", {"target-lang": "zh"}, {}, {}, {}, {}, {"beam": 1, **decoding})
         result = _score(tmp_path / "result.json", data_bin, checkpoint, recipe, True)
         assert f"|tok:{name}|" in result["bleu"]["signature"]

@@ -92,7 +92,7 @@ def test_every_command_that_opens_a_checkpoint_takes_it(command, capsys):
 
 
 def test_a_spec_may_name_folders_by_paths_of_its_own(tmp_path, monkeypatch):
-    from fairseq_kd.study.inputs import with_files
+    from fairseq_kd.study.key import with_files
 
     monkeypatch.chdir(tmp_path)
     write_folder(tmp_path / "mine", "A = 1")

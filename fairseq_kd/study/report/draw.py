@@ -1,7 +1,8 @@
-"""Plots as SVG by matplotlib: same input, same bytes; text and axes in the colour of the page; colour-blind-safe.
+"""Plots as SVG, drawn with matplotlib. The same input gives the same bytes.
 
-Colours: Okabe & Ito 2008, orange and sky blue darker, so that all have 3 to 1 on a white page and on a dark one. Each
-series has its own marker as well.
+Text and axes have the colour of the page's text. The colours of series are safe for colour-blind readers (Okabe & Ito
+2008); orange and sky blue are darker than in the source, so that all have a contrast of 3 to 1 on a white page and on a
+dark one. Each series also has its own marker.
 """
 
 import io
@@ -12,8 +13,8 @@ from statistics import mean, stdev
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B87F00", "#3A93C8")
 MARKERS = ("o", "s", "^", "D", "v", "P")
-INK, FAINT = "#010203", "#040506"  # stand for the colour of the page's text, until `_svg`
-LONG_LABEL, WIDEST_LABEL = 20, 40  # characters; longer ones stand below each other in the legend, or are folded
+INK, FAINT = "#010203", "#040506"  # `_svg` replaces them by the colour of the page's text
+LONG_LABEL, WIDEST_LABEL = 20, 40  # characters; from the first on one legend entry per line, from the second on folded
 WIDTH, HEIGHT = 4.7, 3.7  # inches of 72 px: about the width of a phone, so that text is readable there
 SETTINGS = {
     "svg.fonttype": "none",
@@ -33,7 +34,10 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Point:
-    """values: one a seed, or one a row where rows are pooled; ci: half of an interval of 95 %, if measured."""
+    """One point of a plot.
+
+    values: one per seed, or one per row where rows are pooled. ci: half of the 95 % interval, if measured.
+    """
 
     x: object
     values: list
@@ -42,7 +46,7 @@ class Point:
 
     @property
     def mean(self) -> float:
-        """Of the values."""
+        """The mean of the values."""
         return mean(self.values)
 
     @property
@@ -55,14 +59,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """What has one colour. style: its number among all series of the study, None for what is only a reference."""
+    """Points with one colour. style: number of the series among all series of the study, None for a reference."""
 
     label: str
     points: list
     style: int | None = None
 
     def look(self) -> dict:
-        """Colour, marker and line of matplotlib."""
+        """Colour, marker and line style, as arguments of matplotlib."""
         if self.style is None:
             return {"color": INK, "marker": "*", "linestyle": "--", "linewidth": 1.2}
         number = self.style % len(COLOURS)
@@ -70,7 +74,7 @@ class Series:
 
 
 def picture(name: str, paint, height: float = HEIGHT) -> str:
-    """What `paint` draws on the axes that it is given, as SVG. name: in front of all its ids."""
+    """SVG of what `paint(axes)` draws. name: prefix of all ids in the SVG."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -89,7 +93,7 @@ def picture(name: str, paint, height: float = HEIGHT) -> str:
 
 
 def _svg(text: str, name: str) -> str:
-    """Ready to stand in a page beside others: no prolog, ids of its own, colours of the page."""
+    """Make an SVG fit for a page with other SVGs: no prolog, ids with the prefix `name`, colours of the page."""
     text = text[text.index("<svg") :]
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(url\(|href=")#', rf"\1#{name}-", text)
@@ -99,12 +103,15 @@ def _svg(text: str, name: str) -> str:
 
 
 def renamed(svg: str, old: str, new: str) -> str:
-    """A picture with another name in front of its ids."""
+    """A picture with another prefix of its ids."""
     return re.sub(rf'(\bid="|url\(#|href="#){re.escape(old)}-', rf"\1{new}-", svg)
 
 
 def draw_lines(axes, series: list[Series], levels: list[Series]) -> None:
-    """Values over numbers, a band of ± spread around each line. levels: series of one point, as horizontal lines."""
+    """Draw values over numbers, with a band of ± spread around each line.
+
+    levels: series of one point, as horizontal lines.
+    """
     for one in series:
         points = sorted(one.points, key=lambda point: point.x)
         xs, means = [point.x for point in points], [point.mean for point in points]
@@ -121,7 +128,7 @@ def draw_lines(axes, series: list[Series], levels: list[Series]) -> None:
 
 
 def draw_dots(axes, series: list[Series], levels: list[Series], values: list) -> None:
-    """A line of the picture for each value, a dot with its interval for each series; levels are vertical lines."""
+    """Draw one line of dots per value, with one dot and its interval per series. levels are vertical lines."""
     step = 0.7 / max(1, len(series))
     for number, one in enumerate(series):
         look = one.look() | {"linestyle": ""}

@@ -1,6 +1,6 @@
-"""Plots of what is measured beside one score: noise in the test source, reliability, training, latency.
+"""Plots of other measures than the score on one test set: noise in the source, reliability, training curves, latency.
 
-Training curves, from the log of fairseq-train.
+Training curves are read from the log of fairseq-train.
 """
 
 import json
@@ -16,9 +16,9 @@ LOSS, UPDATES = "valid_nll_loss", "valid_num_updates"
 
 
 def validation_curve(log: Path) -> list[tuple[int, float]]:
-    """(updates, loss in bits a token) of each validation, by updates; empty where there is no log.
+    """[(updates, loss in bits per token)] of all validations, in order; empty without a log.
 
-    A training that was killed and continued has some validations twice: the last counts.
+    A training that was killed and continued has some validations twice; the last one counts.
     """
     if not log.is_file():
         return []
@@ -33,7 +33,7 @@ def validation_curve(log: Path) -> list[tuple[int, float]]:
 
 
 def _parse(entry: str) -> dict:
-    """A line of the log; nothing of one that was cut off when the training was killed."""
+    """The values of a line of the log; empty for a line that was cut off when the training was killed."""
     try:
         return json.loads(entry)
     except json.JSONDecodeError:
@@ -44,7 +44,7 @@ SQUARE = 4.8  # inches, with the legend
 
 
 def noise_figures(study: Study) -> list[Figure]:
-    """BLEU against noise of the test source, for each subset that was evaluated at several levels."""
+    """BLEU against the noise level of the test source, for each subset that was evaluated at several levels."""
     subsets = dict.fromkeys(on.partition("@")[0] for on in study.sets)
     return [figure for subset in subsets for figure in _noise_figures(study, subset)]
 
@@ -74,7 +74,7 @@ def _paint_noise(axes, series: list, subset: str) -> None:
 
 
 def _noise_points(row: Row, subset: str, levels: dict) -> list[Point]:
-    """From sets such as test@10, else from the entry `robustness` of the results."""
+    """The points of a row: from sets such as test@10, else from the entry `robustness` of the results."""
     if len(levels) > 1:
         points = [point_of(x, row, on) for on, x in levels.items()]
         return [point for point in points if point is not None]
@@ -86,14 +86,14 @@ def _noise_points(row: Row, subset: str, levels: dict) -> list[Point]:
 
 
 def reliability_figures(study: Study) -> list[Figure]:
-    """Accuracy against confidence, from the first seed of each row."""
+    """Accuracy against confidence, for the first seed of each row."""
     figures = []
     for on in study.sets:
         rows = [row for row in study.rows if _calibration(row, on)]
         for number, (about, part) in enumerate(_parts(study, rows), start=1):
             name = slug(f"reliability-{on}-{number}")
             title = f"Reliability on {on}{about}"
-            caption = "Bins of equally many tokens under gold prefixes; the first seed of each row. ECE in the legend."
+            caption = "Bins of equal numbers of tokens, gold prefixes; first seed of each row. ECE in the legend."
             svg = picture(name, lambda axes, part=part, on=on: _paint_reliability(axes, study, part, on), SQUARE)
             figures.append(Figure(name, title, caption, svg))
     return figures
@@ -116,7 +116,7 @@ def _calibration(row: Row, on: str) -> dict | None:
 
 
 def training_figures(study: Study, work: Path) -> list[Figure]:
-    """Loss on the validation set against updates, a line for each seed."""
+    """Loss on the validation set against updates, one line per seed."""
     curves = {}
     for number, row in enumerate([*study.rows, *study.teachers]):
         stages = [[name for name in run.stages if re.match("(student|teacher)-", name)][-1:] for run in row.runs]
@@ -131,7 +131,7 @@ def training_figures(study: Study, work: Path) -> list[Figure]:
             lines.append((TEACHER, None, curves[len(study.rows)]))
         name = f"training-{number}"
         svg = picture(name, lambda axes, lines=lines: _paint_training(axes, lines))
-        caption = "fairseq's nll_loss on the validation set: without label smoothing. A line for each seed."
+        caption = "fairseq's nll_loss on the validation set: without label smoothing. One line per seed."
         figures.append(Figure(name, f"Training curves{about}", caption, svg))
     return figures
 
@@ -143,12 +143,12 @@ def _paint_training(axes, lines: list) -> None:
         for index, curve in enumerate(curves):
             look = Series("", [], style).look() | {"markersize": 4, "linewidth": 1.2}
             axes.plot(*zip(*curve, strict=True), label=label if index == 0 else None, **look)
-    axes.set(xlabel="updates", ylabel="loss, bits a token")
+    axes.set(xlabel="updates", ylabel="loss, bits per token")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
 
 def latency_figures(study: Study) -> list[Figure]:
-    """BLEU against the median latency, with the front: what nothing else beats in both."""
+    """BLEU against the median latency, with the Pareto front: the points that no other point beats in both."""
     figures = []
     for on in study.sets:
         pairs = [(row, _latency_point(row, on)) for row in study.rows]
@@ -157,7 +157,7 @@ def latency_figures(study: Study) -> list[Figure]:
             teachers = [point for row in study.teachers if (point := _latency_point(row, on)) is not None]
             name = slug(f"bleu-{on}-by-latency")
             svg = picture(name, lambda axes, pairs=pairs, more=teachers: _paint_latency(axes, study, pairs, more))
-            caption = "p50 of one sentence at a time, means over seeds. The line is the front: not beaten in both."
+            caption = "p50 for one sentence at a time, means over seeds. The line is the Pareto front."
             figures.append(Figure(name, f"BLEU on {on} against latency", caption, svg))
     return figures
 
@@ -176,7 +176,7 @@ def _paint_latency(axes, study: Study, pairs: list, teachers: list) -> None:
     for one in [*series, *([Series(TEACHER, teachers)] if teachers else [])]:
         xs, ys = [point.x for point in one.points], [point.mean for point in one.points]
         axes.errorbar(xs, ys, [p.spread for p in one.points], label=one.label, **one.look() | {"linestyle": ""})
-    axes.set(xlabel="latency, ms a sentence", ylabel="BLEU")
+    axes.set(xlabel="latency, ms per sentence", ylabel="BLEU")
 
 
 def _latency_point(row: Row, on: str) -> Point | None:
@@ -185,7 +185,7 @@ def _latency_point(row: Row, on: str) -> Point | None:
 
 
 def _parts(study: Study, rows: list) -> list[tuple[str, list]]:
-    """Rows in parts of few enough for one figure: by the first factor, and in pieces where that is not enough."""
+    """[(text for the title, rows)]: rows divided so that a figure has enough colours, by the first factor if needed."""
     if len(rows) <= len(COLOURS):
         return [("", rows)] if rows else []
     first, parts = next(iter(study.factors)), {}

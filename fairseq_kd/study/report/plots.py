@@ -1,6 +1,6 @@
-"""Rows of a study as series of points: what has one colour in a plot.
+"""Plots of BLEU against the factors of a study: lines for numbers, dots for words, lines over the number of parameters.
 
-Plots of BLEU over what a study varies: lines over numbers, dots for words, lines over the number of parameters.
+Rows of a study become series: points with one colour. A teacher is a series too, or a reference line.
 """
 
 import re
@@ -14,15 +14,16 @@ MOST_LEVELS = 4
 
 
 def point_of(x, row: Row, on: str) -> Point | None:
-    """The scores of a row on one evaluation set; None where there are none. x: None for one that has no place on it."""
+    """The scores of a row on one evaluation set; None without scores. x: None for a row without a place on the axis."""
     scores = row.scores(METRIC, on)
     return Point(x, scores, row.found(on)[0][METRIC].get("ci")) if scores else None
 
 
 def series_of(study: Study, names: list, pairs: list) -> list[Series]:
-    """Points in series by the factors that are not in `names`; by the method alone where these would be too many.
+    """Points as series, one per combination of the factors that are not in `names`.
 
-    pairs: (row, its point). Points of a series with the same x become one, of their means.
+    Where these would be too many, there is one series per method. pairs: [(row, its point)]. Points of a series with
+    the same x become one point, whose values are their means.
     """
     others = [name for name in study.factors if name not in names]
     groups = _grouped(pairs, others)
@@ -37,7 +38,7 @@ def series_of(study: Study, names: list, pairs: list) -> list[Series]:
 
 
 def placed(series: list[Series]) -> tuple[list[Series], list[Series]]:
-    """(what has a place on the axis, what is only a level)."""
+    """(series of the points with an x, series of the points without one, which become reference lines)."""
     parts = []
     for wanted in (True, False):
         chosen = [[point for point in one.points if (point.x is not None) == wanted] for one in series]
@@ -46,9 +47,9 @@ def placed(series: list[Series]) -> tuple[list[Series], list[Series]]:
 
 
 def teacher_series(study: Study, on: str, x_of) -> list[Series]:
-    """One teacher for all as a level; else a line where each x has one teacher; else levels, if they are few.
+    """The teachers as series: one point without x for a single teacher; one line where each x has one teacher.
 
-    x_of: row -> its place, or None.
+    Otherwise one point without x per teacher, or nothing when there are too many. x_of: row -> its x, or None.
     """
     known = [(row, users) for row, users in zip(study.teachers, study.users, strict=True) if point_of(None, row, on)]
     if len(known) == 1:
@@ -83,12 +84,12 @@ def _pooled(points: list[Point]) -> list[Point]:
 SIZE = "parameters"
 MOST_TICKS = 8
 SPREAD = "Bands and bars: ± one standard deviation over seeds; with one seed half of the bootstrap's 95 %, if measured."
-POOLED = "A small dot is one combination of the other factors, the mean of its seeds; large dots are means of these."
+POOLED = "A small dot: one combination of the other factors, mean over seeds. A large dot: the mean of the small ones."
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot. name: of its file, without .svg."""
+    """A plot. name: the name of its file without .svg."""
 
     name: str
     title: str
@@ -97,11 +98,11 @@ class Figure:
 
 
 def factor_figures(study: Study) -> list[Figure]:
-    """One for each factor and evaluation set with results; the factors that change the size share one of them."""
+    """One figure per factor and evaluation set with results. Factors that change the model size share one figure."""
     sizes = [name for name in study.factors if _changes_size(study, name)]
     axes = [(SIZE, sizes)] if sizes else []
     axes += [(name, [name]) for name in study.factors if name not in sizes and name != "method"]
-    axes = axes or [("method", ["method"])]  # elsewhere methods are the colours
+    axes = axes or [("method", ["method"])]  # in other figures the colours show the methods
     figures = [_figure(study, title, names, on) for on in study.sets for title, names in axes]
     return [figure for figure in figures if figure is not None]
 
@@ -156,7 +157,7 @@ def _figure(study: Study, title: str, names: list, on: str) -> Figure | None:
 
 
 def _name_ticks(axes, xs: list, sizes: bool) -> None:
-    """The values themselves as ticks, unless they are many; a logarithmic axis for sizes."""
+    """Put a tick at each value, unless there are many; sizes get a logarithmic axis."""
     if sizes:
         axes.set_xscale("log")
     if len(xs) <= MOST_TICKS:

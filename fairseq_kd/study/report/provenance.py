@@ -1,4 +1,4 @@
-"""Where the figures of a report come from: commands, versions, hashes; and what is missing."""
+"""The origin of the figures in a report: data, versions, hashes, signatures; and what is unfinished or failed."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ LOG_LINES_SHOWN = 15
 
 @dataclass(frozen=True)
 class Failure:
-    """A failed stage, the cells that it takes with it, and the end of its log."""
+    """A failed stage, the cells that need it, and the end of its log."""
 
     stage: str
     cells: list
@@ -28,13 +28,13 @@ def failures(plan: Plan, work: Path) -> list[Failure]:
 
 
 def older(results: dict) -> list[str]:
-    """What a reader must know of results that other versions made; empty where there are none."""
+    """The note about results that other versions made; empty without such results."""
     said = results["older"]
     return [f"{said}. `fairseq-kd study run --old-stages recompute` makes them again."] if said else []
 
 
 def unfinished(results: dict) -> list[str]:
-    """What makes a report a partial one, in words; empty when nothing is missing."""
+    """Notes on what is unfinished; empty for a finished study."""
     states = [cell["state"] for cell in results["cells"]]
     counts = {state: states.count(state) for state in ("failed", "running", "waiting") if state in states}
     lines = []
@@ -53,13 +53,13 @@ def unfinished(results: dict) -> list[str]:
 
 
 def signatures(study: Study) -> list[str]:
-    """Those of all scores in the tables."""
+    """sacreBLEU's signatures of all scores in the tables."""
     results = [result for row in [*study.teachers, *study.rows] for on in study.sets for result in row.found(on)]
     return sorted({result[metric]["signature"] for result in results for metric in study.metrics() if metric in result})
 
 
 def version_table(plan: Plan, work: Path) -> Table:
-    """Versions that the finished stages ran with; two in a line where stages differ."""
+    """The library versions of the finished stages; several per line where stages differ."""
     found = {}
     for name in plan.stages:
         for library, version in (record_of(work / "stages" / name) or {}).get("versions", {}).items():
@@ -69,18 +69,18 @@ def version_table(plan: Plan, work: Path) -> Table:
 
 
 def artefact_table(plan: Plan, work: Path, results: dict) -> Table:
-    """The spec and the output of every stage, by sha256."""
+    """The sha256 of the spec and of the output of every stage."""
     lines = [["spec", NOT_DONE, results["spec_sha256"]]]
     for name in plan.stages:
         record = record_of(work / "stages" / name) or {}
         seconds = record.get("seconds")
         lines.append([name, NOT_DONE if seconds is None else f"{seconds:,.1f}", record.get("fingerprint", NOT_DONE)])
-    notes = ["Of a training the sha256 is that of checkpoint_best.pt, of a data-bin or cache that of its manifest."]
+    notes = ["For a training this is the sha256 of checkpoint_best.pt, for a data-bin or cache that of its manifest."]
     return Table("Hashes", ["stage", "seconds", "sha256"], lines, 1, notes)
 
 
 def data_table(study: Study) -> Table | None:
-    """What each evaluation set was, by the results; None where they do not say."""
+    """Corpus and size of each evaluation set, from the results; None when no result has them."""
     lines = []
     for on in study.sets:
         results = [result for row in [*study.teachers, *study.rows] for result in row.found(on)]

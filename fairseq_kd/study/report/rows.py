@@ -1,4 +1,4 @@
-"""Rows of a report: cells that differ in their seed alone, and the results of each that are there."""
+"""Rows of a report: cells that differ only in their seed, with their results as far as they exist."""
 
 import json
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ LONG = ("hypotheses", "references")  # entries of a result that a report does no
 
 @dataclass(frozen=True)
 class Run:
-    """One training. results: evaluation set -> what `evaluate` wrote, None while it is not there."""
+    """One training. results: evaluation set -> result of `evaluate`, None while it does not exist."""
 
     seed: int | None
     results: dict
@@ -20,35 +20,36 @@ class Run:
 
 @dataclass(frozen=True)
 class Row:
-    """Runs that differ in their seed alone. factors: the values of those that vary and concern it."""
+    """Runs that differ only in their seed. factors: values of the factors that vary and have an effect on it."""
 
     factors: dict
     runs: list
 
     @property
     def label(self) -> str:
-        """In words, such as "word, noise 10"."""
+        """The values as text, such as "word, noise 10"."""
         return label(self.factors)
 
     def found(self, on: str) -> list[dict]:
-        """The results on one evaluation set that are there."""
+        """The existing results on one evaluation set."""
         return [run.results[on] for run in self.runs if run.results[on] is not None]
 
     def scores(self, metric: str, on: str) -> list[float]:
-        """One a seed, of those that are there."""
+        """One score per seed with a result."""
         return [result[metric]["score"] for result in self.found(on) if metric in result]
 
     def parameters(self) -> int | None:
-        """Of the model; None where no result says so."""
+        """The number of parameters of the model; None when no result has it."""
         found = [result for on in self.runs[0].results for result in self.found(on)]
         return next((result["parameters"] for result in found if "parameters" in result), None)
 
 
 @dataclass(frozen=True)
 class Study:
-    """results.json in rows. factors: those that vary, without the seed -> their values in the order of the spec.
+    """The rows of results.json.
 
-    teachers: rows with the method "teacher"; users: for each of them the numbers of the rows that it teaches.
+    factors: factor that varies (without the seed) -> its values in the order of the spec. teachers: rows with the
+    method "teacher". users: for each teacher the numbers of the rows whose students it teaches.
     """
 
     name: str
@@ -59,26 +60,26 @@ class Study:
     users: list
 
     def metrics(self) -> list[str]:
-        """Those that any result has."""
+        """The metrics that any result has."""
         results = [result for row in [*self.teachers, *self.rows] for on in self.sets for result in row.found(on)]
         return [metric for metric in ("bleu", "chrf", "ter") if any(metric in result for result in results)]
 
 
 def label(factors: dict) -> str:
-    """Values of factors in words; that of the method speaks for itself."""
+    """Values of factors as text, each after the name of its factor; the method stands without it."""
     words = [str(factors["method"])] if "method" in factors else []
     return ", ".join([*words, *(f"{name} {value}" for name, value in factors.items() if name != "method")])
 
 
 def labels(several: list[dict]) -> list[str]:
-    """For a legend: without the values that all have, unless there is nothing else."""
+    """Labels for a legend, without the values that all rows share, unless a label would be empty."""
     common = [item for item in several[0].items() if all(item in other.items() for other in several)]
     short = [label({name: value for name, value in one.items() if (name, value) not in common}) for one in several]
     return short if all(short) else [label(one) for one in several]
 
 
 def read_study(results: dict, work: Path) -> Study:
-    """From what `write_results` returned; paths in it are relative to `work`."""
+    """Read the results that `write_results` returned; paths in them are relative to `work`."""
     cells = results["cells"]
     factors = _varying(cells)
     grouped = {}
@@ -112,7 +113,7 @@ def _run(cell: dict, work: Path) -> Run:
 
 
 def _teacher_row(teacher: dict, taught: list, factors: dict, work: Path) -> Row:
-    """With the values that all its students share and not all students have, such as the noise of its data."""
+    """The row of a teacher, with the factor values that all its students share, such as the noise of its data."""
     shared = {name: taught[0].factors.get(name) for name in factors if name != "method"}
     shared = {name: value for name, value in shared.items() if all(row.factors.get(name) == value for row in taught)}
     shared = {name: value for name, value in shared.items() if value is not None}

@@ -1,6 +1,6 @@
-"""Tables of a report: scores with marks of significance, measures, claims, stages.
+"""Tables of a report: scores with marks of significance, measures, claims.
 
-Marks of significance in a table of scores: each row against that of the method `ce` with the same other factors.
+A mark of significance compares a row with the row of method `ce` that has the same other factors.
 """
 
 import json
@@ -18,14 +18,14 @@ BETTER, WORSE = " ▲", " ▼"
 
 
 def find_marks(study: Study, metric: str) -> tuple[dict, list[str]]:
-    """({(number of the row, set): mark}, notes on how they were found or why there are none).
+    """({(number of the row, set): mark}, notes on the tests or on the reason why there are no marks).
 
-    A two-sided paired t-test over the seeds; p is corrected after Holm over all tests of the table.
+    The test is a two-sided paired t-test over the seeds. p is corrected after Holm for all tests of the table.
     """
     pairs = [(number, baseline_of(study, row), row) for number, row in enumerate(study.rows)]
     pairs = [(number, baseline, row) for number, baseline, row in pairs if baseline is not None]
     if not pairs:
-        return {}, [f"No marks of significance: no row has a row with the method {BASELINE} to be compared with."]
+        return {}, [f"No marks of significance: no row has a counterpart with the method {BASELINE}."]
     tested = []
     for number, baseline, row in pairs:
         for on in study.sets:
@@ -33,12 +33,12 @@ def find_marks(study: Study, metric: str) -> tuple[dict, list[str]]:
             if ours.keys() == theirs.keys() and len(ours) == len(row.runs) == len(baseline.runs) > 1:
                 tested.append((number, on, [ours[seed] for seed in ours], [theirs[seed] for seed in ours]))
     if not tested:
-        why = f"no row has all its seeds done and those of the row of {BASELINE} that it is compared with"
+        why = f"no row and its row of {BASELINE} have several seeds, the same ones, and all of them done"
         if all(len(row.runs) == 1 for row in study.rows):
-            why = "one seed a row"
+            why = "one seed per row"
         return {}, [f"No marks of significance: {why}. fairseq-kd compare tests two results over their segments."]
     found = [(number, on, ours, theirs, paired_t(ours, theirs)["p"]) for number, on, ours, theirs in tested]
-    found = [entry for entry in found if entry[-1] is not None]  # None: no difference between seeds varies
+    found = [entry for entry in found if entry[-1] is not None]  # None: the difference is the same for all seeds
     marks = {}
     for (number, on, ours, theirs, _), p in zip(found, holm([entry[-1] for entry in found]), strict=True):
         if p < ALPHA:
@@ -53,7 +53,7 @@ def find_marks(study: Study, metric: str) -> tuple[dict, list[str]]:
 
 
 def baseline_of(study: Study, row: Row) -> Row | None:
-    """The only row of the method `ce` that agrees with `row` in all other factors that concern it."""
+    """The only row of method `ce` that agrees with `row` in all other factors that have an effect on it."""
     if row.factors.get("method", BASELINE) == BASELINE:
         return None
     found = [
@@ -73,10 +73,10 @@ def _by_seed(row: Row, metric: str, on: str) -> dict:
 T_TESTS = {"paired_t": "paired t-test", "welch_t": "Welch's t-test"}
 NAMES = {"bleu": "BLEU", "chrf": "chrF2", "ter": "TER"}
 NOT_DONE = "–"
-# title, unit in the title; the value in a result; how it is written
+# title with unit; function from a result to the value; format
 MEASURES = (
     ("parameters", lambda r: r.get("parameters"), "{:,.0f}"),
-    ("million operations a token", lambda r: _scaled(r.get("efficiency", {}).get("operations_per_token")), "{:.2f}"),
+    ("million operations per token", lambda r: _scaled(r.get("efficiency", {}).get("operations_per_token")), "{:.2f}"),
     ("decoding, s", lambda r: r.get("seconds"), "{:.1f}"),
     ("sentences/s", lambda r: r.get("efficiency", {}).get("sentences_per_second"), "{:.1f}"),
     ("latency p50, ms", lambda r: r.get("latency", {}).get("p50_ms"), "{:.1f}"),
@@ -94,7 +94,7 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class Table:
-    """head and rows are text; the first `words` columns hold words, the others numbers."""
+    """A table of text. The first `words` columns hold words, the others numbers."""
 
     title: str
     head: list
@@ -104,7 +104,7 @@ class Table:
 
 
 def score_tables(study: Study) -> list[Table]:
-    """One a metric: mean ± standard deviation over seeds, with marks."""
+    """One table per metric: mean ± standard deviation over seeds, with marks."""
     return [_scores(study, metric) for metric in study.metrics()]
 
 
@@ -119,13 +119,13 @@ def _scores(study: Study, metric: str) -> Table:
         lines.append([*factor_words(study, row), *scores, str(len(row.runs))])
     about = [f"{NAMES[metric]}: mean ± standard deviation over seeds; {NOT_DONE} is not done."]
     if any("ci" in result.get(metric, {}) for row in study.rows for on in study.sets for result in row.found(on)):
-        about.append("With one seed, ± (95 %) is half of the interval of sacreBLEU's bootstrap.")
+        about.append("With one seed, ± (95 %) is half of the interval from sacreBLEU's bootstrap.")
     head = [*study.factors, *study.sets, "seeds"]
     return Table(NAMES[metric], head, lines, len(study.factors), about + notes)
 
 
 def factor_words(study: Study, row: Row) -> list[str]:
-    """The first columns of a row."""
+    """The first columns of a row: its values of the factors."""
     return [str(row.factors.get(name, "")) for name in study.factors]
 
 
@@ -142,7 +142,7 @@ def _score(row: Row, metric: str, on: str) -> str:
 
 
 def measure_tables(study: Study) -> list[Table]:
-    """What was measured beside the scores, one table a set; the columns for which there is a figure."""
+    """Measures other than scores, one table per evaluation set, with the columns that have a figure."""
     rows, tables = [*study.teachers, *study.rows], []
     for on in study.sets:
         columns = [column for column in MEASURES if any(_measure(row, on, column) != NOT_DONE for row in rows)]
@@ -150,7 +150,7 @@ def measure_tables(study: Study) -> list[Table]:
             continue
         lines = [[*factor_words(study, row), *(_measure(row, on, column) for column in columns)] for row in rows]
         head = [*study.factors, *(title for title, _, _ in columns)]
-        notes = ["Means over seeds. Times and memory are of this machine, with whatever else it did."]
+        notes = ["Means over seeds. Times and memory depend on the machine and on its other work."]
         tables.append(Table(f"Measures on {on}", head, lines, len(study.factors), notes))
     return tables
 
@@ -185,7 +185,10 @@ def claim_table(results: dict, work: Path) -> Table | None:
 
 
 def _tested(work: Path, claim: dict) -> tuple[str, float | None, float | None]:
-    """(test, difference, p for itself). The baseline of the comparison is the side that is said to be worse."""
+    """(test, difference, p without a correction for other claims).
+
+    The baseline of the comparison is the side that is claimed to be worse.
+    """
     if claim["comparison"] is None:
         return NOT_DONE, None, None
     found = json.loads((work / claim["comparison"]).read_text(encoding="utf-8"))
@@ -197,7 +200,7 @@ def _tested(work: Path, claim: dict) -> tuple[str, float | None, float | None]:
 
 
 def _verdict(claim: dict, difference: float | None, p: float | None) -> str:
-    """p: after the correction."""
+    """The verdict as text. p: after the correction."""
     if claim["comparison"] is None:
         return "the test failed" if claim["state"] == "failed" else "not tested yet"
     if p is None or p >= ALPHA:

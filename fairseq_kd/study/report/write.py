@@ -1,6 +1,6 @@
-"""Write the report of a study: report.html, report.md and plots/*.svg, each the same for the same results.
+"""Write the report of a study: report.html, report.md and plots/*.svg. The same results give the same files.
 
-Tables and figures -> HTML and Markdown, by the templates beside this file.
+The templates beside this file turn tables and figures into HTML and Markdown.
 """
 
 import importlib.util
@@ -27,13 +27,13 @@ from fairseq_kd.study.report.provenance import (
 )
 from fairseq_kd.study.report.rows import Study, read_study
 from fairseq_kd.study.report.tables import Table, claim_table, measure_tables, score_tables
-from fairseq_kd.study.results import write_results
+from fairseq_kd.study.show import write_results
 
 FOLDER = Path(__file__).parent
 
 
 def render(template: str, content: dict) -> str:
-    """A filled template. Values are escaped in HTML; in Markdown by the filter `cell` and by `markdown_table`."""
+    """Fill a template. HTML escapes all values; Markdown escapes them by the filter `cell` and in `markdown_table`."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -51,7 +51,7 @@ def render(template: str, content: dict) -> str:
 
 
 def markdown_table(table: Table) -> str:
-    """With its title and notes."""
+    """A table as Markdown, with its title and notes."""
     right = "---:|" * (len(table.head) - table.words)
     lines = [f"## {escape(table.title)}", "", _line(table.head), f"|{'---|' * table.words}{right}"]
     lines += [_line(row) for row in table.rows]
@@ -59,7 +59,7 @@ def markdown_table(table: Table) -> str:
 
 
 def escape(text: str) -> str:
-    """Text that means nothing else in Markdown, and stays in its cell of a table."""
+    """Escape text for Markdown, so that it has no markup and stays in its cell of a table."""
     text = str(text).replace("&", "&amp;").replace("<", "&lt;").replace("\\", "\\\\").replace("|", "\\|")
     for mark in "*_`[]":
         text = text.replace(mark, f"\\{mark}")
@@ -72,27 +72,27 @@ def _line(cells: list) -> str:
 
 HTML_NAME, MARKDOWN_NAME, PLOTS = "report.html", "report.md", "plots"
 NEEDED = ("matplotlib", "jinja2")
-# the background of a picture by itself may be light or dark: its text follows the reader's setting
+# A picture outside of the page has a light or dark background: its text follows the reader's setting.
 STYLE = "<style>svg { color: #1b1f24 } @media (prefers-color-scheme: dark) { svg { color: #e6e8ea } }</style>"
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """A plot for which there are no data, and what gives them."""
+class Omitted:
+    """A kind of plot without data, and how to get the data."""
 
     title: str
     remedy: str
 
 
 def check_packages() -> None:
-    """Raises KDError where a report could not be written."""
+    """Raises KDError when a package that reports need is not installed."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise KDError(f"reports need {' and '.join(missing)}: pip install 'fairseq_kd[report]'")
 
 
 def write_report(plan: Plan, work: Path) -> str:
-    """Write results.json and the report of a study, finished or not; return its main tables as Markdown.
+    """Write results.json and the report of a finished or unfinished study; return its main tables as Markdown.
 
     Raises KDError, before anything is written, when a package is missing or another process writes the report.
     """
@@ -104,7 +104,7 @@ def write_report(plan: Plan, work: Path) -> str:
 def _write_report(plan: Plan, work: Path) -> str:
     results = write_results(plan, work)
     study = read_study(results, work)
-    figures, left_out = _figures(study, work)
+    figures, omitted = _figures(study, work)
     main = [table for table in (claim_table(results, work), *score_tables(study)) if table is not None]
     others = [data_table(study), version_table(plan, work), artefact_table(plan, work, results)]
     content = {
@@ -117,7 +117,7 @@ def _write_report(plan: Plan, work: Path) -> str:
         "main": main,
         "measures": measure_tables(study),
         "figures": figures,
-        "left_out": left_out,
+        "omitted": omitted,
         "signatures": signatures(study),
         "provenance": [table for table in others if table is not None],
         "commands": {name: command or "(not run yet)" for name, command in results["commands"].items()},
@@ -129,8 +129,8 @@ def _write_report(plan: Plan, work: Path) -> str:
     return "\n\n".join([*(f"**{line}**" for line in notes), *map(markdown_table, main)])
 
 
-def _figures(study: Study, work: Path) -> tuple[list[Figure], list[LeftOut]]:
-    """The plots for which there are data, and the kinds for which there are none."""
+def _figures(study: Study, work: Path) -> tuple[list[Figure], list[Omitted]]:
+    """The plots with data, and the kinds of plots without."""
     kinds = (
         (factor_figures(study), "BLEU against the factors", "finish a cell: fairseq-kd study run"),
         (noise_figures(study), "BLEU against noise in the source",
@@ -141,11 +141,11 @@ def _figures(study: Study, work: Path) -> tuple[list[Figure], list[LeftOut]]:
          "the trainings have not validated yet, or their train.log is gone"),
     )  # fmt: skip
     figures = _distinct([figure for found, _, _ in kinds for figure in found])
-    return figures, [LeftOut(title, remedy) for found, title, remedy in kinds if not found]
+    return figures, [Omitted(title, remedy) for found, title, remedy in kinds if not found]
 
 
 def _distinct(figures: list[Figure]) -> list[Figure]:
-    """Files and ids need names of their own: of factors in other alphabets little is left, or nothing."""
+    """Give each figure another name, for its file and ids: names of factors in other alphabets lose their letters."""
     found = {}
     for figure in figures:
         name, number = figure.name, 1
@@ -157,7 +157,7 @@ def _distinct(figures: list[Figure]) -> list[Figure]:
 
 
 def _write_plots(folder: Path, figures: list[Figure]) -> None:
-    """The figures as files, and none that an earlier report has left there."""
+    """Write the figures as files, and remove the files of an earlier report."""
     shutil.rmtree(folder.with_name(f".{folder.name}"), ignore_errors=True)  # an earlier version's, killed
     shutil.rmtree(folder, ignore_errors=True)
     with folder_in_progress(folder) as temporary:

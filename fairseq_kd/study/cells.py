@@ -1,0 +1,169 @@
+"""Cells: every combination of the factors' values, except those that are excluded or repeat another one.
+
+A factor whose settings have no effect on a cell, such as a decoding strategy with method ce, is no part of that cell,
+so combinations that differ in it alone are one cell.
+"""
+
+import hashlib
+import itertools
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.study.factors import (
+    DEFAULTS,
+    SETTINGS,
+    assignments,
+    check_exclusions,
+    check_factors,
+    read_exclusions,
+    settings_of_value,
+)
+from fairseq_kd.study.sections import BUDGETS, check_shares
+from fairseq_kd.study.spec import Spec
+
+LONGEST_NAME = 200  # bytes: the name of a cell is the name of a folder
+HASH_LENGTH = 6
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One student: the values of the factors that have an effect on it, and all its settings.
+
+    settings: each of SETTINGS -> value (`noise-level` for `noise`), and section -> options.
+    """
+
+    name: str
+    factors: dict
+    settings: dict
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The cells of a study, and the numbers of combinations that are excluded or repeat another cell."""
+
+    cells: list
+    excluded: int
+    repeated: int
+
+
+def make_cells(spec: Spec) -> Cells:
+    """The cells of a spec. Raises KDError for factors, exclusions and sections that cannot be used."""
+    factors = check_factors(spec)
+    exclusions = read_exclusions(spec, factors)
+    combinations = [dict(zip(factors, values, strict=True)) for values in itertools.product(*factors.values())]
+    effective = [_effective(spec, combination) for combination in combinations]
+    kept = [values for values in effective if not any(exclusion.removes(values) for exclusion in exclusions)]
+    check_exclusions(spec, factors, exclusions, effective, kept)
+    for values in kept:
+        _check_overriding(spec, values)
+    _check_sections(spec, kept)
+    unique = list({tuple(values.items()): values for values in kept}.values())
+    varying = [name for name in factors if len(factors[name]) > 1 or isinstance(spec.factors[name], dict)] or ["method"]
+    names = _names([{name: value for name, value in values.items() if name in varying} for values in unique])
+    cells = [Cell(name, values, _settings(spec, values)) for name, values in zip(names, unique, strict=True)]
+    return Cells(cells, excluded=len(combinations) - len(kept), repeated=len(kept) - len(unique))
+
+
+def _has_effect(setting: str, values: dict) -> bool:
+    """Whether a setting has an effect on a cell with these values of SETTINGS.
+
+    values["noisy"]: whether the training or the evaluation data of the cell have noise.
+    """
+    section, method, distils = setting.partition(".")[0], values["method"], values["method"] != "ce"
+    if setting in ("teacher-choice", "budget.teacher") or section == "teacher":
+        return distils
+    if section in ("kd", "signal"):
+        return "word" in method
+    if section == "select":
+        return distils and values["teacher-choice"] is not None
+    if section == "cache":
+        return "word" in method and values["signal"] == "cache"
+    if section in ("decode", "mix-gold"):
+        return "seq" in method
+    if setting == "teacher-noise":
+        return distils and values["noise"] > 0
+    return values["noisy"] if setting.startswith("noise.") else True
+
+
+def _effective(spec: Spec, combination: dict) -> dict:
+    """The values of a combination that have an effect, in the order of the spec."""
+    given = {name: settings_of_value(spec, name, value) for name, value in combination.items()}
+    assigned = [pair for name, value in combination.items() for pair in assignments(spec, name, value)]
+    values = dict(DEFAULTS) | {setting: value for setting, value in assigned if setting in SETTINGS}
+    values["noisy"] = values["noise"] > 0 or any(spec.sections["evaluate"]["noise"])
+    return {name: combination[name] for name in combination if any(_has_effect(s, values) for s in given[name])}
+
+
+def _check_overriding(spec: Spec, values: dict) -> None:
+    """Raises KDError when two factors of a cell assign one setting: the cell's name would show the overridden value."""
+    setters = {}
+    for name, value in values.items():
+        for setting, _ in assignments(spec, name, value):
+            if setting in setters:
+                both = f"the factors {setters[setting]} and {name} both set" if setters[setting] != name else (
+                    f"the value {value} of the factor {name} sets twice"
+                )  # fmt: skip
+                raise KDError(f"{spec.path}: {both} {setting}, so one would override the other; leave one of them out")
+            setters[setting] = name
+
+
+def _check_sections(spec: Spec, kept: list) -> None:
+    """Raises KDError for a section of the spec that has no effect on any cell, and for options that the cells lack."""
+    cells = [_settings(spec, values) for values in kept]
+    noisy = any(spec.sections["evaluate"]["noise"])
+    values = [cell | {"noise": cell["noise-level"], "noisy": cell["noise-level"] or noisy} for cell in cells]
+    for section in ("teacher", "select", "kd", "cache", "decode", "noise"):
+        if section in spec.written and not any(_has_effect(f"{section}.", cell) for cell in values):
+            raise KDError(f"{spec.path}: the section {section} has no effect on any cell; leave it out")
+    for cell in cells:
+        check_shares(spec.path, cell["noise"])
+        training = cell["common"] | cell["teacher"]
+        several = "save-interval-updates" in training and training.get("keep-interval-updates", -1) != 1
+        if cell["teacher-choice"] is not None and not several:
+            raise KDError(
+                f"{spec.path}: teacher-choice needs a teacher with several checkpoints: give save-interval-updates in "
+                "the section teacher, and keep-interval-updates above 1 or not at all"
+            )
+    for who in BUDGETS:
+        if (
+            "budget" in cells[0]
+            and who not in spec.sections["budget"]
+            and any(_has_effect(f"budget.{who}", c | {"noise": 0}) for c in cells)
+        ):
+            raise KDError(f"{spec.path}: budget lacks {who!r}, the number of updates")
+
+
+def _settings(spec: Spec, values: dict) -> dict:
+    settings = dict(DEFAULTS) | {name: dict(options) for name, options in spec.sections.items()}
+    noise = 0
+    for name, value in values.items():
+        for setting, assigned in assignments(spec, name, value):
+            section, _, option = setting.rpartition(".")
+            if not section and setting == "noise":
+                noise = assigned
+            elif section:
+                settings[section][option] = assigned
+            else:
+                settings[setting] = assigned
+    return settings | {"noise-level": noise}
+
+
+def _names(cells: list[dict]) -> list[str]:
+    """The folder of each cell, named by its values.
+
+    A hash of the values is added where the name would be too long, or the same as another cell's.
+    """
+    words = [",".join(f"{name}={value}" for name, value in values.items()) for values in cells]
+    names = [re.sub(r"[^\w.,=+%-]+", "_", word) for word in words]
+    counts = Counter(names)
+    return [
+        name if counts[name] == 1 and len(name.encode()) <= LONGEST_NAME else _with_hash(name, word)
+        for name, word in zip(names, words, strict=True)
+    ]
+
+
+def _with_hash(name: str, word: str) -> str:
+    kept = name.encode()[:LONGEST_NAME].decode(errors="ignore")
+    return f"{kept}-{hashlib.sha256(word.encode()).hexdigest()[:HASH_LENGTH]}"
