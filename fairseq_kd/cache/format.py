@@ -29,7 +29,7 @@ import torch
 
 from fairseq_kd.cache.tail_shapes import affinity
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.loss.divergence import bucket, temper
+from fairseq_kd.loss.rows import bucket, temper
 from fairseq_kd.loss.signal import SMALLEST_TAIL
 
 FORMAT = 2

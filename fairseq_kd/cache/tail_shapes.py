@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from fairseq_kd.loss.divergence import bucket, temper
+from fairseq_kd.loss.rows import bucket, temper
 
 LARGEST_SAMPLE = 20_000  # target tokens
 LARGEST_SAMPLE_VALUES = 1 << 28  # tokens times types, two bytes each: 512 MiB

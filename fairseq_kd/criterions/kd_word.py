@@ -21,9 +21,10 @@ from fairseq_kd.criterions.config import KDWordConfig, check_options
 from fairseq_kd.criterions.source import check_training_data, choose_implementation, online_source, training_source
 from fairseq_kd.criterions.task_calls import TaskCalls
 from fairseq_kd.inference.supported import check_training_task, output_projection
-from fairseq_kd.loss.divergence import temperature_scale
+from fairseq_kd.loss.divergences import DIVERGENCES
 from fairseq_kd.loss.fused import fused_loss, token_nll
-from fairseq_kd.loss.objective import Losses, Objective, reference_losses, weighted
+from fairseq_kd.loss.objective import Losses, Objective, reference_losses, temperature_scale
+from fairseq_kd.loss.rows import weighted
 from fairseq_kd.loss.selective import RecentTokens, hardest
 
 logger = logging.getLogger(__name__)
@@ -41,13 +42,14 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
         super().__init__(task, cfg.sentence_avg, cfg.label_smoothing, cfg.ignore_prefix_size, cfg.report_accuracy)
         self.check_options(cfg)
         self.cfg = cfg
+        divergence = DIVERGENCES[str(cfg.kd_divergence)].from_options(cfg)
+        temperatures = cfg.teacher_temperature, cfg.student_temperature
         self.objective = Objective(
             kd_weight=cfg.kd_weight,
-            scale=temperature_scale(cfg.kd_scale, cfg.teacher_temperature, cfg.student_temperature),
+            scale=temperature_scale(cfg.kd_scale, *temperatures, divergence.temperature_power),
             label_smoothing=cfg.label_smoothing,
             student_temperature=cfg.student_temperature,
-            divergence=str(cfg.kd_divergence),
-            js_beta=cfg.js_beta,
+            divergence=divergence,
         )
         self.online = online_source(cfg, task)  # a plain object, so that the teacher is never part of a state dict
         self.calls = TaskCalls(task, before_training_data=self._begin_training)

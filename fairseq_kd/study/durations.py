@@ -5,7 +5,6 @@ How long an update of each model of a study takes, measured by a few of them.
 
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.process import dying_with_this_process
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.study.plan import PLAN_NAME, TRAININGS, Plan, Stage
+from fairseq_kd.study.routes import is_kd_option
 from fairseq_kd.study.stage import resolve
 from fairseq_kd.study.state import Records, end_of_log, stage_states
 
@@ -77,7 +77,6 @@ def shape(stage: Stage) -> str:
 
 UPDATES, WARM_UP = 12, 4
 LOG_LINES_SHOWN = 12
-OF_A_TEACHER = re.compile(r"--(kd-.*|teacher.*|student-temperature|js-beta)")
 
 
 def calibrate(plan: Plan, work: Path, threads: int) -> None:
@@ -150,7 +149,8 @@ def _seconds_an_update(plan: Plan, work: Path, stage: Stage, threads: int) -> fl
 def _without_teacher(command: list[str]) -> list[str]:
     kept, words = [], iter(command)
     for word in words:
-        if OF_A_TEACHER.fullmatch(word):
+        option = word.removeprefix("--")
+        if option != word and (option.startswith("teacher") or is_kd_option(option)):
             next(words)  # its value
         else:
             kept.append("label_smoothed_cross_entropy" if word == "kd_word" else word)

@@ -22,7 +22,7 @@ ALIASES = {
     "alpha": ("kd.kd-weight",),
     "temperature": ("kd.teacher-temperature", "kd.student-temperature"),
 }
-KD_OPTIONS = ("teacher-temperature", "student-temperature", "js-beta", "teacher-dtype")  # and all of kd-*
+KD_OPTIONS = ("teacher-temperature", "student-temperature", "teacher-dtype")  # and all of kd-*, see is_kd_option
 OPTION_SECTIONS = ("data", *TRAINED, "select", "kd", "cache", "decode", "noise", "evaluate")
 
 
@@ -95,7 +95,16 @@ def routes(name: str) -> tuple[str, ...]:
         return (name,)
     if name in ALIASES:
         return ALIASES[name]
-    return (f"kd.{name}" if name.startswith("kd-") or name in KD_OPTIONS else f"student.{name}",)
+    return (f"kd.{name}" if is_kd_option(name) else f"student.{name}",)
+
+
+def is_kd_option(name: str) -> bool:
+    """Whether this is an option of kd_word, without the two dashes, that says how it distils."""
+    if name.startswith("kd-") or name in KD_OPTIONS:
+        return True
+    from fairseq_kd.loss.divergences import PARAMETERS  # and with it torch
+
+    return name in {parameter.option for parameter in PARAMETERS}
 
 
 def assignments(spec: Spec, name: str, value) -> list[tuple]:

@@ -13,7 +13,7 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_one, check_one_folder
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.inference.opening import load_pair
-from fairseq_kd.loss.divergence import bucket, temper
+from fairseq_kd.loss.rows import bucket, temper
 from fairseq_kd.loss.signal import ROWS_AT_A_TIME, DenseSignal, TopKSignal
 from fairseq_kd.teacher.cached import CachedSignalSource
 
