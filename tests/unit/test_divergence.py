@@ -22,8 +22,7 @@ LN2, LN3, LN5, LN7 = (math.log(number) for number in (2, 3, 5, 7))
 BY_HAND = {
     "kl": [
         ({}, (1 / 2, 1 / 2), (1 / 4, 3 / 4), LN2 - LN3 / 2),  # 1/2 ln 2 + 1/2 ln 2/3
-        ({}, (1 / 2, 1 / 2, 0), (1 / 8, 3 / 8, 1 / 2), 2 * LN2 - LN3 / 2),  # 1/2 ln 4 + 1/2 ln 4/3
-        ({}, (1 / 2, 1 / 2, 0), (1 / 4, 3 / 4, 0), LN2 - LN3 / 2),
+        ({}, (1 / 2, 1 / 2, 0, 0), (1 / 8, 3 / 8, 1 / 2, 0), 2 * LN2 - LN3 / 2),  # 1/2 ln 4 + 1/2 ln 4/3
         ({}, (1 / 2, 0, 1 / 2), (1 / 4, 3 / 4, 0), math.inf),
         ({}, (1 / 2, 1 / 2), (9 / 10, 1 / 10), LN5 - LN3),  # 1/2 ln 5/9 + 1/2 ln 5
     ],
@@ -34,11 +33,20 @@ BY_HAND = {
     ],
     "js": [
         ({}, (1, 0), (0, 1), LN2),  # nothing in common: m = (1/2, 1/2)
-        ({}, (1 / 2, 1 / 2, 0), (1 / 2, 0, 1 / 2), LN2 / 2),  # m = (1/2, 1/4, 1/4): 1/2 ln 2 on each side
-        ({}, (1 / 2, 1 / 2, 0, 0), (1 / 2, 0, 1 / 2, 0), LN2 / 2),
+        ({}, (1 / 2, 1 / 2, 0, 0), (1 / 2, 0, 1 / 2, 0), LN2 / 2),  # m = (1/2, 1/4, 1/4, 0): 1/2 ln 2 on each side
         # m = (7/10, 3/10): 1/2 (1/2 ln 5/7 + 1/2 ln 5/3) + 1/2 (9/10 ln 9/7 + 1/10 ln 1/3)
         ({}, (1 / 2, 1 / 2), (9 / 10, 1 / 10), (2 * LN5 + 2.4 * LN3 - 2.8 * LN7) / 4),
         ({"js_beta": 1 / 4}, (1, 0), (0, 1), 2 * LN2 - 3 * LN3 / 4),  # m = (1/4, 3/4): 1/4 ln 4 + 3/4 ln 4/3
+    ],
+    "skew_kl": [
+        ({}, (1, 0), (0, 1), LN2 + LN5),  # m = (1/10, 9/10): ln 10
+        ({"skew_alpha": 1 / 4}, (1 / 2, 1 / 2), (1, 0), 2 * LN2 - LN7 / 2),  # m = (7/8, 1/8): 1/2 ln 4/7 + 1/2 ln 4
+        ({"skew_alpha": 1 / 2}, (1 / 2, 1 / 2, 0), (1 / 2, 0, 1 / 2), LN2 / 2),  # m = (1/2, 1/4, 1/4)
+    ],
+    "skew_reverse_kl": [
+        ({}, (1, 0), (0, 1), LN2 + LN5),  # m = (9/10, 1/10): ln 10
+        ({"skew_alpha": 1 / 4}, (1 / 2, 1 / 2), (1, 0), 3 * LN2 - LN5),  # m = (5/8, 3/8): ln 8/5
+        ({"skew_alpha": 1 / 4}, (1 / 2, 1 / 2, 0), (0, 1 / 2, 1 / 2), LN2),  # m = (3/8, 1/2, 1/8): 1/2 ln 1 + 1/2 ln 4
     ],
     "mse": [
         ({}, (1 / 2, 1 / 2, 0), (1 / 8, 3 / 8, 1 / 2), LN3**2 / 4),  # -ln 4 and ln 3/4: mean +- (ln 3) / 2
@@ -234,11 +242,3 @@ def test_ranking_of_cases_worked_by_hand():
     # First part: entry 1 is above entry 0 by 0.1. Second part: entry 2, which is less probable for the teacher than
     # both, is above 0 by 0.3 and above 1 by 0.2; entry 1, less probable than 0, is above 0 by 0.1.
     assert ranked([0.2, 0.3, 0.5], [0.6, 0.3, 0.1], size=2) == pytest.approx(0.1 + 0.3 + 0.2 + 0.1, abs=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("policy", "teacher", "student", "expected"),
-    [("auto", 1, 1, 1), ("auto", 2, 2, 4), ("auto", 2, 1, 1), ("none", 3, 3, 1), ("2.5", 2, 2, 2.5)],
-)
-def test_temperature_scale(policy, teacher, student, expected):
-    assert temperature_scale(policy, teacher, student) == expected

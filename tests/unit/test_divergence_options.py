@@ -5,6 +5,7 @@ import pytest
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.criterions.config import DEFAULTS, KDWordConfig, check_options
 from fairseq_kd.loss.divergences import DIVERGENCES, PARAMETERS
+from fairseq_kd.loss.objective import temperature_scale
 from fairseq_kd.search.strategies import resolve_kd_word
 from fairseq_kd.search.values import option_names
 from fairseq_kd.study.routes import routes
@@ -31,3 +32,11 @@ def test_options_factors_and_searches_know_every_divergence_and_parameter():
                 check_options(KDWordConfig(teacher="t.pt", kd_divergence=name, **{parameter.name: parameter.high / 3}))
     for parameter in PARAMETERS:
         assert routes(parameter.option) == (f"kd.{parameter.option}",) and parameter.option in option_names()
+
+
+@pytest.mark.parametrize(
+    ("policy", "teacher", "student", "expected"),
+    [("auto", 1, 1, 1), ("auto", 2, 2, 4), ("auto", 2, 1, 1), ("none", 3, 3, 1), ("2.5", 2, 2, 2.5)],
+)
+def test_temperature_scale(policy, teacher, student, expected):
+    assert temperature_scale(policy, teacher, student) == expected

@@ -62,3 +62,52 @@ class JensenShannon(Divergence):
         """JS_β."""
         beta, mixture = self.js_beta, mix(teacher, student, self.js_beta)
         return beta * kl(teacher, mixture) + (1 - beta) * kl(student, mixture)
+
+
+SKEW_ALPHA = Parameter(
+    "skew_alpha",
+    default=0.1,
+    low=0,
+    high=1,
+    help="α of --kd-divergence skew_kl and skew_reverse_kl, above 0 and below 1: the share of the first distribution "
+    "that is mixed into the second",
+    at_the_ends="0 gives --kd-divergence kl or reverse_kl, 1 gives 0 for every pair",
+)
+
+
+@register
+class SkewKL(Divergence):
+    """KL(p || α p + (1 - α) q), with α = --skew-alpha: forward KL that is finite where the student excludes an outcome.
+
+    It is at most ln 1/α. Near q = p it is (1 - α)² KL(p || q), so α makes the teacher's term a little weaker.
+    Read for the definition: the authors' code (github.com/jongwooko/distillm, distillm/losses.py, skewed_forward_kl,
+    whose `lam` = 0.1 is α), not the paper's text. The code leaves out the teacher's entropy, a constant; here the value
+    is 0 where the two agree. The code gives outcomes with -inf on either side no loss; here they have their limits.
+    """
+
+    name = "skew_kl"
+    formula = "KL(p||αp + (1-α)q)"
+    source = "Ko et al. 2024 (DistiLLM, arXiv 2402.03898)"
+    parameters = (SKEW_ALPHA,)
+
+    def between(self, student, teacher):
+        """KL(p || α p + (1 - α) q)."""
+        return kl(teacher, mix(teacher, student, self.skew_alpha))
+
+
+@register
+class SkewReverseKL(Divergence):
+    """KL(q || (1 - α) p + α q), with α = --skew-alpha: reverse KL that is finite where the teacher excludes an outcome.
+
+    It is at most ln 1/α. Near q = p it is (1 - α)² KL(q || p).
+    Read for the definition: the authors' code, as for SkewKL (skewed_reverse_kl, whose `lam` = 0.1 is α).
+    """
+
+    name = "skew_reverse_kl"
+    formula = "KL(q||(1-α)p + αq)"
+    source = "Ko et al. 2024 (DistiLLM, arXiv 2402.03898)"
+    parameters = (SKEW_ALPHA,)
+
+    def between(self, student, teacher):
+        """KL(q || (1 - α) p + α q)."""
+        return kl(student, mix(teacher, student, 1 - self.skew_alpha))
