@@ -10,8 +10,7 @@ from torch.distributions import Categorical, kl_divergence
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.loss.divergences import DIVERGENCES
 from fairseq_kd.loss.divergences.kl import ranking
-from fairseq_kd.loss.objective import Objective, divergence, temperature_scale
-from fairseq_kd.loss.rows import temper
+from fairseq_kd.loss.objective import Objective, divergence
 from fairseq_kd.loss.signal import DenseSignal
 
 NONE = float("-inf")
@@ -109,34 +108,6 @@ def test_unequal_shapes_are_refused_and_no_gradient_reaches_the_teacher(name):
         DIVERGENCES[name]().value(student, teacher[:, :-1])
     DIVERGENCES[name]().value(student, teacher.requires_grad_()).sum().backward()
     assert teacher.grad is None and student.grad is not None
-
-
-@ALL
-@pytest.mark.parametrize("kind", ["dense", "top_k"])
-def test_a_temperature_acts_on_both_sides_or_is_said_to_have_no_effect(name, kind):
-    """At temperature 2 the value is that of the tempered distributions at temperature 1."""
-    student, teacher = random_logits(1).log_softmax(-1), random_logits(2).log_softmax(-1)
-    hot = [temper(lprobs, 2) for lprobs in (student, teacher)]
-    found = []
-    for (own, theirs), temperature in (((student, teacher), 2), (hot, 1)):
-        signal = DenseSignal(theirs, None, temperature)
-        signal = signal.truncate(7) if kind == "top_k" else signal
-        objective = Objective(divergence=DIVERGENCES[name](), student_temperature=temperature)
-        found.append(divergence(own, signal, objective)[0])
-    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("name", [name for name, known in DIVERGENCES.items() if known.takes_temperatures])
-def test_auto_scale_keeps_the_size_of_the_gradient_at_high_temperature(name):
-    """For tie, whose two parts fall at different rates, of its first part."""
-    found = DIVERGENCES[name]()
-    sizes = []
-    for temperature in (100.0, 400.0):
-        z = random_logits(8).requires_grad_()
-        value = found.value(*(temper(logits.log_softmax(-1), temperature) for logits in (z, random_logits(9))))
-        scale = temperature_scale("auto", temperature, temperature, found.temperature_power)
-        sizes.append(torch.autograd.grad(scale * value.sum(), z)[0].norm())
-    assert sizes[0] / sizes[1] == pytest.approx(1, abs=0.05)
 
 
 def exclude(logits, entries):
