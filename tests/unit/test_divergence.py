@@ -52,6 +52,11 @@ BY_HAND = {
         ({}, (1 / 2, 1 / 4, 1 / 4), (1 / 2, 1 / 2, 0), LN2**2 / 4),  # 0 and ln 2
         ({}, (1, 0), (0, 1), 0.0),  # no outcome has two logits
     ],
+    "tvd": [
+        ({}, (1 / 2, 1 / 2), (9 / 10, 1 / 10), 2 / 5),  # 1/2 (2/5 + 2/5)
+        ({}, (1, 0, 0), (0, 1, 0), 1.0),
+        ({}, (1 / 2, 1 / 2, 0), (1 / 2, 0, 1 / 2), 1 / 2),
+    ],
     "tie": [
         # kl: 1/2 ln 2 + 1/2 ln 2/3. Ranking: the teacher has no order, so its first is outcome 0, below 1 by 1/2
         ({}, (1 / 2, 1 / 2), (1 / 4, 3 / 4), LN2 - LN3 / 2 + 1 / 2),
@@ -213,3 +218,10 @@ def test_ranking_of_cases_worked_by_hand():
     # First part: entry 1 is above entry 0 by 0.1. Second part: entry 2, which is less probable for the teacher than
     # both, is above 0 by 0.3 and above 1 by 0.2; entry 1, less probable than 0, is above 0 by 0.1.
     assert ranked([0.2, 0.3, 0.5], [0.6, 0.3, 0.1], size=2) == pytest.approx(0.1 + 0.3 + 0.2 + 0.1, abs=1e-12)
+
+
+def test_tvd_gives_no_gradient_where_the_two_agree_and_half_the_sign_elsewhere():
+    """By the probabilities (0.25, 0.5, 0.25) of the student: 0, 1/2 and -1/2, so by its lprobs 0, 1/4 and -1/8."""
+    teacher, student = log_probs((1 / 4, 1 / 4, 1 / 2), (1 / 4, 1 / 2, 1 / 4))
+    (gradient,) = torch.autograd.grad(DIVERGENCES["tvd"]().value(student.requires_grad_(), teacher), student)
+    torch.testing.assert_close(gradient, torch.tensor([[0, 1 / 4, -1 / 8]], dtype=torch.float64))

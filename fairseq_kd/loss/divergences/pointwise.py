@@ -28,3 +28,25 @@ class CentredMSE(Divergence):
         count = (~none).sum(dim=-1, keepdim=True).clamp(min=1)
         centred = (difference - difference.sum(dim=-1, keepdim=True) / count).masked_fill(none, 0)
         return centred.square().sum(dim=-1) / count.squeeze(-1)
+
+
+@register
+class TotalVariation(Divergence):
+    """Total variation distance ½ Σ |p - q|, from 0 (equal) to 1 (nothing in common).
+
+    It is not differentiable where p = q for an outcome: there the outcome gives the subgradient 0. Elsewhere the
+    derivative by q is +1/2 or -1/2 for each outcome, however near q is to p.
+    Its gradient falls as 1 / T when both temperatures are T, because the difference of two flat distributions falls as
+    1 / T and here it is not squared. So --kd-scale auto multiplies by T, and not by T².
+    A bucket gives a lower bound of the value over the whole vocabulary: differences inside of the bucket cancel.
+    """
+
+    name = "tvd"
+    formula = "½ Σ|p - q|"
+    source = "Wen et al. 2023 (f-distill, arXiv 2307.15190), there per sequence"
+    temperature_power = 1
+    is_smooth = False
+
+    def between(self, student, teacher):
+        """½ Σ |p - q| over the K outcomes."""
+        return (teacher.exp() - student.exp()).abs().sum(dim=-1) / 2
