@@ -28,7 +28,9 @@ def _divergence_help() -> str:
 
 def _scale_help() -> str:
     others = [known for known in DIVERGENCES.values() if known.takes_temperatures and known.temperature_power != 2]
-    exceptions = "".join(f"; for {known.name} T^{known.temperature_power} instead of T²" for known in others)
+    powers = {0: "1", 1: "T"}
+    named = ((known.name, powers.get(known.temperature_power, f"T^{known.temperature_power}")) for known in others)
+    exceptions = "".join(f"; for {name} {power} instead of T²" for name, power in named)
     return (
         f"factor λ of the teacher's term: auto (T² when both temperatures are T, else 1{exceptions}), none, or a number"
     )

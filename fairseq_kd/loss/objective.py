@@ -2,7 +2,8 @@
 
     loss = (1 - α) · CE_ε(gold, student) + α · λ · D(teacher at τt, student at τs)
 
-`fused` computes the same in chunks, without an array of size N x V.
+`fused` computes the same in chunks, without an array of size N x V. With selective KD, α is 0 for the tokens that are
+not selected (`hardest`, `RecentTokens`).
 """
 
 from dataclasses import dataclass, field, replace
@@ -98,3 +99,53 @@ def divergence(lprobs: torch.Tensor, signal: DenseSignal | TopKSignal, objective
         signal = DenseSignal(signal.rows(), None)  # computed once
     student = temper(lprobs, objective.student_temperature)
     return objective.divergence.of_signal(student, signal), signal.most_probable()
+
+
+UNIT = 2**16  # values are kept as integers, in units of 1/65,536 nat: .half() of a module does not change integers
+
+
+def hardest(nll: torch.Tensor, rate: float) -> torch.Tensor:
+    """Which of the N tokens are in the share `rate` (0..1] with the largest nll (N,); at least one is. Bool (N,).
+
+    Selective KD: only these tokens get the teacher's term. The other tokens keep their cross-entropy: their α is 0.
+    Source: Wang et al., ACL 2021 (arXiv 2105.12967), batch-level selection.
+    """
+    return nll >= _threshold(nll, rate) if len(nll) else torch.zeros_like(nll, dtype=torch.bool)
+
+
+def _threshold(nll: torch.Tensor, rate: float) -> torch.Tensor:
+    count = max(1, round(rate * len(nll)))
+    return nll.topk(count, sorted=False).values.min()
+
+
+class RecentTokens(torch.nn.Module):
+    """The nll of the last `size` training tokens, over which the threshold of a global-level selection is computed.
+
+    Source: Wang et al., ACL 2021 (arXiv 2105.12967), global-level selection.
+    It is a module, so that fairseq saves it with the criterion and a resumed training has the same threshold. fairseq
+    saves the state of a criterion only if the criterion has a trainable parameter: this is `anchor`, which never
+    changes. Each process of a distributed training has its own recent tokens. The tokens of the first process are
+    saved, and all processes continue from them.
+    """
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.register_buffer("values", torch.zeros(size, dtype=torch.int32))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        self.anchor = torch.nn.Parameter(torch.zeros(1))
+
+    @torch.no_grad()
+    def push(self, nll: torch.Tensor) -> None:
+        """Append the finite values of the nll (N,) of a batch; they replace the oldest values."""
+        nll = nll[nll.isfinite()]
+        size, new = self.values.numel(), (nll.detach().float() * UNIT).round().int()[-self.values.numel() :]
+        places = (self.seen + torch.arange(len(new), device=nll.device)) % size
+        self.values[places] = new
+        self.seen += len(new)
+
+    def hardest(self, nll: torch.Tensor, rate: float) -> torch.Tensor:
+        """Which of the N tokens of a batch are as hard as the hardest share `rate` of the recent tokens. Bool (N,)."""
+        if len(nll) == 0 or int(self.seen) == 0:
+            return torch.zeros_like(nll, dtype=torch.bool)
+        known = self.values[: min(int(self.seen), self.values.numel())]
+        return nll.detach() * UNIT >= _threshold(known.float(), rate) - 0.5

@@ -65,7 +65,7 @@ def test_a_mistyped_teacher_is_found_before_data_are_loaded_and_a_validation_nee
         with pytest.raises(SystemExit) as stopped:
             task.load_dataset(subset, combine=False, epoch=1)  # as fairseq-train does
         assert stopped.value.code == 2 and subset not in task.datasets
-        assert f"{missing} is not there" in capsys.readouterr().err
+        assert f"{missing} does not exist" in capsys.readouterr().err
 
 
 def test_a_folder_in_the_place_of_the_teacher_and_a_file_of_somebody_else(data_bin, tmp_path, capsys, monkeypatch):
