@@ -72,7 +72,7 @@ def main() -> None:
     print(f"{'k':>3}{'bits':>9}{'ratio':>8}{'shapes':>8}{'renormalised':>14}{'bytes, T = 1':>14}{'three T':>9}")
     for k in SIZES:
         sizes = [CacheFormat(k, ts, types, tail_shapes=TAIL_SHAPES) for ts in ((1.0,), (1.0, 2.0, 4.0))]
-        one, three = (size.bytes_a_token() for size in sizes)
+        one, three = (size.bytes_per_token() for size in sizes)
         bits, ratios = truncated[k] / tokens / BITS, [sums[k] / whole for sums in (truncated, modelled, renormalised)]
         print(f"{k:>3}{bits:>9.4f}{ratios[0]:>8.3f}{ratios[1]:>8.3f}{ratios[2]:>14.3f}{one:>14}{three:>9}")
 

@@ -98,7 +98,7 @@ def print_summary(args, manifest: dict) -> None:
     size = sum(cache_format.file_sizes(manifest["sentences"], manifest["tokens"]).values())
     print(
         f"{args.out} is complete: {manifest['tokens']:,} tokens of {manifest['sentences']:,} sentences, "
-        f"{cache_format.bytes_a_token()} bytes a token, {size / 1e6:,.1f} MB"
+        f"{cache_format.bytes_per_token()} bytes a token, {size / 1e6:,.1f} MB"
     )
     for temperature, mass in zip(manifest["temperatures"], manifest["mean_tail_mass"], strict=True):
         print(f"    temperature {temperature:g}: {100 * mass:.2f} % of the mass outside of the {manifest['k']} types")

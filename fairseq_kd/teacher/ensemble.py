@@ -43,7 +43,7 @@ class Teachers:
         return signals[0] if len(signals) == 1 else AveragedSignal(signals)
 
     def fingerprint(self) -> dict:
-        """Paths, and a hash of the contents: the sha256 of one file, or a sha256 over the sha256s of several, in order."""
+        """Paths, and a hash of the contents: the sha256 of one file, or the sha256 of the list of several sha256s."""
         found = [sha256_file(path) for path in self.paths]
         sha256 = found[0] if len(found) == 1 else hashlib.sha256("\n".join(found).encode()).hexdigest()
         return {"path": os.pathsep.join(os.path.abspath(path) for path in self.paths), "sha256": sha256}

@@ -23,8 +23,8 @@ class OnlineSignalSource:
         """
         if top_k >= len(task.target_dictionary):
             raise KDError(
-                f"--kd-top-k {top_k}: the target dictionary has only {len(task.target_dictionary)} tokens; give fewer, or 0 "
-                "to keep all"
+                f"--kd-top-k {top_k}: the target dictionary has only {len(task.target_dictionary)} tokens; give a "
+                "smaller number, or 0 to keep all"
             )
         self._arguments = {"path": path, "data": data, "dtype": dtype, "trust": trust}
         self._task = task

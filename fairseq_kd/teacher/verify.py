@@ -19,8 +19,8 @@ from fairseq_kd.teacher.cached import CachedSignalSource
 
 # Rounding of the stored values changes a probability by at most p·δ·2^-11, and the norm by p·H·2^-11 with H <= ln k:
 # below 0.002. A float32 teacher gives the same values in another batch up to 1e-5. In half precision its logits, of
-# about 30, change by 2^-11 (float16) or 2^-8 (bfloat16) of their size, and a probability by a quarter of that change in
-# either direction.
+# about 30, change by 2^-11 (float16) or 2^-8 (bfloat16) of their size, and a probability by a quarter of that change.
+# This holds for the stored value and for the value that is computed again.
 TOLERANCE = {"compact": 0.01, "float32": 0.001}
 TOLERANCE_OF_HALF = {"float32": 0.0, "float16": 0.03, "bfloat16": 0.15}
 
