@@ -66,7 +66,7 @@ def write(folder: Path, sentences: int) -> int:
     size = sum(FORMAT.file_sizes(sentences, manifest["tokens"]).values())
     print(
         f"written: {sentences:,} sentences, {manifest['tokens']:,} tokens, {size / 1e6:,.1f} MB "
-        f"({FORMAT.bytes_a_token()} bytes a token) in {seconds:.1f} s; peak memory {peak():,.0f} MB, of which "
+        f"({FORMAT.bytes_per_token()} bytes a token) in {seconds:.1f} s; peak memory {peak():,.0f} MB, of which "
         f"{before:,.0f} MB before"
     )
     return size

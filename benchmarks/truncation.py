@@ -18,7 +18,7 @@ from fairseq_kd.cache.make import TAIL_SHAPES
 from fairseq_kd.cache.tail_shapes import affinity, fit
 from fairseq_kd.inference.frozen import load_frozen
 from fairseq_kd.inference.opening import load_pair
-from fairseq_kd.loss.divergence import bucket, forward_kl
+from fairseq_kd.loss.rows import bucket, kl
 from fairseq_kd.loss.signal import TopKSignal
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -60,19 +60,19 @@ def main() -> None:
     truncated, modelled, renormalised = (dict.fromkeys(SIZES, 0.0) for _ in range(3))
     for sample, keep in batches(task, args.subset, 0, args.sentences):
         signal, lprobs = teacher.signal(sample, keep), student.signal(sample, keep).rows()
-        whole, tokens = whole + forward_kl(lprobs, signal.rows()).sum().item(), tokens + len(lprobs)
+        whole, tokens = whole + kl(signal.rows(), lprobs).sum().item(), tokens + len(lprobs)
         for k in SIZES:
             kept = signal.truncate(k)
-            truncated[k] += forward_kl(bucket(lprobs, kept.ids), kept.buckets()).sum().item()
-            modelled[k] += forward_kl(lprobs, shaped(kept, signal.rows(), shapes[k])).sum().item()
+            truncated[k] += kl(kept.buckets(), bucket(lprobs, kept.ids)).sum().item()
+            modelled[k] += kl(shaped(kept, signal.rows(), shapes[k]), lprobs).sum().item()
             alone = kept.lprobs.log_softmax(dim=-1)
-            renormalised[k] += forward_kl(lprobs.gather(-1, kept.ids), alone).sum().item()
+            renormalised[k] += kl(alone, lprobs.gather(-1, kept.ids)).sum().item()
     types = len(task.target_dictionary)
     print(f"{tokens:,} tokens, V = {types:,}; whole distribution {whole / tokens / BITS:.4f} bits")
     print(f"{'k':>3}{'bits':>9}{'ratio':>8}{'shapes':>8}{'renormalised':>14}{'bytes, T = 1':>14}{'three T':>9}")
     for k in SIZES:
         sizes = [CacheFormat(k, ts, types, tail_shapes=TAIL_SHAPES) for ts in ((1.0,), (1.0, 2.0, 4.0))]
-        one, three = (size.bytes_a_token() for size in sizes)
+        one, three = (size.bytes_per_token() for size in sizes)
         bits, ratios = truncated[k] / tokens / BITS, [sums[k] / whole for sums in (truncated, modelled, renormalised)]
         print(f"{k:>3}{bits:>9.4f}{ratios[0]:>8.3f}{ratios[1]:>8.3f}{ratios[2]:>14.3f}{one:>14}{three:>9}")
 

@@ -22,7 +22,7 @@ Word-level distillation, in the order of the data:
                        -> teacher.online                      runs beside the student, or
                        -> cache.make -> teacher.cached        ran once, and its answers come from disk
                        -> loss.signal                         what the teacher says about a batch
-                       -> loss.divergence, .objective         the readable definition, on log-probabilities
+                       -> loss.divergences, .objective        the readable definition, on log-probabilities
                        -> loss.fused                          the same from the decoder features, in chunks
                        -> criterions.kd_word                  weights, logs; called by the trainer of fairseq
 

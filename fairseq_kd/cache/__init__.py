@@ -1,1 +1,1 @@
-"""The teacher cache: format, writer, reader, and the run of a teacher that fills it."""
+"""The teacher cache: format, writer, reader, and the run of a teacher that writes it."""

@@ -1,22 +1,23 @@
-"""The teacher cache on disk: what is stored for each target token, and the distribution that is rebuilt from it.
+"""The teacher cache on disk: the stored values of each target token, and the distribution that is rebuilt from them.
 
-A folder of raw little-endian arrays, row-major, one row a target token (eos counted) in the order of the data-bin:
+A folder of raw little-endian arrays, row-major, with one row per target token (EOS counts), in the order of the
+data-bin:
 
-    ids.bin        (tokens, k)             types by falling probability; uint16, int32 when V > 65,536
-    delta.bin      (tokens, k)             t_max - t_i, nats: how far each logit (or lprob) is below the largest
-    tail.bin       (tokens, temperatures)  ln of the mass of the V - k other types at each temperature, nats
+    ids.bin        (tokens, k)             vocabulary entries by falling probability; uint16, int32 when V > 65,536
+    delta.bin      (tokens, k)             t_max - t_i, nats: the largest logit (or lprob) minus each logit
+    tail.bin       (tokens, temperatures)  ln of the mass of the V - k other entries at each temperature, nats
     offsets.bin    (sentences + 1)         int64: the first row of each sentence
     crc.bin        (sentences, 2)          uint32: zlib.crc32 of the source ids and of the target ids
-    shape_ids.bin  (tokens, 1)             uint8: which of the shapes the tail has } unless the cache was made
-    shapes.bin     (temperatures, G, V)    float32: their log-probabilities        } with --tail-shapes 0
-    manifest.json  what it was made from, with hashes; written last
+    shape_ids.bin  (tokens, 1)             uint8: number of the tail's shape        } unless the cache was made
+    shapes.bin     (temperatures, G, V)    float32: log-probabilities of the shapes } with --tail-shapes 0
+    manifest.json  what the cache was made from, with hashes; written last
 
-delta and tail are float16 (`compact`) or float32. The rebuilt probabilities of the k types at temperature T are
+delta and tail are float16 (`compact`) or float32. The rebuilt probabilities of the k entries at temperature T are
 (1 - tail_T) · softmax(-delta / T): their mass is exact, and the tail is never negative. The mass of the tail at T does
-not follow from that at another T, so the temperatures are chosen when the cache is made.
-With k = V nothing is left out: the tail is -inf, and the whole distribution is rebuilt.
-The temperatures of shapes.bin, rising, are those of the tails and 1, at which the shape of a token is chosen. Format 1
-had no shapes.
+not follow from the mass at another T, so the temperatures are chosen when the cache is made.
+With k = V no entry is left out: the tail is -inf, and the whole distribution is rebuilt.
+The temperatures of shapes.bin, in rising order, are the temperatures of the tails and 1. The shape of a token is chosen
+at 1. Format 1 had no shapes.
 """
 
 import math
@@ -29,21 +30,21 @@ import torch
 
 from fairseq_kd.cache.tail_shapes import affinity
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.loss.divergence import bucket, temper
+from fairseq_kd.loss.rows import bucket, temper
 from fairseq_kd.loss.signal import SMALLEST_TAIL
 
 FORMAT = 2
 READABLE = (1, 2)
 KIND = "fairseq_kd teacher cache"
 STORES = {"compact": "<f2", "float32": "<f4"}
-LARGEST_DELTA = 60000.0  # nats; float16 ends at 65504. Its probability is 0 in float32 all the same
+LARGEST_DELTA = 60000.0  # nats; the largest float16 is 65504. In float32 the probability is 0 in both cases
 SENTENCE_ARRAYS = {"offsets": "<i8", "crc": "<u4"}
-MOST_SHAPES = 256  # what a byte can tell apart
+MOST_SHAPES = 256  # the numbers that one byte can hold
 
 
 @dataclass(frozen=True)
 class CacheFormat:
-    """What the arrays hold. k types a token out of `types` (V), and one tail for each of the temperatures.
+    """The content of the arrays: k entries per token out of `types` (V), and one tail for each of the temperatures.
 
     tail_shapes: G, 0 for none.
     """
@@ -57,50 +58,52 @@ class CacheFormat:
     def __post_init__(self):
         if not 1 <= self.k <= self.types:
             raise KDError(
-                f"--top-k {self.k}: must be from 1 to {self.types}, the number of types in the target dictionary"
+                f"--top-k {self.k}: must be from 1 to {self.types}, the number of tokens in the target dictionary"
             )
         if not self.temperatures:
             raise KDError("--temperature: give at least one")
         for temperature in self.temperatures:
             if not (math.isfinite(temperature) and temperature > 0):
-                raise KDError(f"--temperature {temperature:g}: must be above 0, it divides the teacher's logits")
+                raise KDError(
+                    f"--temperature {temperature:g}: must be above 0, because it divides the teacher's logits"
+                )
             if self.temperatures.count(temperature) > 1:
-                raise KDError(f"--temperature {temperature:g} is given twice: leave one out")
+                raise KDError(f"--temperature {temperature:g} is given twice: give it once")
         if self.store not in STORES:
             raise KDError(f"--store {self.store}: must be one of {', '.join(STORES)}")
         if not 0 <= self.tail_shapes <= MOST_SHAPES:
             raise KDError(
-                f"--tail-shapes {self.tail_shapes}: must be from 0 (none) to {MOST_SHAPES}, what one byte a token can "
-                "tell apart"
+                f"--tail-shapes {self.tail_shapes}: must be from 0 (none) to {MOST_SHAPES}, because one byte per "
+                "token stores the number of its shape"
             )
         if self.tail_shapes and self.is_dense:
             raise KDError(
-                f"--tail-shapes {self.tail_shapes} has no effect with --top-k {self.k}: all types are stored, so there "
-                "is no tail. Leave it out"
+                f"--tail-shapes {self.tail_shapes} has no effect with --top-k {self.k}: all tokens are stored, so "
+                "there is no tail. Omit it"
             )
 
     @property
     def is_dense(self) -> bool:
-        """Whether all types are stored, so that there is no tail."""
+        """Whether all entries are stored, so that there is no tail."""
         return self.k == self.types
 
     def token_arrays(self) -> dict[str, tuple[np.dtype, int]]:
-        """(dtype, columns) of each array with a row a token."""
+        """(dtype, columns) of each array with one row per token."""
         real = np.dtype(STORES[self.store])
         ids = np.dtype("<u2" if self.types <= 1 << 16 else "<i4")
         arrays = {"ids": (ids, self.k), "delta": (real, self.k), "tail": (real, len(self.temperatures))}
         return arrays | ({"shape_ids": (np.dtype("u1"), 1)} if self.tail_shapes else {})
 
     def shape_temperatures(self) -> tuple[float, ...]:
-        """The temperatures of the tail shapes, rising."""
+        """The temperatures of the tail shapes, in rising order."""
         return tuple(sorted({1.0, *self.temperatures}))
 
     def shapes_size(self) -> tuple[int, int, int]:
-        """Size of the array of the tail shapes: temperatures, shapes, types."""
+        """Size of the array of the tail shapes: temperatures, shapes, vocabulary."""
         return len(self.shape_temperatures()), self.tail_shapes, self.types
 
-    def bytes_a_token(self) -> int:
-        """Size on disk of one target token, without the 16 bytes of each sentence."""
+    def bytes_per_token(self) -> int:
+        """Bytes per target token on disk, without the 16 bytes per sentence."""
         return sum(dtype.itemsize * columns for dtype, columns in self.token_arrays().values())
 
     def file_sizes(self, sentences: int, tokens: int) -> dict[str, int]:
@@ -118,27 +121,27 @@ class CacheFormat:
 
 
 def format_of(manifest: dict) -> CacheFormat:
-    """The format that a manifest, or the header of a cache in progress, records."""
-    shapes = manifest.get("tail_shapes", 0)  # none in format 1
+    """The format in a manifest, or in the request of an unfinished cache."""
+    shapes = manifest.get("tail_shapes", 0)  # format 1 has none
     return CacheFormat(manifest["k"], tuple(manifest["temperatures"]), manifest["types"], manifest["store"], shapes)
 
 
 def check_sizes(folder, manifest: dict) -> None:
-    """Raises KDError when an array file of a finished cache is missing or has another size than its manifest says."""
+    """Raises KDError when an array file of a complete cache is missing or has another size than its manifest says."""
     for name, expected in format_of(manifest).file_sizes(manifest["sentences"], manifest["tokens"]).items():
         path = Path(folder) / name
         found = path.stat().st_size if path.is_file() else None
         if found != expected:
             state = "is missing" if found is None else f"has {found:,} bytes"
             raise KDError(
-                f"{path} {state}, its manifest promises {expected:,}: the cache was damaged or not copied whole. Copy "
-                "it again, or remove the folder and make it again with fairseq-kd cache"
+                f"{path} {state}, its manifest promises {expected:,}: the cache was damaged or copied in part. Copy it "
+                "again, or remove the folder and make it again with fairseq-kd cache"
             )
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What is stored of n tokens: ids (n, k), delta (n, k), tail (n, temperatures); shape_ids (n, 1) if there are."""
+    """The stored values of n tokens: ids and delta (n, k), tail (n, temperatures), and with shapes shape_ids (n, 1)."""
 
     ids: np.ndarray
     delta: np.ndarray
@@ -147,10 +150,10 @@ class Rows:
 
 
 def encode(lprobs: torch.Tensor, cache_format: CacheFormat, root_shapes: torch.Tensor | None = None) -> Rows:
-    """What is stored of teacher log-probabilities (n, V) at temperature 1, not yet rounded to the stored dtypes.
+    """The values to store for teacher log-probabilities (n, V) at temperature 1, before rounding to the stored dtypes.
 
-    root_shapes (G, V): square roots of the tail shapes at temperature 1, where the format has them.
-    The tail at T is summed over the types that are left out, so that a small one keeps its precision.
+    root_shapes (G, V): square roots of the tail shapes at temperature 1, if the format has shapes.
+    The tail at T is the sum over the entries that are left out, so that a small tail keeps its precision.
     """
     top, ids = lprobs.topk(cache_format.k, dim=-1)  # (n, k)
     delta = (top[:, :1] - top).clamp(max=LARGEST_DELTA)
@@ -167,9 +170,9 @@ def encode(lprobs: torch.Tensor, cache_format: CacheFormat, root_shapes: torch.T
 
 
 def rebuild(delta: torch.Tensor, tail: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """(lprobs (n, k), tail (n,)) at `temperature`, float32, from stored delta (n, k) and the tail (n,) of it.
+    """(lprobs (n, k), tail (n,)) at `temperature`, float32, from the stored delta (n, k) and its tail (n,).
 
-    p_K = (1 - tail) · softmax(-delta / T), in log space. A tail of -inf (k = V) is left as it is.
+    p_K = (1 - tail) · softmax(-delta / T), in log space. A tail of -inf (k = V) does not change.
     """
     delta, tail = delta.float(), tail.float()
     inside = torch.log(-torch.expm1(tail))  # ln(1 - e^tail); expm1 keeps the digits of a tail near 1
@@ -178,9 +181,9 @@ def rebuild(delta: torch.Tensor, tail: torch.Tensor, temperature: float) -> tupl
 
 
 def sentence_crcs(tokens: torch.Tensor, padding: int) -> np.ndarray:
-    """zlib.crc32 (uint32) of each sentence of a batch (B, T): its ids as little-endian int32, padding stripped.
+    """zlib.crc32 (uint32) of each sentence of a batch (B, T): its ids as little-endian int32, without padding.
 
-    Padding may be at either end; eos counts.
+    Padding may be at either end. EOS counts.
     """
     rows = np.ascontiguousarray(tokens.detach().cpu().numpy().astype("<i4"))  # (B, T)
     real = rows != padding

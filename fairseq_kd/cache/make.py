@@ -1,4 +1,4 @@
-"""Run a teacher over a subset of a data-bin and write its cache."""
+"""Run a teacher on a subset of a data-bin and write its cache."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,7 @@ class CachingOptions:
     teacher_dtype: str = "float32"
     max_tokens: int = 4000
     cpu: bool = False
-    tail_shapes: int | None = None  # None: TAIL_SHAPES, or none where all types are kept
+    tail_shapes: int | None = None  # None: TAIL_SHAPES, or none if all tokens are stored
 
     def __post_init__(self):
         if self.max_tokens < 1:
@@ -48,7 +48,7 @@ class CachingOptions:
 
 
 class TeacherRows:
-    """Computes the rows of neighbouring sentences, batched by length among themselves."""
+    """Computes the rows of consecutive sentences, in batches of similar length."""
 
     def __init__(self, teacher: FrozenModel, task, cache_format: CacheFormat, options: CachingOptions):
         """Raises KDError when a sentence is too long for the teacher or for a batch."""
@@ -60,7 +60,7 @@ class TeacherRows:
         check_longest(self._longest_side, options.max_tokens)
 
     def __call__(self, start: int, end: int, advance, shapes: np.ndarray | None) -> tuple[Rows, np.ndarray]:
-        """What `write_cache` asks for: rows and crcs of the sentences from start to before end."""
+        """Rows and crcs of the sentences from start to before end; see `writer.Compute`."""
         offsets = offsets_of(self.sizes[start:end])
         arrays = self.format.token_arrays()
         rows = Rows(**{name: np.empty((offsets[-1], columns), dtype) for name, (dtype, columns) in arrays.items()})
@@ -83,7 +83,7 @@ class TeacherRows:
         return at_one.mul_(0.5).exp_().to(self.options.device())
 
     def batches(self, sentences: np.ndarray):
-        """Batches by falling length, of at most max_tokens with padding on either side."""
+        """Batches by falling length. Each side has at most max_tokens tokens, with padding."""
         return length_sorted(sentences, self._longest_side, self.options.max_tokens)
 
     def collate(self, sentences: np.ndarray):
@@ -92,7 +92,7 @@ class TeacherRows:
         return sample, sample["target"].ne(self.task.target_dictionary.pad())
 
     def _sample(self):
-        """The teacher's log-probabilities (n, V) at temperature 1 of evenly spaced sentences, a few rows at a time."""
+        """The teacher's log-probabilities at temperature 1 for evenly spaced sentences, a few rows (n, V) at a time."""
         chosen = sample_sentences(self.sizes, self.format.types)
         progress = Progress("fitting tail shapes", len(chosen), "sentences")
         for sentences in self.batches(chosen):
@@ -106,7 +106,7 @@ class TeacherRows:
         progress.finish()
 
     def _fill(self, sentences: np.ndarray, start: int, offsets, rows: Rows, crc, root_shapes) -> None:
-        """Put the rows and crcs of one batch in their places in the block that begins at sentence `start`."""
+        """Write the rows and crcs of one batch to their places in the block that starts at sentence `start`."""
         sample, keep = self.collate(sentences)
         self._check_padding(sample, keep)
         inside = sample["id"].cpu().numpy() - start  # (B,)
@@ -149,10 +149,10 @@ def make_cache(
     trust=False,
     block_tokens=None,
 ) -> dict | None:
-    """Write, or continue, the cache `out`; return its manifest, or None when other shards have work left.
+    """Write, or continue, the cache `out`. Return its manifest, or None if other shards are not complete yet.
 
-    teacher_data: folder with the teacher's dictionaries; None: where the checkpoint says. block_tokens: see
-    `write_cache`. Raises KDError for whatever does not fit together.
+    teacher_data: folder with the teacher's dictionaries; None: the folder recorded in the checkpoint. block_tokens: see
+    `write_cache`. Raises KDError when teacher, data and options do not fit together.
     """
     with Inputs() as inputs:
         inputs.watch(teacher_path)

@@ -1,4 +1,4 @@
-"""Reading a finished cache: opened with all checks, mapped into memory, only the rows asked for are read."""
+"""Reading a complete cache: it is checked and mapped into memory, and only the requested rows are read."""
 
 import json
 import logging
@@ -14,15 +14,15 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_one
 
 logger = logging.getLogger(__name__)
-BYTES_WORTH_A_LINE = 1 << 30
+SLOW_TO_HASH = 1 << 30  # bytes, from which the check takes so long that it is announced
 REQUIRED = ("k", "temperatures", "types", "store", "sentences", "tokens", "files")
 
 
 class CacheReader:
-    """The arrays of a cache, by sentence. Knows nothing of tasks and batches."""
+    """The arrays of a cache, by sentence. It does not depend on tasks and batches."""
 
     def __init__(self, folder, check_hashes: bool = True):
-        """Raises KDError when `folder` holds no finished cache, or one that was damaged or changed."""
+        """Raises KDError when `folder` has no complete cache, or when the cache was damaged or changed."""
         self.folder = Path(folder)
         self.manifest = _read(self.folder)
         self.format = format_of(self.manifest)
@@ -37,35 +37,35 @@ class CacheReader:
         self._arrays = {name: self._map(name, dtype, (-1, columns)) for name, (dtype, columns) in arrays}
 
     def __len__(self) -> int:
-        """Sentences."""
+        """Number of sentences."""
         return self.manifest["sentences"]
 
     def sentence_rows(self, sentences: np.ndarray) -> np.ndarray:
-        """Row numbers of all tokens of these sentences, one sentence after the other."""
+        """Row numbers of all tokens of these sentences, sentence by sentence."""
         starts, ends = self.offsets[sentences], self.offsets[sentences + 1]
         lengths = ends - starts
         before = np.cumsum(lengths) - lengths  # tokens of the sentences before each
         return np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
 
     def rows(self, rows: np.ndarray) -> Rows:
-        """What is stored in these rows, in this order, in the stored dtypes."""
+        """The stored values of these rows, in this order and in the stored dtypes."""
         return Rows(**{name: array[rows] for name, array in self._arrays.items()})
 
     def tail_column(self, temperature: float) -> int:
-        """Which tail belongs to `temperature`. Raises KDError when none does."""
+        """The column of the tail at `temperature`. Raises KDError when it is not stored."""
         stored = self.format.temperatures
         if temperature not in stored:
             listed = ", ".join(f"{t:g}" for t in stored)
             raise KDError(
                 f"teacher cache {self.folder} was made for the temperature{'s' if stored[1:] else ''} {listed}, the "
-                f"training asks for {temperature:g}: the mass outside of the {self.format.k} stored types does not "
-                f"follow from that at another temperature. Use --teacher-temperature {stored[0]:g}, or make a cache "
-                f"with fairseq-kd cache --temperature {temperature:g}"
+                f"training asks for {temperature:g}: the mass outside of the {self.format.k} stored tokens does not "
+                f"follow from the mass at another temperature. Use --teacher-temperature {stored[0]:g}, or make a "
+                f"cache with fairseq-kd cache --temperature {temperature:g}"
             )
         return stored.index(temperature)
 
     def tail_shapes(self, temperature: float) -> torch.Tensor | None:
-        """Log-probabilities (G, V) of the tail shapes at `temperature`, float32; None if the cache has none."""
+        """Log-probabilities (G, V) of the tail shapes at `temperature`, float32; None if the cache has no shapes."""
         if self.shapes is None:
             return None
         return torch.tensor(self.shapes[self.format.shape_temperatures().index(temperature)])
@@ -75,7 +75,7 @@ class CacheReader:
 
     def _check_hashes(self) -> None:
         size = sum((self.folder / name).stat().st_size for name in self.manifest["files"])
-        if size > BYTES_WORTH_A_LINE:
+        if size > SLOW_TO_HASH:
             logger.info(f"checking the {size / 1e9:.1f} GB of teacher cache {self.folder}")
         check_files(self.folder, self.manifest["files"])
 
@@ -85,15 +85,15 @@ def _read(folder: Path) -> dict:
     if manifest is None:
         check_one(folder, "teacher cache", "cache")
         if not folder.is_dir():
-            raise KDError(f"teacher cache {folder} is not there: make it with fairseq-kd cache --out {folder}")
+            raise KDError(f"teacher cache {folder} does not exist: make it with fairseq-kd cache --out {folder}")
         if (folder / PARTS).is_dir():
             raise KDError(
-                f"teacher cache {folder} is not finished: run the same fairseq-kd cache command again, it continues "
+                f"teacher cache {folder} is not complete: run the same fairseq-kd cache command again, it continues "
                 "where it stopped"
             )
-        raise KDError(f"{folder} holds no {MANIFEST_NAME}, so it is no teacher cache (fairseq-kd cache makes one)")
+        raise KDError(f"{folder} has no {MANIFEST_NAME}, so it is not a teacher cache (fairseq-kd cache makes one)")
     if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
-        raise KDError(f"{folder / MANIFEST_NAME} is not that of a teacher cache (fairseq-kd cache makes one)")
+        raise KDError(f"{folder / MANIFEST_NAME} is not the manifest of a teacher cache (fairseq-kd cache makes one)")
     if manifest.get("format") not in READABLE:
         raise KDError(
             f"teacher cache {folder} has format {json.dumps(manifest.get('format'))}, this version of fairseq_kd "
@@ -101,5 +101,5 @@ def _read(folder: Path) -> dict:
         )
     required = REQUIRED if manifest["format"] == 1 else (*REQUIRED, "tail_shapes")
     if missing := [name for name in required if name not in manifest]:
-        raise KDError(f"{folder / MANIFEST_NAME} was changed after it was made: it has no {missing[0]!r} any more")
+        raise KDError(f"{folder / MANIFEST_NAME} was changed after it was written: it has no {missing[0]!r}")
     return manifest

@@ -1,12 +1,9 @@
-"""Writing a cache block by block, from anything that gives rows, and joining the blocks into arrays.
+"""Writing a cache block by block, from any source of rows, and joining the parts into the arrays of the cache.
 
-The last step of writing a cache: parts -> arrays -> manifest, streamed, so that memory is that of one part.
-
-Writing a cache block by block, from anything that gives rows: nothing here knows of a teacher.
-
-A part file holds ids, delta, tail, shape_ids (where there are tail shapes) and crc of its block. `resumable.blocks`
-says when a part is computed, and `cache_join` makes the finished arrays of all parts. The tail shapes are fitted before
-the first part and kept beside the parts.
+A part file has ids, delta, tail, shape_ids (if the cache has tail shapes) and crc of its block. `artifacts.blocks`
+decides which parts are computed. `join`, the last step, reads the parts one by one, so that it needs the memory of one
+part, and writes the arrays and then the manifest. The tail shapes are fitted before the first part and stored in the
+folder of the parts.
 """
 
 import hashlib
@@ -28,11 +25,11 @@ from fairseq_kd.core.progress import Progress
 
 
 def join(folder: Path, request: dict, cache_format: CacheFormat, offsets, blocks: list, shapes=None) -> dict:
-    """Write the arrays from the parts of all blocks, then the manifest; return it.
+    """Write the arrays from the parts of all blocks, then the manifest; return the manifest.
 
-    offsets: of the first row of each sentence. shapes: the tail shapes, if the format has them.
-    Each file is written under a temporary name, and what an interrupted attempt left is overwritten.
-    Raises KDError when a part has not the size that it must have.
+    offsets: the first row of each sentence. shapes: the tail shapes, if the format has them.
+    Each file is written under a temporary name. Temporary files of an interrupted attempt are overwritten.
+    Raises KDError when a part does not have its expected size.
     """
     sizes = cache_format.file_sizes(len(offsets) - 1, int(offsets[-1]))
     progress = Progress("joining", sum(sizes.values()), "bytes")
@@ -52,7 +49,7 @@ def join(folder: Path, request: dict, cache_format: CacheFormat, offsets, blocks
 
 
 def _write(path: Path, pieces: Iterable, progress: Progress) -> str:
-    """Write the pieces to `path` and return the sha256 of all."""
+    """Write the pieces to `path` and return the sha256 of the file."""
     digest = hashlib.sha256()
 
     def counted():
@@ -66,7 +63,7 @@ def _write(path: Path, pieces: Iterable, progress: Progress) -> str:
 
 
 def _pieces(folder: Path, cache_format: CacheFormat, blocks: list, name: str) -> Iterator[bytes]:
-    """The bytes of one array in each part. A part holds the arrays with a row a token and then crc, of its block."""
+    """The bytes of one array in each part. A part has the arrays with one row per token, then crc, of its block."""
     for block in blocks:
         sizes = cache_format.file_sizes(block.end - block.start, block.size)
         order = [f"{array}.bin" for array in (*cache_format.token_arrays(), "crc")]
@@ -79,7 +76,7 @@ def _pieces(folder: Path, cache_format: CacheFormat, blocks: list, name: str) ->
 
 
 def _summing(pieces: Iterable, cache_format: CacheFormat, mass: np.ndarray) -> Iterator:
-    """Pass the pieces of the tail on, adding its probabilities to `mass` (temperatures)."""
+    """Yield the pieces of the tail unchanged, and add their probabilities to `mass` (temperatures)."""
     dtype, columns = cache_format.token_arrays()["tail"]
     for piece in pieces:
         tail = np.frombuffer(piece, dtype).reshape(-1, columns)  # (tokens, temperatures)
@@ -87,8 +84,8 @@ def _summing(pieces: Iterable, cache_format: CacheFormat, mass: np.ndarray) -> I
         yield piece
 
 
-LARGEST_BLOCK = 1 << 17  # target tokens: what a kill can cost, and what is sorted by length together
-LARGEST_ARRAY = 1 << 25  # stored values of a block, so that memory is bounded for a large k too
+LARGEST_BLOCK = 1 << 17  # target tokens: the work that a kill can lose; a block is sorted by length as a whole
+LARGEST_ARRAY = 1 << 25  # stored values per block, which bounds the memory also for a large k
 
 # (start, end, advance, tail shapes or None) -> the rows and the crcs (end - start, 2) of these sentences, in order
 Compute = Callable[[int, int, Callable[[int], None], np.ndarray | None], tuple[Rows, np.ndarray]]
@@ -105,13 +102,13 @@ def write_cache(
     fit: Callable[[], np.ndarray] | None = None,
     inputs: Inputs | None = None,
 ) -> dict | None:
-    """Compute what is missing of this shard, and finish the cache if no block is missing any more.
+    """Compute the missing parts of this shard, and complete the cache if all parts exist.
 
     made_from: what the rows depend on, for the manifest. sizes: target tokens of each sentence.
     compute: see `Compute`; it may call advance(tokens) for the progress. shard: see `work_through`.
     fit() -> the tail shapes (temperatures, G, V), if the format has them. inputs: see `work_through`.
-    Returns the manifest, or None when other processes have work left.
-    Raises KDError when `folder` holds something else, or was begun from something else.
+    Returns the manifest, or None if other processes are not done yet.
+    Raises KDError when `folder` has other content, or an unfinished cache of another request.
     """
     if len(sizes) == 0:
         raise KDError(f"subset {made_from.get('subset')!r} has no sentences: there is nothing to cache")
@@ -121,7 +118,7 @@ def write_cache(
 
 
 def describe(cache_format: CacheFormat, made_from: dict, sizes: np.ndarray, block_tokens: int) -> dict:
-    """What the cache is made from: format, counts, and `made_from` (teacher, data, ...)."""
+    """The request: format, counts, and `made_from` (teacher, data, ...)."""
     return {
         "kind": KIND,
         "format": FORMAT,
@@ -141,7 +138,7 @@ def describe(cache_format: CacheFormat, made_from: dict, sizes: np.ndarray, bloc
 
 @dataclass(frozen=True)
 class CacheWork:
-    """A `Work`. offsets: of the first row of each sentence."""
+    """A `Work`. offsets: the first row of each sentence."""
 
     folder: Path
     cache_format: CacheFormat
@@ -154,7 +151,7 @@ class CacheWork:
 
     @cached_property
     def shapes(self) -> np.ndarray | None:
-        """The tail shapes (temperatures, G, V) that the first process has fitted; None if the format has none."""
+        """The tail shapes (temperatures, G, V) that the first process fitted; None if the format has none."""
         if not self.cache_format.tail_shapes:
             return None
         size = self.cache_format.shapes_size()
@@ -167,7 +164,7 @@ class CacheWork:
         return np.frombuffer(content, "<f4").reshape(size)
 
     def part(self, block: Block, advance):
-        """The arrays of a block, in the order in which `cache_join` reads them."""
+        """The arrays of a block, in the order in which `join` reads them."""
         rows, crc = self.compute(block.start, block.end, advance, self.shapes)
         for name, (dtype, columns) in self.cache_format.token_arrays().items():
             array = np.ascontiguousarray(getattr(rows, name), dtype=dtype)
@@ -177,7 +174,7 @@ class CacheWork:
         yield np.ascontiguousarray(crc, dtype="<u4").data
 
     def join(self, folder: Path, request: dict) -> dict:
-        """See `cache_join.join`."""
+        """See `join`."""
         return join(folder, request, self.cache_format, self.offsets, self.blocks, self.shapes)
 
     def check(self, folder: Path, manifest: dict) -> None:

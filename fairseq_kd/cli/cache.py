@@ -8,11 +8,13 @@ from fairseq_kd.cli.user_dir import add_user_dir
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.inference.device import parse_shard
 from fairseq_kd.inference.frozen import DTYPES
+from fairseq_kd.loss.divergences.base import DIVERGENCES
 
 
 def add_arguments(parser) -> None:
     """Declare the options."""
     defaults = CachingOptions()
+    shaped = [name for name, divergence in DIVERGENCES.items() if divergence.sees_tail_shapes]
     parser.add_argument("data_bin", metavar="DATA_BIN")
     parser.add_argument("--teacher", required=True, metavar="FILE", help="checkpoint made by fairseq-train")
     parser.add_argument("--out", required=True, metavar="DIR", help="the cache; the same command continues it")
@@ -34,9 +36,9 @@ def add_arguments(parser) -> None:
         "--tail-shapes",
         type=int,
         metavar="G",
-        help="distributions, shared by all tokens, that say how the mass outside of the k types is distributed: one "
-        "byte a token, for --kd-divergence kl and tie (the others see one bucket). 0 to 256; 0: none. "
-        f"(default {TAIL_SHAPES}, or 0 where --top-k is all types)",
+        help="shared distributions that say how the mass outside of the k stored tokens is distributed; "
+        f"one byte per token, for --kd-divergence {' and '.join(shaped)} (the others see one bucket). 0 to 256; 0: "
+        f"none. (default {TAIL_SHAPES}, or 0 where --top-k is the whole vocabulary)",
     )
     group = parser.add_argument_group("how the teacher runs")
     group.add_argument("--teacher-dtype", choices=DTYPES, default=defaults.teacher_dtype, help="(default %(default)s)")
@@ -96,7 +98,7 @@ def print_summary(args, manifest: dict) -> None:
     size = sum(cache_format.file_sizes(manifest["sentences"], manifest["tokens"]).values())
     print(
         f"{args.out} is complete: {manifest['tokens']:,} tokens of {manifest['sentences']:,} sentences, "
-        f"{cache_format.bytes_a_token()} bytes a token, {size / 1e6:,.1f} MB"
+        f"{cache_format.bytes_per_token()} bytes a token, {size / 1e6:,.1f} MB"
     )
     for temperature, mass in zip(manifest["temperatures"], manifest["mean_tail_mass"], strict=True):
         print(f"    temperature {temperature:g}: {100 * mass:.2f} % of the mass outside of the {manifest['k']} types")

@@ -1,1 +1,1 @@
-"""fairseq criterions: fetch the student's output and the teacher's signal, call `loss`, weigh, log; nothing else."""
+"""fairseq criterions: they get the student's output and the teacher's signal, call `loss`, weight and log."""

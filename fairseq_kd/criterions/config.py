@@ -1,9 +1,9 @@
-"""The options of kd_word.
+"""The options of kd_word and their checks: ranges, and combinations that would have no effect.
 
-Checks of the options of kd_word: ranges, and combinations that would have no effect.
+The divergences and their parameters come from the registry in `fairseq_kd.loss.divergences`.
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Optional
 
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterionConfig
@@ -12,73 +12,90 @@ from fairseq.dataclass import ChoiceEnum
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_one
 from fairseq_kd.inference.frozen import DTYPES
-from fairseq_kd.loss.objective import DIVERGENCES
+from fairseq_kd.loss.divergences import PARAMETERS
+from fairseq_kd.loss.divergences.base import DIVERGENCES
+
+TEMPERATURES = ("teacher_temperature", "student_temperature")
+
+
+def _divergence_help() -> str:
+    known = ", ".join(f"{name} = {divergence.formula}" for name, divergence in DIVERGENCES.items())
+    shaped = " and ".join(name for name, divergence in DIVERGENCES.items() if divergence.sees_tail_shapes)
+    return (
+        f"between teacher p and student q: {known}. {shaped} use the tail shapes of a cache; for the others all tokens "
+        "outside of the stored ones are one outcome"
+    )
+
+
+def _scale_help() -> str:
+    others = [known for known in DIVERGENCES.values() if known.takes_temperatures and known.temperature_power != 2]
+    powers = {0: "1", 1: "T"}
+    named = ((known.name, powers.get(known.temperature_power, f"T^{known.temperature_power}")) for known in others)
+    exceptions = "".join(f"; for {name} {power} instead of T²" for name, power in named)
+    return (
+        f"factor λ of the teacher's term: auto (T² when both temperatures are T, else 1{exceptions}), none, or a number"
+    )
+
+
+# One option for each parameter of a divergence.
+DivergenceParameters = make_dataclass(
+    "DivergenceParameters",
+    [(each.name, float, field(default=each.default, metadata={"help": each.help})) for each in PARAMETERS],
+    bases=(LabelSmoothedCrossEntropyCriterionConfig,),
+    namespace={"__module__": __name__, "__doc__": "Parameters of the divergences, as options of the criterion."},
+)
 
 
 @dataclass
-class KDWordConfig(LabelSmoothedCrossEntropyCriterionConfig):
-    """Options of kd_word, beside those of label_smoothed_cross_entropy."""
+class KDWordConfig(DivergenceParameters):
+    """Options of kd_word, in addition to the options of label_smoothed_cross_entropy."""
 
     teacher: Optional[str] = field(
         default=None,
         metadata={
-            "help": "checkpoint of the teacher, made by fairseq-train; with --teacher-cache it is not run on the "
-            "training data, only checked to be the one that the cache was made with"
+            "help": "checkpoint of the teacher, written by fairseq-train. With --teacher-cache it does not run on the "
+            "training data; it must be the checkpoint that the cache was made with"
         },
     )
     teacher_cache: Optional[str] = field(
-        default=None, metadata={"help": "folder made by fairseq-kd cache, instead of a teacher that runs"}
+        default=None, metadata={"help": "folder written by fairseq-kd cache; replaces a teacher that runs"}
     )
     teacher_data: Optional[str] = field(
         default=None,
-        metadata={"help": "folder with the teacher's dictionaries, if it is no longer where the teacher was trained"},
+        metadata={"help": "folder with the teacher's dictionaries, if they were moved after its training"},
     )
     trust_checkpoint: Optional[str] = field(
         default=None,
-        metadata={"help": "load this checkpoint (the teacher's) even if it holds objects that can run code"},
+        metadata={"help": "load this checkpoint (of the teacher) even if it contains objects that can run code"},
     )
     teacher_dtype: ChoiceEnum(tuple(DTYPES)) = field(
-        default="float32", metadata={"help": "precision in which the teacher runs"}
+        default="float32", metadata={"help": "floating-point type in which the teacher runs"}
     )
     kd_weight: float = field(
-        default=0.5, metadata={"help": "weight α of the teacher's term, 0 to 1; the gold tokens weigh 1 - α"}
+        default=0.5, metadata={"help": "weight α of the teacher's term, 0 to 1; the gold tokens have the weight 1 - α"}
     )
-    kd_divergence: ChoiceEnum(DIVERGENCES) = field(
-        default="kl",
-        metadata={
-            "help": "between teacher p and student q: kl = KL(p||q), reverse_kl = KL(q||p), js, mse (of the logits), "
-            "tie (kl and a ranking of the first five, Zhang et al. 2023). kl and tie use the tail shapes of a cache, "
-            "for the others all types outside of the stored ones are one outcome"
-        },
-    )
-    js_beta: float = field(
-        default=0.5, metadata={"help": "weight of the teacher in the mixture of --kd-divergence js, between 0 and 1"}
-    )
+    kd_divergence: ChoiceEnum(tuple(DIVERGENCES)) = field(default="kl", metadata={"help": _divergence_help()})
     kd_top_k: int = field(
         default=0,
         metadata={
-            "help": "keep the K most probable types of a teacher that runs, and one bucket for all others; 0: all"
+            "help": "keep the K most probable tokens of a teacher that runs, and one bucket for all others; 0: keep all"
         },
     )
     teacher_temperature: float = field(default=1.0, metadata={"help": "divides the teacher's logits, above 0"})
     student_temperature: float = field(
         default=1.0, metadata={"help": "divides the student's logits in the teacher's term, above 0"}
     )
-    kd_scale: str = field(
-        default="auto",
-        metadata={
-            "help": "factor λ of the teacher's term: auto (T² when both temperatures are T, else 1), none, or a number"
-        },
-    )
+    kd_scale: str = field(default="auto", metadata={"help": _scale_help()})
     kd_select: ChoiceEnum(("all", "batch", "global")) = field(
         default="all",
         metadata={
-            "help": "tokens that get the teacher's term: all, or those with the highest cross-entropy of the batch or "
-            "of the recent tokens (Wang et al. 2021); the others are trained on gold alone"
+            "help": "target tokens that get the teacher's term: all, or the tokens with the highest cross-entropy of "
+            "the batch or of the recent tokens (Wang et al. 2021). The others are trained on the gold target alone"
         },
     )
     kd_select_rate: float = field(
-        default=0.5, metadata={"help": "share of the tokens that --kd-select batch and global take, between 0 and 1"}
+        default=0.5,
+        metadata={"help": "share of the tokens that --kd-select batch and global select, above 0 and below 1"},
     )
     kd_queue_size: int = field(
         default=30000, metadata={"help": "number of recent tokens that --kd-select global compares with"}
@@ -86,20 +103,20 @@ class KDWordConfig(LabelSmoothedCrossEntropyCriterionConfig):
     kd_implementation: ChoiceEnum(("auto", "fused", "reference")) = field(
         default="auto",
         metadata={
-            "help": "fused: the loss in chunks, from the decoder's features; reference: the readable one; auto: fused "
-            "where the student allows it (fairseq's transformers without adaptive softmax)"
+            "help": "fused: compute the loss in chunks, from the decoder's features. reference: compute it from whole "
+            "rows, with more memory. auto: fused if the student allows it (fairseq's transformers)"
         },
     )
     kd_matmul_dtype: ChoiceEnum(("same", "bfloat16")) = field(
         default="same",
         metadata={
-            "help": "type of the loss's matrix products: same as the student's features, or bfloat16, which is faster "
-            "on CPUs that have instructions for it, with logits of 8 significant bits"
+            "help": "floating-point type of the loss's matrix products: same (as the student's features) or bfloat16, "
+            "which is faster on CPUs with instructions for it; its logits have 8 significant bits"
         },
     )
     kd_valid: bool = field(
         default=False,
-        metadata={"help": "log kd_loss and agreement on validation sets too (the teacher is then needed)"},
+        metadata={"help": "log kd_loss and agreement on validation sets too; this needs the teacher"},
     )
 
 
@@ -107,9 +124,9 @@ DEFAULTS = {field.name: field.default for field in fields(KDWordConfig)}
 
 
 def check_options(cfg, gold_only: bool = True) -> None:
-    """Raises KDError for the first option that is out of range or would do nothing.
+    """Raises KDError for the first option that is out of range or would have no effect.
 
-    gold_only: the gold tokens are the only ones that --label-smoothing is about.
+    gold_only: whether --label-smoothing applies to the gold tokens and to no other target.
     """
     _check_ranges(cfg)
     _check_teacher(cfg)
@@ -120,7 +137,7 @@ def check_options(cfg, gold_only: bool = True) -> None:
         refuse(cfg, ("kd_queue_size",), "with --kd-select batch")
     if gold_only and cfg.kd_weight == 1 and cfg.label_smoothing > 0 and str(cfg.kd_select) == "all":
         raise KDError(
-            f"--label-smoothing {cfg.label_smoothing} has no effect with --kd-weight 1: the gold tokens weigh nothing"
+            f"--label-smoothing {cfg.label_smoothing} has no effect with --kd-weight 1: the gold tokens have weight 0"
         )
     if str(cfg.kd_implementation) == "reference":
         refuse(cfg, ("kd_matmul_dtype",), "with --kd-implementation reference")
@@ -144,18 +161,18 @@ def _check_ranges(cfg) -> None:
             positive = False
         if not positive:
             raise KDError(f"--kd-scale {cfg.kd_scale}: must be auto, none or a number above 0")
-    if not 0 < cfg.js_beta < 1:
-        raise KDError(f"--js-beta {cfg.js_beta}: must be between 0 and 1, without them (0 and 1 give 0 for every pair)")
+    for parameter in PARAMETERS:
+        parameter.check(getattr(cfg, parameter.name))
     if cfg.ignore_prefix_size < 0:
         raise KDError(f"--ignore-prefix-size {cfg.ignore_prefix_size}: must be 0 or a number of tokens")
     if not 0 < cfg.kd_select_rate < 1:
         raise KDError(
-            f"--kd-select-rate {cfg.kd_select_rate}: must be above 0 and below 1 (--kd-select all is every token)"
+            f"--kd-select-rate {cfg.kd_select_rate}: must be above 0 and below 1 (--kd-select all selects every token)"
         )
     if cfg.kd_queue_size < 1:
         raise KDError(f"--kd-queue-size {cfg.kd_queue_size}: must be at least 1 token")
     if cfg.kd_top_k < 0:
-        raise KDError(f"--kd-top-k {cfg.kd_top_k}: must be 0 (all types) or a number of types")
+        raise KDError(f"--kd-top-k {cfg.kd_top_k}: must be 0 (keep all tokens) or a number of tokens")
 
 
 def _check_teacher(cfg) -> None:
@@ -165,8 +182,9 @@ def _check_teacher(cfg) -> None:
                 f"--kd-weight {cfg.kd_weight} needs a teacher: give --teacher CHECKPOINT or --teacher-cache FOLDER "
                 "(or --kd-weight 0 for plain label-smoothed cross-entropy)"
             )
-        of_the_teacher = ("teacher_temperature", "student_temperature", "kd_divergence", "js_beta", "kd_valid")
-        refuse(cfg, of_the_teacher, "without --teacher or --teacher-cache")
+        parameters = (parameter.name for parameter in PARAMETERS)
+        names = (*TEMPERATURES, "kd_divergence", *parameters, "kd_valid")
+        refuse(cfg, names, "without --teacher or --teacher-cache")
     for name, kind in (("teacher", "checkpoint"), ("teacher_cache", "cache")):
         if (path := getattr(cfg, name)) is not None:
             check_one(path, f"--{name.replace('_', '-')}", kind)
@@ -189,10 +207,11 @@ def _check_teacher(cfg) -> None:
 
 
 def _check_divergence(cfg) -> None:
-    if str(cfg.kd_divergence) != "js":
-        refuse(cfg, ("js_beta",), f"with --kd-divergence {cfg.kd_divergence}")
-    if str(cfg.kd_divergence) == "mse":
-        refuse(cfg, ("teacher_temperature", "student_temperature"), "with --kd-divergence mse, which compares logits")
+    divergence = DIVERGENCES[str(cfg.kd_divergence)]
+    unused = [parameter.name for parameter in PARAMETERS if parameter not in divergence.parameters]
+    refuse(cfg, unused, f"with --kd-divergence {divergence.name}")
+    if not divergence.takes_temperatures:
+        refuse(cfg, TEMPERATURES, f"with --kd-divergence {divergence.name}, which does not use temperatures")
 
 
 def refuse(cfg, names, why: str, defaults=DEFAULTS) -> None:

@@ -1,7 +1,4 @@
-"""The options of kd_hybrid, and their checks.
-
-The weight g of the token level in kd_hybrid: from a schedule, or learned, for each sentence.
-"""
+"""The options of kd_hybrid and their checks, and the weight g of the token level: scheduled or learned."""
 
 import math
 from dataclasses import dataclass, field, fields
@@ -15,28 +12,28 @@ from fairseq_kd.criterions.config import KDWordConfig, check_options, refuse
 
 
 def scheduled(start: float, end: float, updates: int, update: int) -> float:
-    """g at an update (0 is the first): a straight line from `start` to `end`, reached after so many updates."""
+    """g at an update (0 is the first): linear from `start` to `end`, which it reaches after `updates` updates."""
     return start + (end - start) * min(update / updates, 1.0)
 
 
 class LearnedGate(torch.nn.Module):
-    """g = sigmoid(w · h + b), h the mean of the encoder's output over a source sentence (Wei et al. 2024).
+    """g = sigmoid(w · h + b), where h is the mean of the encoder's output over a source sentence (Wei et al. 2024).
 
-    The states are detached. So the encoder is trained by the two losses as they are weighed, and not to show the gate
-    the sentences on which one of them is small. w begins with 0 and b where every g is `start`.
+    The encoder's output is detached: the two weighted losses train the encoder, but the encoder does not learn to make
+    the gate prefer the smaller loss. The initial w is 0, and the initial b makes every g equal to `start`.
 
-    A gate lowers the loss also by preferring the target that is easier to fit, which need not be the better teacher
-    and is no matter of the sentence at all: watch the mean that is logged.
+    The gate can also lower the loss by preferring the target that is easier to fit. This need not be the better target,
+    and it does not depend on the sentence. So watch the logged mean of g.
     """
 
     def __init__(self, width: int, start: float):
-        """width: of the encoder's output; start: between 0 and 1, without them."""
+        """width: of the encoder's output; start: above 0 and below 1."""
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(width))
         self.bias = torch.nn.Parameter(torch.tensor([math.log(start / (1 - start))]))
 
     def forward(self, states: torch.Tensor, padding: torch.Tensor | None) -> torch.Tensor:
-        """g (B,), float32, from the encoder's output (S, B, d) and its padding (B, S), None for none."""
+        """g (B,), float32, from the encoder's output (S, B, d) and its padding mask (B, S); None: no padding."""
         states = states.detach().float()
         if padding is None or not padding.any():
             mean = states.mean(dim=0)  # (B, d)
@@ -48,27 +45,29 @@ class LearnedGate(torch.nn.Module):
 
 @dataclass
 class KDHybridConfig(KDWordConfig):
-    """Options of kd_hybrid, beside those of kd_word, which are about the gold target."""
+    """Options of kd_hybrid, in addition to the options of kd_word, which apply to the gold target."""
 
     hybrid_gate: ChoiceEnum(("constant", "schedule", "learned")) = field(
         default="constant",
         metadata={
-            "help": "weight g of the token level: --hybrid-weight for every sentence; a straight line over the "
-            "updates; or learned, from the student's encoder output, one for each sentence"
+            "help": "weight g of the token level. constant: --hybrid-weight for every sentence; schedule: linear over "
+            "the updates; learned: one weight per sentence, computed from the student's encoder output"
         },
     )
     hybrid_weight: float = field(
         default=0.5,
         metadata={
             "help": "weight g of the token level (gold target and teacher), 0 to 1; the sentence level (distilled "
-            "target) weighs 1 - g. A schedule and a learned gate begin with it"
+            "target) has the weight 1 - g. For a schedule and a learned gate it is the initial weight"
         },
     )
     hybrid_weight_end: Optional[float] = field(
-        default=None, metadata={"help": "with --hybrid-gate schedule: g at the end of it and ever after, 0 to 1"}
+        default=None,
+        metadata={"help": "with --hybrid-gate schedule: g at the end of the schedule and afterwards, 0 to 1"},
     )
     hybrid_schedule_updates: Optional[int] = field(
-        default=None, metadata={"help": "with --hybrid-gate schedule: number of updates from the first g to the last"}
+        default=None,
+        metadata={"help": "with --hybrid-gate schedule: number of updates from the initial g to the final g"},
     )
 
 
@@ -76,7 +75,7 @@ DEFAULTS = {field.name: field.default for field in fields(KDHybridConfig)}
 
 
 def check_hybrid_options(cfg) -> None:
-    """Raises KDError for the first option that is out of range or would do nothing."""
+    """Raises KDError for the first option that is out of range or would have no effect."""
     check_options(cfg, gold_only=False)
     for name in ("hybrid_weight", "hybrid_weight_end"):
         value = getattr(cfg, name)
@@ -90,8 +89,8 @@ def check_hybrid_options(cfg) -> None:
         refuse(cfg, ("hybrid_weight_end", "hybrid_schedule_updates"), "without --hybrid-gate schedule", DEFAULTS)
     if str(cfg.hybrid_gate) == "learned" and cfg.hybrid_weight in (0, 1):
         raise KDError(
-            f"--hybrid-weight {cfg.hybrid_weight} with --hybrid-gate learned: a gate that begins there could never be "
-            "moved; give a weight between 0 and 1"
+            f"--hybrid-weight {cfg.hybrid_weight} with --hybrid-gate learned: a gate with this initial weight cannot "
+            "change; give a weight between 0 and 1"
         )
 
 

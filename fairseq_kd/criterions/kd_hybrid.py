@@ -2,18 +2,18 @@
 
     loss = Σ_sentences [ g · L_token(gold) + (1 - g) · L_sentence(distilled) ]
 
-L_token is the objective of kd_word, L_sentence the label-smoothed cross-entropy, each summed over the tokens of its own
-target, in nats; an ignored prefix is ignored in both. The weight g of a sentence is a constant, a schedule over the
+L_token is the objective of kd_word, and L_sentence is the label-smoothed cross-entropy. Each is summed over the tokens
+of its own target, in nats; both ignore an ignored prefix. The weight g of a sentence is a constant, a schedule over the
 updates or a learned gate.
 
-fairseq's trainer divides by the sample size, the number of gold tokens (or of sentences) as in kd_word: with g = 1 the
-two are the same. The sum over the distilled tokens is not brought to the length of the gold ones, so that a sentence
-weighs the same in every batch; with g = 0 the loss is the sum that label_smoothed_cross_entropy has on the distilled
-data-bin, divided by another number of tokens.
+fairseq's trainer divides by the sample size, the number of gold tokens (or of sentences), as in kd_word: with g = 1 the
+two criterions are equal. The sum over the distilled tokens is not rescaled to the length of the gold target, so that a
+sentence has the same weight in every batch. With g = 0 the loss is the sum of label_smoothed_cross_entropy on the
+distilled data-bin, divided by another number of tokens.
 
-Validation is kd_word's: the student's own cross-entropy with the gold target.
+Validation is the same as in kd_word: the student's own cross-entropy with the gold target.
 
-The student's output for two targets of the same sources: one pass of the encoder, two of the decoder.
+The encoder runs once and the decoder twice, for the two targets of the same sources.
 """
 
 import contextlib
@@ -35,12 +35,12 @@ STOCK = (FairseqEncoderDecoderModel.forward, TransformerModelBase.forward)
 
 
 def two_passes(model, net_input, prev_output_tokens, **options):
-    """(output for the target of net_input, output for that of prev_output_tokens (B, T2), the encoder's output).
+    """(output for the target of net_input, output for the target of prev_output_tokens (B, T2), the encoder's output).
 
-    options: keyword arguments of the model's forward pass, such as features_only. The first pass goes through the model
-    as it is, in the wrapper of a distributed training if there is one, which must see a forward pass; the second calls
-    the decoder with the encoder's output of the first. Gradients are those of two whole passes; where a model departs
-    from fairseq's encoder-decoder, or is fully sharded, two whole passes are made.
+    options: keyword arguments of the model's forward pass, such as features_only. The first pass calls the model
+    itself, because the wrapper of a distributed training must see a forward pass. The second pass calls the decoder
+    with the encoder's output of the first. The gradients are those of two whole passes. If a model departs from
+    fairseq's encoder-decoder, or is fully sharded, both passes are whole.
     """
     with _encoder_outputs(model) as outputs:
         first = model(**net_input, **options)
@@ -53,13 +53,13 @@ def two_passes(model, net_input, prev_output_tokens, **options):
 
 
 def _shares_encoder(model) -> bool:
-    """Whether the forward pass is: encoder, then decoder with its output, and both can be called by themselves."""
+    """Whether the forward pass is encoder, then decoder with its output, and each can be called by itself."""
     return not is_fully_sharded(model) and type(unwrapped(model)).forward in STOCK
 
 
 @contextlib.contextmanager
 def _encoder_outputs(model):
-    """A list that receives what the encoder returns during the block; it stays empty where there is no encoder."""
+    """A list that receives the encoder's outputs during the block; it stays empty if the model has no encoder."""
     encoder, outputs = getattr(unwrapped(model), "encoder", None), []
     if encoder is None:
         yield outputs
@@ -73,13 +73,13 @@ def _encoder_outputs(model):
 
 logger = logging.getLogger(__name__)
 NEEDS_DISTILLED = (
-    "kd_hybrid needs a distilled target beside the gold one: give --task kd_translation --distilled DATA_BIN"
+    "kd_hybrid needs a distilled target and a gold target: give --task kd_translation --distilled DATA_BIN"
 )
 
 
 @register_criterion("kd_hybrid", dataclass=KDHybridConfig)
 class KDHybridCriterion(KDWordCriterion):
-    """Token-level and sentence-level distillation in one loss, weighed sentence by sentence (Wei et al. 2024)."""
+    """Token-level and sentence-level distillation in one loss, with a weight per sentence (Wei et al. 2024)."""
 
     check_options = staticmethod(check_hybrid_options)
     reads_distilled = True
@@ -87,8 +87,8 @@ class KDHybridCriterion(KDWordCriterion):
     def __init__(self, cfg: KDHybridConfig, task):
         """Raises KDError for an option out of range or without effect, and for a task without distilled targets.
 
-        The parameters of a learned gate are made here: fairseq's trainer hands those that a criterion has after its
-        construction to the optimizer, and no later ones. The task knows the width, because it has built the student.
+        The parameters of a learned gate are created here, because fairseq's trainer gives the optimizer only the
+        parameters that a criterion has after its construction. The task knows the width: it has built the student.
         """
         if getattr(task.cfg, "distilled", None) is None:
             raise KDError(NEEDS_DISTILLED)
@@ -97,13 +97,13 @@ class KDHybridCriterion(KDWordCriterion):
         if str(cfg.hybrid_gate) == "learned":
             if task.encoder_width is None:
                 raise KDError(
-                    "--hybrid-gate learned reads the encoder of one of fairseq's transformers, and the task has "
-                    "built no such student; use --hybrid-gate constant or schedule"
+                    "--hybrid-gate learned needs the encoder of one of fairseq's transformers, and the student is none "
+                    "of them; use --hybrid-gate constant or schedule"
                 )
             self.gate = LearnedGate(task.encoder_width, cfg.hybrid_weight)
 
     def _forward(self, model, sample, reduce):
-        """In training not reduced, the loss has first the gold positions, then the distilled, (B * T + B * T2, 1)."""
+        """With reduce=False in training, the loss has gold positions, then distilled positions, (B * T + B * T2, 1)."""
         if not model.training:
             return super()._forward(model, sample, reduce)
         distilled = self._distilled(sample)
@@ -131,9 +131,9 @@ class KDHybridCriterion(KDWordCriterion):
         return loss, sample_size, logging_output
 
     def _distilled(self, sample) -> dict:
-        """The distilled target and its decoder input; the gold ones for a dummy batch, which may be of a validation.
+        """The distilled target and its decoder input; the gold ones for a dummy batch, which may be a validation batch.
 
-        Raises KDError for any other batch without one.
+        Raises KDError for any other batch without a distilled target.
         """
         if "distilled" in sample:
             return sample["distilled"]
@@ -152,20 +152,20 @@ class KDHybridCriterion(KDWordCriterion):
         return torch.full((sample["target"].size(0),), g, device=sample["target"].device)
 
     def load_state_dict(self, state_dict, strict=True):
-        """Restore gate and recent tokens. A gate that the checkpoint does not hold begins with --hybrid-weight."""
+        """Restore gate and recent tokens. A gate that the checkpoint does not have starts with --hybrid-weight."""
         if self.gate is not None and "gate.weight" not in (state_dict or {}):
             logger.warning(
-                "the checkpoint holds no learned gate: it begins with --hybrid-weight. The saved state of the "
-                "optimizer does not fit either: start with --finetune-from-model, or go on with --reset-optimizer"
+                "the checkpoint has no learned gate: the gate starts with --hybrid-weight. The saved state of the "
+                "optimizer does not fit either: start with --finetune-from-model, or continue with --reset-optimizer"
             )
             state_dict = self.state_dict() | (state_dict or {})
         return super().load_state_dict(state_dict, strict)
 
     @classmethod
     def reduce_metrics(cls, logging_outputs) -> None:
-        """Log beside what kd_word logs: gate (mean g of the sentences) and sentence_loss (bits a distilled token).
+        """Log the values of kd_word, gate (mean g of the sentences) and sentence_loss (bits per distilled token).
 
-        sentence_loss is without label smoothing, as nll_loss is.
+        sentence_loss is without label smoothing, like nll_loss.
         """
         super().reduce_metrics(logging_outputs)
         sentences = sum(log.get("gated_sentences", 0) for log in logging_outputs)
@@ -180,5 +180,5 @@ class KDHybridCriterion(KDWordCriterion):
 
 
 def _of_tokens(values: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-    """The value (B,) of its sentence for each of the N positions where `keep` (B, T) is true, (N,)."""
+    """For each of the N positions where `keep` (B, T) is true, the value (B,) of its sentence; (N,)."""
     return values.unsqueeze(1).expand(keep.shape)[keep]

@@ -2,8 +2,9 @@
 
     loss = (1 - α) · CE_ε(gold, student) + α · λ · D(teacher at τt, student at τs)
 
-summed over tokens in nats; fairseq's trainer divides by the sample size. Validation is the student's own
-cross-entropy: its nll_loss is comparable between runs, whatever α, temperatures and teacher, and needs no teacher.
+summed over tokens, in nats; fairseq's trainer divides by the sample size. Validation is the student's own
+cross-entropy. It needs no teacher, and its nll_loss is comparable between runs with different α, temperatures and
+teachers.
 """
 
 import functools
@@ -18,13 +19,18 @@ from fairseq.logging import metrics
 
 from fairseq_kd.core.errors import KDError, exit_on_user_error
 from fairseq_kd.criterions.config import KDWordConfig, check_options
-from fairseq_kd.criterions.source import check_training_data, choose_implementation, online_source, training_source
-from fairseq_kd.criterions.task_calls import TaskCalls
+from fairseq_kd.criterions.source import (
+    TaskCalls,
+    check_training_data,
+    choose_implementation,
+    online_source,
+    training_source,
+)
 from fairseq_kd.inference.supported import check_training_task, output_projection
-from fairseq_kd.loss.divergence import temperature_scale
+from fairseq_kd.loss.divergences.base import DIVERGENCES
 from fairseq_kd.loss.fused import fused_loss, token_nll
-from fairseq_kd.loss.objective import Losses, Objective, reference_losses, weighted
-from fairseq_kd.loss.selective import RecentTokens, hardest
+from fairseq_kd.loss.objective import Losses, Objective, RecentTokens, hardest, reference_losses, temperature_scale
+from fairseq_kd.loss.rows import weighted
 
 logger = logging.getLogger(__name__)
 
@@ -41,31 +47,32 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
         super().__init__(task, cfg.sentence_avg, cfg.label_smoothing, cfg.ignore_prefix_size, cfg.report_accuracy)
         self.check_options(cfg)
         self.cfg = cfg
+        divergence = DIVERGENCES[str(cfg.kd_divergence)].from_options(cfg)
+        temperatures = cfg.teacher_temperature, cfg.student_temperature
         self.objective = Objective(
             kd_weight=cfg.kd_weight,
-            scale=temperature_scale(cfg.kd_scale, cfg.teacher_temperature, cfg.student_temperature),
+            scale=temperature_scale(cfg.kd_scale, *temperatures, divergence.temperature_power),
             label_smoothing=cfg.label_smoothing,
             student_temperature=cfg.student_temperature,
-            divergence=str(cfg.kd_divergence),
-            js_beta=cfg.js_beta,
+            divergence=divergence,
         )
-        self.online = online_source(cfg, task)  # a plain object, so that the teacher is never part of a state dict
+        self.online = online_source(cfg, task)  # no module, so that the teacher is never part of a state dict
         self.calls = TaskCalls(task, before_training_data=self._begin_training)
         self.recent = RecentTokens(cfg.kd_queue_size) if str(cfg.kd_select) == "global" else None
-        self._implementation = None  # chosen when the student is first seen
+        self._implementation = None  # chosen at the first call with the student
 
     @classmethod
     def build_criterion(cls, cfg, task):
-        """What fairseq calls. A user error ends the process with status 2."""
+        """fairseq calls this. A user error ends the process with status 2."""
         with exit_on_user_error():
             return cls(cfg, task)
 
     @functools.cached_property
     def source(self):
-        """The teacher's signal in training, a plain object too; None where no teacher is asked for.
+        """The source of the teacher's signal in training; None if the options name no teacher. Not a module either.
 
-        Opened and checked when it is first asked for, which is when a training begins: a student can be validated where
-        neither teacher nor cache is. Raises KDError when it cannot be used.
+        It is opened and checked at first use, when a training begins, so a student can be validated on a machine that
+        has neither teacher nor cache. Raises KDError when it cannot be used.
         """
         return training_source(self.cfg, self.task, self.online)
 
@@ -75,23 +82,25 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
             _ = self.source
 
     def load_state_dict(self, state_dict, strict=True):
-        """Restore the recent tokens of --kd-select global; a checkpoint of a run without it holds none."""
+        """Restore the recent tokens of --kd-select global; a checkpoint of a training without it has none."""
         if state_dict is None:
-            logger.warning("the checkpoint holds no recent tokens for --kd-select global: it begins with none")
+            logger.warning(
+                "the checkpoint has no recent tokens for --kd-select global: the training begins without them"
+            )
             return None
         with exit_on_user_error():
             saved = len(state_dict.get("recent.values", ()))
             if self.recent is not None and saved != self.cfg.kd_queue_size:
                 raise KDError(
-                    f"--kd-queue-size {self.cfg.kd_queue_size}: the checkpoint holds {saved} recent tokens; go on with "
+                    f"--kd-queue-size {self.cfg.kd_queue_size}: the checkpoint has {saved} recent tokens; use "
                     f"--kd-queue-size {saved}"
                 )
         return super().load_state_dict(state_dict, strict)
 
     def forward(self, model, sample, reduce=True):
-        """Loss of a batch: (loss in nats, sample size, logging output). See the module's formula.
+        """Loss of a batch: (loss in nats, sample size, logging output). The formula is at the top of this module.
 
-        Not reduced, the loss has one value a target position, (B * T, 1), 0 at padding.
+        With reduce=False the loss has one value per target position, (B * T, 1), and is 0 at padding.
         """
         with exit_on_user_error():
             return self._forward(model, sample, reduce)
@@ -106,16 +115,16 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
         return self.result(model, sample, keep, sums.loss if reduce else scatter(losses.loss, keep), sums)
 
     def result(self, model, sample, keep, loss, sums: Losses):
-        """What `forward` returns, for a loss that is reduced or not."""
+        """The result of `forward`, for a reduced or an unreduced loss."""
         if self.recent is not None and model.training:
             loss = loss + 0.0 * self.recent.anchor.sum()  # see RecentTokens
         sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
         return loss, sample_size, self._logging_output(sample, sample_size, keep, loss, sums)
 
     def teacher_signal(self, model, sample, keep):
-        """The teacher's signal of the gold target where `keep` (B, T) is true; None where none is asked for.
+        """The teacher's signal for the gold target where `keep` (B, T) is true; None if no signal is needed.
 
-        A dummy batch gets none: it need not be of the training set.
+        A dummy batch gets no signal, because it may come from another subset than the training set.
         """
         if self.calls.is_dummy:
             return None
@@ -123,21 +132,21 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
         return None if source is None else source.signal(sample, keep, self.cfg.teacher_temperature)
 
     def logged(self, sums: Losses) -> Losses:
-        """`sums`, for a dummy batch with what a signal would add: fairseq adds up logs of the same names by rank."""
+        """`sums`; for a dummy batch with zeros for the values of a signal: all ranks must log the same names."""
         if not self.calls.is_dummy or self.source is None:
             return sums
         return replace(sums, kd=torch.zeros_like(sums.nll), agreed=torch.zeros_like(sums.correct))
 
     def kept(self, sample) -> torch.Tensor:
-        """The target positions (B, T) that count: no padding, no ignored prefix."""
+        """The target positions (B, T) that count: neither padding nor ignored prefix."""
         keep = sample["target"].ne(self.padding_idx)
         keep[:, : self.ignore_prefix_size] = False
         return keep
 
     def implementation(self, model) -> str:
-        """ "fused" or "reference": what the student's architecture allows and --kd-implementation asks for.
+        """ "fused" or "reference": the implementation that the student allows and --kd-implementation selects.
 
-        Raises KDError for a student with an adaptive softmax.
+        Raises KDError as `choose_implementation`.
         """
         if self._implementation is None:
             self._implementation = choose_implementation(model, self.cfg)
@@ -145,9 +154,9 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
         return self._implementation
 
     def losses(self, model, net_output, target, keep, signal, fused: bool, weight=None) -> Losses:
-        """Losses of the N positions of target (B, T) where `keep` is true; of the fused implementation only their sums.
+        """Losses of the N positions of target (B, T) where `keep` is true; with fused=True only their sums.
 
-        net_output: the student's, features only if fused. weight (N,) multiplies each token's loss.
+        net_output: the student's output; features only if fused. weight (N,) multiplies each token's loss.
         """
         target = target[keep]
         if not fused:
@@ -168,9 +177,9 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
         return fused_loss(features, projection, target, signal, objective, matmul_dtype, weight)
 
     def _weighted(self, model, signal, nll) -> Objective:
-        """The objective, with α = 0 in validation and for the tokens that --kd-select leaves to the gold.
+        """The objective, with α = 0 in validation and for the tokens that --kd-select does not select.
 
-        nll(): of each token.
+        nll(): the negative log-likelihood of each token, (N,).
         """
         if not model.training:
             return replace(self.objective, kd_weight=0.0)
@@ -200,7 +209,7 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
 
     @classmethod
     def reduce_metrics(cls, logging_outputs) -> None:
-        """Log kd_loss (bits a token) and agreement (percent of tokens) beside what fairseq logs."""
+        """Log the values that fairseq logs, and kd_loss (bits per token) and agreement (percent of tokens)."""
         super().reduce_metrics(logging_outputs)
         tokens = sum(log.get("kd_tokens", 0) for log in logging_outputs)
         if tokens > 0:

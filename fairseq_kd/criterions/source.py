@@ -1,8 +1,6 @@
-"""Where kd_word's signal comes from, by its options, and whether the data are such that it can.
+"""What kd_word takes from student, task and options: the implementation, the signal source, the calls of the task."""
 
-Which of the two computations of the loss a student allows.
-"""
-
+import functools
 import os
 
 from fairseq_kd.artifacts.data_bin import check_trainable
@@ -14,53 +12,53 @@ from fairseq_kd.teacher.online import OnlineSignalSource
 
 
 def choose_implementation(model, cfg) -> str:
-    """ "fused" or "reference": what the student's architecture allows and --kd-implementation asks for.
+    """ "fused" or "reference": the implementation of the loss that the student allows and --kd-implementation selects.
 
-    Raises KDError for a student that is not autoregressive or has an adaptive softmax, and when what is asked for is
-    not possible.
+    Raises KDError for a student that is not autoregressive or has an adaptive softmax, and if the selected
+    implementation is not possible.
     """
     check_model(model, "the student")
     _refuse_adaptive_softmax(model)
-    projection, asked = output_projection(model), str(cfg.kd_implementation)
+    projection, selected = output_projection(model), str(cfg.kd_implementation)
     fits = projection is not None
-    needs = asked == "fused" or str(cfg.kd_matmul_dtype) != "same"
+    needs = selected == "fused" or str(cfg.kd_matmul_dtype) != "same"
     if needs and not fits:
         raise KDError(
             "--kd-implementation fused and --kd-matmul-dtype do not fit: the student has no output projection "
             "that can be applied by itself (it is not one of fairseq's transformers, or it is wrapped with "
-            "--find-unused-parameters or fully sharded); leave them out"
+            "--find-unused-parameters or fully sharded); omit them"
         )
     if fits and str(cfg.kd_matmul_dtype) == str(projection.dtype).removeprefix("torch."):
         raise KDError(
             f"--kd-matmul-dtype {cfg.kd_matmul_dtype} has no effect: the student itself has that type (--bf16)"
         )
-    return "fused" if fits and asked != "reference" else "reference"
+    return "fused" if fits and selected != "reference" else "reference"
 
 
 def _refuse_adaptive_softmax(model) -> None:
     if getattr(getattr(model, "decoder", None), "adaptive_softmax", None) is not None:
         raise KDError(
             "the student has an adaptive softmax (--adaptive-softmax-cutoff), which gives no distribution over the "
-            "whole vocabulary to compare with the teacher's; train it without"
+            "whole vocabulary to compare with the teacher's; train the student without it"
         )
 
 
 def check_training_data(task_cfg, split: str) -> None:
-    """Look at the files of a subset that a training uses, as far as they are there, before fairseq loads them.
+    """Check the existing files of a subset that a training uses, before fairseq loads them.
 
-    fairseq would stop with an assertion or a KeyError. Raises KDError for what `check_trainable` refuses.
+    fairseq would stop with an assertion or a KeyError. Raises KDError as `check_trainable`.
     """
     languages = (task_cfg.source_lang, task_cfg.target_lang)
     trained_on = split == getattr(task_cfg, "train_subset", "train")
-    folders = str(task_cfg.data).split(os.pathsep)  # others than the training set are read from the first
+    folders = str(task_cfg.data).split(os.pathsep)  # fairseq reads all other subsets from the first folder
     for folder in folders if trained_on else folders[:1]:
         check_trainable(folder, split, languages, getattr(task_cfg, "dataset_impl", None), combine=trained_on)
 
 
 def online_source(cfg, task) -> OnlineSignalSource | None:
-    """The teacher that runs, None where the options ask for none. No file is opened.
+    """The source that runs the teacher, or None if the options do not need it. No file is opened.
 
-    Raises KDError for a --kd-top-k that leaves nothing out.
+    Raises KDError if --kd-top-k is not smaller than the vocabulary.
     """
     if cfg.teacher is None or (cfg.teacher_cache is not None and not cfg.kd_valid):
         return None
@@ -75,7 +73,7 @@ def online_source(cfg, task) -> OnlineSignalSource | None:
 
 
 def training_source(cfg, task, online: OnlineSignalSource | None):
-    """What answers in training, None where no signal is asked for. online: the teacher that runs, if one does.
+    """The signal source for training, or None if the options name no teacher. online: see `online_source`.
 
     Raises KDError when the cache cannot be used or the teacher's file cannot be opened.
     """
@@ -91,3 +89,44 @@ def training_source(cfg, task, online: OnlineSignalSource | None):
         stated_teacher=cfg.teacher,
         subset=getattr(task.cfg, "train_subset", "train"),
     )
+
+
+class TaskCalls:
+    """Observes two calls of one task: fairseq tells the task, and not the criterion, what the criterion must know.
+
+    - fairseq-train loads its data by `task.load_dataset`, after it has built the criterion. Commands that only read a
+      checkpoint (fairseq-validate, fairseq-generate) pass `task_cfg` to it, the options of the finished training.
+    - If an epoch does not have enough batches for all ranks, a rank gets a dummy batch. This is the first batch of the
+      iterator that was created last, so it is a validation batch after a validation inside the epoch. The trainer
+      passes `ignore_grad` to `task.train_step`, which multiplies the loss by 0, and ignores the logged values.
+
+    The task may be one of fairseq's own, so both methods are replaced on this object by methods that call them.
+    is_dummy: whether the criterion is being called with a dummy batch.
+    """
+
+    def __init__(self, task, before_training_data):
+        """before_training_data(split): called before each load of a subset by a training."""
+        self.is_dummy = False
+        task.load_dataset = self._announced(task.load_dataset, before_training_data)
+        task.train_step = self._marked(task.train_step)
+
+    @staticmethod
+    def _announced(load_dataset, before_training_data):
+        @functools.wraps(load_dataset)
+        def load(*args, **kwargs):
+            if "task_cfg" not in kwargs:
+                before_training_data(args[0] if args else kwargs["split"])
+            return load_dataset(*args, **kwargs)
+
+        return load
+
+    def _marked(self, train_step):
+        @functools.wraps(train_step)
+        def step(sample, model, criterion, optimizer, update_num, ignore_grad=False, **kwargs):
+            self.is_dummy = ignore_grad
+            try:
+                return train_step(sample, model, criterion, optimizer, update_num, ignore_grad, **kwargs)
+            finally:
+                self.is_dummy = False
+
+        return step

@@ -1,1 +1,1 @@
-"""Pure maths of distillation losses: tensors in, tensors out, no fairseq."""
+"""Distillation losses as pure functions of tensors, without fairseq."""

@@ -1,8 +1,8 @@
-"""What a teacher says about the target tokens of a batch, as plain tensors.
+"""The teacher's distributions for the target tokens of a batch, as plain tensors.
 
-The criterion asks a `SignalSource` (a network, `online`; a cache on disk, `cached`) for the signal of a batch and does
-not know which of them answers. A signal has one row for each of the N target tokens that count: the positions where
-`keep` (B, T) is true, in row-major order.
+The criterion asks a `SignalSource` (`teacher.online`, a network, or `teacher.cached`, a cache on disk) for the signal
+of a batch and does not know which of them answers. A signal has one row for each of the N target tokens that count: the
+positions where `keep` (B, T) is true, in row-major order.
 """
 
 import math
@@ -11,18 +11,18 @@ from typing import Protocol
 
 import torch
 
-from fairseq_kd.loss.divergence import bucket, temper
+from fairseq_kd.loss.rows import bucket, temper
 
-ROWS_AT_A_TIME = 512  # rows of V log-probabilities that exist at once where a signal is walked through
-SMALLEST_TAIL = -16.0  # nats, about 1e-7: what float32 can tell from nothing beside 1
-# A tail shape's own mass outside of the k types is at least 1e-3 (V - k) / V (`teacher.tail_shapes`), so this bounds it
-# only where k > 0.9 V: there float32 could not tell it from nothing, and the tail gets less than its mass.
+ROWS_AT_A_TIME = 512  # rows of V log-probabilities that exist at once where a signal is read part by part
+SMALLEST_TAIL = -16.0  # nats, a probability of about 1e-7: the least that changes a sum near 1 in float32
+# A tail shape's own mass outside of the k entries is at least 1e-3 (V - k) / V (`cache.tail_shapes`). So this bound
+# acts only where k > 0.9 V: there float32 could not tell the mass from 0, and the tail gets less than its mass.
 SMALLEST_OUTSIDE = 1e-4
 
 
 @dataclass(frozen=True)
 class DenseSignal:
-    """The teacher's whole distribution, projected from its features when it is asked for, a few rows at a time.
+    """The teacher's whole distribution, computed from its features on demand, a few rows at a time.
 
     features (N, d) and projection (V, d), or features = log-probabilities (N, V) at temperature 1 and projection None.
     """
@@ -37,7 +37,8 @@ class DenseSignal:
     def rows(self, start: int = 0, end: int | None = None, out: torch.Tensor | None = None) -> torch.Tensor:
         """Log-probabilities (n, V), float32 or wider, at the temperature, of the rows from start to before end.
 
-        out: a tensor (n, V) of that type to use, if one is to be made. Not to be changed without it.
+        out: a tensor (n, V) that may hold the result. Without it the caller must not change the result, which can be a
+        view of `features`.
         """
         rows = self.features[start:end]
         if self.projection is None:
@@ -55,8 +56,12 @@ class DenseSignal:
         """The rows from start to before end."""
         return DenseSignal(self.features[start:end], self.projection, self.temperature)
 
+    def most_probable(self) -> torch.Tensor:
+        """The most probable entry of each row, (N,)."""
+        return self.rows().argmax(dim=-1)
+
     def truncate(self, k: int) -> "TopKSignal":
-        """The k most probable types of each row and the mass of the others."""
+        """The k most probable entries of each row and the mass of the others."""
         starts = range(0, max(len(self), 1), ROWS_AT_A_TIME)
         parts = [top_k(self.rows(start, start + ROWS_AT_A_TIME), k) for start in starts]
         return TopKSignal(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
@@ -64,12 +69,12 @@ class DenseSignal:
 
 @dataclass(frozen=True)
 class TopKSignal:
-    """The k most probable types of each token, and what is left for all others together.
+    """The k most probable vocabulary entries for each token, and the remaining probability of all others together.
 
-    ids (N, k) int64, by falling probability; lprobs (N, k) at the temperature asked for; tail (N,), the log of the
+    ids (N, k) int64, by falling probability; lprobs (N, k) at the requested temperature; tail (N,), the log of the
     remaining probability, at least SMALLEST_TAIL.
-    shapes (G, V) and shape_ids (N,) int64, or None: log-probabilities of G distributions that all tokens share, and
-    which of them says how the tail of each token is distributed over the types that are not named.
+    shapes (G, V) and shape_ids (N,) int64, or None: log-probabilities of G distributions that all tokens share, and the
+    number of the one that distributes the tail of each token over the entries that are not named.
     """
 
     ids: torch.Tensor
@@ -86,12 +91,16 @@ class TopKSignal:
         shape_ids = None if self.shape_ids is None else self.shape_ids[start:end]
         return TopKSignal(self.ids[start:end], self.lprobs[start:end], self.tail[start:end], self.shapes, shape_ids)
 
+    def most_probable(self) -> torch.Tensor:
+        """The most probable entry of each token, (N,)."""
+        return self.ids[:, 0]
+
     def buckets(self) -> torch.Tensor:
-        """Log-probabilities (N, k + 1) of the k types and of the tail, which is the last column."""
+        """Log-probabilities (N, k + 1) of the k entries and, in the last column, of the tail."""
         return torch.cat([self.lprobs, self.tail.unsqueeze(-1)], dim=-1)
 
     def rows(self) -> torch.Tensor:
-        """Log-probabilities (N, V): the named types as they are, the tail distributed over all others by its shape."""
+        """Log-probabilities (N, V): of the named entries, and the tail distributed over all others by its shape."""
         shape = self.shapes[self.shape_ids].to(self.lprobs.dtype)  # (N, V)
         outside = shape.scatter(-1, self.ids, float("-inf")).logsumexp(dim=-1)  # the shape's mass on the others, log
         scale = self.tail - outside.clamp(min=math.log(SMALLEST_OUTSIDE))
@@ -101,7 +110,7 @@ class TopKSignal:
 def top_k(lprobs: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(ids, lprobs, tail) as in TopKSignal from log-probabilities (N, V), k < V.
 
-    The tail is summed from the types that are left out, not as 1 minus those that are kept.
+    The tail is the sum over the entries that are left out, not 1 minus the sum over the kept ones.
     """
     ids = lprobs.topk(k, dim=-1).indices
     outcomes = bucket(lprobs, ids)

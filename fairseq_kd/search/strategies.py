@@ -76,15 +76,18 @@ Search = Generator[list[dict], Sequence[float | None], Outcome]
 
 
 def resolve_kd_word(configuration: dict) -> dict:
-    """The options of kd_word for a configuration: student-temperature as a number, no option without effect."""
+    """The options of kd_word: the student's temperature as a number, and without options that have no effect."""
+    from fairseq_kd.loss.divergences import PARAMETERS
+    from fairseq_kd.loss.divergences.base import DIVERGENCES
+
     options = dict(configuration)
     if options.get("student-temperature") == SAME:
         options["student-temperature"] = options.get("teacher-temperature", 1.0)
     idle = set()
-    if options.get("kd-divergence") == "mse":  # it compares logits
-        idle |= {"teacher-temperature", "student-temperature"}
-    if options.get("kd-divergence") != "js":
-        idle.add("js-beta")
+    divergence = DIVERGENCES.get(options.get("kd-divergence", "kl"))
+    if divergence is not None:  # kd_word refuses an unknown name, and names the nearest
+        idle |= {parameter.option for parameter in PARAMETERS if parameter not in divergence.parameters}
+        idle |= set() if divergence.takes_temperatures else {"teacher-temperature", "student-temperature"}
     if options.get("kd-select", "all") == "all":
         idle |= {"kd-select-rate", "kd-queue-size"}
     elif options["kd-select"] == "batch":

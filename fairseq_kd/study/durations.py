@@ -6,7 +6,6 @@ calibration, which trains each model for a few updates; finished stages of the s
 
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from fairseq_kd.artifacts.writing import ensure_writable_folder, write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.process import dying_with_this_process
 from fairseq_kd.core.progress import Progress
+from fairseq_kd.study.factors import is_kd_option
 from fairseq_kd.study.key import TRAININGS
 from fairseq_kd.study.plan import PLAN_NAME, Plan, Stage
 from fairseq_kd.study.stage import resolve
@@ -30,7 +30,6 @@ CALIBRATION = "calibration.json"
 NOT_IN_SHAPE = ("--seed", "--max-update", "--total-num-update", "--out")
 UPDATES, WARM_UP = 12, 4  # updates of a calibration, and how many of them are not timed
 LOG_LINES_SHOWN = 12
-TEACHER_OPTION = re.compile(r"--(kd-.*|teacher.*|student-temperature|js-beta)")
 
 
 class Estimates:
@@ -152,7 +151,8 @@ def _seconds_per_update(plan: Plan, work: Path, stage: Stage, threads: int) -> f
 def _without_teacher(command: list[str]) -> list[str]:
     kept, words = [], iter(command)
     for word in words:
-        if TEACHER_OPTION.fullmatch(word):
+        option = word.removeprefix("--")
+        if option != word and (option.startswith("teacher") or is_kd_option(option)):
             next(words)  # the value of the option
         else:
             kept.append("label_smoothed_cross_entropy" if word == "kd_word" else word)

@@ -7,7 +7,7 @@ name of a factor says which settings its values assign:
     one of SETTINGS                                  the same name
     one of ALIASES, such as `alpha`                  the options given there
     SECTION.OPTION, such as `decode.beam`            that option
-    kd-... and KD_OPTIONS                            kd.NAME
+    an option of kd_word, see is_kd_option           kd.NAME
     any other name, such as `dropout`                student.NAME
 
 An exclusion is a pattern of factor values. It removes the cells that agree with all of it.
@@ -45,7 +45,7 @@ ALIASES = {
     "alpha": ("kd.kd-weight",),
     "temperature": ("kd.teacher-temperature", "kd.student-temperature"),
 }
-KD_OPTIONS = ("teacher-temperature", "student-temperature", "js-beta", "teacher-dtype")  # besides all kd-... options
+KD_OPTIONS = ("teacher-temperature", "student-temperature", "teacher-dtype")  # see is_kd_option
 OPTION_SECTIONS = ("data", *TRAINED, "select", "kd", "cache", "decode", "noise", "evaluate")
 
 
@@ -118,7 +118,16 @@ def settings_of(name: str) -> tuple[str, ...]:
         return (name,)
     if name in ALIASES:
         return ALIASES[name]
-    return (f"kd.{name}" if name.startswith("kd-") or name in KD_OPTIONS else f"student.{name}",)
+    return (f"kd.{name}" if is_kd_option(name) else f"student.{name}",)
+
+
+def is_kd_option(name: str) -> bool:
+    """Whether `name`, without the two dashes, is an option of kd_word that says how it distils."""
+    if name.startswith("kd-") or name in KD_OPTIONS:
+        return True
+    from fairseq_kd.loss.divergences import PARAMETERS  # and with it torch
+
+    return name in {parameter.option for parameter in PARAMETERS}
 
 
 def assignments(spec: Spec, name: str, value) -> list[tuple]:

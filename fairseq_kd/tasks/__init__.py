@@ -1,1 +1,1 @@
-"""fairseq tasks: what a batch holds beyond source and gold target."""
+"""fairseq tasks: batches with more than source and gold target."""

@@ -1,7 +1,7 @@
 """`--task kd_translation --distilled DATA_BIN2`: fairseq's translation, with a second target for the training subset.
 
-DATA_BIN2 is binarised with the dictionaries of the data-bin and holds the same sources in the same order; its targets
-are, say, what a teacher made of them. Validation and test subsets are left as they are.
+DATA_BIN2 is binarised with the dictionaries of the data-bin and has the same sources in the same order. Its targets
+are, for example, a teacher's translations of the sources. Validation and test subsets do not change.
 """
 
 import copy
@@ -20,13 +20,13 @@ from fairseq_kd.tasks.distilled import DistilledPairDataset, check_dictionaries,
 
 @dataclass
 class KDTranslationConfig(TranslationConfig):
-    """Options of kd_translation, beside those of translation."""
+    """Options of kd_translation, in addition to the options of translation."""
 
     distilled: Optional[str] = field(
         default=None,
         metadata={
             "help": "data-bin with a distilled target for each training sentence of the data: same dictionaries, same "
-            "sources, same order; a list with colons where the data is one"
+            "sources, same order. If the data is a list joined by colons, this must be one too"
         },
     )
 
@@ -37,24 +37,27 @@ class KDTranslationTask(TranslationTask):
 
     def __init__(self, cfg: KDTranslationConfig, src_dict, tgt_dict):
         super().__init__(cfg, src_dict, tgt_dict)
-        self.update_num = 0  # of the update that is being computed: criterions are not told it by fairseq
-        self.encoder_width = None  # of the student, known when it is built, which is before the criterion is
+        self.update_num = 0  # of the current update; fairseq does not pass it to criterions
+        self.encoder_width = None  # of the student; build_model sets it, before the criterion is built
 
     @classmethod
     def setup_task(cls, cfg: KDTranslationConfig, **kwargs):
-        """What fairseq calls. A user error ends the process with status 2."""
+        """fairseq calls this. A user error ends the process with status 2."""
         with exit_on_user_error():
             if cfg.distilled is None:
-                raise KDError("--task kd_translation needs --distilled DATA_BIN; without one, use --task translation")
+                raise KDError(
+                    "--task kd_translation needs --distilled DATA_BIN; to train without distilled targets, use --task "
+                    "translation"
+                )
             if cfg.num_batch_buckets > 0:
                 raise KDError(
                     f"--num-batch-buckets {cfg.num_batch_buckets} with --task kd_translation: the buckets would fit "
-                    "the gold targets and not the distilled ones; leave it out"
+                    "the gold targets and not the distilled ones; omit it"
                 )
         return super().setup_task(cfg, **kwargs)
 
     def load_dataset(self, split, epoch=1, combine=False, **kwargs):
-        """Load a subset; the training subset with its distilled targets."""
+        """Load a subset; the training subset gets its distilled targets."""
         with exit_on_user_error():
             folders = utils.split_paths(self.cfg.data)
             folder = folders[(epoch - 1) % len(folders) if split == self.cfg.train_subset else 0]
@@ -68,8 +71,8 @@ class KDTranslationTask(TranslationTask):
         folders = [utils.split_paths(paths) for paths in (self.cfg.data, self.cfg.distilled)]
         if len(folders[0]) != len(folders[1]):
             raise KDError(
-                f"--distilled names {len(folders[1])} folders, the data {len(folders[0])}: fairseq trains on one of "
-                "them after the other, so each needs its distilled one, in the same order"
+                f"--distilled names {len(folders[1])} folders, the data {len(folders[0])}: fairseq trains on one "
+                "folder after the other, so each folder needs its distilled counterpart, in the same order"
             )
         of_gold, folder = (paths[(epoch - 1) % len(paths)] for paths in folders)
         languages = (self.cfg.source_lang, self.cfg.target_lang)
@@ -80,7 +83,7 @@ class KDTranslationTask(TranslationTask):
         return DistilledPairDataset(pairs, distilled.tgt, distilled.tgt_sizes)
 
     def _load_as_gold(self, folder, split, combine):
-        """The subset of another data-bin, by the loader and the options that the gold one was loaded with."""
+        """The subset of another data-bin, loaded with the loader and the options of the gold data-bin."""
         cfg = copy.copy(self.cfg)
         cfg.data, cfg.load_alignments = folder, False
         check_trainable(folder, split, (cfg.source_lang, cfg.target_lang), cfg.dataset_impl, combine)
@@ -95,7 +98,7 @@ class KDTranslationTask(TranslationTask):
         return other.dataset(split)
 
     def build_model(self, cfg, from_checkpoint=False):
-        """Build the student, and keep the width of its encoder's output if it is one of fairseq's transformers."""
+        """Build the student; remember the width of its encoder's output if it is one of fairseq's transformers."""
         model = super().build_model(cfg, from_checkpoint)
         encoder = getattr(model, "encoder", None)
         if isinstance(encoder, TransformerEncoderBase):
@@ -103,7 +106,7 @@ class KDTranslationTask(TranslationTask):
         return model
 
     def build_criterion(self, cfg, from_checkpoint=False):
-        """Build the criterion; one that does not read the distilled targets is a user error."""
+        """Build the criterion. A criterion that does not read the distilled targets is a user error."""
         criterion = super().build_criterion(cfg, from_checkpoint)
         with exit_on_user_error():
             if not getattr(criterion, "reads_distilled", False):
@@ -114,6 +117,6 @@ class KDTranslationTask(TranslationTask):
         return criterion
 
     def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False):
-        """One forward and backward pass; keeps update_num, which resume restores, for the criterion."""
+        """One forward and backward pass; stores update_num, which a resumed training restores, for the criterion."""
         self.update_num = update_num
         return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)

@@ -1,1 +1,1 @@
-"""The teacher: checkpoint -> frozen Teacher -> SignalSource -> TeacherSignal."""
+"""Teachers and where their answers come from: a network (`online`), a cache (`cached`), or several networks."""

@@ -1,7 +1,8 @@
-"""A cache on disk in the place of the teacher: the same signal for a batch, without running the teacher.
+"""The teacher's signal from a cache on disk: the same signal for a batch, without running the teacher.
 
-Rows are found by sample["id"], the index in the data-bin, which filtering, shuffling, batching and sharding only
-permute. Each sentence is compared with the cache when it is read, so that a signal never belongs to other data.
+Rows are found by sample["id"], the index of the sentence in the data-bin. Filtering, shuffling, batching and sharding
+only permute these indices. Each sentence is compared with the cache when it is read, so that a signal never belongs to
+other data.
 """
 
 import logging
@@ -27,10 +28,10 @@ class CachedSignalSource:
     """A `SignalSource` that reads a cache made by `fairseq-kd cache`."""
 
     def __init__(self, folder, task, *, temperature: float, stated_teacher=None, subset: str = "train"):
-        """Open the cache and check it against the task, whose data need not be loaded yet.
+        """Open the cache and check it against the task. The data of the task need not be loaded yet.
 
-        temperature: the one that will be asked for. stated_teacher: checkpoint that the cache must be made from.
-        Raises KDError when the cache is damaged, or is not of this vocabulary, temperature, subset or teacher.
+        temperature: the temperature of later calls. stated_teacher: the checkpoint that the cache must be made from.
+        Raises KDError when the cache is damaged, or has another vocabulary, temperature, subset or teacher.
         """
         self.reader = CacheReader(folder)
         self.task, self.subset = task, subset
@@ -45,8 +46,8 @@ class CachedSignalSource:
     def signal(self, sample, keep: torch.Tensor, temperature: float) -> TopKSignal | DenseSignal:
         """The teacher's signal at `temperature` for the positions of sample["target"] where `keep` (B, T) is true.
 
-        keep may leave out positions, but not keep padding. Rows are in row-major order of keep, on the device of
-        the target. Raises KDError when the batch is not of the data that the cache was made from.
+        keep may omit positions, but must not keep padding. Rows are in row-major order of keep, on the device of the
+        target. Raises KDError when the batch is not from the data that the cache was made from.
         """
         if not self._data_is_checked:
             self._check_data()
@@ -84,7 +85,7 @@ class CachedSignalSource:
         if made_of != self.subset:
             raise KDError(
                 f"teacher cache {self.reader.folder} is of subset {made_of!r}, the training reads {self.subset!r}: "
-                f"make one with fairseq-kd cache --subset {self.subset}"
+                f"make a cache with fairseq-kd cache --subset {self.subset}"
             )
 
     def _check_dictionaries(self) -> None:
@@ -94,24 +95,24 @@ class CachedSignalSource:
             if dictionary_hash(dictionary) != manifest["dictionaries"][side]:
                 raise KDError(
                     f"teacher cache {self.reader.folder} was made with another {side} dictionary (cache: "
-                    f"{manifest['types']} target types; task: {types}): the stored indices would mean other words. "
-                    "Train on the data-bin that the cache was made from, or make a cache of this one"
+                    f"{manifest['types']} target tokens; task: {types}): the stored indices would mean other tokens. "
+                    "Train on the data-bin that the cache was made from, or make a cache of this data-bin"
                 )
 
     def _check_teacher(self, stated) -> None:
         made_by = self.reader.manifest["teacher"]
         check_one(stated, "teacher")
         if not Path(stated).is_file():
-            raise KDError(f"teacher {stated} is not there; with --teacher-cache alone, --teacher is not needed")
+            raise KDError(f"teacher {stated} does not exist; with --teacher-cache, --teacher is not needed")
         if (found := sha256_file(stated)) != made_by["sha256"]:
             raise KDError(
                 f"teacher cache {self.reader.folder} was made from {made_by['path']} (sha256 "
                 f"{made_by['sha256'][:16]}...), --teacher {stated} is another checkpoint (sha256 {found[:16]}...): "
-                "leave --teacher out, or make a cache from it"
+                "omit --teacher, or make a cache from this checkpoint"
             )
 
     def _check_data(self) -> None:
-        """Counts, lengths and files of the subset, as far as the task has them."""
+        """Check counts, lengths and files of the subset, as far as the task has them."""
         self._check_counts()
         expected = self.reader.manifest["data"]
         folder = Path(data_folder(self.task.cfg))
@@ -119,8 +120,8 @@ class CachedSignalSource:
             if found != expected[name]:
                 raise KDError(
                     f"{folder / name} has sha256 {found[:16]}..., teacher cache {self.reader.folder} "
-                    f"was made from {expected[name][:16]}...: the data are not those that the teacher was run on "
-                    "(another corpus, or a noised one). Make a cache of these data"
+                    f"was made from {expected[name][:16]}...: the teacher was run on other data (another corpus, "
+                    "or one with or without noise). Make a cache of these data"
                 )
 
     def _check_counts(self) -> None:
@@ -145,9 +146,9 @@ class CachedSignalSource:
         beyond = sentences[(sentences < 0) | (sentences >= len(self.reader))]
         if len(beyond):
             raise KDError(
-                f"the batch holds sentence {beyond[0]}, teacher cache {self.reader.folder} ends at sentence "
+                f"the batch has sentence {beyond[0]}, teacher cache {self.reader.folder} ends at sentence "
                 f"{len(self.reader) - 1}: it was made from other data (concatenated data-bins have other numbers). "
-                "Make a cache of the data-bin that is trained on"
+                "Make a cache of the data-bin of this training"
             )
         stored = self.reader.crc[sentences]  # (B, 2)
         padding = self.task.source_dictionary.pad(), self.task.target_dictionary.pad()
@@ -156,6 +157,7 @@ class CachedSignalSource:
             if len(different := np.flatnonzero(found != stored[:, column])):
                 raise KDError(
                     f"the {SIDES[column]} of sentence {sentences[different[0]]} of subset {self.subset!r} differs from "
-                    f"that in teacher cache {self.reader.folder}: the data were changed after the teacher was run "
-                    "(another or a noised corpus, or an option such as --truncate-source). Make a cache of these data"
+                    f"the one in teacher cache {self.reader.folder}: the data are not the data that the teacher was "
+                    "run on (another corpus, added noise, or an option such as --truncate-source). Make a cache of "
+                    "these data"
                 )

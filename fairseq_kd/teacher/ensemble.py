@@ -1,4 +1,4 @@
-"""One checkpoint, or an ensemble of several, together with the data that it is run on."""
+"""One checkpoint, or an ensemble of several, with the data that it runs on."""
 
 import hashlib
 import os
@@ -15,7 +15,7 @@ from fairseq_kd.loss.signal import DenseSignal
 
 @dataclass(frozen=True)
 class Teachers:
-    """Frozen models over the same dictionaries, and a task that has the subset loaded.
+    """Frozen models with the same dictionaries, and a task with the loaded subset.
 
     inputs: the files that they were read from, looked at before.
     """
@@ -33,7 +33,7 @@ class Teachers:
 
     @property
     def max_positions(self) -> tuple[int, int]:
-        """Longest source and target, in tokens with EOS, that every member takes."""
+        """Longest source and target, in tokens with EOS, that all members accept."""
         sources, targets = zip(*(member.model.max_positions() for member in self.members), strict=True)
         return min(sources), min(targets)
 
@@ -42,12 +42,12 @@ class Teachers:
         return [member.model.to(device) for member in self.members]
 
     def signal(self, sample, keep: torch.Tensor) -> "AveragedSignal | DenseSignal":
-        """What they say about the N kept target positions; of several, the mean of their probabilities."""
+        """Their distributions for the N kept target positions; of several members, the mean of the probabilities."""
         signals = [member.signal(sample, keep) for member in self.members]
         return signals[0] if len(signals) == 1 else AveragedSignal(signals)
 
     def fingerprint(self) -> dict:
-        """Paths, and a hash of the contents: one file's sha256, or the sha256 of several files' sha256s in order.
+        """Paths, and a hash of the contents: the sha256 of one file, or the sha256 of the list of several sha256s.
 
         Raises KDError when a file has changed since it was read.
         """
@@ -57,7 +57,7 @@ class Teachers:
 
 
 class AveragedSignal:
-    """The mean of several teachers' probabilities, as fairseq's ensembles have it."""
+    """The mean of several teachers' probabilities, as in fairseq's ensembles."""
 
     def __init__(self, signals: list[DenseSignal]):
         self.signals = signals
@@ -71,10 +71,11 @@ class AveragedSignal:
 def open_teachers(
     data_bin, paths: str, subset: str, *, data=None, dtype="float32", trust=None, inputs: Inputs | None = None
 ) -> Teachers:
-    """Load the checkpoints of `paths` (joined by ":", as for fairseq-generate) and the subset.
+    """Load the checkpoints in `paths` (joined by ":", as for fairseq-generate) and the subset.
 
-    data, dtype: see `load_frozen`. trust: one of the paths, which may hold code. inputs: gets the files.
-    Raises KDError when one cannot be used, or when their dictionaries differ from the data's.
+    data, dtype: see `load_frozen`. trust: the path of a checkpoint that may contain code; it must be one of `paths`.
+    inputs: gets the files.
+    Raises KDError when a checkpoint cannot be used, or when its dictionaries differ from those of the data.
     """
     listed = [path for path in str(paths).split(os.pathsep) if path]
     if not listed:
@@ -92,7 +93,7 @@ def open_teachers(
         if member.languages != first.languages:
             raise KDError(
                 f"{path} translates {'-'.join(member.languages)}, {listed[0]} {'-'.join(first.languages)}: an "
-                "ensemble needs one pair of languages"
+                "ensemble needs one language pair"
             )
         member.check_dictionaries(task.source_dictionary, task.target_dictionary)
         members.append(member)

@@ -1,4 +1,4 @@
-"""A teacher network that runs beside the student."""
+"""A teacher network that runs during the training of the student."""
 
 from pathlib import Path
 
@@ -10,21 +10,21 @@ from fairseq_kd.loss.signal import DenseSignal, TopKSignal
 
 
 class OnlineSignalSource:
-    """Answers with a network, loaded when it is first asked.
+    """A `SignalSource` that runs a network. The network is loaded at the first call.
 
-    So validation of a student needs no teacher, and a distilled checkpoint can be validated where the teacher is not.
-    A training calls `check_file` before it loads its data.
+    So the validation of a student needs no teacher, and works on a machine without the teacher's checkpoint. A training
+    calls `check_file` before it loads its data.
     """
 
     def __init__(self, path, task, *, data=None, dtype: str = "float32", trust: bool = False, top_k: int = 0):
-        """task: the student's; its dictionaries must equal the teacher's. top_k: types to keep, 0 for all.
+        """task: of the student; its dictionaries must equal the teacher's. top_k: entries to keep, 0 for all.
 
-        Raises KDError when top_k leaves nothing out.
+        Raises KDError when top_k is not smaller than the vocabulary.
         """
         if top_k >= len(task.target_dictionary):
             raise KDError(
-                f"--kd-top-k {top_k}: the target dictionary has {len(task.target_dictionary)} types, so nothing would "
-                "be left out; give fewer, or 0 for all"
+                f"--kd-top-k {top_k}: the target dictionary has only {len(task.target_dictionary)} tokens; give a "
+                "smaller number, or 0 to keep all"
             )
         self._arguments = {"path": path, "data": data, "dtype": dtype, "trust": trust}
         self._task = task
@@ -32,18 +32,20 @@ class OnlineSignalSource:
         self.teacher: FrozenModel | None = None
 
     def check_file(self) -> None:
-        """Raises KDError when a teacher that is yet to be loaded is no file that can be opened. It is not read."""
+        """Raises KDError when the teacher is not loaded yet and its file cannot be opened. The file is not read."""
         if self.teacher is not None:
             return
         path = Path(self._arguments["path"])
         if not path.is_file():
-            what = "is a folder" if path.is_dir() else "is not there"
+            what = "is a folder" if path.is_dir() else "does not exist"
             raise KDError(f"teacher {path} {what}: give the checkpoint that fairseq-train wrote (--teacher)")
         try:
             with open(path, "rb"):
                 pass
         except OSError as error:
-            raise KDError(f"teacher {path} cannot be opened ({error.strerror}): look at its owner or mode") from error
+            raise KDError(
+                f"teacher {path} cannot be opened ({error.strerror}): check its owner and its mode"
+            ) from error
 
     def signal(self, sample, keep: torch.Tensor, temperature: float) -> DenseSignal | TopKSignal:
         """Run the teacher on the batch. Raises KDError when it cannot be loaded or has other dictionaries."""

@@ -1,4 +1,4 @@
-"""Compare a finished cache with the teacher, on a random sample of its sentences."""
+"""Compare a complete cache with the teacher, on a random sample of its sentences."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,22 +13,24 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_one, check_one_folder
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.inference.opening import load_pair
-from fairseq_kd.loss.divergence import bucket, temper
+from fairseq_kd.loss.rows import bucket, temper
 from fairseq_kd.loss.signal import ROWS_AT_A_TIME, DenseSignal, TopKSignal
 from fairseq_kd.teacher.cached import CachedSignalSource
 
-# Rounding of what is stored moves a probability by p·δ·2^-11 at most, and the norm by p·H·2^-11 with H <= ln k:
-# below 0.002. A teacher of float32 answers to 1e-5 the same in another batch. One of half precision moves its logits,
-# of size 30 or so, by 2^-11 (float16) or 2^-8 (bfloat16) of their size, and a probability by a quarter of that a side.
+# Rounding of the stored values changes a probability by at most p·δ·2^-11, and the norm by p·H·2^-11 with H <= ln k:
+# below 0.002. A float32 teacher gives the same values in another batch up to 1e-5. In half precision its logits, of
+# about 30, change by 2^-11 (float16) or 2^-8 (bfloat16) of their size, and a probability by a quarter of that change.
+# This holds for the stored value and for the value that is computed again.
 TOLERANCE = {"compact": 0.01, "float32": 0.001}
 TOLERANCE_OF_HALF = {"float32": 0.0, "float16": 0.03, "bfloat16": 0.15}
 
 
 @dataclass(frozen=True)
 class Deviation:
-    """Of the sampled tokens: the largest and the mean deviation in probability, and where the largest is.
+    """Largest and mean deviation in probability over the sampled tokens, and the place of the largest.
 
-    A tail shape that is not the best one deviates by what its affinity (`tail_shapes`) lacks.
+    A token whose stored tail shape is not the best one deviates by the difference of the two affinities
+    (`cache.tail_shapes`).
     """
 
     sentences: int
@@ -45,9 +47,9 @@ def verify_cache(
 ) -> Deviation:
     """Check the files of a cache, and run the teacher again on `sample` sentences drawn by `seed`.
 
-    teacher, data_bin: None for the places that the manifest records.
-    Raises KDError when a file was changed, when teacher or data are not those of the cache, and when the cache
-    deviates from the teacher by more than rounding explains.
+    teacher, data_bin: None for the paths in the manifest.
+    Raises KDError when a file was changed, when the cache was made from another teacher or from other data, and when
+    the cache deviates from the teacher by more than rounding explains.
     """
     manifest = CacheReader(folder, check_hashes=False).manifest
     if sample < 1:
@@ -78,14 +80,14 @@ def verify_cache(
         raise KDError(
             f"teacher cache {folder} deviates from {teacher} by {found.largest:.4f} in probability (sentence "
             f"{found.sentence}, temperature {found.temperature:g}); rounding explains at most {found.tolerance:g}. "
-            "It was not made by this teacher as it runs now: remove it and make it again with fairseq-kd cache"
+            "The teacher as it runs now did not make it: remove the cache, and make it again with fairseq-kd cache"
         )
     return found
 
 
-def _existing(path, remedy: str, is_there) -> str:
-    if not is_there(Path(path)):
-        raise KDError(f"{path}, recorded in the manifest or given, is not there: say where it is now with {remedy}")
+def _existing(path, remedy: str, exists) -> str:
+    if not exists(Path(path)):
+        raise KDError(f"{path} (from the manifest or the command line) does not exist: give its path with {remedy}")
     return str(path)
 
 
@@ -118,7 +120,7 @@ def _compare(source: CachedSignalSource, compute: TeacherRows, chosen: np.ndarra
 
 
 def _deviations(cached: TopKSignal | DenseSignal, teacher: DenseSignal, temperature: float) -> torch.Tensor:
-    """The largest difference in probability of each token (N,), over the stored types and the tail."""
+    """The largest difference in probability of each token, (N,), over the stored entries and the tail."""
     found = []
     for start in range(0, len(teacher), ROWS_AT_A_TIME):
         end = start + ROWS_AT_A_TIME
@@ -132,12 +134,12 @@ def _deviations(cached: TopKSignal | DenseSignal, teacher: DenseSignal, temperat
 
 
 def _shortfalls(cached: TopKSignal, teacher: DenseSignal, root_shapes: torch.Tensor) -> torch.Tensor:
-    """By how much the affinity of each token's stored tail shape is below the best (N,); 1 if there is none."""
+    """The best affinity of each token minus the affinity of its stored tail shape, (N,); 1 for an unknown shape."""
     found = []
     for start in range(0, len(teacher), ROWS_AT_A_TIME):
         part = cached.part(start, start + ROWS_AT_A_TIME)
         affinities = affinity(teacher.rows(start, start + ROWS_AT_A_TIME), part.ids, root_shapes)  # (n, G)
         stored = affinities.gather(1, part.shape_ids.clamp(max=len(root_shapes) - 1).unsqueeze(1)).squeeze(1)
-        is_there = part.shape_ids < len(root_shapes)
-        found.append(torch.where(is_there, affinities.amax(dim=1) - stored, 1.0))
+        known = part.shape_ids < len(root_shapes)
+        found.append(torch.where(known, affinities.amax(dim=1) - stored, 1.0))
     return torch.cat(found)

@@ -102,7 +102,7 @@ def test_stock_options_resume_with_a_moved_teacher_and_the_other_commands(plain,
     assert (tmp_path / "student" / "checkpoint_last.pt").stat().st_size < 400_000
 
     gone = kd(plain, *options, "--teacher", tmp_path / "gone.pt", "--max-update", "14")
-    assert_user_error(gone, "gone.pt is not there")
+    assert_user_error(gone, "gone.pt does not exist")
     assert "examples from" not in gone.stdout + gone.stderr  # it has loaded no data, validation sets neither
     assert not (tmp_path / "student" / "crash.pt").exists()
     resumed = kd(plain, *options, "--teacher", moved, "--max-update", "14")
@@ -235,7 +235,7 @@ def test_bad_input_is_one_error_status_2_and_no_file(case, plain, plain_cache, t
         shutil.copytree(plain_cache, cache)
     path = teacher_of(plain)
     if case == "missing":
-        path, message = tmp_path / "nothing.pt", "nothing.pt is not there"
+        path, message = tmp_path / "nothing.pt", "nothing.pt does not exist"
     elif case == "other dictionary":
         path, message = teacher, "the first difference is at index"
     elif case == "corrupt":
@@ -244,7 +244,7 @@ def test_bad_input_is_one_error_status_2_and_no_file(case, plain, plain_cache, t
     elif case == "hostile":
         path, message = hostile(tmp_path / "hostile.pt", tmp_path / "made"), "posix.mkdir"
     elif case == "cache: missing":
-        message = "cache is not there"
+        message = "cache does not exist"
     elif case == "cache: temperature":
         options, message = ["--teacher-temperature", "2"], "was made for the temperature 1"
     elif case == "cache: flipped bit":

@@ -47,7 +47,7 @@ def test_a_learned_gate_is_trained_resumed_validated_and_decoded(data_bin, disti
     rewrite(folder, "qaa", lambda number, tokens: tokens.flip(0) if number == 11 else tokens)
     assert_user_error(train(7), "the source of sentence 11 of subset 'train'")
     shutil.rmtree(folder)
-    assert_user_error(train(7), "is not there")
+    assert_user_error(train(7), "does not exist")
     for command, *more in (
         ("validate", "--task", "translation", "--max-tokens", "400"),
         ("generate", "--gen-subset", "test", "--required-batch-size-multiple", "1", "--max-tokens", "400"),

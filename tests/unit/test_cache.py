@@ -90,8 +90,8 @@ def test_an_impossible_type_is_stored_as_a_number():
         ((8, (1.0, 2.0, 4.0), 32000, "compact", 64), 39),
     ],
 )
-def test_bytes_a_token(fields, size):
-    assert CacheFormat(*fields).bytes_a_token() == size
+def test_bytes_per_token(fields, size):
+    assert CacheFormat(*fields).bytes_per_token() == size
 
 
 def test_a_crc_is_that_of_the_ids_without_padding_on_either_side():

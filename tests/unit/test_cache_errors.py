@@ -55,7 +55,7 @@ def read(folder, task, sample=None, **options):
         ((2, (1.0,), 10, "zip"), "--store zip: must be one of compact, float32"),
         ((2, (1.0,), 10, "compact", -1), "--tail-shapes -1: must be from 0"),
         ((2, (1.0,), 10, "compact", 257), "--tail-shapes 257: must be from 0"),
-        ((10, (1.0,), 10, "compact", 4), "--tail-shapes 4 has no effect with --top-k 10: all types are stored"),
+        ((10, (1.0,), 10, "compact", 4), "--tail-shapes 4 has no effect with --top-k 10: all tokens are stored"),
     ],
 )
 def test_options_out_of_range(fields, message):
@@ -86,11 +86,11 @@ def test_a_cache_of_another_k_is_not_written_over(cache, teacher, data_bin):
 
 
 def test_a_folder_that_is_no_cache(task, data_bin, tmp_path):
-    with pytest.raises(KDError, match="nowhere is not there: make it with fairseq-kd cache"):
+    with pytest.raises(KDError, match="nowhere does not exist: make it with fairseq-kd cache"):
         read(tmp_path / "nowhere", task)
-    with pytest.raises(KDError, match=r"holds no manifest\.json, so it is no teacher cache"):
+    with pytest.raises(KDError, match=r"has no manifest\.json, so it is not a teacher cache"):
         read(tmp_path, task)
-    with pytest.raises(KDError, match="is not that of a teacher cache"):
+    with pytest.raises(KDError, match="is not the manifest of a teacher cache"):
         read(data_bin, task)
 
 
@@ -162,7 +162,7 @@ def test_another_teacher_than_stated(cache, task, teacher, tmp_path):
         file.write(b"x")
     with pytest.raises(KDError, match=r"--teacher .*other\.pt is another checkpoint"):
         read(cache, task, stated_teacher=other)
-    with pytest.raises(KDError, match="is not there"):
+    with pytest.raises(KDError, match="does not exist"):
         read(cache, task, stated_teacher=tmp_path / "gone.pt")
     with pytest.raises(KDError, match="is another checkpoint"):
         verify_cache(cache, teacher=other, sample=1)
@@ -180,7 +180,7 @@ def test_a_noised_sentence_is_named(cache, task, side, text):
 def test_the_sentence_of_another_number_is_no_match(cache, task):
     sample = batch(task, [3, 17])
     sample["id"] = sample["id"].flip(0)
-    with pytest.raises(KDError, match="differs from that in teacher cache"):
+    with pytest.raises(KDError, match="differs from the one in teacher cache"):
         read(cache, task, sample)
 
 
@@ -217,7 +217,7 @@ def test_a_data_file_that_was_changed(cache, task, data_bin, tmp_path):
 def test_a_sentence_beyond_the_end(cache, task):
     sample = batch(task, [3, 17])
     sample["id"] = torch.tensor([3, 400])
-    with pytest.raises(KDError, match="holds sentence 400, teacher cache .* ends at sentence 399"):
+    with pytest.raises(KDError, match="has sentence 400, teacher cache .* ends at sentence 399"):
         read(cache, task, sample)
 
 

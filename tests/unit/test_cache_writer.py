@@ -336,5 +336,5 @@ def test_a_damaged_part_is_not_joined(tmp_path):
 
 def test_an_unfinished_cache_is_not_read(tmp_path):
     write(tmp_path / "cache", shard=(0, 2))
-    with pytest.raises(KDError, match="is not finished: run the same fairseq-kd cache command again"):
+    with pytest.raises(KDError, match="is not complete: run the same fairseq-kd cache command again"):
         CacheReader(tmp_path / "cache")

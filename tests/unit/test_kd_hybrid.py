@@ -225,7 +225,7 @@ def test_in_bfloat16_only_rounding_changes_and_the_gate_stays_exact(data_bin, hy
 def test_a_checkpoint_without_a_gate_lets_it_begin(data_bin, hybrid, caplog, select):
     *_, criterion = build(data_bin, *hybrid, *select, "--hybrid-gate", "learned", "--hybrid-weight", "0.2")
     criterion.load_state_dict(None)
-    assert "holds no learned gate" in caplog.text
+    assert "has no learned gate" in caplog.text
     assert criterion.gate.bias.item() == pytest.approx(math.log(0.25))
 
 
@@ -292,7 +292,7 @@ def test_validation_is_the_students_own_loss_on_the_gold_target(data_bin, distil
 
 
 def test_a_criterion_without_distilled_targets_is_one_clear_error(data_bin, hybrid, teacher, capsys):
-    message = "kd_hybrid needs a distilled target beside the gold one: give --task kd_translation --distilled DATA_BIN"
+    message = "kd_hybrid needs a distilled target and a gold target: give --task kd_translation --distilled DATA_BIN"
     with pytest.raises(SystemExit):
         build(data_bin, "--criterion", "kd_hybrid", "--teacher", teacher)
     assert message in capsys.readouterr().err
@@ -320,7 +320,7 @@ def test_a_student_that_is_no_transformer_has_no_learned_gate_but_a_constant_one
     assert logged["sentence_loss"] > 0
     with pytest.raises(SystemExit):
         build_lstm("--hybrid-gate", "learned")
-    assert "reads the encoder of one of fairseq's transformers" in capsys.readouterr().err
+    assert "needs the encoder of one of fairseq's transformers" in capsys.readouterr().err
 
 
 def test_the_width_of_the_gate_is_that_of_the_encoder(data_bin, hybrid):
@@ -348,7 +348,7 @@ SCHEDULE = {"hybrid_gate": "schedule", "hybrid_weight_end": 0.1, "hybrid_schedul
         (SCHEDULE | {"hybrid_weight_end": 0.5}, "--hybrid-gate schedule has no effect"),
         ({"hybrid_weight_end": 0.1}, "--hybrid-weight-end 0.1 has no effect without --hybrid-gate schedule"),
         ({"hybrid_gate": "learned", "hybrid_schedule_updates": 5}, "--hybrid-schedule-updates 5 has no effect"),
-        ({"hybrid_gate": "learned", "hybrid_weight": 1.0}, "could never be moved"),
+        ({"hybrid_gate": "learned", "hybrid_weight": 1.0}, "with this initial weight cannot change"),
         ({"teacher": None}, "needs a teacher"),
         ({"kd_weight": 2.0}, "--kd-weight 2.0"),
     ],

@@ -166,7 +166,7 @@ def no_target(folder):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (missing, "is not there"),
+        (missing, "does not exist"),
         (no_train, "has no subset 'train' for qaa-qab"),
         (no_target, "has no target side"),
         (other_languages, "has no dict.qaa.txt"),

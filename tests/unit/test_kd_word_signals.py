@@ -1,6 +1,7 @@
 """kd_word with every divergence and every source of the teacher's signal."""
 
 import copy
+import functools
 import itertools
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from helpers import batch, build, losses_of_training
 from fairseq_kd.cache.make import CachingOptions, make_cache
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.inference.supported import output_projection
-from fairseq_kd.loss.objective import DIVERGENCES
+from fairseq_kd.loss.divergences.base import DIVERGENCES
 
 KD = ("--criterion", "kd_word", "--label-smoothing", "0.1", "--kd-weight", "0.6")
 
@@ -50,48 +51,57 @@ def test_a_cache_of_all_types_reproduces_the_online_run_over_20_updates(data_bin
     assert cached == pytest.approx(online, rel=tolerance)
 
 
-@pytest.mark.parametrize("divergence", DIVERGENCES)
-@pytest.mark.parametrize("source", ["online", "online top-k", "cached", "cached bucket", "cached all"])
-def test_fused_equals_reference(data_bin, teacher, caches, divergence, source):
+SOURCES = ("online", "online top-k", "cached", "cached bucket", "cached all")
+
+
+@pytest.fixture(scope="module")
+def results(data_bin, teacher, caches):
+    """source -> {(divergence, implementation): (logging output, gradient)}; computed once per source."""
     options = {
         "online": ("--teacher", teacher),
         "online top-k": ("--teacher", teacher, "--kd-top-k", 16),
         "cached": ("--teacher-cache", caches[16, "compact"]),
         "cached bucket": ("--teacher-cache", caches[16, "bucket"]),
         "cached all": ("--teacher-cache", caches[0, "compact"]),
-    }[source]
-    results = [
-        gradients(data_bin, *options, "--kd-divergence", divergence, "--kd-implementation", implementation)
-        for implementation in ("fused", "reference")
-    ]
+    }
+    return functools.cache(lambda source: of_every_divergence(data_bin, *options[source]))
+
+
+def of_every_divergence(data_bin, *options):
+    _, task, model, criterion = build(data_bin, *KD, "--dropout", "0.0", *options)
+    found, sample = {}, batch(task, range(12))
+    for name, implementation in itertools.product(DIVERGENCES, ("fused", "reference")):
+        criterion.objective = replace(criterion.objective, divergence=DIVERGENCES[name]())
+        criterion._implementation = implementation
+        model.zero_grad()
+        loss, _, logged = criterion(model, sample)
+        loss.backward()
+        found[name, implementation] = logged, torch.cat([each.grad.flatten() for each in model.parameters()])
+    return found
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_fused_equals_reference(results, divergence, source):
+    fused, reference = (results(source)[divergence, implementation] for implementation in ("fused", "reference"))
     for name in ("loss", "nll_loss", "kd_loss", "n_agreed"):
-        assert results[0][0][name].item() == pytest.approx(results[1][0][name].item(), rel=1e-5)
-    torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-4, atol=1e-4)
+        assert fused[0][name].item() == pytest.approx(reference[0][name].item(), rel=1e-5)
+    torch.testing.assert_close(fused[1], reference[1], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
-def test_a_truncated_teacher_and_its_cache_say_the_same(data_bin, teacher, caches, divergence):
-    options = ("--kd-divergence", divergence)
-    online, online_gradient = gradients(data_bin, *options, "--teacher", teacher, "--kd-top-k", 16)
-    cached, cached_gradient = gradients(data_bin, *options, "--teacher-cache", caches[16, "bucket"])
-    assert cached["kd_loss"].item() == pytest.approx(online["kd_loss"].item(), rel=2e-3)  # float16 on disk
-    torch.testing.assert_close(cached_gradient, online_gradient, rtol=1e-2, atol=2e-2)
+def test_a_teacher_and_its_cache_say_the_same(results, divergence):
+    """Truncated: k = 16 and a bucket. Whole: the cache has all tokens. float16 on disk in both."""
+    for online, cached in (("online top-k", "cached bucket"), ("online", "cached all")):
+        online, cached = (results(source)[divergence, "fused"] for source in (online, cached))
+        assert cached[0]["kd_loss"].item() == pytest.approx(online[0]["kd_loss"].item(), rel=2e-3)
+        torch.testing.assert_close(cached[1], online[1], rtol=1e-2, atol=2e-2)
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
-def test_tail_shapes_bring_kl_and_tie_nearer_to_the_whole_teacher_and_change_no_other(
-    data_bin, teacher, caches, divergence
-):
-    options = ("--kd-divergence", divergence)
-    whole, bucket, shaped = (
-        gradients(data_bin, *options, *source)
-        for source in (
-            ("--teacher", teacher),
-            ("--teacher-cache", caches[16, "bucket"]),
-            ("--teacher-cache", caches[16, "compact"]),
-        )
-    )
-    if divergence not in ("kl", "tie"):
+def test_tail_shapes_bring_some_divergences_nearer_to_the_whole_teacher_and_change_no_other(results, divergence):
+    whole, bucket, shaped = (results(source)[divergence, "fused"] for source in ("online", "cached bucket", "cached"))
+    if not DIVERGENCES[divergence].sees_tail_shapes:
         assert shaped[0]["kd_loss"].item() == bucket[0]["kd_loss"].item() and torch.equal(shaped[1], bucket[1])
         return
     kd = [found[0]["kd_loss"].item() for found in (whole, bucket, shaped)]
@@ -99,10 +109,26 @@ def test_tail_shapes_bring_kl_and_tie_nearer_to_the_whole_teacher_and_change_no_
     assert (shaped[1] - whole[1]).norm() < 0.5 * (bucket[1] - whole[1]).norm()
 
 
-def test_divergences_give_different_gradients(data_bin, teacher):
-    found = [gradients(data_bin, "--teacher", teacher, "--kd-divergence", name)[1] for name in DIVERGENCES]
+def test_divergences_give_different_gradients(results):
+    found = [results("online")[name, "fused"][1] for name in DIVERGENCES]
     for one, other in itertools.combinations(found, 2):
         assert (one - other).norm() > 0.01 * one.norm()
+
+
+def test_the_options_choose_the_divergence_its_parameters_and_its_scale(data_bin, teacher):
+    _, task, _, criterion = build(data_bin, *KD, "--teacher", teacher)
+    for name, known in DIVERGENCES.items():
+        cfg = copy.copy(criterion.cfg)
+        cfg.kd_divergence = name
+        if known.takes_temperatures:
+            cfg.teacher_temperature = cfg.student_temperature = 3.0
+        for parameter in known.parameters:
+            setattr(cfg, parameter.name, (parameter.low + parameter.high) / 3)
+        objective = type(criterion)(cfg, task).objective
+        assert type(objective.divergence) is known
+        assert objective.scale == (3**known.temperature_power if known.takes_temperatures else 1)
+        for parameter in known.parameters:
+            assert getattr(objective.divergence, parameter.name) == getattr(cfg, parameter.name)
 
 
 def test_the_cache_goes_with_the_batch_not_with_its_order(data_bin, caches):

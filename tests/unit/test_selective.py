@@ -1,6 +1,6 @@
 import torch
 
-from fairseq_kd.loss.selective import RecentTokens, hardest
+from fairseq_kd.loss.objective import RecentTokens, hardest
 
 NLL = torch.tensor([0.5, 3.0, 1.0, 2.0])
 

@@ -48,7 +48,9 @@ def test_a_dummy_batch_of_a_validation_set_has_no_signal_and_no_effect(
     with pytest.raises(SystemExit):  # one that counts
         step(task, model, criterion, of_valid, dummy=False)
     said = capsys.readouterr().err
-    assert ("differs from that in teacher cache" if criterion_name == "kd_word" else "needs a distilled target") in said
+    assert (
+        "differs from the one in teacher cache" if criterion_name == "kd_word" else "needs a distilled target"
+    ) in said
 
 
 @pytest.mark.parametrize("option", ["--teacher", "--teacher-cache"])
@@ -65,7 +67,7 @@ def test_a_mistyped_teacher_is_found_before_data_are_loaded_and_a_validation_nee
         with pytest.raises(SystemExit) as stopped:
             task.load_dataset(subset, combine=False, epoch=1)  # as fairseq-train does
         assert stopped.value.code == 2 and subset not in task.datasets
-        assert f"{missing} is not there" in capsys.readouterr().err
+        assert f"{missing} does not exist" in capsys.readouterr().err
 
 
 def test_a_folder_in_the_place_of_the_teacher_and_a_file_of_somebody_else(data_bin, tmp_path, capsys, monkeypatch):

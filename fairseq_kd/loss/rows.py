@@ -1,0 +1,61 @@
+"""Operations on rows of logits and log-probabilities, from which signals, divergences and the objective are built.
+
+Log-probabilities at a temperature T follow from those at temperature 1: softmax(z / T) = softmax(log softmax(z) / T),
+because a constant added to a row of logits does not change its softmax.
+"""
+
+import math
+
+import torch
+
+
+def temper(lprobs: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Log-probabilities (..., V) at `temperature` from those at temperature 1.
+
+    The temperature divides the logits: above 1 the distribution is flatter.
+    """
+    return lprobs if temperature == 1 else torch.log_softmax(lprobs / temperature, dim=-1)
+
+
+def bucket(lprobs: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities (N, k + 1): of the entries `ids` (N, k), and in the last column of all other entries together.
+
+    lprobs (N, V) are normalised, and k < V.
+    """
+    least = torch.finfo(lprobs.dtype).min  # not -inf: where all values are -inf, the gradient of logsumexp is NaN
+    rest = lprobs.scatter(-1, ids, least).logsumexp(dim=-1, keepdim=True)
+    rest = rest.masked_fill(rest <= least / 2, -math.inf)
+    return torch.cat([lprobs.gather(-1, ids), rest], dim=-1)
+
+
+def kl(lprobs: torch.Tensor, other_lprobs: torch.Tensor) -> torch.Tensor:
+    """KL(first || second) of each row, in nats, (N,). Outcomes that the first distribution excludes add 0.
+
+    Both (N, K), normalised.
+    """
+    probs = lprobs.exp()
+    difference = (lprobs - other_lprobs).masked_fill(probs == 0, 0)
+    return (probs * difference).sum(dim=-1)
+
+
+def weighted(weight: float | torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """weight · value, (N,). A weight of 0 gives 0, even if the value is infinite."""
+    if isinstance(weight, torch.Tensor):
+        return weight * value.masked_fill(weight == 0, 0)
+    return weight * value if weight != 0 else value.masked_fill(torch.ones_like(value, dtype=torch.bool), 0)
+
+
+def column(weight: float | torch.Tensor) -> float | torch.Tensor:
+    """A weight per row, (N,), as (N, 1), so that it multiplies rows of (N, V). One weight for all rows is unchanged."""
+    return weight.unsqueeze(1) if isinstance(weight, torch.Tensor) else weight
+
+
+def softmax_(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Softmax of each row, in place. Returns (log-sum-exp, largest logit), (N,) each.
+
+    If every logit of a row is -inf, its log-sum-exp is -inf, and its softmax is set to 1 in the first column.
+    """
+    best = z.amax(dim=1)
+    z[:, 0].masked_fill_(best == -math.inf, 0)
+    torch.softmax(z, dim=1, out=z)
+    return best - z.amax(dim=1).log(), best  # the largest probability is 1 / Σ exp(z - best)
