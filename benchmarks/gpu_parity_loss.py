@@ -4,7 +4,7 @@ import torch
 from gpu_data import TAIL_SHAPES, TOP_K, Bench
 from gpu_report import FAILED, Section
 
-from fairseq_kd.loss.divergences.base import DIVERGENCES
+from fairseq_kd.loss.divergences import DIVERGENCES
 from fairseq_kd.loss.fused import fused_loss
 from fairseq_kd.loss.objective import Objective, reference_losses
 from fairseq_kd.loss.signal import DenseSignal, TopKSignal

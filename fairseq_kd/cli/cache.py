@@ -8,7 +8,7 @@ from fairseq_kd.cli.user_dir import add_user_dir
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.inference.device import parse_shard
 from fairseq_kd.inference.frozen import DTYPES
-from fairseq_kd.loss.divergences.base import DIVERGENCES
+from fairseq_kd.loss.divergences import DIVERGENCES
 
 
 def add_arguments(parser) -> None:

@@ -12,8 +12,7 @@ from fairseq.dataclass import ChoiceEnum
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_one
 from fairseq_kd.inference.frozen import DTYPES
-from fairseq_kd.loss.divergences import PARAMETERS
-from fairseq_kd.loss.divergences.base import DIVERGENCES
+from fairseq_kd.loss.divergences import DIVERGENCES, PARAMETERS
 
 TEMPERATURES = ("teacher_temperature", "student_temperature")
 

@@ -27,7 +27,7 @@ from fairseq_kd.criterions.source import (
     training_source,
 )
 from fairseq_kd.inference.supported import check_training_task, output_projection
-from fairseq_kd.loss.divergences.base import DIVERGENCES
+from fairseq_kd.loss.divergences import DIVERGENCES
 from fairseq_kd.loss.fused import fused_loss, token_nll
 from fairseq_kd.loss.objective import Losses, Objective, RecentTokens, hardest, reference_losses, temperature_scale
 from fairseq_kd.loss.rows import weighted

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from fairseq_kd.loss.divergences.base import DIVERGENCES, Divergence
+from fairseq_kd.loss.divergences import DIVERGENCES, Divergence
 from fairseq_kd.loss.rows import temper, weighted
 from fairseq_kd.loss.signal import DenseSignal, TopKSignal
 

@@ -77,8 +77,7 @@ Search = Generator[list[dict], Sequence[float | None], Outcome]
 
 def resolve_kd_word(configuration: dict) -> dict:
     """The options of kd_word: the student's temperature as a number, and without options that have no effect."""
-    from fairseq_kd.loss.divergences import PARAMETERS
-    from fairseq_kd.loss.divergences.base import DIVERGENCES
+    from fairseq_kd.loss.divergences import DIVERGENCES, PARAMETERS
 
     options = dict(configuration)
     if options.get("student-temperature") == SAME:

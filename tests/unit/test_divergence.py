@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.distributions import Categorical, kl_divergence
 
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.loss.divergences.base import DIVERGENCES
+from fairseq_kd.loss.divergences import DIVERGENCES
 from fairseq_kd.loss.divergences.kl import ranking
 from fairseq_kd.loss.objective import Objective, divergence
 from fairseq_kd.loss.signal import DenseSignal

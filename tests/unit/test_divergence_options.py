@@ -5,18 +5,17 @@ And where the temperatures act.
 
 import pytest
 import torch
-from fairseq_kd.study.routes import routes
 from test_divergence import ALL, random_logits
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.criterions.config import DEFAULTS, KDWordConfig, check_options
-from fairseq_kd.loss.divergences import PARAMETERS
-from fairseq_kd.loss.divergences.base import DIVERGENCES
+from fairseq_kd.loss.divergences import DIVERGENCES, PARAMETERS
 from fairseq_kd.loss.objective import Objective, divergence, temperature_scale
 from fairseq_kd.loss.rows import temper
 from fairseq_kd.loss.signal import DenseSignal
 from fairseq_kd.search.space import option_names
 from fairseq_kd.search.strategies import resolve_kd_word
+from fairseq_kd.study.factors import settings_of
 
 
 def test_parameters_are_options_with_their_range():
@@ -39,7 +38,7 @@ def test_options_factors_and_searches_know_every_divergence_and_parameter():
             with pytest.raises(KDError, match=f"--{parameter.option} .* has no effect with --kd-divergence {name}"):
                 check_options(KDWordConfig(teacher="t.pt", kd_divergence=name, **{parameter.name: parameter.high / 3}))
     for parameter in PARAMETERS:
-        assert routes(parameter.option) == (f"kd.{parameter.option}",) and parameter.option in option_names()
+        assert settings_of(parameter.option) == (f"kd.{parameter.option}",) and parameter.option in option_names()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fairseq_kd.loss import fused
-from fairseq_kd.loss.divergences.base import DIVERGENCES
+from fairseq_kd.loss.divergences import DIVERGENCES
 from fairseq_kd.loss.fused import fused_loss, token_nll
 from fairseq_kd.loss.objective import Objective, reference_losses
 from fairseq_kd.loss.signal import SMALLEST_TAIL, DenseSignal, TopKSignal

@@ -12,7 +12,7 @@ from helpers import batch, build, losses_of_training
 from fairseq_kd.cache.make import CachingOptions, make_cache
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.inference.supported import output_projection
-from fairseq_kd.loss.divergences.base import DIVERGENCES
+from fairseq_kd.loss.divergences import DIVERGENCES
 
 KD = ("--criterion", "kd_word", "--label-smoothing", "0.1", "--kd-weight", "0.6")
 
