@@ -30,6 +30,7 @@ from fairseq_kd.artifacts.manifest import (
     file_in_progress,
     read_manifest,
 )
+from fairseq_kd.artifacts.parts import check_part, read_part, with_hash
 from fairseq_kd.artifacts.request import PARTS, begin
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
@@ -119,7 +120,7 @@ def _compute_missing(folder: Path, work: Work, blocks: list[Block]) -> None:
 def _write_part(part: Path, buffers: Iterable) -> None:
     part.parent.mkdir(exist_ok=True)  # gone if another process has just finished everything
     with file_in_progress(part) as temporary, open(temporary, "wb") as file:
-        for buffer in buffers:
+        for buffer in with_hash(buffers):
             file.write(buffer)
         file.flush()
         os.fsync(file.fileno())
@@ -128,17 +129,16 @@ def _write_part(part: Path, buffers: Iterable) -> None:
 def shared_part(folder: Path, name: str, make: Callable[[], bytes]) -> bytes:
     """What all blocks depend on: the content of parts/`name`, from the first process that has made it.
 
-    Raises KDError when it cannot be written.
+    Raises KDError when it cannot be written, and when it was damaged since.
     """
     path = folder / PARTS / name
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        content = make()
+    if path.exists():
+        return read_part(path)
+    content = make()
     with _one_clear_error(folder):
         try:
-            create_file(path, [content])
-            return path.read_bytes()  # perhaps of another process: what the first has made holds
+            create_file(path, with_hash([content]))
+            return read_part(path)  # perhaps of another process: what the first has made holds
         except FileNotFoundError:  # another process has finished all, and removed the parts
             if read_manifest(folder) is None:
                 raise
@@ -158,7 +158,10 @@ def _finish(folder: Path, request: dict, work: Work) -> dict | None:
                 return None
             # looked at again: another process may have finished between the first look and the lock
             with _one_clear_error(folder):
-                manifest = read_manifest(folder) or work.join(folder, request)
+                if (manifest := read_manifest(folder)) is None:
+                    for block in work.blocks:
+                        check_part(block.path(folder))
+                    manifest = work.join(folder, request)
     work.check(folder, manifest)
     shutil.rmtree(folder / PARTS, ignore_errors=True)
     for pattern in (f".{MANIFEST_NAME}.*", f"{PROBE}*"):  # left by a process that was killed while it wrote them

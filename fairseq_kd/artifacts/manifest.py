@@ -5,7 +5,6 @@ stands under the final name is whole, and a process killed at any moment leaves 
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -15,21 +14,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from fairseq_kd.artifacts.hashes import sha256_file
+from fairseq_kd.artifacts.records import read_record
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.version import __version__
 
 MANIFEST_NAME = "manifest.json"
 PROBE = ".writable-"  # a file that is there for a moment
 SECONDS_TO_PASS = 0.5  # for which a lock is tried before another process is said to be at work
-
-
-def sha256_file(path) -> str:
-    """Hex sha256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def library_versions() -> dict:
@@ -118,17 +110,8 @@ def _sync(path) -> None:
 
 
 def read_manifest(folder, name: str = MANIFEST_NAME) -> dict | None:
-    """The manifest in `folder`, or None where there is none. Raises KDError when it is not readable JSON."""
-    path = Path(folder) / name
-    if not path.is_file():
-        return None
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(manifest, dict):
-            raise ValueError(f"it holds a {type(manifest).__name__}")
-    except ValueError as error:  # of json and UTF-8 too
-        raise KDError(f"{path} is not a readable manifest ({error}); make the folder again") from error
-    return manifest
+    """The manifest in `folder`, or None where there is none. Raises KDError when it is damaged."""
+    return read_record(Path(folder) / name, "copy the folder again, or make it again")
 
 
 def read_prepared(folder) -> dict | None:

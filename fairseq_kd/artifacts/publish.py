@@ -15,6 +15,7 @@ from fairseq_kd.artifacts.manifest import (
     read_manifest,
     write_json,
 )
+from fairseq_kd.artifacts.records import sealed
 from fairseq_kd.core.errors import KDError
 
 
@@ -54,7 +55,7 @@ def files_in_progress(out: Path, request: dict, names: list[str]) -> Iterator[tu
         try:
             yield folder, manifest
             manifest["files"] = hash_files(folder)
-            write_json(folder / MANIFEST_NAME, manifest)
+            write_json(folder / MANIFEST_NAME, sealed(manifest))
         except OSError as error:
             shutil.rmtree(folder)
             raise KDError(f"cannot write to {out.parent} ({error.strerror or error}); choose another --out") from error

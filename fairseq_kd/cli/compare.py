@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from fairseq_kd.artifacts.manifest import ensure_writable_file, write_json
+from fairseq_kd.artifacts.records import sealed
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.evaluation.compare import CompareOptions, compare
 from fairseq_kd.evaluation.tables import table
@@ -60,7 +61,7 @@ def run(args) -> int:
     comparison = compare(systems, options)
     print("\n".join(table(comparison)))
     if args.out is not None:
-        write_json(args.out, comparison)
+        write_json(args.out, sealed(comparison))
         print(f"wrote {args.out}")
     better = all(system["verdict"] == "better" for system in comparison["systems"][1:])
     return EXIT_NOT_BETTER if args.fail_unless_better and not better else 0

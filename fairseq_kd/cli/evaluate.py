@@ -3,6 +3,7 @@
 import os
 
 from fairseq_kd.artifacts.manifest import ensure_writable_file, write_json
+from fairseq_kd.artifacts.records import sealed
 from fairseq_kd.cli.translation import add_decoding_arguments, decoding_options, note_dictionary_check
 from fairseq_kd.cli.user_dir import add_user_dir
 from fairseq_kd.core.errors import KDError
@@ -73,7 +74,7 @@ def run(args) -> None:
     print("\n".join(summary(result)))
     note_dictionary_check(result)
     if args.out is not None:
-        write_json(args.out, result)
+        write_json(args.out, sealed(result))
         print(f"wrote {args.out}")
     if args.diagram is not None:
         draw_reliability(result["calibration"], args.diagram)

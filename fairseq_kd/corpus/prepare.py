@@ -23,6 +23,7 @@ from fairseq_kd.artifacts.manifest import (
     sha256_file,
     write_json,
 )
+from fairseq_kd.artifacts.records import sealed
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.core.progress import Progress
@@ -90,7 +91,7 @@ def prepare(name, files, source_lang, target_lang, out, options, say=print, orig
             "versions": library_versions(),
             "files": hash_files(folder),
         }
-        write_json(folder / MANIFEST_NAME, manifest)
+        write_json(folder / MANIFEST_NAME, sealed(manifest))
     say(f"wrote {out}")
     return manifest
 

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from fairseq_kd.artifacts.manifest import library_versions, sha256_file, write_json
+from fairseq_kd.artifacts.records import read_record, sealed
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_data_bin
 from fairseq_kd.evaluation.evaluate import evaluate
@@ -16,6 +17,7 @@ from fairseq_kd.evaluation.gold import nll_of_checkpoint
 from fairseq_kd.evaluation.system import TranslateOptions
 
 FORMAT = 1
+MEASURED = ("nll", "tokens", "bleu", "signature", "sentences", "parameters", "updates", "dictionary_check")
 NOT_IN_KEY = ("max_tokens", "cpu")  # the device says what `cpu` does
 
 
@@ -50,14 +52,10 @@ class Measurements:
     def known(self, sha256: str) -> dict | None:
         """The measurement of the checkpoint with this hash, or None. Raises KDError when its file is damaged."""
         path = self._path(sha256)
-        if not path.is_file():
-            return None
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if found["made_from"] != self._key(sha256) or not {"nll", "bleu", "updates"} <= found.keys():
-                raise ValueError("it is the record of something else")
-        except (KeyError, TypeError, ValueError) as error:
-            raise KDError(f"{path} is not a readable measurement ({error}): remove it, and it is made again") from error
+        remedy = "remove the file, and the checkpoint is measured again"
+        found = read_record(path, remedy, required=("made_from", *MEASURED))
+        if found is not None and found["made_from"] != self._key(sha256):
+            raise KDError(f"{path} is the measurement of something else: {remedy}")
         return found
 
     def measure(self, checkpoint, sha256: str, trust: bool = False) -> dict:
@@ -98,7 +96,7 @@ class Measurements:
             "updates": result["updates"],
             "dictionary_check": result["dictionary_check"],
         }
-        write_json(self._path(sha256), record)
+        write_json(self._path(sha256), sealed(record))
         return record
 
     def remove_leftovers(self) -> None:

@@ -19,6 +19,7 @@ from fairseq_kd.artifacts.manifest import (
     sha256_file,
     write_json,
 )
+from fairseq_kd.artifacts.records import sealed
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.evaluation.evaluate import evaluate
@@ -79,7 +80,7 @@ def export(
             "versions": library_versions(),
             "files": hash_files(folder),
         }
-        write_json(folder / MANIFEST_NAME, manifest)
+        write_json(folder / MANIFEST_NAME, sealed(manifest))
     return manifest
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fairseq_kd.artifacts.manifest import ensure_writable_folder, exclusive, sha256_file, write_json
+from fairseq_kd.artifacts.records import sealed
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.evaluation.average import check_out, write_average
@@ -106,7 +107,7 @@ def select(measurements: Measurements, folder, by: str, out, *, last=None, avera
             "checkpoints": rows,
             "made_from": measurements.made_from,
         }
-        write_json(out / RESULT, result)
+        write_json(out / RESULT, sealed(result))
     return result
 
 

@@ -17,6 +17,7 @@ from fairseq_kd.artifacts.manifest import (
     read_prepared,
     write_json,
 )
+from fairseq_kd.artifacts.records import sealed
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.core.progress import Progress
@@ -91,7 +92,7 @@ def noise_data_bin(
             "versions": library_versions(),
             "files": hashes(folder, written),
         }
-        write_json(folder / MANIFEST_NAME, manifest)
+        write_json(folder / MANIFEST_NAME, sealed(manifest))
     return manifest
 
 

@@ -15,7 +15,6 @@ Keys of search.json, "format" 1; scores are BLEU, {"mean", "sd", "scores"} over 
     failed      [{"stage", "log"}], with the end of the log
 """
 
-import json
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -30,7 +29,7 @@ from fairseq_kd.search.spec import TEST, VALIDATION, SearchSpec
 from fairseq_kd.search.strategies import Outcome, Run, Step, resolve_kd_word
 from fairseq_kd.search.values import CHOICE
 from fairseq_kd.study.plan import Plan
-from fairseq_kd.study.state import end_of_log, stage_states
+from fairseq_kd.study.state import end_of_log, read_output, stage_states
 
 SUBSETS = {"validation": VALIDATION, "test": TEST}
 JSON_NAME, REPORT_NAME, CHOSEN_NAME = "search.json", "search.md", "chosen.yaml"
@@ -59,7 +58,7 @@ def _scores(stages: list[str], work: Path) -> dict | None:
     paths = [work / path for path in _files(stages)]
     if not all(path.is_file() for path in paths):
         return None
-    scores = [json.loads(path.read_text(encoding="utf-8"))["bleu"]["score"] for path in paths]
+    scores = [read_output(path)["bleu"]["score"] for path in paths]
     return {"mean": mean(scores), "sd": stdev(scores) if len(scores) > 1 else None, "scores": scores}
 
 
@@ -109,7 +108,7 @@ def _collect(search: SearchSpec, outcome: Outcome, work: Path) -> dict:
 
 def _signature(plan: Plan, work: Path) -> str:
     (path,) = _files([cells_of(plan, "chosen")[0]["results"][VALIDATION]])
-    return json.loads((work / path).read_text(encoding="utf-8"))["bleu"]["signature"]
+    return read_output(work / path)["bleu"]["signature"]
 
 
 def _step(step: Step, search: SearchSpec, plan: Plan, work: Path) -> dict:

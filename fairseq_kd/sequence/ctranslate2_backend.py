@@ -6,13 +6,23 @@ checkpoint. Weights are quantised when the model is loaded.
 
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from fairseq_kd.artifacts.manifest import MANIFEST_NAME, exclusive, hash_files, read_manifest, sha256_file, write_json
+from fairseq_kd.artifacts.manifest import (
+    MANIFEST_NAME,
+    check_files,
+    exclusive,
+    hash_files,
+    read_manifest,
+    sha256_file,
+    write_json,
+)
+from fairseq_kd.artifacts.records import sealed
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import cached, xdg_cache_home
 from fairseq_kd.export import runtime as vocabulary
@@ -102,20 +112,12 @@ def teacher_backend(teachers: Teachers, options: DecodeOptions, device: torch.de
     try:
         translator = load_translator(model, device, options.dtype, workers)
     except RuntimeError as error:
-        what_to_do = "if it is damaged, remove it and run the command again"
-        if _is_damaged(model):
-            shutil.rmtree(model, ignore_errors=True)
-            what_to_do = "it was damaged and was removed: run the command again"
-        raise KDError(f"CTranslate2 cannot load {model} ({error}); {what_to_do}") from error
+        raise KDError(
+            f"CTranslate2 cannot load {model} ({error}), whose files are as they were written; use --backend fairseq"
+        ) from error
     max_tokens = options.max_tokens or MAX_TOKENS[device.type]
     limit = teachers.max_positions[1]
     return CTranslate2Backend(translator, teachers.task, teachers.dataset, options.settings(), max_tokens, limit)
-
-
-def _is_damaged(model: Path) -> bool:
-    """Whether the files of a converted model are known not to be those that were written."""
-    manifest = read_manifest(model)
-    return manifest is not None and manifest["files"] != hash_files(model)
 
 
 def reason_against(teachers: Teachers, options: DecodeOptions) -> str | None:
@@ -144,12 +146,15 @@ def convert(teachers: Teachers) -> Path:
     dtype = str(next(teacher.model.parameters()).dtype).removeprefix("torch.")
     name = f"{sha256_file(path)[:32]}-{dtype}-{CONVERSION}-{ctranslate2.__version__}"
     final = cached(f"ctranslate2/{name}", former=xdg_cache_home() / "fairseq_kd")
-    if _is_complete(final):
+    if final.exists() and _damage(final) is None:
         return final
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         with exclusive(final, wait=True):  # by name: converted once, also by shards that begin together
-            if not _is_complete(final):
+            damage = _damage(final) if final.exists() else None
+            if damage is not None:
+                print(f"{damage}. The teacher is converted again", file=sys.stderr, flush=True)
+            if damage is not None or not final.exists():
                 _convert(teacher, final)
     except OSError as error:
         raise KDError(
@@ -159,8 +164,16 @@ def convert(teachers: Teachers) -> Path:
     return final
 
 
-def _is_complete(folder: Path) -> bool:
-    return (folder / "model.bin").is_file()
+def _damage(folder: Path) -> str | None:
+    """What is wrong with the files of a converted teacher, None when they are the files that were written."""
+    try:
+        manifest = read_manifest(folder)
+        if manifest is None or "model.bin" not in manifest.get("files", ()):
+            return f"{folder} has no record of its files, so a damage would not be noticed"
+        check_files(folder, manifest["files"])
+    except KDError as error:
+        return str(error)
+    return None
 
 
 def _convert(teacher, final: Path) -> None:
@@ -172,5 +185,5 @@ def _convert(teacher, final: Path) -> None:
             write_model(teacher.model, *dictionaries, converted, names=vocabulary.numbers)
         except KDError as error:
             raise KDError(f"{teacher.path} cannot be converted ({error}); use --backend fairseq") from error
-        write_json(converted / MANIFEST_NAME, {"files": hash_files(converted)})
+        write_json(converted / MANIFEST_NAME, sealed({"files": hash_files(converted)}))
         os.replace(converted, final)

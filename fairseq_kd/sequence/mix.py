@@ -18,6 +18,7 @@ from fairseq_kd.artifacts.manifest import (
     library_versions,
     write_json,
 )
+from fairseq_kd.artifacts.records import sealed
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.core.progress import Progress
@@ -62,7 +63,7 @@ def mix(data_bins, times, out, *, languages=(None, None), seed: int | None = Non
             "versions": library_versions(),
             "files": hashes(folder, names + written),
         }
-        write_json(folder / MANIFEST_NAME, manifest)
+        write_json(folder / MANIFEST_NAME, sealed(manifest))
     return manifest
 
 

@@ -7,7 +7,8 @@ import argparse
 import re
 from pathlib import Path
 
-from fairseq_kd.artifacts.manifest import PROBE, read_manifest
+from fairseq_kd.artifacts.manifest import PROBE
+from fairseq_kd.artifacts.records import read_record
 from fairseq_kd.core.commands import load_command
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_new_data_bin
@@ -17,6 +18,7 @@ from fairseq_kd.study.spec import load_spec, spec_path
 from fairseq_kd.study.state import SHOW, Older
 from fairseq_kd.training.options import nearest
 
+PLAN_REMEDY = "remove it and run the study again, which writes it again"
 SECTIONS = {"prepare": "data", "student": "student or common", "teacher": "teacher or common"}
 
 
@@ -98,7 +100,7 @@ def open_plan(spec, work, recipe=None, raw=None, old_stages: str | None = SHOW) 
     """
     check_folder(Path(work))
     checked = load_spec(spec_path(spec), recipe, raw)
-    held = read_manifest(work, PLAN_NAME) or {}
+    held = read_record(work / PLAN_NAME, PLAN_REMEDY) or {}
     plan = Plan(checked, make_cells(checked), Older(work, old_stages, held.get("stages", ())))
     check_commands(plan)
     _check_distinct(plan)
@@ -122,7 +124,7 @@ def check_same_study(plan: Plan, work: Path) -> None:
 
     The commands that only look are not to take it for one that has not begun.
     """
-    held = read_manifest(work, PLAN_NAME)
+    held = read_record(work / PLAN_NAME, PLAN_REMEDY)
     if held is not None and held["name"] == plan.spec.name and not held["stages"].keys() & plan.stages.keys():
         raise KDError(f"{work} holds the study {plan.spec.name} with another recipe, with other data or of another "
                       "version of fairseq_kd: none of its stages is planned here; give --recipe and --raw as for the "

@@ -3,7 +3,6 @@
 How long an update of each model of a study takes, measured by a few of them.
 """
 
-import json
 import os
 import re
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 from statistics import mean
 
 from fairseq_kd.artifacts.manifest import ensure_writable_folder, exclusive, write_json
+from fairseq_kd.artifacts.records import read_record
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.process import dying_with_this_process
 from fairseq_kd.core.progress import Progress
@@ -24,6 +24,7 @@ from fairseq_kd.study.stage import resolve
 from fairseq_kd.study.state import Records, end_of_log, stage_states
 
 CALIBRATION = "calibration.json"
+REMEDY = "remove it, and measure again by fairseq-kd study plan --calibrate"
 WITHOUT = ("--seed", "--max-update", "--total-num-update", "--out")
 
 
@@ -42,7 +43,7 @@ class Estimates:
             for key in {shape(stage), stage.kind}:
                 self._rates.setdefault(key, []).append(seconds / (stage.updates or 1))
         path = Path(work) / CALIBRATION
-        self._calibrated = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        self._calibrated = read_record(path, REMEDY) or {}
 
     def seconds(self, name: str) -> float | None:
         """Of one stage; None when it is not known."""
@@ -90,7 +91,7 @@ def calibrate(plan: Plan, work: Path, threads: int) -> None:
     with exclusive(work / "study"):
         write_json(work / PLAN_NAME, plan.as_dict())
         estimates, path = Estimates(plan, work), work / CALIBRATION
-        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        known = read_record(path, REMEDY) or {}
         unknown = {
             shape(stage): stage
             for stage in plan.stages.values()

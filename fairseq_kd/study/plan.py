@@ -14,7 +14,7 @@ from fairseq_kd.study.factors import Cell, Cells
 from fairseq_kd.study.inputs import RawText, raw_text, with_files
 from fairseq_kd.study.key import MAKERS, Key, inputs_of, key_of, made_by
 from fairseq_kd.study.spec import Spec
-from fairseq_kd.study.state import Older
+from fairseq_kd.study.state import CHOSEN_TEACHER, Older
 from fairseq_kd.study.values import SHARES
 from fairseq_kd.training.options import to_arguments, training_arguments
 
@@ -23,7 +23,6 @@ KINDS = tuple(MAKERS)
 TRAININGS = ("teacher", "student")
 ON_GPU = ("teacher", "select", "decode", "cache", "student", "evaluate")
 PLAN_NAME = "plan.json"
-CHOSEN_TEACHER = "teacher.pt"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """One run of stock fairseq-train in a process of its own: progress, log, resume, and a record when it is done."""
 
-import json
 import os
 import re
 import shlex
@@ -10,6 +9,7 @@ import sys
 from pathlib import Path
 
 from fairseq_kd.artifacts.manifest import create_json, ensure_writable_folder, exclusive, sha256_file, write_json
+from fairseq_kd.artifacts.records import read_record, sealed
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.process import dying_with_this_process
 from fairseq_kd.core.progress import Progress
@@ -47,7 +47,8 @@ def train(folder, arguments: list[str], inputs: dict, max_update: int, label: st
 
 def _check_record(path: Path) -> dict:
     """The record of a complete run. Raises KDError when its checkpoint is gone or another."""
-    record = json.loads(path.read_text(encoding="utf-8"))
+    remedy = f"remove {path.parent} to train it again, or put the file back"
+    record = read_record(path, remedy, required=("checkpoint", "checkpoint_sha256", "seconds", "updates"))
     checkpoint = Path(record["checkpoint"])
     if not checkpoint.is_file() or sha256_file(checkpoint) != record["checkpoint_sha256"]:
         raise KDError(
@@ -72,12 +73,13 @@ def _train(folder: Path, command: list[str], request: dict, max_update: int, lab
         "updates": updates_of(state),
         "inputs": request["inputs"],
     }
-    write_json(folder / RECORD, record)
+    write_json(folder / RECORD, sealed(record))
     return record
 
 
 def _check_same_request(path: Path, request: dict) -> None:
-    if json.loads(path.read_text(encoding="utf-8")) != request:
+    remedy = f"it says which options {path.parent} was trained with; put the file back, or remove the folder"
+    if read_record(path, remedy, required=("command", "inputs")) != request:
         raise KDError(
             f"{path.parent} holds a run with other options or data (see {path}); choose another --out or remove it"
         )

@@ -307,4 +307,4 @@ def test_a_damaged_measurement_is_named(training, data_bin, capsys):
     (record,) = (training / "selection" / "measured").iterdir()
     record.write_text(record.read_text()[:50])
     assert run(data_bin, training, "--last", "1") == 2
-    assert f"{record} is not a readable measurement" in capsys.readouterr().err
+    assert f"{record} is damaged" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """What a stage and `study run` make of jobs that are not their own, and of jobs that were ended from outside."""
 
+import hashlib
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import time
 import pytest
 from study_helpers import ENVIRONMENT, write_spec
 
+from fairseq_kd.artifacts.manifest import sha256_file
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.study import run as study_run
 from fairseq_kd.study.check import open_plan
@@ -49,16 +51,20 @@ def test_a_stage_that_another_job_has_done_is_not_run_again_unless_its_inputs_ha
     write(tmp_path / "plan.json", {"stages": {"evaluate-2": stage}, "on_gpu": [], "raw": None})
     folder = tmp_path / "stages" / "evaluate-2"
     write(folder / "result.json", {})
-    write(folder / "done.json", {"inputs": {"student-1": "old"}})
+    old, new = (hashlib.sha256(word.encode()).hexdigest() for word in ("old", "new"))
+    write(folder / "done.json", {"fingerprint": "x", "inputs": {"student-1": old}})
     command = [sys.executable, "-m", "fairseq_kd.study.stage", "evaluate-2"]
     logs = []
     for fingerprint in ("old", "new"):
-        write(tmp_path / "stages" / "student-1" / "done.json", {"fingerprint": fingerprint})
+        model = tmp_path / "stages" / "student-1" / "checkpoints" / "checkpoint_best.pt"
+        model.parent.mkdir(parents=True, exist_ok=True)
+        model.write_text(fingerprint)
+        write(tmp_path / "stages" / "student-1" / "done.json", {"fingerprint": sha256_file(model)})
         subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, check=True)
         logs.append((folder / "log.txt").read_text())
     assert logs[0] == "done by the job of an earlier run\n"
     assert "fairseq-kd --version" in logs[1].removeprefix(logs[0])
-    assert json.loads((folder / "done.json").read_text())["inputs"] == {"student-1": "new"}
+    assert json.loads((folder / "done.json").read_text())["inputs"] == {"student-1": new}
 
 
 @pytest.mark.parametrize("made_by", [{"format": 1, "torch": "2.12.0"}, None])
