@@ -94,7 +94,7 @@ def test_an_unfinished_cache_is_continued_with_the_parts_that_it_has(older, monk
     monkeypatch.setattr(TeacherRows, "__call__", lambda self, *args: computed.append(args[0]) or compute(self, *args))
     make_cache(*paths, older / "cache-unfinished", CACHING, block_tokens=300)
     found, whole = (CacheReader(older / name) for name in ("cache-unfinished", "cache"))
-    assert len(computed) == len(made) or len(computed) == len(made) - 1  # every second block was there
+    assert len(computed) in (len(made) - 1, len(made))  # every second block existed
     np.testing.assert_array_equal(found.offsets, whole.offsets)
     np.testing.assert_array_equal(found.crc, whole.crc)
     everything = np.arange(found.manifest["tokens"])
