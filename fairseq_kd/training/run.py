@@ -37,10 +37,10 @@ def train(folder, arguments: list[str], inputs: dict, max_update: int, label: st
     ensure_writable_folder(folder)
     create_json(folder / REQUEST, request)
     _check_same_request(folder / REQUEST, request)  # of two that begin together one has recorded its own
-    if (folder / RECORD).is_file():
+    if (folder / RECORD).exists():
         return _check_record(folder / RECORD)
     with exclusive(folder / "training"):
-        if (folder / RECORD).is_file():  # of another process, which has finished since
+        if (folder / RECORD).exists():  # of another process, which has finished since
             return _check_record(folder / RECORD)
         return _train(folder, command, request, max_update, label)
 

@@ -111,7 +111,8 @@ CACHE_CASES = [(f"{name}.bin", how) for name in CACHE_FILES for how in DAMAGES]
 CACHE_CASES += [("manifest.json", how) for how in DAMAGES]
 
 
-@pytest.mark.parametrize(("file", "how"), share(CACHE_CASES, [("tail.bin", "flip")]))
+@pytest.mark.skipif(not ALL, reason="make faults runs it")
+@pytest.mark.parametrize(("file", "how"), CACHE_CASES)
 def test_a_damaged_cache(server, fault_inputs, here, file, how):
     assert server.run(command("cache", here / "inputs", here / "out-here"), here).status == 0
     cache = here / "out-here" / "out"
@@ -169,7 +170,8 @@ def test_a_damaged_converted_teacher_is_converted_again(server, fault_inputs, tm
     assert content(folder) == before
 
 
-@pytest.mark.parametrize("how", share(DAMAGES, ["flip"]))
+@pytest.mark.skipif(not ALL, reason="make faults runs it")
+@pytest.mark.parametrize("how", DAMAGES)
 def test_a_damaged_result(server, fault_inputs, tmp_path, how):
     here = tmp_path / "here"
     here.mkdir()
@@ -200,7 +202,7 @@ RECORDS = ("train.json", "request.json")
 
 
 @pytest.mark.parametrize(("file", "how"), [(file, how) for file in RECORDS for how in DAMAGES])
-def test_a_damaged_record_of_a_training(tmp_path, monkeypatch, file, how):
+def test_a_damaged_record_of_a_training(fault_inputs, tmp_path, monkeypatch, file, how):
     from fairseq_kd.core.errors import KDError
     from fairseq_kd.training import run
 
@@ -208,9 +210,8 @@ def test_a_damaged_record_of_a_training(tmp_path, monkeypatch, file, how):
         checkpoints = tmp_path / "run" / "checkpoints"
         checkpoints.mkdir(parents=True, exist_ok=True)
         for name in ("last", "best"):
-            shutil.copyfile(source, checkpoints / f"checkpoint_{name}.pt")
+            shutil.copyfile(fault_inputs / "teacher.pt", checkpoints / f"checkpoint_{name}.pt")
 
-    source = unpack(tmp_path / "inputs") / "teacher.pt"
     monkeypatch.setattr(run, "_run", trained)
     first = run.train(tmp_path / "run", ["data"], {"data": "x"}, 100, "label")
     assert run.train(tmp_path / "run", ["data"], {"data": "x"}, 100, "label") == first
