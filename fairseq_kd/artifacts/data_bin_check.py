@@ -7,7 +7,6 @@ none of this: it fails with a traceback, or reads the wrong sentences.
 
 import re
 import struct
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -42,10 +41,15 @@ def listed_files(data_bin) -> dict[str, str]:
     return files
 
 
-def check_listed(data_bin, names: Iterable[str]) -> None:
-    """Raises KDError when one of the named files is listed in the manifest and has another content or is missing."""
-    listed = listed_files(data_bin)
-    check_files(data_bin, {name: listed[name] for name in names if name in listed})
+def check_the_rest(data_bin, subset: str) -> None:
+    """Check the files that a data-bin with another `subset` takes over: other subsets, dictionaries, text, subwords.
+
+    Raises KDError when one of them is listed in the manifest and has another content or is missing.
+    """
+    taken = re.compile(r"[^/]+\.(bin|idx)|dict\.[^/]+\.txt|(raw|subword)/.+")
+    listed, replaced = listed_files(data_bin), _of_subset(subset)
+    names = [name for name in listed if taken.fullmatch(name) and not replaced.fullmatch(name)]
+    check_files(data_bin, {name: listed[name] for name in names})
 
 
 def check_content(data_bin, subset: str, languages: tuple[str, str]) -> None:
@@ -54,13 +58,17 @@ def check_content(data_bin, subset: str, languages: tuple[str, str]) -> None:
     Raises KDError that names the first file that is missing, was changed, or contradicts the others.
     """
     listed, dictionaries = listed_files(data_bin), {lang: f"dict.{lang}.txt" for lang in languages}
-    of_subset = re.compile(rf"{re.escape(subset)}{r'[0-9]*' if subset == 'train' else ''}\..*\.(bin|idx)")
-    names = [name for name in listed if name in dictionaries.values() or of_subset.fullmatch(name)]
+    names = [name for name in listed if name in dictionaries.values() or _of_subset(subset).fullmatch(name)]
     check_files(data_bin, {name: listed[name] for name in names})
     for side in sorted({name[:-4] for name in data_files(data_bin, subset, *languages)}):
         lang = next(lang for lang in languages if side.endswith(f".{lang}"))
         if not {dictionaries[lang], f"{side}.bin", f"{side}.idx"} <= listed.keys():
             _check_side(Path(data_bin) / side, Path(data_bin) / dictionaries[lang])
+
+
+def _of_subset(subset: str) -> re.Pattern:
+    """Names of the data files of a subset; "train" has train1, train2, ... too."""
+    return re.compile(rf"{re.escape(subset)}{'[0-9]*' if subset == 'train' else ''}\.[^/]*\.(bin|idx)")
 
 
 def check_side(side, dictionary_size: int | None = None) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from fairseq_kd.artifacts.data_bin import check_format, format_of, load_side
-from fairseq_kd.artifacts.data_bin_check import check_listed
+from fairseq_kd.artifacts.data_bin_check import check_the_rest
 from fairseq_kd.artifacts.fingerprint import data_files
 from fairseq_kd.artifacts.manifest import check_files, read_manifest, sha256_file
 from fairseq_kd.core.errors import KDError
@@ -74,7 +74,7 @@ def link_the_rest(original, out, subset: str, languages: tuple[str, str]) -> lis
     """Link all files of a data-bin but those of `subset`; return their names, relative to `out`.
 
     Subsets in fairseq's older format are written again: one training reads one format.
-    Raises KDError when a file was changed since the manifest of `original` was written.
+    Raises KDError when a file was changed or removed since the manifest of `original` was written.
     """
     from fairseq.data import Dictionary
 
@@ -84,7 +84,7 @@ def link_the_rest(original, out, subset: str, languages: tuple[str, str]) -> lis
     found += sorted(path for folder in ("subword", "raw") for path in (original / folder).glob("*"))
     names = [str(path.relative_to(original)) for path in found]
     names = [name for name in names if name not in left_out and not name.startswith(f"raw/{subset}.")]
-    check_listed(original, names)
+    check_the_rest(original, subset)
     for side in _other_sides(original, subset, languages):
         check_format(original / side)
     dictionaries = {lang: original / f"dict.{lang}.txt" for lang in languages}
