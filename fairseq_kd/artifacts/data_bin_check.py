@@ -82,7 +82,7 @@ def check_side(side, dictionary_size: int | None = None) -> None:
         if not path.is_file():
             raise KDError(f"{path} is missing or is no file, but belongs to {index.stem}: {REMEDY}")
     content = index.read_bytes()
-    if content.startswith(MMAP):
+    if content.startswith(MMAP[:8]):  # by which fairseq knows the format
         dtype, sizes, first_id = *_read_mmap(index, content), 0
     elif content.startswith(INDEXED):
         dtype, sizes, first_id = *_read_indexed(index, content), 1  # its ids are one higher on disk
@@ -115,7 +115,9 @@ def _check_side(side: Path, dictionary: Path) -> None:
 
 def _read_mmap(index: Path, content: bytes) -> tuple[np.dtype, np.ndarray]:
     """(dtype of the ids, tokens of each sentence) of an index of --dataset-impl mmap."""
-    _, version, code, sentences = _header(index, content, MMAP_HEADER)
+    magic, version, code, sentences = _header(index, content, MMAP_HEADER)
+    if magic != MMAP:
+        raise KDError(f"{index} is damaged: it begins with {magic!r}. To mend it, {REMEDY}")
     start = struct.calcsize(MMAP_HEADER)
     _check_length(index, content, start + 12 * sentences, f"{sentences:,} sentences")
     dtype = _dtype(index, version, code)
