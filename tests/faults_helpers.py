@@ -15,6 +15,7 @@ from fairseq_kd.artifacts.manifest import write_json
 from fairseq_kd.artifacts.records import sealed
 
 ALL = bool(os.environ.get("FAIRSEQ_KD_FAULTS"))  # `make faults`; else a small share of the cases
+DAMAGES = ("flip", "cut", "empty", "delete", "folder", "garbage")
 Answer = namedtuple("Answer", "status text events read_at")
 SHORT = ("--max-len-a", "0", "--max-len-b", "5", "--cpu")
 COMMANDS = {  # name: what `fairseq-kd` is given; {0} is the folder with the inputs, {1} the folder of the output
@@ -82,3 +83,16 @@ def assert_one_error(answer: Answer, *fragments: str) -> None:
     assert len(lines) == 1, answer.text
     for fragment in fragments:
         assert fragment in lines[0], lines[0]
+
+
+def damage(path, how: str) -> None:
+    """Damage a file in one of DAMAGES. A flip changes one bit in the middle."""
+    found = bytearray(path.read_bytes())
+    path.unlink()
+    if how == "flip":
+        found[len(found) // 2] ^= 1
+        path.write_bytes(found)
+    elif how == "folder":
+        path.mkdir()
+    elif how != "delete":
+        path.write_bytes({"cut": found[: len(found) * 2 // 3], "empty": b"", "garbage": b"\x93garbage\n" * 9}[how])

@@ -28,12 +28,13 @@ def listed_files(data_bin) -> dict[str, str]:
     Raises KDError for a damaged manifest, and where a data-bin of `fairseq-kd prepare` has lost its manifest.
     """
     manifest, path = read_manifest(data_bin), Path(data_bin) / MANIFEST_NAME
+    if "subword" not in (manifest or {}) and (Path(data_bin) / "subword").is_dir():
+        state = "is missing" if manifest is None else "has no entry 'subword'"
+        raise KDError(
+            f"{path} {state}, but the folder subword/ beside it shows that fairseq-kd made this data-bin. Without that, "
+            "nothing says how subwords make words. Copy the data-bin again"
+        )
     if manifest is None:
-        if (Path(data_bin) / "subword").is_dir():
-            raise KDError(
-                f"{path} is missing, but the folder subword/ beside it shows that fairseq-kd made this data-bin. "
-                "Without its manifest nothing says how subwords make words. Copy the data-bin again"
-            )
         return {}
     files = manifest.get("files", {})
     if not isinstance(files, dict) or not all(isinstance(value, str) for value in files.values()):

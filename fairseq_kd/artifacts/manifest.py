@@ -20,6 +20,7 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.version import __version__
 
 MANIFEST_NAME = "manifest.json"
+PREPARED = {"source_lang": str, "target_lang": str, "subsets": dict, "subword": dict, "files": dict}
 PROBE = ".writable-"  # a file that is there for a moment
 SECONDS_TO_PASS = 0.5  # for which a lock is tried before another process is said to be at work
 
@@ -117,10 +118,15 @@ def read_manifest(folder, name: str = MANIFEST_NAME) -> dict | None:
 def read_prepared(folder) -> dict | None:
     """The manifest of a data-bin that brings plain-text references and its subword model, else None.
 
-    So does one made by `fairseq-kd prepare`, and what `decode` and `mix` made from it.
+    So does one made by `fairseq-kd prepare`, and what `decode` and `mix` made from it. Raises KDError when the manifest
+    is damaged.
     """
     manifest = read_manifest(folder)
-    return manifest if manifest is not None and "subword" in manifest else None
+    if manifest is None or "subword" not in manifest:
+        return None
+    if missing := [name for name in PREPARED if not isinstance(manifest.get(name), PREPARED[name])]:
+        raise KDError(f"{Path(folder) / MANIFEST_NAME} is damaged: {missing[0]!r} is missing. Copy the data-bin again")
+    return manifest
 
 
 def check_files(folder, files: dict) -> None:
