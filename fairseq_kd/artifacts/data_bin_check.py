@@ -31,7 +31,7 @@ def listed_files(data_bin) -> dict[str, str]:
     if "subword" not in (manifest or {}) and (Path(data_bin) / "subword").is_dir():
         state = "is missing" if manifest is None else "has no entry 'subword'"
         raise KDError(
-            f"{path} {state}, but the folder subword/ beside it shows that fairseq-kd made this data-bin. Without that, "
+            f"{path} {state}, but the folder subword/ beside it shows that fairseq-kd made this data-bin. Without it, "
             "nothing says how subwords make words. Copy the data-bin again"
         )
     if manifest is None:
