@@ -18,13 +18,15 @@ ALL = bool(os.environ.get("FAIRSEQ_KD_FAULTS"))  # `make faults`; else a small s
 DAMAGES = ("flip", "cut", "empty", "delete", "folder", "garbage")
 Answer = namedtuple("Answer", "status text events read_at")
 SHORT = ("--max-len-a", "0", "--max-len-b", "5", "--cpu")
+# its dictionaries are elsewhere than the data, which a test may damage
+TEACHER = "--teacher {0}/teacher.pt --teacher-data {0}/dictionaries"
 COMMANDS = {  # name: what `fairseq-kd` is given; {0} is the folder with the inputs, {1} the folder of the output
     "prepare": "prepare text --source-lang qaa --target-lang qab --raw {0}/raw --vocab-size 64 --out {1}/out",
     "noise": "noise --data-bin {0}/data-bin --delete 0.1 --substitute 0.1 --swap 0.1 --side both --out {1}/out",
     "noise-text": "noise --prefix {0}/raw/train -s qaa -t qab --delete 0.1 --swap 0.1 --side both --out {1}/out",
     "mix": "mix {0}/data-bin {0}/decoded --times 1 0.5 --out {1}/out",
-    "cache": "cache {0}/data-bin --teacher {0}/teacher.pt --top-k 4 --tail-shapes 2 --cpu --out {1}/out",
-    "decode": "decode {0}/data-bin --teacher {0}/teacher.pt --backend fairseq --beam 2 --out {1}/out SHORT",
+    "cache": "cache {0}/data-bin TEACHER --top-k 4 --tail-shapes 2 --cpu --out {1}/out",
+    "decode": "decode {0}/data-bin TEACHER --backend fairseq --beam 2 --out {1}/out SHORT",
     "select-teacher": "select-teacher {0}/data-bin --checkpoints {0}/checkpoints --beam 1 --out {1}/out SHORT",
 }
 
@@ -58,14 +60,17 @@ def unpack(folder: Path) -> Path:
         archive.extractall(folder, filter="data")
     manifest = folder / "data-bin" / "manifest.json"
     write_json(manifest, sealed(json.loads(manifest.read_text())))  # as this version writes it
-    (folder / "checkpoints").mkdir()
+    for name in ("checkpoints", "dictionaries"):
+        (folder / name).mkdir()
+    for path in (folder / "data-bin").glob("dict.*"):
+        shutil.copyfile(path, folder / "dictionaries" / path.name)
     for number, name in enumerate((folder / "teacher.pt", *folder.glob("study/stages/student*/checkpoints/*best.pt"))):
         shutil.copyfile(name, folder / "checkpoints" / f"checkpoint{number}.pt")
     return folder
 
 
 def command(name: str, inputs: Path, out: Path) -> list[str]:
-    words = COMMANDS[name].format(inputs, out).split()
+    words = COMMANDS[name].replace("TEACHER", TEACHER).format(inputs, out).split()
     return [part for word in words for part in (SHORT if word == "SHORT" else (word,))]
 
 

@@ -102,7 +102,10 @@ def test_a_damaged_cache(server, fault_inputs, here, file, how):
     assert server.run(command("cache", here / "inputs", here / "out-here"), here).status == 0
     cache = here / "out-here" / "out"
     damage(cache / file, how)
-    assert_one_error(server.run(["verify-cache", cache, "--cpu"], here), str(cache))
+    assert_one_error(
+        server.run(["verify-cache", cache, "--teacher-data", here / "inputs" / "dictionaries", "--cpu"], here),
+        str(cache),
+    )
 
 
 PARTS_CASES = [(name, file, how) for name in ("cache", "decode")
@@ -134,16 +137,8 @@ def test_a_damaged_converted_teacher_is_converted_again(server, fault_inputs, tm
     pytest.importorskip("ctranslate2")
     here = tmp_path / "here"
     here.mkdir()
-    words = [
-        "decode",
-        fault_inputs / "data-bin",
-        "--teacher",
-        fault_inputs / "teacher.pt",
-        "--backend",
-        "ctranslate2",
-        "--beam",
-        2,
-    ]
+    words = ["decode", fault_inputs / "data-bin", "--teacher", fault_inputs / "teacher.pt", "--teacher-data"]
+    words += [fault_inputs / "dictionaries", "--backend", "ctranslate2", "--beam", 2]
     environment = {"FAIRSEQ_KD_CACHE": str(here / "kept")}
     assert server.run([*words, "--out", here / "whole", *SHORT], here, environment=environment).status == 0
     (folder,) = (here / "kept" / "ctranslate2").iterdir()

@@ -73,9 +73,11 @@ def test_a_finished_cache_is_read_and_kept(older, monkeypatch):
     paths = older / "data-bin", older / "teacher.pt", older / "cache"
     before = content(older / "cache")
     monkeypatch.setattr(TeacherRows, "__call__", None)  # nothing is computed again
-    assert make_cache(*paths, CACHING, block_tokens=300)["sentences"] == 60
+    assert make_cache(*paths, CACHING, block_tokens=300, teacher_data=older / "data-bin")["sentences"] == 60
     with pytest.raises(KDError, match="--top-k 4, this command has 5"):
-        make_cache(*paths, CachingOptions(top_k=5, cpu=True, tail_shapes=2), block_tokens=300)
+        make_cache(
+            *paths, CachingOptions(top_k=5, cpu=True, tail_shapes=2), block_tokens=300, teacher_data=older / "data-bin"
+        )
     assert content(older / "cache") == before
     reader = CacheReader(older / "cache")
     rows = reader.rows(reader.sentence_rows(np.arange(60)))
@@ -88,11 +90,11 @@ def test_an_unfinished_cache_is_continued_with_the_parts_that_it_has(older, monk
     made = {int(path.stem): path.read_bytes() for path in parts.glob("0*.bin")}
     installed(monkeypatch, begun["versions"] | {"torch": "1.0"}, "cache.make")
     with pytest.raises(KDError, match=r"versions\.torch \S+, this command has 1\.0"):
-        make_cache(*paths, older / "cache-unfinished", CACHING, block_tokens=300)
+        make_cache(*paths, older / "cache-unfinished", CACHING, block_tokens=300, teacher_data=older / "data-bin")
     installed(monkeypatch, begun["versions"], "cache.make")
     computed, compute = [], TeacherRows.__call__
     monkeypatch.setattr(TeacherRows, "__call__", lambda self, *args: computed.append(args[0]) or compute(self, *args))
-    make_cache(*paths, older / "cache-unfinished", CACHING, block_tokens=300)
+    make_cache(*paths, older / "cache-unfinished", CACHING, block_tokens=300, teacher_data=older / "data-bin")
     found, whole = (CacheReader(older / name) for name in ("cache-unfinished", "cache"))
     assert len(computed) in (len(made) - 1, len(made))  # every second block existed
     np.testing.assert_array_equal(found.offsets, whole.offsets)
@@ -108,10 +110,12 @@ def test_a_finished_decoded_data_bin_is_kept_and_an_unfinished_one_is_continued(
     paths, parts = (older / "data-bin", str(older / "teacher.pt")), older / "decoded-unfinished" / "parts"
     made = [json.loads(line) for path in sorted(parts.glob("0*.bin")) for line in path.read_text().splitlines()]
     before = content(older / "decoded")
-    decode(*paths, older / "decoded", DECODING, block_sentences=10)
+    decode(*paths, older / "decoded", DECODING, block_sentences=10, teacher_data=older / "data-bin")
     assert content(older / "decoded") == before
     installed(monkeypatch, json.loads((parts / "manifest.json").read_text())["versions"], "sequence.decode")
-    manifest = decode(*paths, older / "decoded-unfinished", DECODING, block_sentences=10)
+    manifest = decode(
+        *paths, older / "decoded-unfinished", DECODING, block_sentences=10, teacher_data=older / "data-bin"
+    )
     assert manifest["pairs"] == 60 and not parts.exists()
     text = (older / "decoded-unfinished" / "train.hypotheses.qab.tsv").read_text().splitlines()
     scores = {tuple(line.split("\t")[:2]): float(line.split("\t")[3]) for line in text}
@@ -120,7 +124,13 @@ def test_a_finished_decoded_data_bin_is_kept_and_an_unfinished_one_is_continued(
         for rank, (score, _, _) in enumerate(listed):
             assert scores[str(number), str(rank)] == float(f"{score:.6g}")
     with pytest.raises(KDError, match="settings"):
-        decode(*paths, older / "decoded", DecodeOptions(**vars(DECODING) | {"beam": 3}), block_sentences=10)
+        decode(
+            *paths,
+            older / "decoded",
+            DecodeOptions(**vars(DECODING) | {"beam": 3}),
+            block_sentences=10,
+            teacher_data=older / "data-bin",
+        )
 
 
 def test_results_are_compared_as_before(older, tmp_path):
