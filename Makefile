@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test faults lint clean
 .DEFAULT_GOAL := quickstart
 
 quickstart: $(INSTALLED)
@@ -11,6 +11,10 @@ quickstart: $(INSTALLED)
 
 test: lint
 	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+# every kill, swap and damage of tests/faults, of which `make test` runs a small share
+faults: $(INSTALLED)
+	FAIRSEQ_KD_FAULTS=1 $(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 tests/faults
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

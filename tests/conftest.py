@@ -96,6 +96,43 @@ def distilled(data_bin, tmp_path_factory):
     return make_distilled(data_bin, tmp_path_factory.mktemp("distilled") / "data-bin")
 
 
+@pytest.fixture(scope="session")
+def server():
+    """Runs commands in children of a process that has loaded the libraries: tests/faults."""
+    from faults_helpers import Server
+
+    found = Server()
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="session")
+def fault_inputs(tmp_path_factory):
+    """Small artefacts for tests/faults, shared by all: nobody changes them."""
+    from faults_helpers import unpack
+
+    return unpack(tmp_path_factory.mktemp("faults") / "inputs")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(server, fault_inputs, tmp_path_factory):
+    """Name of a command -> (the files that it makes, the number of events), run once."""
+    from faults_helpers import command, content
+
+    known = {}
+
+    def run(name):
+        if name not in known:
+            here = tmp_path_factory.mktemp("undisturbed") / "here"
+            here.mkdir()
+            answer = server.run(command(name, fault_inputs, here), here)
+            assert answer.status == 0, answer.text
+            known[name] = content(here), answer.events
+        return known[name]
+
+    return run
+
+
 OURS = ("FAIRSEQ_KD_", "XDG_", "CUDA_VISIBLE_DEVICES", "TORCH_FORCE_", "SACREBLEU_", "LOCAL_RANK", "RANK", "WORLD_SIZE")
 
 

@@ -26,6 +26,7 @@ from fairseq_kd.artifacts.folders import remove_leftovers
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.locks import exclusive
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME, read_manifest
+from fairseq_kd.artifacts.parts import check_part, read_part, with_hash
 from fairseq_kd.artifacts.request import PARTS, begin
 from fairseq_kd.artifacts.writing import CannotWrite, create_file, write_buffers
 from fairseq_kd.core.errors import KDError
@@ -119,23 +120,22 @@ def _compute_missing(folder: Path, work: Work, blocks: list[Block], inputs: Inpu
 
 def _write_part(part: Path, buffers: Iterable) -> None:
     part.parent.mkdir(exist_ok=True)  # gone if another process has just finished everything
-    write_buffers(part, buffers)
+    write_buffers(part, with_hash(buffers))
 
 
 def shared_part(folder: Path, name: str, make: Callable[[], bytes]) -> bytes:
     """The content of parts/`name`, on which all blocks depend: the first process that needs it makes it.
 
-    Raises KDError when it cannot be written.
+    Raises KDError when it cannot be written, and when it was damaged since.
     """
     path = folder / PARTS / name
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        content = make()
+    if path.exists():
+        return read_part(path)
+    content = make()
     with _one_clear_error(folder):
         try:
-            create_file(path, [content])
-            return path.read_bytes()  # it may be another process's: the first one decides
+            create_file(path, with_hash([content]))
+            return read_part(path)  # it may be another process's: the first one decides
         except FileNotFoundError:  # another process has finished all, and removed the parts
             if read_manifest(folder) is None:
                 raise
@@ -155,7 +155,10 @@ def _finish(folder: Path, request: dict, work: Work, inputs: Inputs) -> dict | N
                 return None
             with _one_clear_error(folder):
                 # read again: another process may have finished between the first look and the lock
-                manifest = read_manifest(folder) or work.join(folder, request)
+                if (manifest := read_manifest(folder)) is None:
+                    for block in work.blocks:
+                        check_part(block.path(folder))
+                    manifest = work.join(folder, request)
     work.check(folder, manifest)
     shutil.rmtree(folder / PARTS, ignore_errors=True)
     remove_leftovers(folder / MANIFEST_NAME)

@@ -18,6 +18,7 @@ import struct
 from pathlib import Path
 from typing import NamedTuple
 
+from fairseq_kd.artifacts.data_bin_check import check_content
 from fairseq_kd.artifacts.manifest import read_manifest
 from fairseq_kd.core.errors import KDError
 
@@ -118,8 +119,10 @@ def check_trainable(folder, subset: str, languages: tuple[str, str], dataset_imp
 def check_subset(folder, subset: str, languages: tuple[str, str], combine: bool = False) -> str | None:
     """The --dataset-impl with which fairseq reads sentences of the subset in any order; None if the subset is missing.
 
-    Raises KDError when a file has a format that is not read, when formats are mixed, and as `check_sides` does.
+    Raises KDError when a file has a format that is not read, when formats are mixed, and as `check_sides` and
+    `check_content` do.
     """
+    check_content(folder, subset, languages)
     formats = {}
     for part in parts_of(folder, subset, languages, combine):
         formats |= {side: found for side in part if (found := format_of(side)) is not None}

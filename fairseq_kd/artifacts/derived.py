@@ -15,8 +15,10 @@ import numpy as np
 import torch
 
 from fairseq_kd.artifacts.data_bin import check_format, format_of, load_side
+from fairseq_kd.artifacts.data_bin_check import check_the_rest
 from fairseq_kd.artifacts.fingerprint import data_files
-from fairseq_kd.artifacts.manifest import read_manifest, sha256_file
+from fairseq_kd.artifacts.hashes import sha256_file
+from fairseq_kd.artifacts.manifest import read_manifest
 from fairseq_kd.artifacts.writing import FileInProgress, file_in_progress, naming_file
 
 INHERITED = ("source_lang", "target_lang", "subsets", "subword", "joint_dictionary", "form")
@@ -60,6 +62,7 @@ def link_the_rest(original, out, subset: str, languages: tuple[str, str]) -> lis
     """Link all files of a data-bin except those of `subset`; return their names, relative to `out`.
 
     Subsets in fairseq's older format are rewritten, because one training reads one format.
+    Raises KDError when a file was changed or removed since the manifest of `original` was written.
     """
     from fairseq.data import Dictionary
 
@@ -69,6 +72,7 @@ def link_the_rest(original, out, subset: str, languages: tuple[str, str]) -> lis
     found += sorted(path for folder in ("subword", "raw") for path in (original / folder).glob("*"))
     names = [str(path.relative_to(original)) for path in found]
     names = [name for name in names if name not in left_out and not name.startswith(f"raw/{subset}.")]
+    check_the_rest(original, subset)
     for side in _other_sides(original, subset, languages):
         check_format(original / side)
     dictionaries = {lang: original / f"dict.{lang}.txt" for lang in languages}

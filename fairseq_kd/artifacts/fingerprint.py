@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from fairseq_kd.artifacts.manifest import sha256_file
+from fairseq_kd.artifacts.hashes import sha256_file
 
 
 def dictionary_hash(dictionary) -> str:

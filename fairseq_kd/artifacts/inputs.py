@@ -18,7 +18,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from fairseq_kd.artifacts.manifest import sha256_file
+from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.core.errors import KDError
 
 

@@ -4,23 +4,15 @@
 """
 
 import contextlib
-import hashlib
-import json
 from pathlib import Path
 
+from fairseq_kd.artifacts.hashes import sha256_file
+from fairseq_kd.artifacts.records import read_record
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.version import __version__
 
 MANIFEST_NAME = "manifest.json"
-
-
-def sha256_file(path) -> str:
-    """Hex sha256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+PREPARED = {"source_lang": str, "target_lang": str, "subsets": dict, "subword": dict, "files": dict}
 
 
 def library_versions() -> dict:
@@ -36,26 +28,22 @@ def library_versions() -> dict:
 
 
 def read_manifest(folder, name: str = MANIFEST_NAME) -> dict | None:
-    """The manifest in `folder`, or None if it has none. Raises KDError when the manifest is not readable JSON."""
-    path = Path(folder) / name
-    if not path.is_file():
-        return None
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(manifest, dict):
-            raise ValueError(f"it holds a {type(manifest).__name__}")
-    except ValueError as error:  # json and UTF-8 raise subclasses of it
-        raise KDError(f"{path} is not a readable manifest ({error}); make the folder again") from error
-    return manifest
+    """The manifest in `folder`, or None if it has none. Raises KDError when it is damaged."""
+    return read_record(Path(folder) / name, "copy the folder again, or make it again")
 
 
 def read_prepared(folder) -> dict | None:
     """The manifest of a data-bin that contains plain-text references and its subword model, else None.
 
-    `fairseq-kd prepare` makes such data-bins, and `decode`, `mix` and `noise` keep these files.
+    `fairseq-kd prepare` makes such data-bins, and `decode`, `mix` and `noise` keep these files. Raises KDError when the
+    manifest is damaged.
     """
     manifest = read_manifest(folder)
-    return manifest if manifest is not None and "subword" in manifest else None
+    if manifest is None or "subword" not in manifest:
+        return None
+    if missing := [name for name in PREPARED if not isinstance(manifest.get(name), PREPARED[name])]:
+        raise KDError(f"{Path(folder) / MANIFEST_NAME} is damaged: {missing[0]!r} is missing. Copy the data-bin again")
+    return manifest
 
 
 def check_files(folder, files: dict) -> None:

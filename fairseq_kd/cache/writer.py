@@ -7,7 +7,6 @@ folder of the parts.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,8 @@ import numpy as np
 
 from fairseq_kd.artifacts.blocks import Block, cut_blocks, offsets_of, shared_part, work_through
 from fairseq_kd.artifacts.inputs import Inputs
+from fairseq_kd.artifacts.parts import content_size
+from fairseq_kd.artifacts.records import sealed
 from fairseq_kd.artifacts.request import PARTS
 from fairseq_kd.artifacts.writing import write_buffers, write_json
 from fairseq_kd.cache.format import FORMAT, KIND, CacheFormat, Rows, check_sizes
@@ -44,7 +45,7 @@ def join(folder: Path, request: dict, cache_format: CacheFormat, offsets, blocks
         files[f"{name}.bin"] = _write(folder / f"{name}.bin", pieces, progress)
     progress.finish()
     manifest = request | {"mean_tail_mass": (tail_mass / int(offsets[-1])).tolist(), "files": files}
-    write_json(folder / "manifest.json", manifest)
+    write_json(folder / "manifest.json", sealed(manifest))
     return manifest
 
 
@@ -69,7 +70,7 @@ def _pieces(folder: Path, cache_format: CacheFormat, blocks: list, name: str) ->
         order = [f"{array}.bin" for array in (*cache_format.token_arrays(), "crc")]
         path = block.path(folder)
         with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size != sum(sizes[array] for array in order):
+            if content_size(path) != sum(sizes[array] for array in order):
                 raise KDError(f"{path} was damaged after it was written: remove it, and run the same command again")
             file.seek(sum(sizes[array] for array in order[: order.index(f"{name}.bin")]))
             yield file.read(sizes[f"{name}.bin"])

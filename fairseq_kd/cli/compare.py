@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from fairseq_kd.artifacts.records import sealed
 from fairseq_kd.artifacts.writing import ensure_writable_file, write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.evaluation.compare import CompareOptions, compare
@@ -59,7 +60,7 @@ def run(args) -> int:
             raise KDError(f"--out {args.out} is one of the results: it would be lost; give another name")
     comparison = compare(systems, options)
     if args.out is not None:
-        write_json(args.out, comparison)
+        write_json(args.out, sealed(comparison))
     print("\n".join(table(comparison)))
     if args.out is not None:
         print(f"wrote {args.out}")

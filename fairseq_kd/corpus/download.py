@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.locks import exclusive
-from fairseq_kd.artifacts.manifest import sha256_file
 from fairseq_kd.artifacts.writing import create_file, ensure_writable_folder, rename, write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import cached

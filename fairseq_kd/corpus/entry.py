@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from fairseq_kd.artifacts.manifest import sha256_file
+from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus import synthetic
 from fairseq_kd.corpus.download import download_files, existing_folder

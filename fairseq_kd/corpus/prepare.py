@@ -12,7 +12,14 @@ from pathlib import Path
 
 from fairseq_kd.artifacts.folders import folder_in_progress, remove_leftovers
 from fairseq_kd.artifacts.inputs import Inputs
-from fairseq_kd.artifacts.manifest import MANIFEST_NAME, check_files, hash_files, library_versions, read_manifest
+from fairseq_kd.artifacts.manifest import (
+    MANIFEST_NAME,
+    check_files,
+    hash_files,
+    library_versions,
+    read_manifest,
+)
+from fairseq_kd.artifacts.records import sealed
 from fairseq_kd.artifacts.request import check_same
 from fairseq_kd.artifacts.writing import write_json
 from fairseq_kd.core.errors import KDError
@@ -54,7 +61,7 @@ def prepare(
             manifest = {"format": FORMAT, "kind": "data-bin", "request": request}
             manifest |= _make(files, languages, folder, options, say)
             manifest |= {"versions": library_versions(), "files": hash_files(folder)}
-            write_json(folder / MANIFEST_NAME, manifest)
+            write_json(folder / MANIFEST_NAME, sealed(manifest))
     say(f"wrote {out}")
     return manifest
 

@@ -15,6 +15,7 @@ import torch
 
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.manifest import library_versions
+from fairseq_kd.artifacts.records import read_record, sealed
 from fairseq_kd.artifacts.writing import remove_leftover_files, write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_data_bin
@@ -24,6 +25,7 @@ from fairseq_kd.inference.opening import check_longest, check_positions, gold_ba
 from fairseq_kd.loss.signal import ROWS_AT_A_TIME
 
 FORMAT = 1
+MEASURED = ("nll", "tokens", "bleu", "signature", "sentences", "parameters", "updates", "dictionary_check")
 NOT_IN_KEY = ("max_tokens", "cpu")  # the key records the device instead of `cpu`
 
 
@@ -59,14 +61,10 @@ class Measurements:
     def known(self, sha256: str) -> dict | None:
         """The measurement of the checkpoint with this hash, or None. Raises KDError when its file is damaged."""
         path = self._path(sha256)
-        if not path.is_file():
-            return None
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if found["made_from"] != self._key(sha256) or not {"nll", "bleu", "updates"} <= found.keys():
-                raise ValueError("it records another measurement")
-        except (KeyError, TypeError, ValueError) as error:
-            raise KDError(f"{path} is not a readable measurement ({error}): remove it to measure again") from error
+        remedy = "remove the file, and the checkpoint is measured again"
+        found = read_record(path, remedy, required=("made_from", *MEASURED))
+        if found is not None and found["made_from"] != self._key(sha256):
+            raise KDError(f"{path} is the measurement of something else: {remedy}")
         return found
 
     def measure(self, checkpoint, sha256: str, trust: bool = False) -> dict:
@@ -80,7 +78,7 @@ class Measurements:
             inputs.check()
         if inputs.sha256(checkpoint) != sha256:
             raise KDError(f"{checkpoint} was changed while it was measured: run the command again after the training")
-        write_json(self._path(sha256), record)
+        write_json(self._path(sha256), sealed(record))
         return record
 
     def _measured(self, checkpoint, sha256: str, trust: bool) -> dict:

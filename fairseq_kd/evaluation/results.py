@@ -1,8 +1,6 @@
 """Result files of `fairseq-kd evaluate`: read them, check that they can be compared, and print results as text."""
 
-import json
-from pathlib import Path
-
+from fairseq_kd.artifacts.records import DamagedRecord, read_record
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.scoring.tokenizers import STANDARD, TOKENIZERS
 
@@ -12,11 +10,12 @@ FORMAT = 2  # format of the result of `evaluate`
 def read_result(path) -> dict:
     """A result with hypotheses, references and `tokenize` (13a for older files). Raises KDError for any other file."""
     try:
-        result = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise KDError(f"{path} cannot be read as a result of `fairseq-kd evaluate --out`: {reason}") from error
-    if not isinstance(result, dict) or result.get("kind") != "result":
+        result = read_record(path, "run `fairseq-kd evaluate` again")
+    except DamagedRecord as error:
+        raise KDError(f"{path} cannot be read as a result of `fairseq-kd evaluate --out`: {error.reason}") from error
+    if result is None:
+        raise KDError(f"{path} cannot be read as a result of `fairseq-kd evaluate --out`: it does not exist")
+    if result.get("kind") != "result":
         raise KDError(f"{path} is not a result: give files that `fairseq-kd evaluate --out` wrote")
     if result.get("format") != FORMAT:
         raise KDError(

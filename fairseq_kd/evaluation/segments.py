@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fairseq_kd.artifacts.manifest import MANIFEST_NAME, check_files, read_prepared, sha256_file
+from fairseq_kd.artifacts.hashes import sha256_file
+from fairseq_kd.artifacts.manifest import MANIFEST_NAME, check_files, read_prepared
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_data_bin
 from fairseq_kd.corpus.subword import subword_decoder

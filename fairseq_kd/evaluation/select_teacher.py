@@ -9,8 +9,9 @@ distillation learns from its probabilities. arXiv 2401.06356 compares the two te
 from dataclasses import dataclass
 from pathlib import Path
 
+from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.locks import exclusive
-from fairseq_kd.artifacts.manifest import sha256_file
+from fairseq_kd.artifacts.records import sealed
 from fairseq_kd.artifacts.writing import ensure_writable_folder, write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
@@ -110,7 +111,7 @@ def select(measurements: Measurements, folder, by: str, out, *, last=None, avera
             "checkpoints": rows,
             "made_from": measurements.made_from,
         }
-        write_json(out / RESULT, result)
+        write_json(out / RESULT, sealed(result))
     return result
 
 

@@ -4,14 +4,15 @@ A stage whose result exists is skipped, so the same command continues a killed r
 seed, and the difference between the mean scores of the two kinds of students.
 """
 
-import json
 import sys
 from pathlib import Path
 from statistics import mean
 
-from fairseq_kd.artifacts.manifest import MANIFEST_NAME, sha256_file
+from fairseq_kd.artifacts.hashes import sha256_file
+from fairseq_kd.artifacts.manifest import MANIFEST_NAME
+from fairseq_kd.artifacts.records import DamagedRecord, read_record, sealed
 from fairseq_kd.artifacts.writing import write_json
-from fairseq_kd.core.errors import prefixed_errors
+from fairseq_kd.core.errors import KDError, prefixed_errors
 from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.corpus.corpora import prepare_by_name, usual_options
 from fairseq_kd.criterions.config import check_options
@@ -22,6 +23,7 @@ from fairseq_kd.scoring.tokenizers import STANDARD, choose_tokenizer
 from fairseq_kd.training.options import parse_training, training_arguments
 from fairseq_kd.training.run import train
 
+RESULT_KEYS = ("checkpoint_sha256", "manifest_sha256", "decoding", "parameters", "bleu", "chrf", "seconds")
 PLAIN, DISTILLED, TEACHER = "student, cross-entropy", "student, kd_word", "teacher"
 
 
@@ -118,19 +120,29 @@ def _tokenizer(recipe: Recipe) -> str:
     return choose_tokenizer(recipe.data["target-lang"], recipe.evaluate.get("tokenize"))
 
 
+def _kept(path: Path) -> dict | None:
+    """The result of an earlier run, None where there is none. A damaged file is reported and made again."""
+    try:
+        return read_record(path, "the checkpoint is scored again", required=RESULT_KEYS)
+    except DamagedRecord as error:
+        print(f"    {error}", file=sys.stderr, flush=True)
+        if path.is_dir():
+            raise KDError(f"{path} is a folder: remove it, a result is written there") from error
+        return None
+
+
 def _score(path: Path, data_bin: Path, checkpoint, recipe: Recipe, cpu: bool) -> dict:
     given = dict(recipe.evaluate)
     tokenize = given.pop("tokenize", None)
     options = TranslateOptions(**given, cpu=cpu)
-    if path.is_file():
-        result = json.loads(path.read_text(encoding="utf-8"))
+    if (result := _kept(path)) is not None:
         made_from = (result["checkpoint_sha256"], result["manifest_sha256"], result["decoding"])
         made_from += (result.get("tokenize", STANDARD),)
         wanted = (sha256_file(checkpoint), sha256_file(data_bin / MANIFEST_NAME), options.as_dict(), _tokenizer(recipe))
         if made_from == wanted:
             return result
     result = evaluate(data_bin, checkpoint, "test", options, tokenize=tokenize)
-    write_json(path, result)
+    write_json(path, sealed(result))
     return result
 
 

@@ -16,13 +16,12 @@ Keys of search.json, "format" 1. Scores are BLEU, {"mean", "sd", "scores"} over 
     failed      [{"stage", "log"}]; log is the end of the stage's log
 """
 
-import json
 from pathlib import Path
 from statistics import mean, stdev
 
 import yaml
 
-from fairseq_kd.artifacts.manifest import sha256_file
+from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.writing import write_json, write_text
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.evaluation.compare import CompareOptions, compare
@@ -32,7 +31,7 @@ from fairseq_kd.search.space import CHOICE
 from fairseq_kd.search.spec import TEST, VALIDATION, SearchSpec
 from fairseq_kd.search.strategies import Outcome, Run, Step, resolve_kd_word
 from fairseq_kd.study.plan import Plan
-from fairseq_kd.study.state import end_of_log, stage_states
+from fairseq_kd.study.state import end_of_log, read_output, stage_states
 
 SUBSETS = {"validation": VALIDATION, "test": TEST}
 JSON_NAME, REPORT_NAME, CHOSEN_NAME = "search.json", "search.md", "chosen.yaml"
@@ -61,7 +60,7 @@ def _scores(stages: list[str], work: Path) -> dict | None:
     paths = [work / path for path in _files(stages)]
     if not all(path.is_file() for path in paths):
         return None
-    scores = [json.loads(path.read_text(encoding="utf-8"))["bleu"]["score"] for path in paths]
+    scores = [read_output(path)["bleu"]["score"] for path in paths]
     return {"mean": mean(scores), "sd": stdev(scores) if len(scores) > 1 else None, "scores": scores}
 
 
@@ -106,7 +105,7 @@ def _collect(search: SearchSpec, outcome: Outcome, work: Path) -> dict:
 
 def _signature(plan: Plan, work: Path) -> str:
     (path,) = _files([cells_of(plan, "chosen")[0]["results"][VALIDATION]])
-    return json.loads((work / path).read_text(encoding="utf-8"))["bleu"]["signature"]
+    return read_output(work / path)["bleu"]["signature"]
 
 
 def _step(step: Step, search: SearchSpec, plan: Plan, work: Path) -> dict:

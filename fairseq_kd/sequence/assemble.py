@@ -10,6 +10,8 @@ import numpy as np
 
 from fairseq_kd.artifacts.derived import SideWriter, can_be_linked, hashes, inherited, link, link_the_rest
 from fairseq_kd.artifacts.fingerprint import data_files, files_of_side
+from fairseq_kd.artifacts.parts import read_part
+from fairseq_kd.artifacts.records import sealed
 from fairseq_kd.artifacts.writing import file_in_progress, write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
@@ -65,7 +67,7 @@ def assemble(
         "target_lang": target_lang,
         "files": hashes(folder, names),
     }
-    write_json(folder / "manifest.json", manifest)
+    write_json(folder / "manifest.json", sealed(manifest))
     return manifest
 
 
@@ -92,16 +94,15 @@ def _sentences(folder: Path, blocks: list) -> Iterator[tuple]:
         path = block.path(folder)
         count = 0
         try:
-            with open(path, encoding="utf-8") as lines:
-                for line in lines:
-                    listed, chosen, fallback = json.loads(line)
-                    hypotheses = [
-                        Hypothesis(np.array(ids, dtype=np.int64), float("nan") if score is None else score)
-                        for score, _, ids in listed
-                    ]
-                    count += 1
-                    yield hypotheses, [near for _, near, _ in listed], chosen, fallback
-        except (ValueError, UnicodeDecodeError) as error:
+            for line in read_part(path).splitlines():
+                listed, chosen, fallback = json.loads(line)
+                hypotheses = [
+                    Hypothesis(np.array(ids, dtype=np.int64), float("nan") if score is None else score)
+                    for score, _, ids in listed
+                ]
+                count += 1
+                yield hypotheses, [near for _, near, _ in listed], chosen, fallback
+        except (ValueError, TypeError) as error:
             raise KDError(f"{path} was damaged ({error}): remove it, and run the same command again") from error
         if count != block.end - block.start:
             raise KDError(

@@ -5,6 +5,7 @@ the sha256 of the checkpoint. Weights are quantised when the model is loaded.
 """
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import torch
 
 from fairseq_kd.artifacts.folders import folder_in_progress
 from fairseq_kd.artifacts.locks import exclusive
-from fairseq_kd.artifacts.manifest import MANIFEST_NAME, hash_files, read_manifest
+from fairseq_kd.artifacts.manifest import MANIFEST_NAME, check_files, hash_files, read_manifest
+from fairseq_kd.artifacts.records import sealed
 from fairseq_kd.artifacts.writing import write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import cached, xdg_cache_home
@@ -111,23 +113,15 @@ def teacher_backend(teachers: Teachers, options: DecodeOptions, device: torch.de
     try:
         translator = load_translator(model, device, options.dtype, workers)
     except RuntimeError as error:
-        what_to_do = "if it is damaged, remove it and run the command again"
-        if _is_damaged(model):
-            shutil.rmtree(model, ignore_errors=True)
-            what_to_do = "it was damaged and was removed: run the command again"
-        raise KDError(f"CTranslate2 cannot load {model} ({error}); {what_to_do}") from error
+        raise KDError(
+            f"CTranslate2 cannot load {model} ({error}), whose files are as they were written; use --backend fairseq"
+        ) from error
     max_tokens = options.max_tokens or MAX_TOKENS[device.type]
     limit = teachers.max_positions[1]
     settings, strategy = options.settings(), options.strategy
     return CTranslate2Backend(
         translator, teachers.task, teachers.dataset, settings, max_tokens, limit, strategy=strategy
     )
-
-
-def _is_damaged(model: Path) -> bool:
-    """Whether the files of a converted model differ from the files that were written."""
-    manifest = read_manifest(model)
-    return manifest is not None and manifest["files"] != hash_files(model)
 
 
 def reason_against(teachers: Teachers, options: DecodeOptions) -> str | None:
@@ -154,12 +148,15 @@ def convert(teachers: Teachers) -> Path:
     dtype = str(next(teacher.model.parameters()).dtype).removeprefix("torch.")
     name = f"{teachers.inputs.sha256(path)[:32]}-{dtype}-{CONVERSION}-{ctranslate2.__version__}"
     final = cached(f"ctranslate2/{name}", former=xdg_cache_home() / "fairseq_kd")
-    if _is_complete(final):
+    if final.exists() and _damage(final) is None:
         return final
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        with exclusive(final, wait=True):  # shards that begin together convert once
-            if not _is_complete(final):
+        with exclusive(final, wait=True):  # by name: converted once, also by shards that begin together
+            damage = _damage(final) if final.exists() else None
+            if damage is not None:
+                print(f"{damage}. The teacher is converted again", file=sys.stderr, flush=True)
+            if damage is not None or not final.exists():
                 _convert(teacher, final)
     except OSError as error:
         raise KDError(
@@ -168,8 +165,16 @@ def convert(teachers: Teachers) -> Path:
     return final
 
 
-def _is_complete(folder: Path) -> bool:
-    return (folder / "model.bin").is_file()
+def _damage(folder: Path) -> str | None:
+    """What is wrong with the files of a converted teacher, None when they are the files that were written."""
+    try:
+        manifest = read_manifest(folder)
+        if manifest is None or "model.bin" not in manifest.get("files", ()):
+            return f"{folder} has no record of its files, so a damage would not be noticed"
+        check_files(folder, manifest["files"])
+    except KDError as error:
+        return str(error)
+    return None
 
 
 def _convert(teacher, final: Path) -> None:
@@ -180,4 +185,4 @@ def _convert(teacher, final: Path) -> None:
             write_model(teacher.model, *dictionaries, converted, names=vocabulary.numbers)
         except KDError as error:
             raise KDError(f"{teacher.path} cannot be converted ({error}); use --backend fairseq") from error
-        write_json(converted / MANIFEST_NAME, {"files": hash_files(converted)})
+        write_json(converted / MANIFEST_NAME, sealed({"files": hash_files(converted)}))

@@ -6,7 +6,7 @@ The program that will run a planned command also parses it here, so a misspelt o
 import argparse
 from pathlib import Path
 
-from fairseq_kd.artifacts.manifest import read_manifest
+from fairseq_kd.artifacts.records import read_record
 from fairseq_kd.artifacts.writing import PROBE
 from fairseq_kd.core.commands import load_command
 from fairseq_kd.core.errors import KDError, prefixed_errors
@@ -18,6 +18,7 @@ from fairseq_kd.study.spec import load_spec, spec_path
 from fairseq_kd.study.state import SHOW, OlderStages
 from fairseq_kd.training.options import parse_training, parse_words
 
+PLAN_REMEDY = "remove it and run the study again, which writes it again"
 SECTIONS = {"prepare": "data", "student": "student or common", "teacher": "teacher or common"}
 
 
@@ -59,7 +60,7 @@ def open_plan(spec, work, recipe=None, raw=None, old_stages: str | None = SHOW) 
     """
     check_folder(Path(work))
     checked = load_spec(spec_path(spec), recipe, raw)
-    held = read_manifest(work, PLAN_NAME) or {}
+    held = read_record(work / PLAN_NAME, PLAN_REMEDY) or {}
     plan = Plan(checked, make_cells(checked), OlderStages(work, old_stages, held.get("stages", ())))
     check_commands(plan)
     _check_distinct(plan)
@@ -83,7 +84,7 @@ def check_same_study(plan: Plan, work: Path) -> None:
 
     Without this check `status` and `report` would show such a study as one that has not started.
     """
-    held = read_manifest(work, PLAN_NAME)
+    held = read_record(work / PLAN_NAME, PLAN_REMEDY)
     if held is not None and held["name"] == plan.spec.name and not held["stages"].keys() & plan.stages.keys():
         raise KDError(f"{work} holds the study {plan.spec.name} with another recipe, with other data or of another "
                       "version of fairseq_kd: none of its stages is in this plan; give the --recipe and --raw of the "

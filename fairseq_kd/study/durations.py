@@ -4,7 +4,6 @@ The time of a stage is estimated from the first of these that exists: finished s
 calibration, which trains each model for a few updates; finished stages of the same kind.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from statistics import mean
 
 from fairseq_kd.artifacts.locks import exclusive
+from fairseq_kd.artifacts.records import read_record
 from fairseq_kd.artifacts.writing import ensure_writable_folder, write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.process import dying_with_this_process
@@ -27,6 +27,7 @@ from fairseq_kd.study.stage import resolve
 from fairseq_kd.study.state import Records, end_of_log, stage_states
 
 CALIBRATION = "calibration.json"
+REMEDY = "remove it, and measure again by fairseq-kd study plan --calibrate"
 NOT_IN_SHAPE = ("--seed", "--max-update", "--total-num-update", "--out")
 UPDATES, WARM_UP = 12, 4  # updates of a calibration, and how many of them are not timed
 LOG_LINES_SHOWN = 12
@@ -47,7 +48,7 @@ class Estimates:
             for key in {shape(stage), stage.kind}:
                 self._rates.setdefault(key, []).append(seconds / (stage.updates or 1))
         path = Path(work) / CALIBRATION
-        self._calibrated = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        self._calibrated = read_record(path, REMEDY) or {}
 
     def seconds(self, name: str) -> float | None:
         """The measured or estimated seconds of one stage; None without any measurement."""
@@ -91,7 +92,7 @@ def calibrate(plan: Plan, work: Path, threads: int) -> None:
     with exclusive(work / "study"):
         write_json(work / PLAN_NAME, plan.as_dict())
         estimates, path = Estimates(plan, work), work / CALIBRATION
-        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        known = read_record(path, REMEDY) or {}
         unknown = {
             shape(stage): stage
             for stage in plan.stages.values()

@@ -16,7 +16,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from fairseq_kd.artifacts.manifest import MANIFEST_NAME, hash_files, sha256_file
+from fairseq_kd.artifacts.hashes import sha256_file
+from fairseq_kd.artifacts.manifest import MANIFEST_NAME, hash_files
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.yaml_file import nearest
 from fairseq_kd.corpus.corpora import CORPORA

@@ -14,12 +14,11 @@ from fairseq_kd.study.claims import Claim, read_claims
 from fairseq_kd.study.key import KINDS, ON_GPU, Key, RawText, inputs_of, key_of, made_by, raw_text, with_files
 from fairseq_kd.study.sections import SHARES
 from fairseq_kd.study.spec import Spec
-from fairseq_kd.study.state import OlderStages
+from fairseq_kd.study.state import CHOSEN_TEACHER, OlderStages
 from fairseq_kd.training.options import to_arguments, training_arguments
 
 FORMAT = 2  # format number of plan.json
 PLAN_NAME = "plan.json"
-CHOSEN_TEACHER = "teacher.pt"
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,10 @@ def _forget_stale(plan: Plan, work: Path) -> None:
     for name, state in stage_states(plan, work).items():
         folder = work / "stages" / name
         if state == "failed" or (state == "waiting" and record_of(folder) is None):
+            if (folder / DONE).is_dir():
+                raise KDError(f"{folder / DONE} is a folder: remove it, the end of a stage is recorded there")
+            if state == "waiting" and (folder / DONE).is_file():
+                print(f"{folder / DONE} is damaged: the stage is run again", file=sys.stderr, flush=True)
             (folder / DONE).unlink(missing_ok=True)
 
 

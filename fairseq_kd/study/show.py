@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fairseq_kd.artifacts.manifest import sha256_file
+from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.writing import write_json
 from fairseq_kd.core.progress import Progress, format_seconds
 from fairseq_kd.study.durations import Estimates

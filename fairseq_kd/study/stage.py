@@ -13,28 +13,21 @@ import time
 import traceback
 from pathlib import Path
 
+from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.locks import held, try_lock
-from fairseq_kd.artifacts.manifest import MANIFEST_NAME, library_versions, sha256_file
+from fairseq_kd.artifacts.manifest import library_versions
+from fairseq_kd.artifacts.records import sealed
 from fairseq_kd.artifacts.writing import write_json
 from fairseq_kd.core.errors import KDError, report
 from fairseq_kd.core.paths import PACKAGE
 from fairseq_kd.core.process import die_with_parent, dying_with_this_process
 from fairseq_kd.study.key import TRAININGS, made_by
-from fairseq_kd.study.plan import CHOSEN_TEACHER, PLAN_NAME
-from fairseq_kd.study.state import DONE, FAILED, LOCK, LOG, fingerprint_of, record_of
+from fairseq_kd.study.plan import PLAN_NAME
+from fairseq_kd.study.state import CHOSEN_TEACHER, DONE, FAILED, LOCK, LOG, fingerprint_of, output_of, record_of
 
 FAILURE = 1
 GPUS = "FAIRSEQ_KD_GPUS"  # names of devices, separated by commas; `study run` sets it
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-# the sha256 of the first of these files that exists is the fingerprint of a stage
-OUTPUTS = (
-    f"data-bin/{MANIFEST_NAME}",
-    f"cache/{MANIFEST_NAME}",
-    CHOSEN_TEACHER,
-    "model.pt",
-    "result.json",
-    "comparison.json",
-)
 
 
 def main() -> int:
@@ -120,7 +113,7 @@ def _complete(work: Path, plan: dict, stage: dict, folder: Path) -> None:
     print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(command)}", flush=True)
     record = _execute(stage, command, folder, inputs)
     made = {"made_by": stage["made_by"], "versions": library_versions()}
-    write_json(folder / DONE, {"stage": stage["name"], **record, "inputs": inputs, **made})
+    write_json(folder / DONE, sealed({"stage": stage["name"], **record, "inputs": inputs, **made}))
 
 
 def _check_maker(stage: dict) -> None:
@@ -168,9 +161,8 @@ def _execute(stage: dict, command: list[str], folder: Path, inputs: dict) -> dic
 
         chosen = json.loads((folder / "selection" / "selection.json").read_text(encoding="utf-8"))["chosen"]
         link(chosen, folder / CHOSEN_TEACHER)
-    fingerprint = next(sha256_file(folder / file) for file in OUTPUTS if (folder / file).is_file())
     seconds = round(time.monotonic() - started, 1)
-    return {"command": shlex.join(command), "seconds": seconds, "fingerprint": fingerprint}
+    return {"command": shlex.join(command), "seconds": seconds, "fingerprint": sha256_file(output_of(folder))}
 
 
 if __name__ == "__main__":

@@ -3,17 +3,31 @@
 `OlderStages` finds the finished stages in WORK that other versions made. They are never used silently.
 """
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.locks import is_held
+from fairseq_kd.artifacts.manifest import MANIFEST_NAME
+from fairseq_kd.artifacts.records import DamagedRecord, read_record
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.study.key import FIRST_VERSION, MAKERS, Key, made_by
 
 if TYPE_CHECKING:  # `plan` imports this module
     from fairseq_kd.study.plan import Plan
 
+CHOSEN_TEACHER = "teacher.pt"
+# the file whose hash says that the output of a stage is the same as before: the first that exists
+OUTPUTS = (
+    f"data-bin/{MANIFEST_NAME}",
+    f"cache/{MANIFEST_NAME}",
+    CHOSEN_TEACHER,
+    "model.pt",
+    "result.json",
+    "comparison.json",
+    "checkpoints/checkpoint_best.pt",
+)
+RECORDED = ("fingerprint",)
 DONE, FAILED, LOG, LOCK = "done.json", "failed.json", "log.txt", ".lock"
 STATES = ("done", "running", "failed", "waiting")
 
@@ -78,16 +92,38 @@ def is_running(folder: Path) -> bool:
 
 
 def record_of(folder: Path) -> dict | None:
-    """The content of done.json; None while the stage is not finished, and for a file that was cut off."""
+    """The content of done.json; None while the stage is not finished. If it is damaged, None: it runs again."""
     try:
-        return json.loads((Path(folder) / DONE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        return read_record(Path(folder) / DONE, "the stage is run again", required=RECORDED)
+    except DamagedRecord:
         return None
 
 
 def fingerprint_of(folder: Path) -> str:
-    """What identifies the output of a finished stage."""
-    return record_of(folder)["fingerprint"]
+    """The hash of a finished stage's output. Raises KDError when the output is missing or has another hash."""
+    record, output = record_of(folder), output_of(folder)
+    if record is None:
+        raise KDError(f"{folder / DONE} is damaged or gone: run the study again, which runs this stage again")
+    if output is None or sha256_file(output) != record["fingerprint"]:
+        what = "its output is gone" if output is None else f"{output} was changed since"
+        raise KDError(
+            f"{folder / DONE} says that the stage is done, but {what}: remove the folder {folder} and run the study "
+            "again, which makes it again"
+        )
+    return record["fingerprint"]
+
+
+def read_output(path: Path) -> dict:
+    """A JSON file that a finished stage wrote. Raises KDError when it is damaged or gone."""
+    remedy = f"remove the folder {path.parent} and run the study again, which makes it again"
+    if (found := read_record(path, remedy)) is None:
+        raise KDError(f"{path} is gone, although its stage is done: {remedy}")
+    return found
+
+
+def output_of(folder: Path) -> Path | None:
+    """The file whose hash is the fingerprint of a stage, None while it has none."""
+    return next((folder / name for name in OUTPUTS if (folder / name).is_file()), None)
 
 
 def end_of_log(folder: Path, lines: int) -> str:

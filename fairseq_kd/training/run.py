@@ -3,7 +3,6 @@
 The same call continues a killed run.
 """
 
-import json
 import os
 import re
 import shlex
@@ -13,8 +12,9 @@ import sys
 from pathlib import Path
 
 from fairseq_kd.artifacts.folders import remove_leftovers
+from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.locks import exclusive
-from fairseq_kd.artifacts.manifest import sha256_file
+from fairseq_kd.artifacts.records import read_record, sealed
 from fairseq_kd.artifacts.request import check_same
 from fairseq_kd.artifacts.writing import create_json, ensure_writable_folder, file_in_progress, write_json
 from fairseq_kd.core.errors import KDError
@@ -45,18 +45,19 @@ def train(folder, arguments: list[str], inputs: dict, max_update: int, label: st
     ensure_writable_folder(folder)
     create_json(folder / REQUEST, request)
     _check_same_request(folder / REQUEST, request)  # another process may have written its own meanwhile
-    if (folder / RECORD).is_file():
+    if (folder / RECORD).exists():
         remove_leftovers(folder / "training")
         return _check_record(folder / RECORD)
     with exclusive(folder / "training"):
-        if (folder / RECORD).is_file():  # of another process, which has finished since
+        if (folder / RECORD).exists():  # of another process, which has finished since
             return _check_record(folder / RECORD)
         return _train(folder, command, request, max_update, label)
 
 
 def _check_record(path: Path) -> dict:
     """The record of a complete run. Raises KDError when its checkpoint was removed or changed."""
-    record = json.loads(path.read_text(encoding="utf-8"))
+    remedy = f"remove {path.parent} to train it again, or put the file back"
+    record = read_record(path, remedy, required=("checkpoint", "checkpoint_sha256", "seconds", "updates"))
     checkpoint = Path(record["checkpoint"])
     if not checkpoint.is_file() or sha256_file(checkpoint) != record["checkpoint_sha256"]:
         raise KDError(
@@ -82,12 +83,13 @@ def _train(folder: Path, command: list[str], request: dict, max_update: int, lab
         "updates": updates_of(state),
         "inputs": request["inputs"],
     }
-    write_json(folder / RECORD, record)
+    write_json(folder / RECORD, sealed(record))
     return record
 
 
 def _check_same_request(path: Path, request: dict) -> None:
-    found = json.loads(path.read_text(encoding="utf-8"))
+    remedy = f"it says which options {path.parent} was trained with; put the file back, or remove the folder"
+    found = read_record(path, remedy, required=("command", "inputs"))
     if found != request:
         check_same(path.parent, _by_option(found), _by_option(request))
         raise KDError(f"{path.parent} holds a run with other options (see {path}); choose another --out or remove it")

@@ -7,7 +7,7 @@ import sacrebleu
 import torch
 from conftest import run_fairseq
 
-from fairseq_kd.artifacts.manifest import sha256_file
+from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.cli.main import main
 from fairseq_kd.corpus.subword import load_decoder
 from fairseq_kd.evaluation.system import System, open_system

@@ -105,7 +105,8 @@ def test_a_complete_run_whose_checkpoint_is_gone_is_an_error(tmp_path):
 
     command = ["fairseq-train", "data", "--save-dir", str(tmp_path / "checkpoints")]
     (tmp_path / "request.json").write_text(json.dumps({"command": command, "inputs": {}}))
-    (tmp_path / "train.json").write_text(json.dumps({"checkpoint": "gone.pt", "checkpoint_sha256": "x"}))
+    record = {"checkpoint": "gone.pt", "checkpoint_sha256": "x", "seconds": 1.0, "updates": 1}
+    (tmp_path / "train.json").write_text(json.dumps(record))
     with pytest.raises(KDError, match="gone or was changed"):
         train(tmp_path, ["data"], {}, 1, "x")
 

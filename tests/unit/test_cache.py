@@ -267,7 +267,7 @@ def test_a_teacher_whose_answers_are_not_finite_is_not_cached(teacher, data_bin,
 
 
 def rehash(folder: Path, name: str) -> None:
-    from fairseq_kd.artifacts.manifest import sha256_file
+    from fairseq_kd.artifacts.hashes import sha256_file
 
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"][name] = sha256_file(folder / name)

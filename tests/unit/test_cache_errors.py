@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers import batch, build
 
-from fairseq_kd.artifacts.manifest import sha256_file
+from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.cache.format import CacheFormat
 from fairseq_kd.cache.make import CachingOptions, make_cache
 from fairseq_kd.core.errors import KDError

@@ -163,7 +163,7 @@ def test_an_export_of_a_checkpoint_that_was_replaced_is_not_made(data_bin, teach
 
 
 def test_an_average_of_checkpoints_that_were_replaced_is_not_written(teacher, tmp_path, monkeypatch):
-    from fairseq_kd.artifacts.manifest import sha256_file
+    from fairseq_kd.artifacts.hashes import sha256_file
     from fairseq_kd.evaluation import average
 
     own = [shutil.copy(teacher, tmp_path / name) for name in ("a.pt", "b.pt")]

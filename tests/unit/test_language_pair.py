@@ -73,5 +73,5 @@ def test_a_missing_dictionary_is_still_the_error_that_is_named(data_bin, tmp_pat
 def test_a_manifest_that_is_none_is_one_clear_error(content, data_bin, tmp_path):
     folder = renamed(data_bin, tmp_path / "in", "de", "en", manifest=False)
     (folder / "manifest.json").write_text(content)
-    with pytest.raises(KDError, match=r"manifest\.json is not a readable manifest"):
+    with pytest.raises(KDError, match=r"manifest\.json is damaged"):
         infer_languages(folder)

@@ -13,7 +13,7 @@ import torch
 from conftest import ROOT
 from helpers import batch, build, write_variant
 
-from fairseq_kd.artifacts.manifest import sha256_file
+from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.cli.main import main
 from fairseq_kd.evaluation import checkpoints as measure
 from fairseq_kd.evaluation import select_teacher as select
@@ -311,4 +311,4 @@ def test_a_damaged_measurement_is_named(training, data_bin, capsys):
     (record,) = (training / "selection" / "measured").iterdir()
     record.write_text(record.read_text()[:50])
     assert run(data_bin, training, "--last", "1") == 2
-    assert f"{record} is not a readable measurement" in capsys.readouterr().err
+    assert f"{record} is damaged" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """What a stage and `study run` make of jobs that are not their own, and of jobs that were ended from outside."""
 
+import hashlib
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import time
 import pytest
 from study_helpers import ENVIRONMENT, write_spec
 
+from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.study import run as study_run
 from fairseq_kd.study.check import open_plan
@@ -49,16 +51,20 @@ def test_a_stage_that_another_job_has_done_is_not_run_again_unless_its_inputs_ha
     write(tmp_path / "plan.json", {"stages": {"evaluate-2": stage}, "on_gpu": [], "raw": None})
     folder = tmp_path / "stages" / "evaluate-2"
     write(folder / "result.json", {})
-    write(folder / "done.json", {"inputs": {"student-1": "old"}})
+    old, new = (hashlib.sha256(word.encode()).hexdigest() for word in ("old", "new"))
+    write(folder / "done.json", {"fingerprint": "x", "inputs": {"student-1": old}})
     command = [sys.executable, "-m", "fairseq_kd.study.stage", "evaluate-2"]
     logs = []
     for fingerprint in ("old", "new"):
-        write(tmp_path / "stages" / "student-1" / "done.json", {"fingerprint": fingerprint})
+        model = tmp_path / "stages" / "student-1" / "checkpoints" / "checkpoint_best.pt"
+        model.parent.mkdir(parents=True, exist_ok=True)
+        model.write_text(fingerprint)
+        write(tmp_path / "stages" / "student-1" / "done.json", {"fingerprint": sha256_file(model)})
         subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, check=True)
         logs.append((folder / "log.txt").read_text())
     assert logs[0] == "a job of an earlier run has finished this stage\n"
     assert "fairseq-kd --version" in logs[1].removeprefix(logs[0])
-    assert json.loads((folder / "done.json").read_text())["inputs"] == {"student-1": "new"}
+    assert json.loads((folder / "done.json").read_text())["inputs"] == {"student-1": new}
 
 
 @pytest.mark.parametrize("made_by", [{"format": 1, "torch": "2.12.0"}, None])
@@ -79,7 +85,7 @@ def test_a_job_that_was_planned_for_other_versions_does_not_run(tmp_path, made_b
 def test_a_job_that_a_cluster_has_ended_is_a_failed_stage_whose_log_says_why(tmp_path):
     plan = open_plan(str(write_spec(tmp_path)), tmp_path / "work")
     ended, done = (name for name, stage in plan.stages.items() if stage.kind in ("teacher", "prepare"))
-    write(tmp_path / "work" / "stages" / done / "done.json", {})
+    write(tmp_path / "work" / "stages" / done / "done.json", {"fingerprint": "x"})
     note_ended_jobs(plan, tmp_path / "work", ERROR.format(stage=ended) + ERROR.format(stage=done), {})
     states = stage_states(plan, tmp_path / "work")
     assert (states[ended], states[done]) == ("failed", "done") and list(states.values()).count("failed") == 1
@@ -88,9 +94,9 @@ def test_a_job_that_a_cluster_has_ended_is_a_failed_stage_whose_log_says_why(tmp
 
 
 def test_a_stage_that_ends_by_a_defect_is_a_failed_stage_whose_log_says_where(tmp_path):
-    stage = {"kind": "evaluate", "name": "evaluate-2", "command": ["fairseq-kd"], "inputs": ["student-1"]}
+    stage = {"kind": "unknown", "name": "evaluate-2", "command": ["fairseq-kd"], "inputs": []}
     write(tmp_path / "plan.json", {"stages": {"evaluate-2": stage}, "on_gpu": [], "raw": None})
-    command = [sys.executable, "-m", "fairseq_kd.study.stage", "evaluate-2"]  # of student-1 there is no done.json
+    command = [sys.executable, "-m", "fairseq_kd.study.stage", "evaluate-2"]
     assert subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT).returncode == 1
     folder = tmp_path / "stages" / "evaluate-2"
     assert "Traceback" in (folder / "log.txt").read_text() and (folder / "failed.json").is_file()
@@ -162,7 +168,7 @@ def test_the_links_of_cells_that_the_spec_no_longer_has_are_removed(failed, monk
     plan, work, folder = failed
     (folder / "failed.json").unlink()
     for stage in plan.stages:
-        write(work / "stages" / stage / "done.json", {"command": "", "seconds": 1})
+        write(work / "stages" / stage / "done.json", {"fingerprint": "x", "command": "", "seconds": 1})
     for name in ("old", "kept"):
         (work / "cells" / name).mkdir(parents=True)
         (work / "cells" / name / "1-prepare").symlink_to("../../stages")

@@ -1,8 +1,9 @@
 """Rows of a report: cells that differ only in their seed, with their results as far as they exist."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+
+from fairseq_kd.study.state import read_output
 
 TEACHER = "teacher"
 LONG = ("hypotheses", "references")  # entries of a result that a report does not need
@@ -124,5 +125,5 @@ def _teacher_row(teacher: dict, taught: list, factors: dict, work: Path) -> Row:
 def _read(work: Path, path: str | None) -> dict | None:
     if path is None:
         return None
-    result = json.loads((work / path).read_text(encoding="utf-8"))
+    result = read_output(work / path)
     return {name: value for name, value in result.items() if name not in LONG}

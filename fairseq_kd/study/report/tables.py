@@ -3,7 +3,6 @@
 A mark of significance compares a row with the row of method `ce` that has the same other factors.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
@@ -11,6 +10,7 @@ from statistics import mean, stdev
 from fairseq_kd.evaluation.significance import holm, paired_t
 from fairseq_kd.scoring.score import LOWER_IS_BETTER
 from fairseq_kd.study.report.rows import Row, Study
+from fairseq_kd.study.state import read_output
 
 ALPHA = 0.05
 BASELINE = "ce"
@@ -191,7 +191,7 @@ def _tested(work: Path, claim: dict) -> tuple[str, float | None, float | None]:
     """
     if claim["comparison"] is None:
         return NOT_DONE, None, None
-    found = json.loads((work / claim["comparison"]).read_text(encoding="utf-8"))
+    found = read_output(work / claim["comparison"])
     other = found["systems"][1]
     if (test := other["decided_by"]) in T_TESTS:
         return f"{T_TESTS[test]} over {len(other['scores'])} seeds", other["difference"], other[test]["p_holm"]
