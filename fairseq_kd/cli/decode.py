@@ -16,67 +16,81 @@ def add_arguments(parser) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="the new data-bin; the same command continues it")
     parser.add_argument("--subset", default=defaults.subset, help="train, valid, ... (default %(default)s)")
     _add_strategy(parser, defaults)
-    group = parser.add_argument_group("which hypothesis, which sentences")
+    group = parser.add_argument_group("choice of hypotheses and sentences")
     group.add_argument(
         "--select",
         choices=SELECTIONS,
         default=defaults.select,
-        help="of n best: the most probable, or the closest to the gold target (default %(default)s)",
+        help="which of the n best: the most probable, or the closest to the gold target (default %(default)s)",
     )
-    group.add_argument("--metric", choices=METRICS, default=defaults.metric, help="of closest (default %(default)s)")
+    group.add_argument(
+        "--metric",
+        choices=METRICS,
+        default=defaults.metric,
+        help="closeness for --select closest (default %(default)s)",
+    )
     add_tokenize_argument(group)
     group.add_argument("--post-process", metavar="KIND", help="how subwords are joined for --metric")
     group.add_argument(
         "--fallback",
         choices=("reference", "error"),
         default=defaults.fallback,
-        help="where the teacher has no answer: the gold target, counted, or stop (default %(default)s)",
+        help="if the teacher has no answer: use the gold target and count it, or stop (default %(default)s)",
     )
-    group.add_argument("--max-length-ratio", type=float, metavar="R", help="leave out pairs above it")
+    group.add_argument(
+        "--max-length-ratio",
+        type=float,
+        metavar="R",
+        help="leave out pairs whose longer side / shorter side is above R",
+    )
     group.add_argument("--drop-empty", action="store_true", help="leave out pairs with an empty side")
     group.add_argument("--drop-copies", action="store_true", help="leave out targets that repeat their source")
+    _add_running(parser, defaults)
+    add_user_dir(parser)
+
+
+def _add_running(parser, defaults: DecodeOptions) -> None:
     group = parser.add_argument_group("how the teacher runs")
     group.add_argument(
         "--backend",
         choices=BACKENDS,
         default=defaults.backend,
-        help="auto: ctranslate2 where it can do what is asked for (default %(default)s)",
+        help="auto: ctranslate2 if it can do the request (default %(default)s)",
     )
     group.add_argument("--dtype", choices=DTYPES, default=defaults.dtype, help="(default %(default)s)")
     group.add_argument("--workers", type=int, metavar="N", help="threads of ctranslate2 on a CPU (default: all cores)")
-    group.add_argument("--teacher-data", metavar="DIR", help="the teacher's dictionaries, if they were moved")
+    group.add_argument("--teacher-data", metavar="DIR", help="folder of the teacher's dictionaries, if they were moved")
     group.add_argument("--trust-checkpoint", metavar="FILE", help="load this teacher even if it holds code")
-    group.add_argument("--max-tokens", type=int, metavar="N", help="source tokens a batch (default: the backend's)")
+    group.add_argument("--max-tokens", type=int, metavar="N", help="source tokens per batch (default: the backend's)")
     group.add_argument("--cpu", action="store_true", help="do not use CUDA")
     group.add_argument(
         "--shard",
         metavar="I/N",
-        help="do the share I (0 to N - 1) of the work; the last to finish joins all. torchrun: by rank",
+        help="do share I (0 to N - 1) of the work; the last process to finish joins all. With torchrun: by rank",
     )
-    add_user_dir(parser)
 
 
 def _add_strategy(parser, defaults: DecodeOptions) -> None:
     group = parser.add_argument_group("strategy")
     group.add_argument("--strategy", choices=STRATEGIES, default=defaults.strategy, help="(default %(default)s)")
     kinds = {
-        "beam": (int, "hypotheses that are kept"),
-        "nbest": (int, "hypotheses that are written, or samples that are drawn"),
-        "lenpen": (float, "above 1 favours longer ones"),
+        "beam": (int, "number of hypotheses that the search keeps"),
+        "nbest": (int, "number of hypotheses that are written, or of samples that are drawn"),
+        "lenpen": (float, "length penalty; above 1 favours longer hypotheses"),
         "max_len_a": (float, "longest output: A * source + B tokens"),
         "max_len_b": (int, "see --max-len-a"),
-        "sampling_topk": (int, "draw from the K most probable types; 0: from all"),
-        "sampling_topp": (float, "draw from the most probable types that have mass P; 0: from all"),
+        "sampling_topk": (int, "draw from the K most probable tokens; 0: from all"),
+        "sampling_topp": (float, "draw from the most probable tokens that have mass P; 0: from all"),
         "sampling_temperature": (float, "divides the logits"),
-        "seed": (int, "of sampling"),
+        "seed": (int, "seed of sampling"),
     }
     for name, (kind, text) in kinds.items():
         group.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"{text} (default {DEFAULTS[name]})")
     group.add_argument(
         "--early-eos",
         choices=("replace", "cut"),
-        help="teacher forcing, where the teacher would end before the gold: its next best token, or end (default "
-        "replace)",
+        help="for teacher forcing, if the teacher would end before the gold target: replace the end by its next best "
+        "token, or cut the target (default replace)",
     )
 
 
