@@ -11,7 +11,9 @@ from conftest import ROOT
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 PAGES = [page for page in PAGES if not {"_build", "generated"} & set(page.parts)]
 MARKERS = ("run by", "options checked", "not run")
-COMMAND = re.compile(r"^(fairseq-|make |pip |python |export |torchrun )")
+COMMAND = re.compile(
+    r"^(fairseq-(kd|train|preprocess|hydra-train) |fairseq-\w+ \S+ --|(make|pip|python|export|torchrun) \S)"
+)
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def _add_rates(parser, defaults: NoiseOptions) -> None:
         "--word-tokenizer",
         choices=TOKENIZERS,
         default=defaults.word_tokenizer,
-        help="spaces separate words; char: each character of a script without spaces is a word too (default %(default)s)",
+        help="spaces separate words; char: also each character of a script without spaces is one (default %(default)s)",
     )
     group.add_argument(
         "--protect",

@@ -86,7 +86,7 @@ def test_the_check_of_options_finds_a_wrong_one():
 def test_the_readme_is_short_and_links_every_guide():
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 150
-    included = {"index.md", "contributing.md", "changelog.md", "commands.md"}
+    included = {"index.md", "CONTRIBUTING.md", "CHANGELOG.md", "commands.md"}
     guides = {page.name for page in DOCS.glob("*.md")} - included
     assert guides <= set(re.findall(r"\]\(docs/([\w-]+\.md)\)", text))
 
