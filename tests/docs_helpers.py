@@ -14,8 +14,6 @@ MARKERS = ("run by", "options checked", "not run")
 COMMAND = re.compile(
     r"^(fairseq-(kd|train|preprocess|hydra-train) |fairseq-\w+ \S+ --|(make|pip|python|export|torchrun) \S)"
 )
-    r"^(fairseq-(kd|train|preprocess|hydra-train) |fairseq-\w+ \S+ --|(make|pip|python|export|torchrun) \S)"
-)
 
 
 @dataclass(frozen=True)
