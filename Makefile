@@ -1,9 +1,10 @@
-# Two commands: `make quickstart` and `make test`. Each does all its own set-up in .venv.
+# `make quickstart` and `make test`; `make docs` builds the site. Each does all its own set-up in .venv.
 PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
+INSTALLED_DOCS := $(VENV)/.installed-docs
 
-.PHONY: quickstart test faults lint clean
+.PHONY: quickstart test faults lint docs clean
 .DEFAULT_GOAL := quickstart
 
 quickstart: $(INSTALLED)
@@ -20,6 +21,15 @@ lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
+# -W: a warning is an error; -n: so is a link to nothing
+docs: $(INSTALLED_DOCS)
+	$(VENV)/bin/python -m sphinx -W --keep-going -n -b html docs docs/_build/html
+	@echo "the site is docs/_build/html/index.html"
+
+$(INSTALLED_DOCS): $(INSTALLED)
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $(INSTALLED_DOCS)
+
 $(INSTALLED): setup.py pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
 		|| { echo "fairseq_kd needs Python 3.11 or 3.12, found $$($(PYTHON) --version); give one: make PYTHON=python3.12" >&2; exit 2; }
@@ -28,4 +38,4 @@ $(INSTALLED): setup.py pyproject.toml constraints.txt
 	touch $(INSTALLED)
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) docs/_build docs/api/generated

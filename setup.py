@@ -62,8 +62,10 @@ setup(
         # BLEU of Japanese and Korean
         "ja": ["sacrebleu[ja]>=2.4"],
         "ko": ["sacrebleu[ko]>=2.4"],
-        # for what is being built next: reports
+        # tables, plots and reports
         "report": ["matplotlib>=3.8", "jinja2>=3.1", "tensorboardX>=2.6"],
+        # make docs
+        "docs": ["sphinx>=9", "myst-parser>=5", "furo>=2025.12.19", "sphinx-copybutton>=0.5.2"],
     },
     entry_points={"console_scripts": ["fairseq-kd = fairseq_kd.cli.main:main"]},
     classifiers=[

@@ -1,1 +1,1 @@
-"""The command `fairseq-kd`: one small file a sub-command, each with `add_arguments(parser)` and `run(args)`."""
+"""The command `fairseq-kd`: one small file per sub-command, each with `add_arguments(parser)` and `run(args)`."""

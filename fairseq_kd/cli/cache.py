@@ -20,36 +20,40 @@ def add_arguments(parser) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="the cache; the same command continues it")
     parser.add_argument("--subset", default=defaults.subset, help="train, valid, ... (default %(default)s)")
     group = parser.add_argument_group("what is stored")
-    group.add_argument("--top-k", type=int, default=defaults.top_k, help="types a token (default %(default)s)")
+    group.add_argument(
+        "--top-k", type=int, default=defaults.top_k, help="vocabulary entries per token (default %(default)s)"
+    )
     group.add_argument(
         "--temperature",
         type=float,
         nargs="+",
         default=defaults.temperatures,
         metavar="T",
-        help="of the teacher, each that trainings will ask for (default 1)",
+        help="temperatures of the teacher that trainings will use (default 1)",
     )
     group.add_argument(
-        "--store", choices=STORES, default=defaults.store, help="compact: 16 bits a value (default %(default)s)"
+        "--store", choices=STORES, default=defaults.store, help="compact: 16 bits per value (default %(default)s)"
     )
     group.add_argument(
         "--tail-shapes",
         type=int,
         metavar="G",
-        help="shared distributions that say how the mass outside of the k stored tokens is distributed; "
-        f"one byte per token, for --kd-divergence {' and '.join(shaped)} (the others see one bucket). 0 to 256; 0: "
-        f"none. (default {TAIL_SHAPES}, or 0 where --top-k is the whole vocabulary)",
+        help="number of tail shapes: distributions, shared by all tokens, of the mass outside of the k entries. They "
+        f"cost one byte per token and serve --kd-divergence {' and '.join(shaped)} (the others see one bucket). 0 to "
+        f"256; 0: none (default {TAIL_SHAPES}, or 0 if --top-k is the whole vocabulary)",
     )
     group = parser.add_argument_group("how the teacher runs")
     group.add_argument("--teacher-dtype", choices=DTYPES, default=defaults.teacher_dtype, help="(default %(default)s)")
-    group.add_argument("--teacher-data", metavar="DIR", help="the teacher's dictionaries, if they were moved")
+    group.add_argument("--teacher-data", metavar="DIR", help="folder of the teacher's dictionaries, if they were moved")
     group.add_argument("--trust-checkpoint", metavar="FILE", help="load --teacher even if it holds code")
-    group.add_argument("--max-tokens", type=int, default=defaults.max_tokens, help="a batch (default %(default)s)")
+    group.add_argument(
+        "--max-tokens", type=int, default=defaults.max_tokens, help="tokens per batch (default %(default)s)"
+    )
     group.add_argument("--cpu", action="store_true", help="do not use CUDA")
     group.add_argument(
         "--shard",
         metavar="I/N",
-        help="do the share I (0 to N - 1) of the work; the last to finish joins all. torchrun: by rank",
+        help="do share I (0 to N - 1) of the work; the last process to finish joins all. With torchrun: by rank",
     )
     add_user_dir(parser)
 

@@ -1,4 +1,4 @@
-"""`fairseq-kd compact`: a student that has learned what it needs -> a smaller checkpoint without gates."""
+"""`fairseq-kd compact`: a trained student with gates -> a smaller checkpoint without gates."""
 
 from fairseq_kd.cli.user_dir import add_user_dir
 from fairseq_kd.core.errors import KDError
@@ -6,14 +6,14 @@ from fairseq_kd.core.errors import KDError
 
 def add_arguments(parser) -> None:
     """Declare the options."""
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="of a kd_adaptive student")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoint of a kd_adaptive student")
     parser.add_argument("--out", required=True, metavar="FILE", help="the compact student")
     parser.add_argument("--trust-checkpoint", metavar="FILE", help="load CHECKPOINT even if it holds code")
     add_user_dir(parser)
 
 
 def run(args) -> None:
-    """Write it, and say what is left."""
+    """Write the compact student, and print its size."""
     from fairseq_kd.models.compact import compact_checkpoint
 
     if args.trust_checkpoint not in (None, args.checkpoint):

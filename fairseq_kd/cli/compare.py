@@ -15,19 +15,24 @@ EXIT_NOT_BETTER = 1
 def add_arguments(parser) -> None:
     """Declare the options."""
     defaults = CompareOptions()
-    parser.add_argument("results", nargs="*", metavar="RESULT.json", help="one a system; the first is the baseline")
+    parser.add_argument(
+        "results", nargs="*", metavar="RESULT.json", help="one result per system; the first is the baseline"
+    )
     parser.add_argument(
         "--system",
         nargs="+",
         action="append",
         metavar=("NAME", "RESULT.json"),
-        help="instead: a system with a result for each run, paired by seed where the seeds are those of the "
-        "baseline, the first",
+        help="instead: a system with one result per run. Runs are paired by seed if the system has the seeds of the "
+        "first system, the baseline",
     )
     parser.add_argument("--metric", choices=METRICS, default=defaults.metric, help="(default %(default)s)")
     parser.add_argument("--out", metavar="FILE.json", help="write the comparison here")
     parser.add_argument(
-        "--alpha", type=float, default=defaults.alpha, help="level of significance, after Holm (default %(default)s)"
+        "--alpha",
+        type=float,
+        default=defaults.alpha,
+        help="level of significance after Holm's correction (default %(default)s)",
     )
     parser.add_argument(
         "--fail-unless-better",
@@ -46,7 +51,7 @@ def add_arguments(parser) -> None:
         type=int,
         default=defaults.trials,
         metavar="N",
-        help="trials of approximate randomisation, where not all exchanges are counted (default %(default)s)",
+        help="trials of approximate randomisation, unless all exchanges are counted (default %(default)s)",
     )
 
 

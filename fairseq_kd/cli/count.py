@@ -8,9 +8,11 @@ from fairseq_kd.core.paths import check_data_bin
 def add_arguments(parser) -> None:
     """Declare the options."""
     parser.usage = "fairseq-kd count --arch A --data DATA_BIN [--length L] [options of the model, as for fairseq-train]"
-    parser.add_argument("--arch", required=True, help="such as kd_student_9m")
-    parser.add_argument("--data", required=True, metavar="DATA_BIN", help="its dictionaries are those of the model")
-    parser.add_argument("--length", type=int, default=30, help="tokens of source and target (default %(default)s)")
+    parser.add_argument("--arch", required=True, help="architecture, such as kd_student_9m")
+    parser.add_argument("--data", required=True, metavar="DATA_BIN", help="data-bin whose dictionaries the model uses")
+    parser.add_argument(
+        "--length", type=int, default=30, help="tokens of the source and of the target (default %(default)s)"
+    )
     add_user_dir(parser)
     parser.set_defaults(passed_on=[])
 

@@ -56,7 +56,7 @@ def _add_execution(group, defaults: DecodeOptions) -> None:
     )
     group.add_argument("--dtype", choices=DTYPES, default=defaults.dtype, help="(default %(default)s)")
     group.add_argument("--workers", type=int, metavar="N", help="threads of ctranslate2 on a CPU (default: all cores)")
-    group.add_argument("--teacher-data", metavar="DIR", help="the teacher's dictionaries, if they were moved")
+    group.add_argument("--teacher-data", metavar="DIR", help="folder of the teacher's dictionaries, if they were moved")
     group.add_argument("--trust-checkpoint", metavar="FILE", help="load this teacher even if it holds code")
     group.add_argument("--max-tokens", type=int, metavar="N", help="source tokens per batch (default: by the backend)")
     group.add_argument("--cpu", action="store_true", help="do not use CUDA")

@@ -1,4 +1,4 @@
-"""`fairseq-kd evaluate`: checkpoint -> translations -> scores with intervals and signatures, and what else is asked."""
+"""`fairseq-kd evaluate`: checkpoint -> translations -> scores with intervals and signatures, and other measures."""
 
 import os
 
@@ -18,7 +18,7 @@ from fairseq_kd.evaluation.robustness import NoiseLevels
 def add_arguments(parser) -> None:
     """Declare the options."""
     parser.add_argument("data_bin", metavar="DATA_BIN")
-    parser.add_argument("--checkpoint", required=True, help="made by fairseq-train")
+    parser.add_argument("--checkpoint", required=True, help="checkpoint made by fairseq-train")
     parser.add_argument("--subset", default="test", help="valid, test, test1, ... (default %(default)s)")
     parser.add_argument("--out", metavar="FILE.json", help="write the result here, with all hypotheses and references")
     parser.add_argument("--trust-checkpoint", metavar="FILE", help="load this checkpoint even if it holds code")
@@ -35,12 +35,16 @@ def add_arguments(parser) -> None:
 
 
 def _add_measures(parser) -> None:
-    group = parser.add_argument_group("what costs more time")
-    group.add_argument("--calibration", action="store_true", help="under gold prefixes: ECE, NLL, Brier")
-    group.add_argument("--bins", type=int, metavar="N", help=f"of equal mass, for --calibration (default {BINS})")
+    group = parser.add_argument_group("measures that take more time")
+    group.add_argument("--calibration", action="store_true", help="given gold prefixes: ECE, NLL and Brier score")
+    group.add_argument(
+        "--bins", type=int, metavar="N", help=f"number of bins of equal mass, for --calibration (default {BINS})"
+    )
     group.add_argument("--diagram", metavar="FILE", help="draw --calibration: .png, .svg or .pdf, by matplotlib")
-    group.add_argument("--teacher", metavar="FILE[:FILE]", help="agreement with it: top-1 tokens, BLEU; or an ensemble")
-    group.add_argument("--teacher-data", metavar="DIR", help="the teacher's dictionaries, if they were moved")
+    group.add_argument(
+        "--teacher", metavar="FILE[:FILE]", help="agreement with this teacher or ensemble: top-1 tokens, BLEU"
+    )
+    group.add_argument("--teacher-data", metavar="DIR", help="folder of the teacher's dictionaries, if they were moved")
     group.add_argument(
         "--noise-levels",
         type=float,
@@ -48,9 +52,11 @@ def _add_measures(parser) -> None:
         metavar="P",
         help="BLEU with P %% of the source's words noised, at each P; 0 is the subset as it is",
     )
-    group.add_argument("--noise", choices=NOISES, help="what is done to them; mix: a third each (default mix)")
-    group.add_argument("--noise-seed", type=int, metavar="S", help="(default 1)")
-    group.add_argument("--latency", type=int, metavar="N", help="time N sentences one by one: p50 and p95")
+    group.add_argument("--noise", choices=NOISES, help="operation of the noise; mix: a third each (default mix)")
+    group.add_argument("--noise-seed", type=int, metavar="S", help="seed of the noise (default 1)")
+    group.add_argument(
+        "--latency", type=int, metavar="N", help="time N sentences, one at a time: median and 95th percentile"
+    )
 
 
 def run(args) -> None:

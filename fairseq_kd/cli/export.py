@@ -1,4 +1,4 @@
-"""`fairseq-kd export`: a student -> a folder that ctranslate2 loads, and what that costs and gains."""
+"""`fairseq-kd export`: a student -> a folder that CTranslate2 loads, with its BLEU, size and speed."""
 
 from fairseq_kd.cli.translation import add_decoding_arguments, decoding_options, note_dictionary_check
 from fairseq_kd.cli.user_dir import add_user_dir
@@ -8,21 +8,26 @@ from fairseq_kd.export.runtime import QUANTIZATIONS
 
 def add_arguments(parser) -> None:
     """Declare the options."""
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="of a transformer or a kd_student")
-    parser.add_argument("--to", required=True, choices=("ctranslate2",), help="the format")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoint of a transformer or a kd_student")
+    parser.add_argument("--to", required=True, choices=("ctranslate2",), help="format of the exported model")
     parser.add_argument(
-        "--quantize", choices=QUANTIZATIONS, default="none", help="the weights on disk; none: float32 (default)"
+        "--quantize",
+        choices=QUANTIZATIONS,
+        default="none",
+        help="number format of the weights on disk; none: float32 (default)",
     )
     parser.add_argument("--data", required=True, metavar="DATA_BIN", help="dictionaries, subword model and test set")
     parser.add_argument("--out", required=True, metavar="DIR", help="the exported model")
-    parser.add_argument("--subset", default="test", help="is translated before and after (default %(default)s)")
+    parser.add_argument(
+        "--subset", default="test", help="subset that is translated before and after the export (default %(default)s)"
+    )
     parser.add_argument("--trust-checkpoint", metavar="FILE", help="load CHECKPOINT even if it holds code")
     add_decoding_arguments(parser)
     add_user_dir(parser)
 
 
 def run(args) -> None:
-    """Export, and print what became of the model."""
+    """Export, and print scores, size and speed before and after."""
     from fairseq_kd.evaluation.exported import export
 
     if args.trust_checkpoint not in (None, args.checkpoint):

@@ -14,10 +14,19 @@ def add_arguments(parser) -> None:
         "[options of the model, as for fairseq-train]"
     )
     parser.add_argument("--teacher", required=True, metavar="FILE", help="checkpoint of the teacher")
-    parser.add_argument("--arch", required=True, help="of the student, such as kd_student or transformer")
-    parser.add_argument("--layers", choices=CHOICES, default="skip", help="skip: evenly (default), the first, the last")
-    parser.add_argument("--out", required=True, metavar="FILE", help="a checkpoint for --finetune-from-model")
-    parser.add_argument("--data", metavar="DATA_BIN", help="(default: the one recorded in the checkpoint)")
+    parser.add_argument("--arch", required=True, help="architecture of the student, such as kd_student or transformer")
+    parser.add_argument(
+        "--layers",
+        choices=CHOICES,
+        default="skip",
+        help="layers of the teacher that are taken. skip: evenly spaced (default)",
+    )
+    parser.add_argument("--out", required=True, metavar="FILE", help="checkpoint to write, for --finetune-from-model")
+    parser.add_argument(
+        "--data",
+        metavar="DATA_BIN",
+        help="data-bin with the dictionaries (default: the one that the checkpoint records)",
+    )
     parser.add_argument("--trust-checkpoint", metavar="FILE", help="load --teacher even if it holds code")
     add_user_dir(parser)
     parser.set_defaults(passed_on=[])

@@ -5,18 +5,22 @@ from fairseq_kd.core.errors import KDError
 
 def add_arguments(parser) -> None:
     """Declare the options."""
-    parser.add_argument("data_bins", nargs="+", metavar="DATA_BIN", help="the evaluation sets come from the first")
+    parser.add_argument(
+        "data_bins", nargs="+", metavar="DATA_BIN", help="data-bins; the first one gives the evaluation sets"
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="the new data-bin")
     parser.add_argument(
         "--times",
         type=float,
         nargs="+",
         metavar="N",
-        help="how often each training set is repeated; 0.5: a random half (default: once each)",
+        help="how many times each training set is taken; 0.5: a random half (default: once each)",
     )
-    parser.add_argument("--seed", type=int, help="seed of random shares, such as 0.5 (default 1)")
-    parser.add_argument("--source-lang", metavar="LANG", help="(default: the languages of the first)")
-    parser.add_argument("--target-lang", metavar="LANG", help="with --source-lang")
+    parser.add_argument("--seed", type=int, help="seed of random shares such as 0.5 (default 1)")
+    parser.add_argument(
+        "--source-lang", metavar="LANG", help="source language (default: the languages of the first data-bin)"
+    )
+    parser.add_argument("--target-lang", metavar="LANG", help="target language, with --source-lang")
 
 
 def run(args) -> None:

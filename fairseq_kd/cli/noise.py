@@ -1,4 +1,4 @@
-"""`fairseq-kd noise`: aligned text or a data-bin -> the same with noise of known rates."""
+"""`fairseq-kd noise`: aligned text or a data-bin -> a copy with noise of known rates."""
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.noise.operations import LEVELS, OPERATIONS, SUBSTITUTES, TOKENIZERS, NoiseOptions
@@ -10,49 +10,75 @@ CHOICES = {"source": ("source",), "target": ("target",), "both": ("source", "tar
 def add_arguments(parser) -> None:
     """Declare the options."""
     defaults = NoiseOptions(delete=1)
-    given = parser.add_argument_group("what gets noise")
+    given = parser.add_argument_group("input")
     given.add_argument("--prefix", metavar="IN", help="aligned text: IN.SOURCE and IN.TARGET, plain or compressed")
     given.add_argument("--data-bin", metavar="DIR", help="or a data-bin")
-    given.add_argument("--source-lang", "-s", metavar="LANG", help="(of a data-bin: by default its own)")
-    given.add_argument("--target-lang", "-t", metavar="LANG", help="with --source-lang")
-    given.add_argument("--side", choices=CHOICES, default="source", help="(default %(default)s)")
-    given.add_argument("--subset", metavar="NAME", help="of a data-bin: train, valid, test, ... (default train)")
+    given.add_argument(
+        "--source-lang", "-s", metavar="LANG", help="source language (of a data-bin: its own by default)"
+    )
+    given.add_argument("--target-lang", "-t", metavar="LANG", help="target language, with --source-lang")
+    given.add_argument("--side", choices=CHOICES, default="source", help="side that gets noise (default %(default)s)")
+    given.add_argument("--subset", metavar="NAME", help="subset of a data-bin: train, valid, test, ... (default train)")
     given.add_argument(
         "--out", required=True, metavar="OUT", help="OUT.SOURCE, OUT.TARGET, OUT.manifest.json; or the new data-bin"
     )
-    group = parser.add_argument_group("how much: shares of all words (or subwords, characters), together 1 at most")
-    group.add_argument("--delete", type=float, default=0.0, metavar="P", help="share that is left out")
-    group.add_argument("--substitute", type=float, default=0.0, metavar="P", help="share that is replaced by others")
-    group.add_argument("--swap", type=float, default=0.0, metavar="P", help="share that changes places with the next")
+    _add_rates(parser, defaults)
+    group = parser.add_argument_group("subwords")
+    group.add_argument("--subword-model", metavar="FILE", help="for --level subword on text: .spm or .codes")
     group.add_argument(
-        "--swap-window", type=int, default=defaults.swap_window, metavar="N", help="or with one up to N away (1)"
+        "--post-process", metavar="KIND", help="how subwords make words, if DIR is from fairseq-preprocess"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=1, help="processes; the result is the same (default %(default)s)"
+    )
+
+
+def _add_rates(parser, defaults: NoiseOptions) -> None:
+    group = parser.add_argument_group("rates: shares of all words (or subwords, characters); their sum is at most 1")
+    group.add_argument("--delete", type=float, default=0.0, metavar="P", help="share that is deleted")
+    group.add_argument(
+        "--substitute", type=float, default=0.0, metavar="P", help="share that is replaced by other words"
+    )
+    group.add_argument(
+        "--swap", type=float, default=0.0, metavar="P", help="share that changes places with the next word"
+    )
+    group.add_argument(
+        "--swap-window",
+        type=int,
+        default=defaults.swap_window,
+        metavar="N",
+        help="a word is swapped with one of the next N words (default 1)",
     )
     group.add_argument(
         "--substitute-from",
         choices=SUBSTITUTES,
         default=defaults.substitute_from,
-        help="others: by their frequency in the text, or all alike (default %(default)s)",
+        help="replacement words are drawn by their frequency in the text, or uniformly (default %(default)s)",
     )
-    group.add_argument("--level", choices=LEVELS, default=defaults.level, help="(default %(default)s)")
+    group.add_argument(
+        "--level", choices=LEVELS, default=defaults.level, help="unit of the noise (default %(default)s)"
+    )
     group.add_argument(
         "--word-tokenizer",
         choices=TOKENIZERS,
         default=defaults.word_tokenizer,
-        help="words are what spaces separate, or also each character of a script without spaces (default %(default)s)",
+        help="spaces separate words; char: also each character of a script without spaces is one (default %(default)s)",
     )
     group.add_argument(
-        "--protect", nargs="+", default=[], metavar="WORD", help="tags such as <BT> that stay as they are, uncounted"
+        "--protect",
+        nargs="+",
+        default=[],
+        metavar="WORD",
+        help="tags such as <BT> that stay unchanged and are not counted",
     )
     group.add_argument(
-        "--sentence-share", type=float, default=defaults.sentence_share, metavar="Q", help="of the sentences (1)"
+        "--sentence-share",
+        type=float,
+        default=defaults.sentence_share,
+        metavar="Q",
+        help="share of the sentences that get noise (default 1)",
     )
-    group.add_argument("--seed", type=int, default=1, help="(default %(default)s)")
-    group = parser.add_argument_group("subwords")
-    group.add_argument("--subword-model", metavar="FILE", help="for --level subword on text: .spm or .codes")
-    group.add_argument("--post-process", metavar="KIND", help="how subwords make words, if fairseq-preprocess made DIR")
-    parser.add_argument(
-        "--workers", type=int, default=1, help="processes; the result is the same (default %(default)s)"
-    )
+    group.add_argument("--seed", type=int, default=1, help="seed of the noise (default %(default)s)")
 
 
 def options_of(args) -> NoiseOptions:
@@ -61,7 +87,7 @@ def options_of(args) -> NoiseOptions:
 
 
 def run(args) -> None:
-    """Make the noise, and say what was done."""
+    """Make the noisy copy, and print the realised rates."""
     options = options_of(args)
     if (args.prefix is None) == (args.data_bin is None):
         raise KDError("give --prefix IN or --data-bin DIR, one of them")

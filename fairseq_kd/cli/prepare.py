@@ -11,11 +11,11 @@ from fairseq_kd.corpus.text import CleaningRules
 
 
 def add_arguments(parser) -> None:
-    """Declare the options. The options for which a corpus can have its own default are None here."""
-    parser.add_argument("name", choices=tuple(CORPORA), help="a corpus by its name; text for your own files")
-    parser.add_argument("--out", required=True, help="the new data-bin, for example data-bin/multi30k.de-en")
-    parser.add_argument("--source-lang", "-s", help="language of the source; files end in it (train.de)")
-    parser.add_argument("--target-lang", "-t", help="language of the target")
+    """Declare the options. An option for which a corpus can have its own default is None if it is not given."""
+    parser.add_argument("name", choices=tuple(CORPORA), help="name of a corpus; text for your own files")
+    parser.add_argument("--out", required=True, help="data-bin to make, for example data-bin/multi30k.de-en")
+    parser.add_argument("--source-lang", "-s", help="source language; file names end with it (train.de)")
+    parser.add_argument("--target-lang", "-t", help="target language")
     parser.add_argument("--raw", help="folder of the raw files or archives; named corpora are downloaded without it")
     text = parser.add_argument_group("text")
     text.add_argument("--train", metavar="STEM", help="stem of the training files in --raw (default: train)")
@@ -27,23 +27,27 @@ def add_arguments(parser) -> None:
     cleaning, of_corpus = CleaningRules(), "unless the corpus has its own"
     clean = parser.add_argument_group(f"text and cleaning of the training set (defaults {of_corpus})")
     clean.add_argument(
-        "--form",
-        choices=FORMS,
-        help="cased (default): unchanged; others: by Moses' tokeniser",
+        "--form", choices=FORMS, help="cased (default): unchanged; tokenised, lower-cased: by the rules of Moses"
     )
-    clean.add_argument("--max-words", type=int, help=f"longest side ({cleaning.max_words})")
-    clean.add_argument("--max-ratio", type=float, help=f"longer side / shorter side ({cleaning.max_ratio})")
+    clean.add_argument("--max-words", type=int, help=f"words of the longest side (default {cleaning.max_words})")
+    clean.add_argument("--max-ratio", type=float, help=f"longer side / shorter side (default {cleaning.max_ratio})")
     group = parser.add_argument_group(f"subwords and dictionary (defaults {of_corpus})")
     group.add_argument("--subword", help="sentencepiece (default), subword-nmt or none")
-    group.add_argument("--vocab-size", type=int, help=f"subwords ({DEFAULT_VOCAB_SIZE})")
+    group.add_argument("--vocab-size", type=int, help=f"number of subwords (default {DEFAULT_VOCAB_SIZE})")
     group.add_argument("--separate", action="store_true", help="one subword model and dictionary per language")
     group.add_argument("--subword-model", metavar="FILE", help="reuse this model instead of training one")
     group.add_argument(
-        "--normalisation", choices=NORMALISATIONS, help=f"rule of SentencePiece for the text ({DEFAULT_NORMALISATION})"
+        "--normalisation",
+        choices=NORMALISATIONS,
+        help=f"normalisation of the text by SentencePiece (default {DEFAULT_NORMALISATION})",
     )
-    group.add_argument("--subword-sample", type=int, metavar="PAIRS", help=f"pairs to learn from ({DEFAULT_SAMPLE:,})")
+    group.add_argument(
+        "--subword-sample", type=int, metavar="PAIRS", help=f"pairs to learn subwords from (default {DEFAULT_SAMPLE:,})"
+    )
     group.add_argument("--like", metavar="DATA_BIN", help="reuse subword model and dictionaries of a data-bin")
-    parser.add_argument("--workers", type=int, default=1, help="processes that tokenise and binarise (%(default)s)")
+    parser.add_argument(
+        "--workers", type=int, default=1, help="processes that tokenise and binarise (default %(default)s)"
+    )
 
 
 def run(args) -> None:

@@ -9,12 +9,14 @@ from fairseq_kd.quickstart.run import format_table, run_quickstart
 
 def add_arguments(parser) -> None:
     """Declare the options."""
-    parser.add_argument("--data", choices=available_recipes(), help="(default synthetic)")
+    parser.add_argument(
+        "--data", choices=available_recipes(), help="recipe that comes with fairseq_kd (default synthetic)"
+    )
     parser.add_argument("--recipe", metavar="FILE", help="your own recipe, like configs/quickstart/*.yaml")
     parser.add_argument(
         "--raw", metavar="DIR", help="folder with the raw files; named corpora are downloaded without it"
     )
-    parser.add_argument("--seeds", type=int, default=1, help="students of each kind (default %(default)s)")
+    parser.add_argument("--seeds", type=int, default=1, help="number of students of each kind (default %(default)s)")
     parser.add_argument("--data-bin", metavar="DIR", help="data-bin to make (default data-bin/quickstart-NAME)")
     parser.add_argument("--out", metavar="DIR", help="folder of the runs (default runs/quickstart-NAME)")
     parser.add_argument("--cpu", action="store_true", help="do not use CUDA")

@@ -1,4 +1,4 @@
-"""`fairseq-kd search`: the best options of word-level distillation, by training."""
+"""`fairseq-kd search`: train with different options of word-level distillation, and choose the best ones."""
 
 from dataclasses import replace
 from pathlib import Path

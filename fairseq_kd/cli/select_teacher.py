@@ -13,11 +13,11 @@ from fairseq_kd.evaluation.select_teacher import CHOICES, MEASURED, RESULT, Aver
 from fairseq_kd.evaluation.system import TranslateOptions
 
 DECODING = {
-    "beam": "(default %(default)s)",
+    "beam": "beam size (default %(default)s)",
     "lenpen": "length penalty (default %(default)s)",
-    "max_len_a": "longest output is a x source + b",
-    "max_len_b": "(default %(default)s)",
-    "max_tokens": "a batch (default %(default)s)",
+    "max_len_a": "the longest output has a x source + b tokens",
+    "max_len_b": "b of --max-len-a (default %(default)s)",
+    "max_tokens": "tokens per batch (default %(default)s)",
     "fp16": "half precision, on CUDA; the loss is computed in single precision",
     "cpu": "do not use CUDA",
 }
@@ -31,25 +31,25 @@ def add_arguments(parser) -> None:
         "--by",
         required=True,
         choices=CHOICES,
-        help="the lowest loss (nll in bits a token, gold prefixes), or the highest score (BLEU)",
+        help="the lowest loss (nll in bits per token, given gold prefixes), or the highest score (BLEU)",
     )
-    parser.add_argument("--subset", default="valid", help="(default %(default)s)")
+    parser.add_argument("--subset", default="valid", help="subset to measure on (default %(default)s)")
     parser.add_argument("--last", type=int, metavar="N", help="only the N checkpoints with the most updates")
     parser.add_argument(
         "--out",
         metavar="DIR",
-        help="measurements and selection.json; the same command continues (CHECKPOINTS/selection)",
+        help="folder of measurements and selection.json; the same command continues (default CHECKPOINTS/selection)",
     )
     parser.add_argument(
         "--trust-checkpoint",
         metavar="FILE",
         action="append",
         default=[],
-        help="load this one of the checkpoints, or the average, even if it holds code; can be given several times",
+        help="load this checkpoint or average even if it holds code; can be given several times",
     )
     add_tokenize_argument(parser)
     group = parser.add_argument_group("averaging")
-    group.add_argument("--average", type=int, metavar="N", help="also the mean of the weights of the best N")
+    group.add_argument("--average", type=int, metavar="N", help="also measure the mean of the weights of the best N")
     group.add_argument("--out-checkpoint", metavar="FILE", help="where --average is written")
     group = parser.add_argument_group("decoding, as for fairseq-kd evaluate")
     for field in fields(TranslateOptions):
@@ -59,7 +59,7 @@ def add_arguments(parser) -> None:
         else:
             group.add_argument(name, type=field.type, default=field.default, help=text)
     group = parser.add_argument_group("for a data-bin made by fairseq-preprocess")
-    group.add_argument("--reference", metavar="FILE", help="plain-text references, one sentence a line")
+    group.add_argument("--reference", metavar="FILE", help="plain-text references, one sentence per line")
     group.add_argument("--post-process", choices=KINDS, help="how subwords are joined")
     add_user_dir(parser)
 
@@ -94,7 +94,7 @@ def run(args) -> None:
 
 
 def format_table(result: dict) -> str:
-    """One line a checkpoint, then copies of the same content and the signature of the score."""
+    """One line per checkpoint, then copies of the same content and the signature of the score."""
     lines = [("checkpoint", "updates", "nll (bits)", "BLEU", "")]
     for row in result["checkpoints"]:
         marks = [name for name in CHOICES if result[name] == row["checkpoint"]]

@@ -9,7 +9,7 @@ ACTIONS = {
     "plan": "show the cells, the stages and the time they take; nothing is run",
     "run": "run the study, or continue it",
     "status": "show which cells and stages are done, running, failed or waiting",
-    "report": "write report.html, report.md and plots/, of what is done so far",
+    "report": "write report.html, report.md and plots/ from what is done so far",
 }
 
 
@@ -20,31 +20,35 @@ def add_arguments(parser) -> None:
     parser.add_argument("action", choices=ACTIONS, metavar="ACTION", help=actions)
     parser.add_argument("spec", metavar="SPEC", help="a YAML file, or the name of one in configs/studies")
     add_folders(parser)
-    parser.add_argument("--calibrate", action="store_true", help="plan: measure what is not known by a few updates")
+    parser.add_argument("--calibrate", action="store_true", help="plan: measure unknown durations by a few updates")
     group = parser.add_argument_group("run")
     add_run_options(group)
-    group.add_argument("--dry-run", action="store_true", help="only let Snakemake say what it would do")
+    group.add_argument("--dry-run", action="store_true", help="only print what Snakemake would do")
     parser.set_defaults(passed_on=[])
 
 
 def add_folders(parser) -> None:
-    """Declare where a study or search stands and what its data are."""
-    parser.add_argument("--out", required=True, metavar="WORK", help="folder for all of it; the same command continues")
+    """Declare the folder of a study or search, and its data."""
     parser.add_argument(
-        "--recipe", metavar="NAME", help="data and models of another recipe of the quickstart, or a file"
+        "--out", required=True, metavar="WORK", help="folder of everything that is made; the same command continues"
+    )
+    parser.add_argument(
+        "--recipe", metavar="NAME", help="take data and models from another recipe of the quickstart, or from a file"
     )
     parser.add_argument("--raw", metavar="DIR", help="folder with the raw files")
 
 
 def add_run_options(parser) -> None:
     """Declare how stages are run."""
-    parser.add_argument("--jobs", type=int, metavar="N", help="stages at a time (default: the cores, or the GPUs)")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="of each stage (default %(default)s)")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="stages at a time (default: one per core, or one per GPU)"
+    )
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads per stage (default %(default)s)")
     parser.add_argument("--cpu", action="store_true", help="do not use CUDA")
     parser.add_argument(
         "--old-stages",
         choices=CHOICES,
-        help="what becomes of stages that other versions made: needed where there are any",
+        help="what to do with stages that other versions made; required if there are any",
     )
 
 
@@ -56,7 +60,7 @@ def check_run_options(args) -> None:
 
 
 def run(args) -> int | None:
-    """Do what is asked for."""
+    """Run the action."""
     from fairseq_kd import register
     from fairseq_kd.study.check import check_same_study, open_plan
     from fairseq_kd.study.plan import PLAN_NAME

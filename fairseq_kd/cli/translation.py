@@ -1,9 +1,4 @@
-"""Options that several commands share: how text is translated, and how translations are scored.
-
-The option that says how text is scored, which several commands share.
-
-The options of a translation that is scored, which `evaluate` and `export` share.
-"""
+"""Options that several commands share: how a subset is translated, and how the translations are scored."""
 
 import sys
 
@@ -17,7 +12,7 @@ def add_tokenize_argument(parser) -> None:
     parser.add_argument(
         "--tokenize",
         choices=TOKENIZERS,
-        help="sacreBLEU's tokeniser, for BLEU and TER (default: that of the target language, zh, ja-mecab, ko-mecab, "
+        help="sacreBLEU's tokeniser for BLEU and TER (default: by the target language: zh, ja-mecab, ko-mecab, "
         "char for Thai, Lao, Khmer, Burmese and Tibetan, else 13a)",
     )
 
@@ -27,20 +22,29 @@ def add_decoding_arguments(parser) -> None:
     add_tokenize_argument(parser)
     defaults = TranslateOptions()
     group = parser.add_argument_group("decoding")
-    group.add_argument("--beam", type=int, default=defaults.beam, help="(default %(default)s)")
+    group.add_argument("--beam", type=int, default=defaults.beam, help="beam size (default %(default)s)")
     group.add_argument("--lenpen", type=float, default=defaults.lenpen, help="length penalty (default %(default)s)")
-    group.add_argument("--max-len-a", type=float, default=defaults.max_len_a, help="longest output is a x source + b")
-    group.add_argument("--max-len-b", type=int, default=defaults.max_len_b, help="(default %(default)s)")
-    group.add_argument("--max-tokens", type=int, default=defaults.max_tokens, help="a batch (default %(default)s)")
+    group.add_argument(
+        "--max-len-a",
+        type=float,
+        default=defaults.max_len_a,
+        help="the longest output has a x source + b tokens (default %(default)s)",
+    )
+    group.add_argument(
+        "--max-len-b", type=int, default=defaults.max_len_b, help="b of --max-len-a (default %(default)s)"
+    )
+    group.add_argument(
+        "--max-tokens", type=int, default=defaults.max_tokens, help="tokens per batch (default %(default)s)"
+    )
     group.add_argument("--fp16", action="store_true", help="half precision, on CUDA")
     group.add_argument("--cpu", action="store_true", help="do not use CUDA")
     group = parser.add_argument_group("for a data-bin made by fairseq-preprocess")
-    group.add_argument("--reference", metavar="FILE", help="plain-text references, one sentence a line")
+    group.add_argument("--reference", metavar="FILE", help="plain-text references, one sentence per line")
     group.add_argument("--post-process", choices=KINDS, help="how subwords are joined")
 
 
 def decoding_options(args) -> TranslateOptions:
-    """The options that were given. Raises KDError for a value out of range."""
+    """The given options. Raises KDError for a value out of range."""
     return TranslateOptions(**{name: getattr(args, name) for name in TranslateOptions.__dataclass_fields__})
 
 

@@ -1,4 +1,4 @@
-"""`--user-dir`: architectures and tasks of one's own, for the commands that open a checkpoint."""
+"""`--user-dir`: the user's architectures and tasks, for the commands that open a checkpoint."""
 
 from argparse import Namespace
 
@@ -6,21 +6,21 @@ from fairseq_kd.core.errors import KDError
 
 
 def add_user_dir(parser) -> None:
-    """Declare the option. `cli.main` imports what it names before the command runs."""
+    """Declare the option. `cli.main` imports the folders before the command runs."""
     parser.add_argument(
         "--user-dir",
         nargs="+",
         action="extend",
         metavar="DIR",
-        help="folders with architectures or tasks of your own, as for fairseq-train but several; their code is run. "
-        "To be given behind the arguments without a name, such as DATA_BIN",
+        help="one or more folders with your own architectures or tasks, as for fairseq-train; their code is run. "
+        "Give this option after the arguments without a name, such as DATA_BIN",
     )
 
 
 def import_user_dirs(args) -> None:
-    """Register this package with fairseq, then import the folders that were given, by fairseq's own rules.
+    """Register this package with fairseq, then import the given folders by fairseq's own rules.
 
-    Does nothing for a command without the option. Raises KDError for a folder that is not there or cannot be imported.
+    Does nothing for a command without the option. Raises KDError for a folder that is missing or cannot be imported.
     """
     if not hasattr(args, "user_dir"):
         return

@@ -1,4 +1,4 @@
-"""`fairseq-kd verify-cache`: is a cache on disk still what the teacher says?"""
+"""`fairseq-kd verify-cache`: compare a cache on disk with its teacher."""
 
 from fairseq_kd.cli.user_dir import add_user_dir
 from fairseq_kd.core.errors import KDError
@@ -7,12 +7,16 @@ from fairseq_kd.teacher.verify import verify_cache
 
 def add_arguments(parser) -> None:
     """Declare the options."""
-    parser.add_argument("cache", metavar="DIR")
-    parser.add_argument("--teacher", metavar="FILE", help="checkpoint (default: where it was when the cache was made)")
-    parser.add_argument("--data-bin", metavar="DIR", help="(default: where it was when the cache was made)")
-    parser.add_argument("--sample", type=int, default=100, help="sentences to compute again (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="of the sample (default %(default)s)")
-    parser.add_argument("--teacher-data", metavar="DIR", help="the teacher's dictionaries, if they were moved")
+    parser.add_argument("cache", metavar="DIR", help="the cache")
+    parser.add_argument("--teacher", metavar="FILE", help="checkpoint (default: its path when the cache was made)")
+    parser.add_argument("--data-bin", metavar="DIR", help="data-bin (default: its path when the cache was made)")
+    parser.add_argument(
+        "--sample", type=int, default=100, help="number of sentences to compute again (default %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="seed of the sample (default %(default)s)")
+    parser.add_argument(
+        "--teacher-data", metavar="DIR", help="folder of the teacher's dictionaries, if they were moved"
+    )
     parser.add_argument("--trust-checkpoint", metavar="FILE", help="load --teacher even if it holds code")
     parser.add_argument("--cpu", action="store_true", help="do not use CUDA")
     add_user_dir(parser)

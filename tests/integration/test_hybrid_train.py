@@ -9,8 +9,9 @@ import subprocess
 import sys
 
 import torch
-from conftest import ROOT, TINY_MODEL, assert_user_error, run_fairseq
+from conftest import PACKAGE, ROOT, TINY_MODEL, assert_user_error, run_fairseq
 from distilled_helpers import rewrite
+from docs_helpers import blocks_run_by
 
 
 def logged(result, name):
@@ -19,10 +20,11 @@ def logged(result, name):
 
 
 def test_a_learned_gate_is_trained_resumed_validated_and_decoded(data_bin, distilled, teacher, tmp_path):
-    """With the command of README.md. The distilled data-bin is needed for training alone."""
+    """With the command of docs/hybrid.md. The distilled data-bin is needed for training alone."""
     folder, student = shutil.copytree(distilled, tmp_path / "distilled"), tmp_path / "student"
-    (line,) = [line for line in (ROOT / "README.md").read_text().splitlines() if " --hybrid-gate learned" in line]
-    places = {"data-bin/distilled": folder, "teacher/checkpoint_best.pt": teacher}
+    (block,) = blocks_run_by("test_a_learned_gate_is_trained_resumed_validated_and_decoded")
+    (line,) = block.commands()
+    places = {"data-bin/distilled": folder, "teacher/checkpoint_best.pt": teacher, "fairseq_kd": PACKAGE}
     options = [places.get(word, word) for word in shlex.split(line.split(" ... ")[1])]
     options += ["--label-smoothing", "0.1", "--save-dir", student]
 

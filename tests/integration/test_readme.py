@@ -1,35 +1,42 @@
-"""Every command of README.md is run: here, or by .ci/run."""
+"""The commands of README.md and of the tutorial."""
 
+import contextlib
 import os
-import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
-from conftest import PACKAGE, ROOT
+from conftest import PACKAGE
+from docs_helpers import blocks_run_by
 
+from fairseq_kd.cli.main import main
 from fairseq_kd.corpus.synthetic import CorpusSpec, draw_corpus
 from fairseq_kd.corpus.text import write_lines
 
-README = (ROOT / "README.md").read_text()
-BLOCKS = [block.strip().splitlines() for block in re.findall(r"```bash\n(.*?)```", README, re.S)]
-(TRANSLATE,) = re.findall(r"```python\n(.*?)```", README, re.S)
-MAKE, IN_YOUR_OWN, TEXT_TO_BLEU = BLOCKS
-
-
-def test_the_make_targets_are_run_by_ci():
-    ci = (ROOT / ".ci" / "run").read_text().splitlines()
-    assert MAKE == ["make quickstart", "make test"]
-    assert all(command in ci for command in MAKE)
-
 
 def test_the_line_for_your_own_fairseq_train_is_the_one_that_is_run():
-    (line,) = IN_YOUR_OWN
+    (block,) = blocks_run_by("test_the_line_for_your_own_fairseq_train_is_the_one_that_is_run")
+    (line,) = block.commands()
     before, after = (shlex.split(part) for part in line.split(" ... "))
-    executed = next(shlex.split(command) for command in TEXT_TO_BLEU if "--user-dir" in command)
+    commands, _ = from_text_to_bleu()
+    executed = next(shlex.split(command) for command in commands if "--user-dir" in command)
     assert executed[:2] == before
     assert " ".join(after) in " ".join(executed)
+
+
+def from_text_to_bleu() -> tuple[list[str], str]:
+    """The commands of docs/tutorial.md, and the program of docs/export.md that uses what they make."""
+    blocks = {block.language: block for block in blocks_run_by("test_from_text_to_bleu")}
+    return blocks["bash"].commands(), blocks["python"].text
+
+
+def test_doctor_and_help(capsys):
+    (block,) = blocks_run_by("test_doctor_and_help")
+    for command in block.commands():
+        with contextlib.suppress(SystemExit):  # --help
+            assert main(shlex.split(command)[1:]) == 0
+    assert "--user-dir" in (out := capsys.readouterr().out) and "usage: fairseq-kd" in out
 
 
 def test_from_text_to_bleu(tmp_path):
@@ -40,8 +47,8 @@ def test_from_text_to_bleu(tmp_path):
             write_lines(raw / f"{subset}.{lang}", [pair[side] for pair in pairs])
     (tmp_path / "fairseq_kd").symlink_to(PACKAGE)
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    commands = [shlex.split(command) for command in TEXT_TO_BLEU]
-    for command in (*commands, [sys.executable, "-c", TRANSLATE]):
+    commands, translate = from_text_to_bleu()
+    for command in (*map(shlex.split, commands), [sys.executable, "-c", translate]):
         result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
         assert result.returncode == 0, f"{command}\n{result.stdout[-2000:]}{result.stderr[-2000:]}"
     made = ("teacher.json", "student.json", "calibration.svg", "comparison.json")

@@ -11,7 +11,7 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT
+from docs_helpers import blocks_run_by
 from study_helpers import ENVIRONMENT, processes_of, start, write_spec
 
 from fairseq_kd.cli.main import main
@@ -48,8 +48,9 @@ def test_snakemake_takes_stages_of_other_versions_as_they_are(tmp_path, capfd):
     assert jobs == {"evaluate": "1", "study": "1", "total": "2"}, shown
 
 
-def test_the_commands_of_the_readme(tmp_path, monkeypatch, capsys):
-    lines = re.findall(r"^fairseq-kd (study .*)$", (ROOT / "README.md").read_text(), re.M)
+def test_the_commands_of_the_page(tmp_path, monkeypatch, capsys):
+    (block,) = blocks_run_by("test_the_commands_of_the_page")
+    lines = [command.removeprefix("fairseq-kd ") for command in block.commands()]
     assert [line.split()[1] for line in lines] == ["plan", "run", "report"]
     monkeypatch.chdir(tmp_path)
     for line in lines:

@@ -11,24 +11,25 @@ from importlib import metadata
 
 import pytest
 from conftest import PACKAGE, ROOT
+from docs_helpers import all_blocks
 
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.commands import COMMANDS
 from fairseq_kd.version import __version__
 
 
-def readme_options() -> dict[str, set[str]]:
-    """The options of each command that the command blocks of README.md use."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+def options_on_pages() -> dict[str, set[str]]:
+    """The options of each command that the command blocks of README.md and docs/ use."""
     found = {command: set() for command in COMMANDS}
-    for command, words in re.findall(r"^fairseq-kd (\S+)(.*)$", text, re.M):
-        found[command] |= set(re.findall(r"(?<=\s)--[a-z][a-z0-9-]*", words.split("#")[0]))
+    for line in (line for block in all_blocks() if block.language == "bash" for line in block.commands()):
+        if match := re.fullmatch(r"fairseq-kd ([a-z]\S+)(.*)", line):
+            found[match[1]] |= set(re.findall(r"(?<=\s)--[a-z][a-z0-9-]*", match[2]))
     return found
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command, capsys, monkeypatch):
-    """Each of its options, and every one that README.md gives it."""
+    """Each of its options, and every one that the pages give it."""
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])
@@ -39,7 +40,7 @@ def test_every_command_explains_itself(command, capsys, monkeypatch):
     importlib.import_module(f"fairseq_kd.cli.{command.replace('-', '_')}").add_arguments(parser)
     assert [action.option_strings for action in parser._actions if action.option_strings and not action.help] == []
     if parser.get_default("passed_on") is None:  # else some are those of fairseq or Snakemake
-        assert readme_options()[command] <= set(re.findall(r"--[a-z][a-z0-9-]*", explained))
+        assert options_on_pages()[command] <= set(re.findall(r"--[a-z][a-z0-9-]*", explained))
 
 
 def test_help_does_not_import_fairseq_or_torch():

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import yaml
 from conftest import ROOT
+from docs_helpers import blocks_run_by
 from helpers import parse
 from result_helpers import write_result
 from search_helpers import write_search
@@ -312,17 +313,18 @@ def test_the_shipped_greedy_search_has_the_order_of_the_paper():
     assert names[:4] == ["teacher-choice", "kd-divergence", "student-temperature", "kd-weight"]
 
 
-def test_the_command_of_the_readme(tmp_path, monkeypatch):
-    (line,) = re.findall(r"^fairseq-kd (search .*)$", (ROOT / "README.md").read_text(), re.M)
+def test_the_command_of_the_page(tmp_path, monkeypatch):
+    (block,) = blocks_run_by("test_the_command_of_the_page")
+    (line,) = [command.removeprefix("fairseq-kd ") for command in block.commands()]
     monkeypatch.setattr(search_run, "run_stages", Engine())
     monkeypatch.chdir(tmp_path)
     assert main(line.split()) == 0
     assert (tmp_path / "runs" / "search" / "chosen.yaml").is_file()
 
 
-def test_the_page_about_studies_shows_a_shipped_search():
+def test_the_page_about_searches_shows_a_shipped_search():
     shown = (ROOT / "configs" / "searches" / "greedy.yaml").read_text()
-    assert f"```yaml\n{shown}```" in (ROOT / "docs" / "studies.md").read_text()
+    assert f"```yaml\n{shown}```" in (ROOT / "docs" / "searches.md").read_text()
 
 
 def test_the_script_names_a_shipped_search():
