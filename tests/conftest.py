@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from process_helpers import run_module
 
 os.environ["OMP_NUM_THREADS"] = "1"  # the models are tiny: threads would only wait for each other
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,11 +21,10 @@ TINY_MODEL = [
 ]
 
 
-def run_fairseq(command: str, *arguments, user_dir=PACKAGE, cwd=None, timeout=180) -> subprocess.CompletedProcess:
+def run_fairseq(command: str, *arguments, user_dir=PACKAGE, cwd=None) -> subprocess.CompletedProcess:
     """Run fairseq-`command` in a process of its own; user_dir None leaves the option out."""
-    words = [sys.executable, "-m", f"fairseq_cli.{command}", *map(str, arguments)]
-    words += [] if user_dir is None else ["--user-dir", str(user_dir)]
-    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=timeout)
+    words = [*arguments, *([] if user_dir is None else ["--user-dir", user_dir])]
+    return run_module(f"fairseq_cli.{command}", *words, cwd=cwd)
 
 
 def assert_user_error(result, *fragments: str) -> None:

@@ -2,8 +2,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT
+from process_helpers import Process
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +33,8 @@ def recipe(tmp_path_factory):
 
 
 def start(recipe, folder):
-    words = [sys.executable, "-m", "fairseq_kd.cli.main", "quickstart", "--recipe", recipe, "--raw", recipe.parent]
-    return subprocess.Popen(
-        [*map(str, words), "--cpu"],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
+    words = ["quickstart", "--recipe", recipe, "--raw", recipe.parent, "--cpu"]
+    return Process("fairseq_kd.cli.main", *words, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)})
 
 
 def test_killed_in_the_middle_of_a_training_it_continues_and_then_repeats_nothing(recipe, tmp_path):
