@@ -26,7 +26,7 @@ import tempfile
 from pathlib import Path
 
 LIBRARIES = ("fairseq_cli.train", "fairseq_cli.generate", "fairseq_cli.validate", "fairseq_cli.preprocess")
-LIBRARIES += ("fairseq_cli.hydra_train", "sentencepiece", "sacrebleu")
+LIBRARIES += ("fairseq_cli.hydra_train", "sentencepiece", "sacrebleu", "torch._dynamo")  # the last by an optimizer
 MESSAGE_BYTES = 2**17
 
 
