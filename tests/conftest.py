@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from process_helpers import run_module
+from process_helpers import run_python
 
 os.environ["OMP_NUM_THREADS"] = "1"  # the models are tiny: threads would only wait for each other
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,7 +24,7 @@ TINY_MODEL = [
 def run_fairseq(command: str, *arguments, user_dir=PACKAGE, cwd=None) -> subprocess.CompletedProcess:
     """Run fairseq-`command` in a process of its own; user_dir None leaves the option out."""
     words = [*arguments, *([] if user_dir is None else ["--user-dir", user_dir])]
-    return run_module(f"fairseq_cli.{command}", *words, cwd=cwd)
+    return run_python("-m", f"fairseq_cli.{command}", *words, cwd=cwd)
 
 
 def assert_user_error(result, *fragments: str) -> None:

@@ -1,10 +1,11 @@
-"""`python -m MODULE ...` in a fork of one process that has loaded torch and fairseq: a start takes 0.1 s, not 5 s.
+"""`python WORDS...` in a fork of one process that has loaded torch and fairseq: a start takes 0.1 s, not 5 s.
 
 The first start in a test process starts a server, which imports the libraries and never the plugin. For each command
-the server forks a child, which runs the module as `python -m` does: `__main__`, sys.argv, working directory and
-environment are those of the command, and the interpreter ends as usual. Two differences remain: the environment does
-not reach what a library reads when it is imported, and the registries of fairseq are filled before the command begins.
-A test whose subject is the start of a process, or another PYTHONPATH, uses `subprocess`.
+the server forks a child, which does what the interpreter does with `-m MODULE`, `-c CODE` or the path of a script:
+`__main__`, sys.argv, sys.path, working directory and environment are those of the command, and the interpreter ends
+as usual. Two differences remain: the environment does not reach what a library reads when it is imported, and the
+registries of fairseq are filled before the command begins. A test whose subject is the start of an interpreter uses
+`subprocess`.
 
 Messages to the server: one JSON object and three file descriptors (standard output, standard error, a pipe for the
 reply). The reply: the process id of the command, then its wait status, one per line.
@@ -23,6 +24,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import types
 from pathlib import Path
 
 LIBRARIES = ("fairseq_cli.train", "fairseq_cli.generate", "fairseq_cli.validate", "fairseq_cli.preprocess")
@@ -31,10 +33,10 @@ MESSAGE_BYTES = 2**17
 
 
 class Process:
-    """A running `python -m MODULE WORDS...`, with the methods of `subprocess.Popen` for text that tests use."""
+    """A running `python WORDS...`, with the methods of `subprocess.Popen` for text that tests use."""
 
-    def __init__(self, module: str, *words, cwd=None, env=None):
-        self.args, self.returncode = [module, *map(str, words)], None
+    def __init__(self, *words, cwd=None, env=None):
+        self.args, self.returncode = [*map(str, words)], None
         self._files = [tempfile.TemporaryFile(), tempfile.TemporaryFile()]  # noqa: SIM115
         reply, other_end = os.pipe()
         request = {"words": self.args, "cwd": str(cwd or Path.cwd()), "env": dict(os.environ if env is None else env)}
@@ -67,9 +69,9 @@ class Process:
         return tuple(file.read().decode() for file in self._files)
 
 
-def run_module(module: str, *words, cwd=None, env=None, timeout: float = 300) -> subprocess.CompletedProcess:
-    """Run `python -m MODULE WORDS...` to its end, as `subprocess.run` does with captured text."""
-    process = Process(module, *words, cwd=cwd, env=env)
+def run_python(*words, cwd=None, env=None, timeout: float = 300) -> subprocess.CompletedProcess:
+    """Run `python WORDS...` to its end, as `subprocess.run` does with captured text."""
+    process = Process(*words, cwd=cwd, env=env)
     try:
         out, err = process.communicate(timeout)
     except subprocess.TimeoutExpired:
@@ -79,8 +81,13 @@ def run_module(module: str, *words, cwd=None, env=None, timeout: float = 300) ->
 
 
 def run_kd(*words, **options) -> subprocess.CompletedProcess:
-    """Run `fairseq-kd WORDS...`."""
-    return run_module("fairseq_kd.cli.main", *words, **options)
+    """Run `python -m fairseq_kd.cli.main WORDS...`."""
+    return run_python("-m", "fairseq_kd.cli.main", *words, **options)
+
+
+def run_script(name: str, *words, **options) -> subprocess.CompletedProcess:
+    """Run a script that an installed package brings, `fairseq-kd` or `fairseq-train` for instance."""
+    return run_python(Path(sys.executable).with_name(name), *words, **options)
 
 
 @functools.cache
@@ -140,21 +147,31 @@ def _preload() -> None:
 
 
 def _become(request: dict) -> None:
-    """Run the module of the request in this process."""
+    """Do in this process what `python WORDS...` does."""
     import runpy
 
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
-    module, *words = request["words"]
-    sys.path[0] = request["cwd"]
-    sys.argv, sys.orig_argv = ["-m", *words], [sys.executable, "-m", module, *words]
-    if module.startswith("fairseq_kd."):  # the package asks whether fairseq was there first: for its commands it was not
+    words = request["words"]
+    sys.orig_argv = [sys.executable, *words]
+    kind = words[0] if words[0] in ("-m", "-c") else "script"
+    beside = {"-m": request["cwd"], "-c": ""}.get(kind, str(Path(words[0]).parent))
+    sys.path[:1] = [beside, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    name = words[1] if kind == "-m" else Path(words[0]).name
+    sys.argv = [words[0], *words[2:]] if kind in ("-m", "-c") else words
+    if name == "fairseq-kd" or name.startswith("fairseq_kd."):  # the package asks whether fairseq is loaded already
         fairseq = sys.modules.pop("fairseq")
         import fairseq_kd  # noqa: F401
 
         sys.modules["fairseq"] = fairseq
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    if kind == "-m":
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+    elif kind == "-c":
+        main = sys.modules["__main__"] = types.ModuleType("__main__")
+        exec(compile(words[1], "<string>", "exec"), vars(main))
+    else:
+        runpy.run_path(words[0], run_name="__main__")
 
 
 if __name__ == "__main__":

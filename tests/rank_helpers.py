@@ -85,8 +85,8 @@ def _run_job(job: dict, folder: Path) -> list[int]:
 
 
 def _main(jobs: Path) -> None:
-    import fairseq_cli.train
-    import torch._dynamo  # noqa: F401, an optimizer imports it
+    import fairseq_cli.train  # noqa: F401
+    import torch._dynamo  # noqa: F401, which an optimizer imports
 
     import fairseq_kd.criterions.kd_word  # noqa: F401
 

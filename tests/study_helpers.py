@@ -13,7 +13,7 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 def start(*words, **options):
-    return Process("fairseq_kd.cli.main", "study", *words, env=ENVIRONMENT, **options)
+    return Process("-m", "fairseq_kd.cli.main", "study", *words, env=ENVIRONMENT, **options)
 
 
 def processes_of(work) -> list[str]:

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from conftest import PACKAGE, ROOT, TINY_MODEL, assert_user_error, run_fairseq
-from process_helpers import run_kd, run_module
+from process_helpers import run_kd, run_python
 
 
 @pytest.fixture(scope="module")
@@ -161,14 +161,14 @@ def test_hydra_train_reads_the_configuration_of_configs(plain, tmp_path):
         "checkpoint.save_dir": tmp_path / "student",
         "hydra.run.dir": tmp_path / "hydra",
     }
-    words = ["fairseq_cli.hydra_train", "--config-dir", ROOT / "configs" / "hydra"]
+    words = ["-m", "fairseq_cli.hydra_train", "--config-dir", ROOT / "configs" / "hydra"]
     words += ["--config-name", "kd_word", *(f"{key}={value}" for key, value in overrides.items())]
-    result = run_module(*words, cwd=tmp_path)
+    result = run_python(*words, cwd=tmp_path)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     state = torch.load(tmp_path / "student" / "checkpoint_last.pt")
     assert state["cfg"]["criterion"]["_name"] == "kd_word" and state["cfg"]["criterion"]["kd_weight"] == 0.7
     assert state["optimizer_history"][-1]["num_updates"] == 3
-    refused = run_module(*words, "criterion.kd_weight=2", cwd=tmp_path)
+    refused = run_python(*words, "criterion.kd_weight=2", cwd=tmp_path)
     assert_user_error(refused, "--kd-weight 2")
 
 

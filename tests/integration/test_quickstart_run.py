@@ -34,7 +34,7 @@ def recipe(tmp_path_factory):
 
 def start(recipe, folder):
     words = ["quickstart", "--recipe", recipe, "--raw", recipe.parent, "--cpu"]
-    return Process("fairseq_kd.cli.main", *words, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    return Process("-m", "fairseq_kd.cli.main", *words, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)})
 
 
 def test_killed_in_the_middle_of_a_training_it_continues_and_then_repeats_nothing(recipe, tmp_path):

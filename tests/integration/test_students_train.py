@@ -6,7 +6,7 @@ import socket
 import pytest
 import torch
 from conftest import PACKAGE, TINY_MODEL, assert_user_error, run_fairseq
-from process_helpers import Process, run_kd, run_module
+from process_helpers import Process, run_kd, run_python
 
 ADAPTIVE = [
     *("--arch", "kd_adaptive_3m", "--encoder-layers", "2", "--encoder-attention-heads", "4", "--ffn-type", "glu"),
@@ -111,7 +111,7 @@ def test_two_processes_equal_one_process_with_update_freq_2(data_bin, teacher, t
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     common = [
-        *("fairseq_cli.train", data_bin, *TINY_MODEL, *ADAPTIVE, "--dropout", "0.0"),
+        *("-m", "fairseq_cli.train", data_bin, *TINY_MODEL, *ADAPTIVE, "--dropout", "0.0"),
         *("--criterion", "kd_word", "--teacher", teacher, "--user-dir", PACKAGE, "--max-update", "8"),
         "--disable-validation",
     ]
@@ -126,7 +126,7 @@ def test_two_processes_equal_one_process_with_update_freq_2(data_bin, teacher, t
     processes = [Process(*common, *extra) for extra in ranks]
     outputs = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs[0][-3000:]
-    single = run_module(*common, "--update-freq", "2", "--save-dir", tmp_path / "one")
+    single = run_python(*common, "--update-freq", "2", "--save-dir", tmp_path / "one")
     assert single.returncode == 0, single.stderr[-3000:]
     alone, together = (model_of(tmp_path / name / "checkpoint_last.pt") for name in ("one", "two"))
     for name, value in alone.items():
