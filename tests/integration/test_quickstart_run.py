@@ -5,6 +5,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -88,7 +89,7 @@ def test_a_training_that_is_continued_in_any_epoch_ends_with_the_same_weights(da
     from fairseq_kd.training.options import training_arguments
     from fairseq_kd.training.run import train
 
-    monkeypatch.setattr(run.subprocess, "Popen", InFork)
+    monkeypatch.setattr(run, "subprocess", SimpleNamespace(Popen=InFork, PIPE=None, STDOUT=None))
     sizes = ("encoder-embed-dim", "decoder-embed-dim", "encoder-ffn-embed-dim", "decoder-ffn-embed-dim")
     options = {"arch": "transformer", "encoder-layers": 1, "decoder-layers": 1, **dict.fromkeys(sizes, 16)}
     options |= {"encoder-attention-heads": 2, "decoder-attention-heads": 2, "share-all-embeddings": True}
