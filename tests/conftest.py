@@ -28,7 +28,7 @@ def run_fairseq(command: str, *arguments, user_dir=PACKAGE, cwd=None) -> subproc
 
 
 def assert_user_error(result, *fragments: str) -> None:
-    """Exit status 2, one line of ours on standard error that holds `fragments`, no traceback."""
+    """The exit status is 2; standard error has one line of ours, which holds `fragments`, and no traceback."""
     assert result.returncode == 2, result.stdout[-2000:] + result.stderr[-2000:]
     assert "Traceback" not in result.stderr + result.stdout
     lines = [line for line in result.stderr.splitlines() if line.startswith("fairseq_kd: error:")]
@@ -39,13 +39,13 @@ def assert_user_error(result, *fragments: str) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder_of_its_own(tmp_path_factory):
-    """Converted teachers of tests stay out of the user's cache folder."""
+    """Keep converted teachers of tests out of the user's cache folder."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def allow_checkpoint_types():
-    """For tests that call torch.load themselves. Not at import: spawned processes import this file before fairseq."""
+    """Let tests call torch.load themselves. Not at import: spawned processes import this file before fairseq."""
     import fairseq_kd.inference.checkpoint  # noqa: F401
 
 
@@ -100,7 +100,7 @@ OURS = ("FAIRSEQ_KD_", "XDG_", "CUDA_VISIBLE_DEVICES", "TORCH_FORCE_", "SACREBLE
 
 
 def state_of_the_process() -> dict:
-    """What a test, or code of ours that it calls, may change for every later one in its process."""
+    """State that a test, or our code that it calls, can change for all later tests in its process."""
     torch = sys.modules.get("torch")
     return {
         "working directory": os.getcwd(),
@@ -125,13 +125,13 @@ def put_back(state: dict) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """After the order was made random: the long files first, so that no process waits for the last one."""
+    """Put the long files first, after the order was made random, so that no process waits for the last file."""
     items.sort(key=lambda item: "integration" not in item.path.parts)
 
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind(cache_folder_of_its_own):
-    """A test that leaves the process changed would fail others, in some order of tests: it fails itself."""
+    """Fail a test that leaves the process changed: other tests would fail in some order of tests."""
     before = state_of_the_process()
     yield
     after = state_of_the_process()

@@ -31,7 +31,7 @@ def processes_of(work) -> list[str]:
 
 
 def write_spec(folder, **changes):
-    """The spec `smoke` with other sections; None takes one out."""
+    """The spec `smoke` with other sections; None removes a section."""
     content = {name: value for name, value in (copy.deepcopy(SMOKE) | changes).items() if value is not None}
     path = folder / "mine.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False))
