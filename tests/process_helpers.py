@@ -157,7 +157,8 @@ def _become(request: dict) -> None:
     sys.orig_argv = [sys.executable, *words]
     kind = words[0] if words[0] in ("-m", "-c") else "script"
     beside = {"-m": request["cwd"], "-c": ""}.get(kind, str(Path(words[0]).parent))
-    sys.path[:1] = [beside, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    added = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    sys.path[:1] = [beside, *map(os.path.abspath, added)]
     name = words[1] if kind == "-m" else Path(words[0]).name
     sys.argv = [words[0], *words[2:]] if kind in ("-m", "-c") else words
     if name == "fairseq-kd" or name.startswith("fairseq_kd."):  # the package asks whether fairseq is loaded already

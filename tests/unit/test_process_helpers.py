@@ -11,7 +11,8 @@ from process_helpers import Process, run_python
 PROGRAM = """
 import atexit, os, sys
 atexit.register(print, "at exit")
-print(__name__, sys.argv, sys.orig_argv[1:], repr(sys.path[0]), "beside" in sys.path, os.getcwd(), os.environ["MINE"])
+print(__name__, sys.argv, sys.orig_argv[1:], repr(sys.path[0]), sys.path[1].endswith("beside"))
+print(os.getcwd(), os.environ["MINE"])
 print("fairseq_kd" in sys.modules, sys.stdin.read() == "", file=sys.stderr)
 exec(sys.argv[1])
 """
