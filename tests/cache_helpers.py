@@ -1,4 +1,4 @@
-"""A cache with a generated signal in the teacher's place, and what two caches must have in common."""
+"""Caches of a signal that is generated without a teacher, and the content of two caches for comparisons."""
 
 import numpy as np
 
@@ -11,12 +11,12 @@ BLOCK_TOKENS = 40
 
 
 def fitted() -> np.ndarray:
-    """Tail shapes; the one that stands first is -4."""
+    """Tail shapes; the first value is -4."""
     return np.arange(-4, 396, dtype=np.float32).reshape(FORMAT.shapes_size())
 
 
 def generated(start: int, end: int, advance, shapes):
-    """Rows that say where they belong: sentence and position stand in ids and delta, the first shape in the tail."""
+    """Rows that name their place: ids and delta hold sentence and position, the tail holds the first shape."""
     tokens = [(sentence, position) for sentence in range(start, end) for position in range(SIZES[sentence])]
     ids = np.array([[sentence % 50, position, 7] for sentence, position in tokens])
     delta = np.array([[0, position, sentence] for sentence, position in tokens], dtype=np.float32)
@@ -27,11 +27,11 @@ def generated(start: int, end: int, advance, shapes):
 
 
 def write(folder, compute=generated, shard=(0, 1), fit=fitted, **made_from):
-    """Write the generated cache, or go on with it."""
+    """Write the generated cache, or continue one that is not complete."""
     made_from = {"subset": "train", **made_from}
     return write_cache(folder, FORMAT, made_from, SIZES, compute, shard, BLOCK_TOKENS, fit)
 
 
 def content(folder) -> dict:
-    """Every file of a folder, hidden ones too, with its bytes."""
+    """Name of each file in a folder, hidden files included, with its bytes."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from process_helpers import run_python
 
 os.environ["OMP_NUM_THREADS"] = "1"  # the models are tiny: threads would only wait for each other
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,15 +21,14 @@ TINY_MODEL = [
 ]
 
 
-def run_fairseq(command: str, *arguments, user_dir=PACKAGE, cwd=None, timeout=180) -> subprocess.CompletedProcess:
+def run_fairseq(command: str, *arguments, user_dir=PACKAGE, cwd=None) -> subprocess.CompletedProcess:
     """Run fairseq-`command` in a process of its own; user_dir None leaves the option out."""
-    words = [sys.executable, "-m", f"fairseq_cli.{command}", *map(str, arguments)]
-    words += [] if user_dir is None else ["--user-dir", str(user_dir)]
-    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=timeout)
+    words = [*arguments, *([] if user_dir is None else ["--user-dir", user_dir])]
+    return run_python("-m", f"fairseq_cli.{command}", *words, cwd=cwd)
 
 
 def assert_user_error(result, *fragments: str) -> None:
-    """Exit status 2, one line of ours on standard error that holds `fragments`, no traceback."""
+    """The exit status is 2; standard error has one line of ours, which holds `fragments`, and no traceback."""
     assert result.returncode == 2, result.stdout[-2000:] + result.stderr[-2000:]
     assert "Traceback" not in result.stderr + result.stdout
     lines = [line for line in result.stderr.splitlines() if line.startswith("fairseq_kd: error:")]
@@ -39,13 +39,13 @@ def assert_user_error(result, *fragments: str) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder_of_its_own(tmp_path_factory):
-    """Converted teachers of tests stay out of the user's cache folder."""
+    """Keep converted teachers of tests out of the user's cache folder."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def allow_checkpoint_types():
-    """For tests that call torch.load themselves. Not at import: spawned processes import this file before fairseq."""
+    """Let tests call torch.load themselves. Not at import: spawned processes import this file before fairseq."""
     import fairseq_kd.inference.checkpoint  # noqa: F401
 
 
@@ -137,7 +137,7 @@ OURS = ("FAIRSEQ_KD_", "XDG_", "CUDA_VISIBLE_DEVICES", "TORCH_FORCE_", "SACREBLE
 
 
 def state_of_the_process() -> dict:
-    """What a test, or code of ours that it calls, may change for every later one in its process."""
+    """State that a test, or our code that it calls, can change for all later tests in its process."""
     torch = sys.modules.get("torch")
     return {
         "working directory": os.getcwd(),
@@ -162,13 +162,13 @@ def put_back(state: dict) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """After the order was made random: the long files first, so that no process waits for the last one."""
+    """Put the long files first, after the order was made random, so that no process waits for the last file."""
     items.sort(key=lambda item: "integration" not in item.path.parts)
 
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind(cache_folder_of_its_own):
-    """A test that leaves the process changed would fail others, in some order of tests: it fails itself."""
+    """Fail a test that leaves the process changed: other tests would fail in some order of tests."""
     before = state_of_the_process()
     yield
     after = state_of_the_process()

@@ -1,4 +1,4 @@
-"""Miniature archives of exactly the official layout."""
+"""Small archives with exactly the layout of the official ones."""
 
 import io
 import tarfile
@@ -44,7 +44,7 @@ def xml_set(lang: str, name: str, sentences: list[str]) -> str:
 
 
 def sgm_set(sentences: list[str]) -> str:
-    """An evaluation set of WMT: like XML, but ampersands stand bare and attributes need no quotes."""
+    """An evaluation set of WMT: like XML, but ampersands are not escaped and attributes need no quotes."""
     segments = "".join(f'<p>\n<seg id="{number}">{text}</seg>\n</p>\n' for number, text in enumerate(sentences, 1))
     return f'<srcset setid="newstest" srclang="any">\n<doc sysid="ref" docid=a>\n{segments}</doc>\n</srcset>\n'
 

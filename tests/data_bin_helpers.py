@@ -27,7 +27,7 @@ def write_text(data_bin, folder) -> None:
 
 
 def binarise(text, out, dictionary, *more) -> Path:
-    """fairseq-preprocess in this process."""
+    """Run fairseq-preprocess in this process; return its output folder."""
     words = ["--source-lang", LANGUAGES[0], "--target-lang", LANGUAGES[1], "--destdir", str(out)]
     words += ["--joined-dictionary", "--srcdict", str(dictionary)]
     for subset in COUNTS:
@@ -37,7 +37,7 @@ def binarise(text, out, dictionary, *more) -> Path:
 
 
 def commands(data_bin, teacher, text, out) -> dict[str, list[str]]:
-    """Command -> its words, for each that reads a subset of a data-bin of fairseq-preprocess."""
+    """Name -> words of each command that reads a subset of a data-bin made by fairseq-preprocess."""
     plain = ["--post-process", "none", "--cpu", "--max-len-b", "5"]
     test, valid = (["--reference", f"{text}/{subset}.qab", *plain] for subset in ("test", "valid"))
     words = {

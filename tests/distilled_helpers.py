@@ -10,13 +10,13 @@ PAIR = "qaa-qab"
 
 
 def reversed_words(number: int, tokens: torch.Tensor) -> torch.Tensor:
-    """The words backwards; those of every third sentence twice, so that lengths differ from gold."""
+    """The words in reverse order, for every third sentence twice, so that lengths differ from the gold target."""
     words = tokens[:-1].flip(0)
     return torch.cat([words, words, tokens[-1:]] if number % 3 == 0 else [words, tokens[-1:]])
 
 
 def rewrite(folder, lang: str, change, subset: str = "train", sentences=None) -> None:
-    """Write one side of a subset of a data-bin again: change(number, tokens) for each of the sentences (None: all)."""
+    """Rewrite one side of a subset of a data-bin: change(number, tokens) gives each sentence (sentences=None: all)."""
     prefix = str(Path(folder) / f"{subset}.{PAIR}.{lang}")
     old = indexed_dataset.make_dataset(prefix, impl="mmap")
     items = [change(i, old[i]) for i in (range(len(old)) if sentences is None else sentences)]
@@ -30,7 +30,7 @@ def rewrite(folder, lang: str, change, subset: str = "train", sentences=None) ->
 
 
 def make_distilled(data_bin, folder, change=reversed_words):
-    """A data-bin with the training subset of another, its targets changed; returns the folder."""
+    """Write a data-bin with the training subset of another one and changed targets; return the folder."""
     folder.mkdir()
     for path in [*data_bin.glob("dict.*.txt"), *data_bin.glob(f"train.{PAIR}.*")]:
         shutil.copy(path, folder)

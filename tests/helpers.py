@@ -8,7 +8,7 @@ from fairseq.trainer import Trainer
 
 
 def parse(data_bin, *arguments):
-    """The configuration that fairseq-train makes of a command line."""
+    """The configuration that fairseq-train makes from a command line."""
     words = [str(data_bin), *TINY_MODEL, "--user-dir", str(PACKAGE), *map(str, arguments)]
     return convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), words))
 
@@ -46,7 +46,7 @@ def losses_of_training(data_bin, *arguments, updates: int) -> tuple[list[float],
 
 
 def write_variant(source, path, noise: float, updates: int):
-    """A checkpoint like `source` with noise on its weights."""
+    """Write a checkpoint like `source` with noise on its weights."""
     state = torch.load(source)
     generator = torch.Generator().manual_seed(updates)
     for name, value in state["model"].items():
@@ -60,7 +60,7 @@ def write_variant(source, path, noise: float, updates: int):
 
 
 def write_checkpoint(path, data_bin, *arguments, criterion="cross_entropy"):
-    """A checkpoint of fairseq-train with these arguments, before its first update."""
+    """Write the checkpoint of a fairseq-train with these arguments before its first update."""
     cfg, task, model, criterion = build(data_bin, "--criterion", criterion, *arguments)
     trainer = Trainer(cfg, task, model, criterion)
     trainer.consolidate_optimizer()

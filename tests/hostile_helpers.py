@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-# each creates a folder where it is evaluated with the globals of one of fairseq's modules
+# each creates a folder when it is evaluated with the globals of a module of fairseq
 CALLS = (
     "__import__('os').mkdir({marker!r})",
     "[torch.nn.Module['{marker}'] for torch.nn.Module.__class_getitem__ in [__import__('os').mkdir]][0]",
@@ -19,7 +19,7 @@ CALLS = (
     "exec('import os; os.mkdir({marker!r})')",
     "().__class__.__base__.__subclasses__()",
 )
-# long, large, or no literals for another reason
+# expressions that are long, that make large values, or that are not literals for another reason
 OTHERS = (
     *("9**9**9**9", "10**10**8", "'a' * 10**10", "[[0] * 10000] * 10000 * 10000", "'%99999999999d' % 1", "1 << 10**10"),
     *("(" * 3000, "-" * 4000 + "1", "[" * 1000 + "]" * 1000, "1+" * 2000 + "1", "9" * 5000, "{**{}}", "[*range(9)]"),
@@ -82,7 +82,7 @@ OPTIONS = {
 
 
 def write_hostile(state: dict, path, arch: str, option: str, value) -> None:
-    """A checkpoint like `state`, of the architecture, in which the option has the value."""
+    """Write a checkpoint like `state` with this architecture, in which the option has this value."""
     known = vars(state["cfg"]["model"]) if arch == "transformer" else {}
     model = argparse.Namespace(**known | {"arch": arch, "_name": arch, option: value})
     torch.save(state | {"cfg": state["cfg"] | {"model": model}}, path)

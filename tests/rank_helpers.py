@@ -1,4 +1,4 @@
-"""Trainings by stock fairseq-train in one or two processes, many of them in forks of one: only one imports torch.
+"""Trainings by stock fairseq-train in one or two processes. All are forks of one process, which imports torch once.
 
 Run as a script: `rank_helpers.py JOBS.json`. A job is {"name", "ranks", "commands"}; its commands run one after the
 other in each of its ranks, as if they had been started one after the other. Beside JOBS.json lies NAME.RANK.log for
@@ -43,7 +43,7 @@ def _distributed(rank: int, ranks: int, port: int) -> list[str]:
 
 
 def _run_rank(job: dict, log: Path, extra: list[str]) -> None:
-    """In a fork: the commands, with all output in `log`. Does not return."""
+    """Run the commands in a fork, with all output in `log`. Does not return."""
     import fairseq_cli.train
 
     with open(log, "w", encoding="utf-8") as file:
@@ -64,7 +64,7 @@ def _run_rank(job: dict, log: Path, extra: list[str]) -> None:
 
 
 def _run_job(job: dict, folder: Path) -> list[int]:
-    """Exit status by rank; when one fails, the others are ended, which would wait for it."""
+    """Return the exit status of each rank. When one rank fails, kill the others: they would wait for it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -86,6 +86,7 @@ def _run_job(job: dict, folder: Path) -> list[int]:
 
 def _main(jobs: Path) -> None:
     import fairseq_cli.train  # noqa: F401
+    import torch._dynamo  # noqa: F401, which an optimizer imports
 
     import fairseq_kd.criterions.kd_word  # noqa: F401
 

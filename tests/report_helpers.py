@@ -1,4 +1,4 @@
-"""Finished studies with invented numbers, drawn from a seed, in the files that the engine writes."""
+"""Finished studies with random numbers from a seed, in the files that the engine writes."""
 
 import json
 import math
@@ -21,7 +21,7 @@ def plan_of(folder, **changes) -> Plan:
 
 
 def finish_study(plan, work, rich=True, leave_out=()) -> None:
-    """Write what a finished study has in `work`; the stages of the cells in leave_out are not done."""
+    """Write the files of a finished study into `work`, without the stages of the cells in leave_out."""
     draw = random.Random(1)
     kept = {name for cell in plan.cells if cell not in leave_out for name in plan.stages_of(cell)}
     for name in sorted(kept):
@@ -48,7 +48,7 @@ def finish_study(plan, work, rich=True, leave_out=()) -> None:
 
 
 def finish_stage(plan, work, name, seconds) -> None:
-    """Make a stage look finished."""
+    """Write the record of a finished stage."""
     folder = work / "stages" / name
     folder.mkdir(parents=True, exist_ok=True)
     record = {"stage": name, "command": " ".join(plan.stages[name].command), "seconds": seconds}
@@ -62,13 +62,13 @@ def hash_of(name) -> int:
 
 
 def write_result(work, stage, result, rich) -> None:
-    """The file of an evaluation. Without `rich`: BLEU and nothing else."""
+    """Write the file of an evaluation; without `rich` it holds BLEU only."""
     content = result if rich else {"bleu": result["bleu"]}
     (work / "stages" / stage / "result.json").write_text(json.dumps(content))
 
 
 def write_comparison(work, stage, seeds, p, difference=0.71) -> None:
-    """The file of a comparison, as far as a report reads it."""
+    """Write the file of a comparison: the parts that a report reads."""
     other = {
         "difference": difference,
         "scores": [30.0] * seeds,

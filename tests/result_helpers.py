@@ -12,7 +12,7 @@ def references(count=60, seed=0) -> list[str]:
 
 
 def translations(of: list[str], errors: float, seed: int) -> list[str]:
-    """The references with a share of their words replaced."""
+    """The references; each word is replaced with the probability `errors`."""
     draw = random.Random(seed)
     return [" ".join(draw.choice(WORDS) if draw.random() < errors else word for word in line.split()) for line in of]
 

@@ -9,7 +9,7 @@ TINY |= {"evaluate": SHORT, "budget": {"teacher": 4, "student": 3}}
 
 
 def write_search(folder, search, **changes):
-    """A spec with the section `search` and tiny models; None takes a section out."""
+    """A spec with the section `search` and tiny models; None removes a section."""
     content = TINY | changes | {"search": search}
     path = folder / "mine.yaml"
     content = {name: value for name, value in content.items() if value is not None}

@@ -40,11 +40,11 @@ def size(model) -> int:
 
 
 def some_input(types=20, seed=5):
-    """Three sentences with padding on the side where fairseq puts it; prev_output_tokens begin with </s>."""
+    """Three sentences, padded on the sides where fairseq pads; prev_output_tokens begin with </s>."""
     generator = torch.Generator().manual_seed(seed)
     source = torch.randint(4, types, (3, 7), generator=generator)
     fed = torch.randint(4, types, (3, 6), generator=generator)
     fed[:, 0] = 2
-    source[1, :3] = 1  # left
+    source[1, :3] = 1  # padding on the left
     fed[1, 4:] = 1
     return {"src_tokens": source, "src_lengths": source.ne(1).sum(1), "prev_output_tokens": fed}

@@ -2,22 +2,18 @@
 
 import copy
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import yaml
 from conftest import ROOT
+from process_helpers import Process
 
 SMOKE = yaml.safe_load((ROOT / "configs" / "studies" / "smoke.yaml").read_text())
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 def start(*words, **options):
-    command = [sys.executable, "-m", "fairseq_kd.cli.main", "study", *map(str, words)]
-    return subprocess.Popen(
-        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
-    )
+    return Process("-m", "fairseq_kd.cli.main", "study", *words, env=ENVIRONMENT, **options)
 
 
 def processes_of(work) -> list[str]:
@@ -35,7 +31,7 @@ def processes_of(work) -> list[str]:
 
 
 def write_spec(folder, **changes):
-    """The spec `smoke` with other sections; None takes one out."""
+    """The spec `smoke` with other sections; None removes a section."""
     content = {name: value for name, value in (copy.deepcopy(SMOKE) | changes).items() if value is not None}
     path = folder / "mine.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False))

@@ -16,14 +16,14 @@ def sentences() -> tuple[list[str], list[str]]:
 
 
 def write_corpus(folder, source="en", target="zh") -> None:
-    """train, valid and test of `sentences`, the last two of eight lines."""
+    """Write train, valid and test from `sentences`; valid and test have eight lines each."""
     for lang, lines in zip((source, target), sentences(), strict=True):
         for subset, chosen in (("train", lines), ("valid", lines[::6]), ("test", lines[3::6])):
             (folder / f"{subset}.{lang}").write_text("".join(f"{line}\n" for line in chosen), encoding="utf-8")
 
 
 def write_checkpoint(data_bin, path) -> None:
-    """A model that was trained for one update."""
+    """Write the checkpoint of a model after one update."""
     words = ("--criterion", "label_smoothed_cross_entropy")
     _, trainer = losses_of_training(data_bin, *words, updates=1)
     trainer.consolidate_optimizer()

@@ -2,12 +2,11 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
 from conftest import PACKAGE, ROOT, TINY_MODEL, assert_user_error, run_fairseq
+from process_helpers import run_kd, run_python
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +39,7 @@ def plain_cache(plain, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache") / "cache"
     words = ["cache", plain / "data-bin", "--teacher", teacher_of(plain), "--top-k", "8", "--tail-shapes", "0"]
     words += ["--out", folder, "--cpu"]
-    result = subprocess.run(
-        [sys.executable, "-m", "fairseq_kd.cli.main", *map(str, words)], capture_output=True, text=True, cwd=ROOT
-    )
+    result = run_kd(*words)
     assert result.returncode == 0, result.stderr[-2000:]
     assert "bytes a token" in result.stdout and f"--teacher-cache {folder}" in result.stdout
     return folder
@@ -153,9 +150,6 @@ def test_eval_bleu_scores_the_student_not_the_teacher(data_bin, teacher, tmp_pat
 
 
 def test_hydra_train_reads_the_configuration_of_configs(plain, tmp_path):
-    import subprocess
-    import sys
-
     overrides = {
         "common.user_dir": PACKAGE,
         "task.data": plain / "data-bin",
@@ -167,16 +161,14 @@ def test_hydra_train_reads_the_configuration_of_configs(plain, tmp_path):
         "checkpoint.save_dir": tmp_path / "student",
         "hydra.run.dir": tmp_path / "hydra",
     }
-    words = [sys.executable, "-m", "fairseq_cli.hydra_train", "--config-dir", ROOT / "configs" / "hydra"]
+    words = ["-m", "fairseq_cli.hydra_train", "--config-dir", ROOT / "configs" / "hydra"]
     words += ["--config-name", "kd_word", *(f"{key}={value}" for key, value in overrides.items())]
-    result = subprocess.run([str(word) for word in words], cwd=tmp_path, capture_output=True, text=True, timeout=180)
+    result = run_python(*words, cwd=tmp_path)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     state = torch.load(tmp_path / "student" / "checkpoint_last.pt")
     assert state["cfg"]["criterion"]["_name"] == "kd_word" and state["cfg"]["criterion"]["kd_weight"] == 0.7
     assert state["optimizer_history"][-1]["num_updates"] == 3
-    refused = subprocess.run(
-        [str(word) for word in [*words, "criterion.kd_weight=2"]], cwd=tmp_path, capture_output=True, text=True
-    )
+    refused = run_python(*words, "criterion.kd_weight=2", cwd=tmp_path)
     assert_user_error(refused, "--kd-weight 2")
 
 

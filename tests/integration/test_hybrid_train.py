@@ -5,13 +5,12 @@ import os
 import shlex
 import shutil
 import socket
-import subprocess
-import sys
 
 import torch
 from conftest import PACKAGE, ROOT, TINY_MODEL, assert_user_error, run_fairseq
 from distilled_helpers import rewrite
 from docs_helpers import blocks_run_by
+from process_helpers import Process
 
 
 def logged(result, name):
@@ -89,19 +88,11 @@ print("EQUAL")
 """
 
 
-def test_two_processes_have_the_gradients_of_one_for_student_and_gate(data_bin, distilled, tmp_path):
+def test_two_processes_have_the_gradients_of_one_for_student_and_gate(data_bin, distilled):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    script = tmp_path / "rank.py"
-    script.write_text(RANK)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests")))}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(data_bin), str(distilled), str(rank), str(port)],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in (0, 1)
-    ]  # fmt: skip
-    outputs = [process.communicate(timeout=180)[0] for process in processes]
-    assert all("EQUAL" in output for output in outputs), outputs[0][-2000:] + outputs[1][-2000:]
+    processes = [Process("-c", RANK, data_bin, distilled, rank, port, env=environment) for rank in (0, 1)]
+    outputs = [process.communicate(timeout=300) for process in processes]
+    assert all("EQUAL" in out for out, _ in outputs), "\n".join(error[-2000:] for _, error in outputs)

@@ -1,16 +1,17 @@
+import io
 import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 from conftest import ROOT
+from process_helpers import Process
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +35,8 @@ def recipe(tmp_path_factory):
 
 
 def start(recipe, folder):
-    words = [sys.executable, "-m", "fairseq_kd.cli.main", "quickstart", "--recipe", recipe, "--raw", recipe.parent]
-    return subprocess.Popen(
-        [*map(str, words), "--cpu"],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
+    words = ["quickstart", "--recipe", recipe, "--raw", recipe.parent, "--cpu"]
+    return Process("-m", "fairseq_kd.cli.main", *words, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)})
 
 
 def test_killed_in_the_middle_of_a_training_it_continues_and_then_repeats_nothing(recipe, tmp_path):
@@ -76,10 +70,26 @@ def test_killed_in_the_middle_of_a_training_it_continues_and_then_repeats_nothin
     assert json.loads((runs / "student-ce-1" / "train.json").read_text())["updates"] == 60
 
 
-def test_a_training_that_is_continued_in_any_epoch_ends_with_the_same_weights(data_bin, tmp_path):
+class InFork(Process):
+    """What `fairseq_kd.training.run` uses of subprocess.Popen."""
+
+    def __init__(self, words, env, **_):
+        super().__init__(*words[1:], env=env)
+
+    def __enter__(self):
+        self.stdout = io.StringIO("".join(self.communicate()))
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+def test_a_training_that_is_continued_in_any_epoch_ends_with_the_same_weights(data_bin, tmp_path, monkeypatch):
+    from fairseq_kd.training import run
     from fairseq_kd.training.options import training_arguments
     from fairseq_kd.training.run import train
 
+    monkeypatch.setattr(run, "subprocess", SimpleNamespace(Popen=InFork, PIPE=None, STDOUT=None))
     sizes = ("encoder-embed-dim", "decoder-embed-dim", "encoder-ffn-embed-dim", "decoder-ffn-embed-dim")
     options = {"arch": "transformer", "encoder-layers": 1, "decoder-layers": 1, **dict.fromkeys(sizes, 16)}
     options |= {"encoder-attention-heads": 2, "decoder-attention-heads": 2, "share-all-embeddings": True}

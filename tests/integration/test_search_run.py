@@ -4,12 +4,11 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 from conftest import ROOT
+from process_helpers import Process
 from search_helpers import write_search
 from test_study_run import ENVIRONMENT, processes_of
 
@@ -18,11 +17,8 @@ TIMEOUT = 1500  # on a busy machine
 
 
 def start(spec, work):
-    words = ["search", spec, "--out", work, "--cpu", "--jobs", "1"]
-    command = [sys.executable, "-m", "fairseq_kd.cli.main", *map(str, words)]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    words = ["-m", "fairseq_kd.cli.main", "search", spec, "--out", work, "--cpu", "--jobs", "1"]
+    return Process(*words, cwd=ROOT, env=ENVIRONMENT)
 
 
 def finish(process):

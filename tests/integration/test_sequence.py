@@ -1,16 +1,14 @@
 """Sequence-level distillation as a user runs it: `fairseq-kd decode`, `mix`, then stock fairseq-train."""
 
 import json
-import subprocess
-import sys
 
+import process_helpers
 import pytest
 from conftest import PACKAGE, TINY_MODEL, run_fairseq
 
 
-def run_kd(*arguments) -> subprocess.CompletedProcess:
-    words = [sys.executable, "-m", "fairseq_kd.cli.main", *map(str, arguments)]
-    result = subprocess.run(words, capture_output=True, text=True, timeout=180)
+def run_kd(*words):
+    result = process_helpers.run_kd(*words)
     assert result.returncode == 0, result.stderr[-3000:]
     return result
 

@@ -1,14 +1,12 @@
 """Adaptive and compact students inside stock fairseq commands, in one and in two processes."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
 
 import pytest
 import torch
-from conftest import PACKAGE, ROOT, TINY_MODEL, assert_user_error, run_fairseq
+from conftest import PACKAGE, TINY_MODEL, assert_user_error, run_fairseq
+from process_helpers import Process, run_kd, run_python
 
 ADAPTIVE = [
     *("--arch", "kd_adaptive_3m", "--encoder-layers", "2", "--encoder-attention-heads", "4", "--ffn-type", "glu"),
@@ -82,8 +80,7 @@ def test_compacting_decoding_and_training_on(trained, data_bin, teacher, tmp_pat
         value[: len(value) // 2] = -0.9 if "layers.0" in name else value[: len(value) // 2]
     torch.save(state, gated)
     small = tmp_path / "small.pt"
-    words = [sys.executable, "-m", "fairseq_kd.cli.main", "compact", str(gated), "--out", str(small)]
-    result = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
+    result = run_kd("compact", gated, "--out", small)
     assert result.returncode == 0 and "parameters (" in result.stdout, result.stderr
     printed = []
     for checkpoint in (gated, small):
@@ -91,8 +88,7 @@ def test_compacting_decoding_and_training_on(trained, data_bin, teacher, tmp_pat
         assert result.returncode == 0, result.stderr[-2000:]
         printed.append([line.split("\t")[2] for line in result.stdout.splitlines() if line.startswith("H-")])
     assert printed[0] == printed[1] and len(printed[0]) > 20
-    words = [sys.executable, "-m", "fairseq_kd.cli.main", "evaluate", data_bin, "--checkpoint", small, "--cpu"]
-    result = subprocess.run([str(word) for word in words], capture_output=True, text=True, cwd=ROOT)
+    result = run_kd("evaluate", data_bin, "--checkpoint", small, "--cpu")
     assert result.returncode == 0 and "BLEU" in result.stdout, result.stderr
     training = TINY_MODEL[TINY_MODEL.index("--optimizer") :]
     kd = ["--criterion", "kd_word", "--teacher", teacher, "--save-dir", tmp_path / "tuned", "--max-update", "3"]
@@ -115,7 +111,7 @@ def test_two_processes_equal_one_process_with_update_freq_2(data_bin, teacher, t
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     common = [
-        *(sys.executable, "-m", "fairseq_cli.train", data_bin, *TINY_MODEL, *ADAPTIVE, "--dropout", "0.0"),
+        *("-m", "fairseq_cli.train", data_bin, *TINY_MODEL, *ADAPTIVE, "--dropout", "0.0"),
         *("--criterion", "kd_word", "--teacher", teacher, "--user-dir", PACKAGE, "--max-update", "8"),
         "--disable-validation",
     ]
@@ -127,14 +123,11 @@ def test_two_processes_equal_one_process_with_update_freq_2(data_bin, teacher, t
         ]
         for rank in (0, 1)
     ]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    pipes["env"] = os.environ | {"PYTHONPATH": str(ROOT)}
-    processes = [subprocess.Popen([str(word) for word in [*common, *extra]], **pipes) for extra in ranks]
-    outputs = [process.communicate(timeout=180)[0] for process in processes]
+    processes = [Process(*common, *extra) for extra in ranks]
+    outputs = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs[0][-3000:]
-    one = [*common, "--update-freq", "2", "--save-dir", tmp_path / "one"]
-    single = subprocess.run([str(word) for word in one], **pipes, timeout=180)
-    assert single.returncode == 0, single.stdout[-3000:]
+    single = run_python(*common, "--update-freq", "2", "--save-dir", tmp_path / "one")
+    assert single.returncode == 0, single.stderr[-3000:]
     alone, together = (model_of(tmp_path / name / "checkpoint_last.pt") for name in ("one", "two"))
     for name, value in alone.items():
         torch.testing.assert_close(value, together[name], rtol=1e-3, atol=1e-5, msg=name)

@@ -5,13 +5,12 @@ import os
 import re
 import shlex
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
 from docs_helpers import blocks_run_by
+from process_helpers import run_python
 from study_helpers import ENVIRONMENT, processes_of, start, write_spec
 
 from fairseq_kd.cli.main import main
@@ -110,7 +109,7 @@ def test_a_study_that_is_killed_continues_and_a_cell_that_fails_leaves_the_other
     assert "Loaded checkpoint" in (folder / "train.log").read_text()  # it did not begin again
     command = shlex.split(json.loads((folder / "done.json").read_text())["command"])
     alone = [*command[1 : command.index("--save-dir")], "--save-dir", tmp_path / "alone"]
-    result = subprocess.run([sys.executable, "-m", "fairseq_cli.train", *alone], env=ENVIRONMENT, capture_output=True)
+    result = run_python("-m", "fairseq_cli.train", *alone, env=ENVIRONMENT)
     assert result.returncode == 0, result.stderr[-2000:]
     models = [torch.load(path / "checkpoint_best.pt")["model"] for path in (folder / "checkpoints", tmp_path / "alone")]
     assert models[0].keys() == models[1].keys()

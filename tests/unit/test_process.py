@@ -1,10 +1,6 @@
 """How a process that loaded the plugin ends."""
 
-import os
-import subprocess
-import sys
-
-from conftest import ROOT
+from process_helpers import run_python
 
 # Each child of the script ends as an interpreter ends, with a reader at work: as one that waits for the workers of its
 # data loader and is then inside torch. Its queue never fills, is full, or has room for whatever comes.
@@ -51,9 +47,7 @@ os._exit(0)
 
 def test_threads_that_read_ahead_have_ended_before_the_interpreter_does():
     """And exit status, traceback, the one line of a user error and the handlers of others are what they would be."""
-    words = [sys.executable, "-c", ENDINGS]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    result = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+    result = run_python("-c", ENDINGS)
     statuses = {"good": 0, "status 3": 3, "error": 1, "user error": 2}
     expected = [
         line for case, status in statuses.items() for line in (f"{case}: at exit False", f"{case}: status {status}")

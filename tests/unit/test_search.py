@@ -3,11 +3,9 @@
 import itertools
 import random
 import signal
-import subprocess
-import sys
 
 import pytest
-from conftest import ROOT
+from process_helpers import run_python
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.search.space import Range, optuna_search
@@ -234,9 +232,7 @@ drive(wide_search(sys.argv[1]), validate)
 def test_optuna_killed_asks_again_for_what_it_waited_for_and_ends_the_same(tmp_path):
     whole = Validation(smooth)
     expected = drive(wide_search(tmp_path / "whole.db"), whole)
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, tmp_path / "killed.db"], cwd=ROOT, capture_output=True, text=True
-    )
+    killed = run_python("-c", KILLED, tmp_path / "killed.db")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     rest = Validation(smooth)
     assert drive(wide_search(tmp_path / "killed.db"), rest) == expected

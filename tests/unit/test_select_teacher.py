@@ -5,13 +5,11 @@ import math
 import os
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
-from conftest import ROOT
 from helpers import batch, build, write_variant
+from process_helpers import run_python
 
 from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.cli.main import main
@@ -173,8 +171,7 @@ main(sys.argv[1:])
 def test_killed_it_continues_to_the_same_bytes(training, data_bin, measured, tmp_path):
     out = tmp_path / "out"
     words = ["select-teacher", data_bin, "--checkpoints", training, "--by", "low-loss", "--out", out, *FAST]
-    command = [sys.executable, "-c", KILLED_AT_THE_SECOND_RENAMING, *map(str, words)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180)
+    result = run_python("-c", KILLED_AT_THE_SECOND_RENAMING, *words)
     assert result.returncode == -signal.SIGKILL, result.stderr
     (kept,) = (out / "measured").glob("*.json")
     assert list((out / "measured").glob(".*.json.*")) and not (out / "selection.json").exists()
