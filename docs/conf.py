@@ -1,5 +1,6 @@
 """Settings of the documentation site: `make docs` builds it with Sphinx, MyST and furo (see CONTRIBUTING.md)."""
 
+import logging
 import sys
 from pathlib import Path
 
@@ -7,6 +8,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "_ext")]
 
 from fairseq_kd import __version__  # noqa: E402
+
+logging.getLogger("markdown_it").setLevel(logging.WARNING)  # fairseq's speech models set the root logger to DEBUG
 
 project = "fairseq_kd"
 copyright = "the authors of fairseq_kd, MIT licence"
