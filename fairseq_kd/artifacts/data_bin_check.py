@@ -72,11 +72,12 @@ def _of_subset(subset: str) -> re.Pattern:
     return re.compile(rf"{re.escape(subset)}{'[0-9]*' if subset == 'train' else ''}\.[^/]*\.(bin|idx)")
 
 
-def check_side(side, dictionary_size: int | None = None) -> None:
+def check_side(side, dictionary_size: int | None = None, dictionary="its dictionary") -> None:
     """Check the index of one side against its data file; side: the path without an ending.
 
-    dictionary_size: entries that ids may stand for; None: ids are not looked at. An index of another format is left to
-    `data_bin.check_format`. Raises KDError for an index or a data file that is cut off or damaged.
+    dictionary_size: entries that ids may stand for; None: ids are not looked at. dictionary: its file, for the message.
+    An index of another format is left to `data_bin.check_format`.
+    Raises KDError for an index or a data file that is cut off or damaged.
     """
     index, data = Path(f"{side}.idx"), Path(f"{side}.bin")
     for path in (index, data):
@@ -98,7 +99,7 @@ def check_side(side, dictionary_size: int | None = None) -> None:
             f"To mend it, {REMEDY}"
         )
     if dictionary_size is not None:
-        _check_ids(data, dtype, first_id, dictionary_size)
+        _check_ids(data, dtype, first_id, dictionary_size, dictionary)
 
 
 def _check_side(side: Path, dictionary: Path) -> None:
@@ -111,7 +112,7 @@ def _check_side(side: Path, dictionary: Path) -> None:
             f"{dictionary} is no dictionary of fairseq ({str(error).splitlines()[0]}): copy it again, or give "
             "fairseq-preprocess the right one (--srcdict, --tgtdict)"
         ) from error
-    check_side(side, size)
+    check_side(side, size, dictionary)
 
 
 def _read_mmap(index: Path, content: bytes) -> tuple[np.dtype, np.ndarray]:
@@ -163,13 +164,12 @@ def _dtype(index: Path, version: int, code: int) -> np.dtype:
     return np.dtype(DTYPES[code]).newbyteorder("<")
 
 
-def _check_ids(data: Path, dtype: np.dtype, first_id: int, dictionary_size: int) -> None:
+def _check_ids(data: Path, dtype: np.dtype, first_id: int, dictionary_size: int, dictionary) -> None:
     with open(data, "rb") as file:
         while len(ids := np.frombuffer(file.read(IDS_AT_A_TIME * dtype.itemsize), dtype)):
             low, high = int(ids.min()) - first_id, int(ids.max()) - first_id
             if low < 0 or high >= dictionary_size:
                 raise KDError(
-                    f"{data} holds the id {low if low < 0 else high}, its dictionary has {dictionary_size:,} entries: "
-                    "the file was damaged, or binarised with another dictionary. Copy it again, or binarise the text "
-                    "again"
+                    f"{data} holds the id {low if low < 0 else high}, {dictionary} has {dictionary_size:,} entries: "
+                    f"one of them was damaged, or belongs to another data-bin. To mend it, {REMEDY}"
                 )

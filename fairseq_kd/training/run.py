@@ -43,7 +43,7 @@ def train(folder, arguments: list[str], inputs: dict, max_update: int, label: st
     command = ["fairseq-train", *arguments, "--save-dir", str(folder / "checkpoints")]
     request = {"command": command, "inputs": inputs}
     ensure_writable_folder(folder)
-    create_json(folder / REQUEST, request)
+    create_json(folder / REQUEST, sealed(request))
     _check_same_request(folder / REQUEST, request)  # another process may have written its own meanwhile
     if (folder / RECORD).exists():
         remove_leftovers(folder / "training")

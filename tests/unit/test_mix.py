@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 
@@ -65,6 +67,8 @@ def test_bad_input_is_one_clear_error(data_bin, tmp_path):
     mix([data_bin], [0.1], other)
     lines = (other / "dict.qaa.txt").read_text().splitlines()
     (other / "dict.qaa.txt").unlink()
+    (other / "manifest.json").unlink()  # as if stock fairseq had made it
+    shutil.rmtree(other / "subword")
     (other / "dict.qaa.txt").write_text("\n".join([lines[1], lines[0], *lines[2:]]) + "\n")
     with pytest.raises(KDError, match="have different source dictionaries.*index 4"):
         mix([data_bin, other], [1, 1], tmp_path / "out")
