@@ -84,6 +84,55 @@ def test_the_check_of_options_finds_a_wrong_one():
             parse_command(command)
 
 
+def test_the_strategy_of_the_page_is_that_of_its_test():
+    example = next(block for block in all_blocks() if "class Backwards" in block.text)
+    assert example.text in (ROOT / "tests" / "unit" / "test_strategies.py").read_text()
+
+
+MODULE = re.compile(r"\bfairseq_kd(?:/[\w./-]*\w|(?:\.\w+)+)")
+
+
+def missing_names(text: str) -> list[str]:
+    """Paths and dotted names of the package in a text that do not exist, such as fairseq_kd/loss/x.py."""
+    return [name for name in MODULE.findall(text) if not (_exists_as_path(name) if "/" in name else _resolves(name))]
+
+
+def _exists_as_path(name: str) -> bool:
+    return (ROOT / name).exists()
+
+
+def _resolves(name: str) -> bool:
+    """Whether a dotted name is a module, or a name that a module defines or imports. Nothing is imported."""
+    _, *parts = name.split(".")
+    for count in range(len(parts), -1, -1):
+        place = PACKAGE.joinpath(*parts[:count])
+        file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+        if file.is_file():
+            return count == len(parts) or _defines(file, parts[count])
+    return False
+
+
+def _defines(file, name: str) -> bool:
+    body = ast.parse(file.read_text()).body
+    aliases = {alias.asname or alias.name for node in body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    targets = [target for node in body if isinstance(node, ast.Assign) for target in node.targets]
+    assigned = {target.id for target in targets if isinstance(target, ast.Name)}
+    return name in aliases | assigned | {getattr(node, "name", None) for node in body}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_modules_and_names_on_the_pages_exist(page):
+    assert missing_names(page.read_text()) == []
+
+
+def test_the_check_of_names_finds_a_wrong_one():
+    right = (
+        "fairseq_kd/loss/rows.py fairseq_kd.loss fairseq_kd.core.errors.KDError. fairseq_kd.loss.divergences.register"
+    )
+    wrong = ["fairseq_kd/loss/none.py", "fairseq_kd.los", "fairseq_kd.core.errors.KDErrors", "fairseq_kd.core.none.x"]
+    assert missing_names(f"{right} {' '.join(wrong)}") == wrong
+
+
 def test_the_readme_is_short_and_links_every_guide():
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 150
