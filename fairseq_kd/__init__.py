@@ -28,8 +28,7 @@ Word-level distillation, in the order of the data:
 
 Sequence-level distillation:
 
-    teacher + data-bin -> sequence.decode, .work              hypotheses, in `artifacts.blocks`
-                       -> sequence.select                     one hypothesis per sentence
+    teacher + data-bin -> sequence.decode, .work              hypotheses in `artifacts.blocks`, one per sentence chosen
                        -> sequence.assemble                   a data-bin for fairseq-train
                        -> sequence.mix                        together with the original data, if asked
 

@@ -35,7 +35,7 @@ def exit_on_user_error():
 
 @contextlib.contextmanager
 def prefixed_errors(where: str):
-    """Put `where: `, such as a file and a section of it, in front of the message of a KDError raised inside."""
+    """Put `where`, such as a file and its section, and a colon before the message of a KDError raised inside."""
     try:
         yield
     except KDError as error:

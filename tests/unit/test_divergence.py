@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from docs_helpers import blocks_run_by
 from torch.distributions import Categorical, kl_divergence
 
 from fairseq_kd.core.errors import KDError
@@ -157,6 +158,18 @@ def test_an_excluded_entry_is_the_limit_of_an_unlikely_one(name):
         loss = DIVERGENCES[name]().value(logits.log_softmax(-1), teacher.log_softmax(-1))
         found.append((loss, *torch.autograd.grad(loss.sum(), logits)))
     torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
+
+
+def test_the_example_of_the_page():
+    """CONTRIBUTING.md: (1/2 - 9/10)² + (1/2 - 1/10)² = 8/25."""
+    (block,) = blocks_run_by("test_the_example_of_the_page")
+    try:
+        exec(block.text, {})
+        found = Objective(divergence=DIVERGENCES["squared_error"]())
+        teacher, student = log_probs((1 / 2, 1 / 2), (9 / 10, 1 / 10))
+        assert divergence(student, DenseSignal(teacher, None), found)[0].item() == pytest.approx(8 / 25)
+    finally:
+        DIVERGENCES.pop("squared_error", None)
 
 
 def test_kl_equals_torch_distributions():

@@ -1,4 +1,5 @@
 import ast
+import functools
 import re
 
 import pytest
@@ -83,6 +84,55 @@ def test_the_check_of_options_finds_a_wrong_one():
             parse_command(command)
 
 
+def test_the_strategy_of_the_page_is_that_of_its_test():
+    example = next(block for block in all_blocks() if "class Backwards" in block.text)
+    assert example.text in (ROOT / "tests" / "unit" / "test_strategies.py").read_text()
+
+
+MODULE = re.compile(r"\bfairseq_kd(?:/[\w./-]*\w|(?:\.\w+)+)")
+
+
+def missing_names(text: str) -> list[str]:
+    """Paths and dotted names of the package in a text that do not exist, such as fairseq_kd/loss/x.py."""
+    return [name for name in MODULE.findall(text) if not (_exists_as_path(name) if "/" in name else _resolves(name))]
+
+
+def _exists_as_path(name: str) -> bool:
+    return (ROOT / name).exists()
+
+
+def _resolves(name: str) -> bool:
+    """Whether a dotted name is a module, or a name that a module defines or imports. Nothing is imported."""
+    _, *parts = name.split(".")
+    for count in range(len(parts), -1, -1):
+        place = PACKAGE.joinpath(*parts[:count])
+        file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+        if file.is_file():
+            return count == len(parts) or _defines(file, parts[count])
+    return False
+
+
+def _defines(file, name: str) -> bool:
+    body = ast.parse(file.read_text()).body
+    aliases = {alias.asname or alias.name for node in body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    targets = [target for node in body if isinstance(node, ast.Assign) for target in node.targets]
+    assigned = {target.id for target in targets if isinstance(target, ast.Name)}
+    return name in aliases | assigned | {getattr(node, "name", None) for node in body}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_modules_and_names_on_the_pages_exist(page):
+    assert missing_names(page.read_text()) == []
+
+
+def test_the_check_of_names_finds_a_wrong_one():
+    right = (
+        "fairseq_kd/loss/rows.py fairseq_kd.loss fairseq_kd.core.errors.KDError. fairseq_kd.loss.divergences.register"
+    )
+    wrong = ["fairseq_kd/loss/none.py", "fairseq_kd.los", "fairseq_kd.core.errors.KDErrors", "fairseq_kd.core.none.x"]
+    assert missing_names(f"{right} {' '.join(wrong)}") == wrong
+
+
 def test_the_readme_is_short_and_links_every_guide():
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 150
@@ -104,20 +154,36 @@ def test_the_api_pages_list_every_package():
     assert listed == packages - {"cli"}  # the commands have a page of their own
 
 
-def messages() -> list[tuple[str, str]]:
-    """(place, text) of every KDError in the package; what is put in at run time is "X"."""
+@functools.cache
+def nodes_of_the_package() -> list:
+    """(file, node) of the syntax trees of all modules, without docstrings."""
     found = []
     for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "KDError" and node.args:
-                parts = [
-                    part.value if isinstance(part, ast.Constant) and isinstance(part.value, str) else "X"
-                    for part in _pieces(node.args[0])
-                ]
-                text = "".join(parts)
-                if re.search(r"\w{3}", text):  # else the text is made elsewhere
-                    found.append((f"{path.relative_to(ROOT)}:{node.lineno}", text))
+        tree = ast.parse(path.read_text())
+        documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+        docstrings = [n.body[0] for n in ast.walk(tree) if isinstance(n, documented) and ast.get_docstring(n)]
+        inside = {id(node.value) for node in docstrings}
+        found += [(path, node) for node in ast.walk(tree) if id(node) not in inside]
     return found
+
+
+def messages() -> list[tuple[str, str]]:
+    """(place, text) of every KDError in the package, subclasses included; what is put in at run time is "X"."""
+    nodes = nodes_of_the_package()
+    classes = [node for _, node in nodes if isinstance(node, ast.ClassDef)]
+    errors = {"KDError"} | {c.name for c in classes if "KDError" in [getattr(base, "id", None) for base in c.bases]}
+    found = []
+    for path, node in nodes:
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) in errors and node.args:
+            text = _text_of(node.args[0])
+            if re.search(r"\w{3}", text):  # else the text is made elsewhere
+                found.append((f"{path.relative_to(ROOT)}:{node.lineno}", text))
+    return found
+
+
+def _text_of(node) -> str:
+    pieces = _pieces(node)
+    return "".join(p.value if isinstance(p, ast.Constant) and isinstance(p.value, str) else "X" for p in pieces)
 
 
 def _pieces(node) -> list:
@@ -152,6 +218,12 @@ def test_troubleshooting_covers_every_error_of_the_package():
     assert len(found) > 400
     assert [parts for parts in known if len("".join(parts)) < 5] == []  # would be found in almost any message
     assert [f"{place}: {text}" for place, text in found if not any(holds(text, parts) for parts in known)] == []
+
+
+def test_troubleshooting_has_no_message_that_the_package_does_not_print():
+    texts = {_text_of(node) for _, node in nodes_of_the_package() if isinstance(node, (ast.JoinedStr, ast.Constant))}
+    assert len(texts) > 2000
+    assert ["...".join(parts) for parts in patterns() if not any(holds(text, parts) for text in texts)] == []
 
 
 def test_the_p_value_of_seeds_that_were_added_after_a_look_says_so():
