@@ -11,12 +11,12 @@ from fairseq.data import Dictionary, indexed_dataset
 from gpu_config import parsed
 
 from fairseq_kd.artifacts.blocks import offsets_of
-from fairseq_kd.artifacts.fingerprint import data_files, data_hashes, dictionary_hash
+from fairseq_kd.artifacts.hashes import data_files, data_hashes, dictionary_hash
 from fairseq_kd.cache.format import CacheFormat, Rows, sentence_crcs
 from fairseq_kd.cache.writer import write_cache
 from fairseq_kd.corpus.entry import text_files
-from fairseq_kd.corpus.options import PrepareOptions
 from fairseq_kd.corpus.prepare import prepare
+from fairseq_kd.corpus.prepare_options import PrepareOptions
 from fairseq_kd.corpus.synthetic import CorpusSpec, write_corpus
 from fairseq_kd.inference.frozen import FrozenModel
 from fairseq_kd.inference.opening import open_data

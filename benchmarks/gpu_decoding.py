@@ -15,7 +15,7 @@ from fairseq_kd.cache.format import CacheFormat
 from fairseq_kd.cache.make import CachingOptions, TeacherRows
 from fairseq_kd.export.runtime import numbers, write_model
 from fairseq_kd.sequence.backend import MAX_TOKENS, FairseqBackend
-from fairseq_kd.sequence.options import DecodeOptions
+from fairseq_kd.sequence.decode_options import DecodeOptions
 
 SEARCH = DecodeOptions(beam=5, max_len_b=LENGTH - 2)
 DECODED = 1000  # sentences

@@ -17,7 +17,7 @@ from fairseq_kd.cache.reader import CacheReader
 from fairseq_kd.evaluation.evaluate import evaluate
 from fairseq_kd.evaluation.system import TranslateOptions
 from fairseq_kd.sequence.decode import decode
-from fairseq_kd.sequence.options import DecodeOptions
+from fairseq_kd.sequence.decode_options import DecodeOptions
 
 MODEL = """--encoder-layers 2 --decoder-layers 2 --encoder-embed-dim 64 --encoder-ffn-embed-dim 128
  --encoder-attention-heads 4 --lr 0.001 --dropout 0 --max-tokens 1000 --log-format json --log-interval 1

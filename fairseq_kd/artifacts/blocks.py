@@ -26,7 +26,7 @@ from fairseq_kd.artifacts.folders import remove_leftovers
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.locks import exclusive
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME, read_manifest
-from fairseq_kd.artifacts.parts import check_part, read_part, with_hash
+from fairseq_kd.artifacts.records import check_part, read_part, with_hash
 from fairseq_kd.artifacts.request import PARTS, begin
 from fairseq_kd.artifacts.writing import CannotWrite, create_file, write_buffers
 from fairseq_kd.core.errors import KDError

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fairseq_kd.artifacts.fingerprint import data_files
+from fairseq_kd.artifacts.hashes import data_files
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME, check_files, read_manifest
 from fairseq_kd.core.errors import KDError
 

@@ -16,8 +16,7 @@ import torch
 
 from fairseq_kd.artifacts.data_bin import check_format, format_of, load_side
 from fairseq_kd.artifacts.data_bin_check import check_the_rest
-from fairseq_kd.artifacts.fingerprint import data_files
-from fairseq_kd.artifacts.hashes import sha256_file
+from fairseq_kd.artifacts.hashes import data_files, sha256_file
 from fairseq_kd.artifacts.manifest import read_manifest
 from fairseq_kd.artifacts.writing import FileInProgress, file_in_progress, naming_file
 

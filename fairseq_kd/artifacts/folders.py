@@ -15,9 +15,9 @@ from pathlib import Path
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.locks import exclusive, lock_file
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME, check_files, hash_files, read_manifest
-from fairseq_kd.artifacts.records import sealed
+from fairseq_kd.artifacts.records import write_record
 from fairseq_kd.artifacts.request import check_same
-from fairseq_kd.artifacts.writing import ensure_writable_folder, naming_file, remove_leftover_files, write_json
+from fairseq_kd.artifacts.writing import ensure_writable_folder, naming_file, remove_leftover_files
 from fairseq_kd.core.errors import KDError
 
 
@@ -147,7 +147,7 @@ def _complete(out: Path, names: list[str], folder: Path, manifest: dict) -> None
             f"{out.parent / missing[0]} was removed from the temporary folder {folder} while it was written: run the "
             "same command again"
         )
-    write_json(folder / MANIFEST_NAME, sealed(manifest))
+    write_record(folder / MANIFEST_NAME, manifest)
 
 
 def _folder(out: Path) -> Path:

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME, read_manifest
-from fairseq_kd.artifacts.records import sealed
-from fairseq_kd.artifacts.writing import create_json, ensure_writable_folder
+from fairseq_kd.artifacts.records import create_record
+from fairseq_kd.artifacts.writing import ensure_writable_folder
 from fairseq_kd.core.errors import KDError
 
 PARTS = "parts"  # holds the record and the finished blocks until all is complete
@@ -36,7 +36,7 @@ def begin(folder: Path, request: dict) -> dict:
             f"{folder} already holds {others[0]!r}{' and more' if others[1:] else ''} and is no {_kind(request)}: "
             "choose another --out"
         )
-    create_json(folder / PARTS / MANIFEST_NAME, sealed(request))
+    create_record(folder / PARTS / MANIFEST_NAME, request)
     if (recorded := _recorded(folder, request)) is None:
         raise KDError(f"{folder} was removed while the work in it began: run the same command again")
     return recorded

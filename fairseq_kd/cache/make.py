@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from fairseq_kd.artifacts.blocks import offsets_of
-from fairseq_kd.artifacts.fingerprint import data_files, dictionary_hash
+from fairseq_kd.artifacts.hashes import data_files, dictionary_hash
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.manifest import library_versions
 from fairseq_kd.cache.format import CacheFormat, Rows, encode, sentence_crcs

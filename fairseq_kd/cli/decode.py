@@ -5,7 +5,7 @@ import time
 from fairseq_kd.cli.translation import add_tokenize_argument
 from fairseq_kd.cli.user_dir import add_user_dir
 from fairseq_kd.inference.device import parse_shard
-from fairseq_kd.sequence.options import BACKENDS, DTYPES, FALLBACKS, METRICS, SELECTIONS, DecodeOptions
+from fairseq_kd.sequence.decode_options import BACKENDS, DTYPES, FALLBACKS, METRICS, SELECTIONS, DecodeOptions
 from fairseq_kd.sequence.strategies import STRATEGIES, all_options, as_option, strategies_with
 
 

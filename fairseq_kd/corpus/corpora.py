@@ -21,8 +21,8 @@ from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.corpus.campaign import ArchiveCorpus, Part, read_plain, read_segments, read_tagged
 from fairseq_kd.corpus.download import Archive
 from fairseq_kd.corpus.entry import Corpus, OfficialFiles, OwnText, Synthetic
-from fairseq_kd.corpus.options import PrepareOptions
 from fairseq_kd.corpus.prepare import prepare
+from fairseq_kd.corpus.prepare_options import PrepareOptions
 from fairseq_kd.corpus.text import CleaningRules
 
 TAGS_2014 = ("url", "talkid", "keywords")

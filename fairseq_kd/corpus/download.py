@@ -3,9 +3,9 @@
 A file is downloaded once, into the user's cache folder. A download that was cut off is continued.
 """
 
+import contextlib
 import functools
 import http.client
-import json
 import os
 import sys
 import urllib.error
@@ -17,7 +17,8 @@ from pathlib import Path
 from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.locks import exclusive
-from fairseq_kd.artifacts.writing import create_file, ensure_writable_folder, rename, write_json
+from fairseq_kd.artifacts.records import DamagedRecord, read_record, write_record
+from fairseq_kd.artifacts.writing import create_file, ensure_writable_folder, rename
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import cached
 from fairseq_kd.core.progress import Progress
@@ -96,7 +97,7 @@ def fetch(url: str, path: Path) -> Path:
 def _fetch(url: str, part: Path) -> None:
     state = part.with_name(f"{part.name}.json")  # the address and the version of the part
     request = urllib.request.Request(url)
-    known = json.loads(state.read_text()) if state.is_file() and part.is_file() else {}
+    known = _read_state(state) if part.is_file() else {}
     if known.get("url") == url and known["version"]:
         request.add_header("Range", f"bytes={part.stat().st_size}-")
         request.add_header("If-Range", known["version"])
@@ -115,11 +116,18 @@ def _fetch(url: str, part: Path) -> None:
             # a weak validator cannot vouch for bytes (RFC 9110, 13.1.5)
             tag = answer.headers.get("ETag", "")
             version = answer.headers.get("Last-Modified") if tag.startswith("W/") or not tag else tag
-            write_json(state, {"url": url, "version": version})
+            write_record(state, {"url": url, "version": version})
         length = answer.headers.get("Content-Length")
         total = None if length is None else done + int(length)
         _copy(answer, part, done, total)
     state.unlink()
+
+
+def _read_state(state: Path) -> dict:
+    """The address and the version of an unfinished download; {} if they are not known, so that it begins again."""
+    with contextlib.suppress(DamagedRecord):
+        return read_record(state, "the download begins again", required=("url", "version")) or {}
+    return {}
 
 
 def _copy(answer, part: Path, done: int, total: int | None) -> None:

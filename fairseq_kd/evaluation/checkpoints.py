@@ -15,8 +15,8 @@ import torch
 
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.manifest import library_versions
-from fairseq_kd.artifacts.records import read_record, sealed
-from fairseq_kd.artifacts.writing import remove_leftover_files, write_json
+from fairseq_kd.artifacts.records import read_record, write_record
+from fairseq_kd.artifacts.writing import remove_leftover_files
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_data_bin
 from fairseq_kd.evaluation.evaluate import evaluate
@@ -78,7 +78,7 @@ class Measurements:
             inputs.check()
         if inputs.sha256(checkpoint) != sha256:
             raise KDError(f"{checkpoint} was changed while it was measured: run the command again after the training")
-        write_json(self._path(sha256), sealed(record))
+        write_record(self._path(sha256), record)
         return record
 
     def _measured(self, checkpoint, sha256: str, trust: bool) -> dict:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.locks import exclusive
-from fairseq_kd.artifacts.records import sealed
-from fairseq_kd.artifacts.writing import ensure_writable_folder, write_json
+from fairseq_kd.artifacts.records import write_record
+from fairseq_kd.artifacts.writing import ensure_writable_folder
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.evaluation.average import check_out, write_average
@@ -111,7 +111,7 @@ def select(measurements: Measurements, folder, by: str, out, *, last=None, avera
             "checkpoints": rows,
             "made_from": measurements.made_from,
         }
-        write_json(out / RESULT, sealed(result))
+        write_record(out / RESULT, result)
     return result
 
 

@@ -8,12 +8,11 @@ import numpy as np
 
 from fairseq_kd.artifacts.data_bin import load_side
 from fairseq_kd.artifacts.derived import SideWriter, hashes, inherited, link, link_the_rest, take_side
-from fairseq_kd.artifacts.fingerprint import data_files, files_of_side
 from fairseq_kd.artifacts.folders import finished, folder_in_progress
+from fairseq_kd.artifacts.hashes import data_files, files_of_side
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME, library_versions, read_manifest, read_prepared
-from fairseq_kd.artifacts.records import sealed
-from fairseq_kd.artifacts.writing import write_json
+from fairseq_kd.artifacts.records import write_record
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.core.progress import Progress
@@ -91,7 +90,7 @@ def _noise(data_bin, out: Path, options, sides, seed, subset, workers, languages
             "versions": library_versions(),
             "files": hashes(folder, written),
         }
-        write_json(folder / MANIFEST_NAME, sealed(manifest))
+        write_record(folder / MANIFEST_NAME, manifest)
     return manifest
 
 

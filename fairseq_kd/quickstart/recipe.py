@@ -9,7 +9,7 @@ from pathlib import Path
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import config_folder
 from fairseq_kd.core.yaml_file import check_keys, read_yaml
-from fairseq_kd.training.options import RESERVED
+from fairseq_kd.training.arguments import RESERVED
 
 SECTIONS = ("data", "common", "teacher", "student", "kd", "evaluate")
 OPTIONAL = ("evaluate",)

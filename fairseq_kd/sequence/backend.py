@@ -14,7 +14,7 @@ import torch
 
 from fairseq_kd.inference.opening import collate, length_sorted
 from fairseq_kd.loss.signal import ROWS_AT_A_TIME
-from fairseq_kd.sequence.options import Hypothesis
+from fairseq_kd.sequence.decode_options import Hypothesis
 from fairseq_kd.teacher.ensemble import Teachers
 
 MAX_TOKENS = {"cpu": 4000, "cuda": 12000}  # source tokens per batch, padding included

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from fairseq.data import Dictionary, LanguagePairDataset, data_utils
 
-from fairseq_kd.artifacts.fingerprint import data_files, files_of_side
+from fairseq_kd.artifacts.hashes import data_files, files_of_side
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.inference.dictionaries import first_difference
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from fairseq_kd.artifacts.folders import remove_leftovers
 from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.locks import exclusive
-from fairseq_kd.artifacts.records import read_record, sealed
+from fairseq_kd.artifacts.records import create_record, read_record, write_record
 from fairseq_kd.artifacts.request import check_same
-from fairseq_kd.artifacts.writing import create_json, ensure_writable_folder, file_in_progress, write_json
+from fairseq_kd.artifacts.writing import ensure_writable_folder, file_in_progress
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.process import dying_with_this_process
 from fairseq_kd.core.progress import Progress
@@ -43,7 +43,7 @@ def train(folder, arguments: list[str], inputs: dict, max_update: int, label: st
     command = ["fairseq-train", *arguments, "--save-dir", str(folder / "checkpoints")]
     request = {"command": command, "inputs": inputs}
     ensure_writable_folder(folder)
-    create_json(folder / REQUEST, sealed(request))
+    create_record(folder / REQUEST, request)
     _check_same_request(folder / REQUEST, request)  # another process may have written its own meanwhile
     if (folder / RECORD).exists():
         remove_leftovers(folder / "training")
@@ -83,7 +83,7 @@ def _train(folder: Path, command: list[str], request: dict, max_update: int, lab
         "updates": updates_of(state),
         "inputs": request["inputs"],
     }
-    write_json(folder / RECORD, sealed(record))
+    write_record(folder / RECORD, record)
     return record
 
 

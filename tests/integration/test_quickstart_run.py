@@ -86,7 +86,7 @@ class InFork(Process):
 
 def test_a_training_that_is_continued_in_any_epoch_ends_with_the_same_weights(data_bin, tmp_path, monkeypatch):
     from fairseq_kd.training import run
-    from fairseq_kd.training.options import training_arguments
+    from fairseq_kd.training.arguments import training_arguments
     from fairseq_kd.training.run import train
 
     monkeypatch.setattr(run, "subprocess", SimpleNamespace(Popen=InFork, PIPE=None, STDOUT=None))

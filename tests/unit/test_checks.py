@@ -10,9 +10,16 @@ import torch
 
 from fairseq_kd.artifacts import hashes
 from fairseq_kd.artifacts.data_bin_check import check_content, check_side, check_the_rest
-from fairseq_kd.artifacts.parts import MARK, check_part, content_size, read_part, with_hash
-from fairseq_kd.artifacts.records import DamagedRecord, read_record, sealed
-from fairseq_kd.artifacts.writing import write_json
+from fairseq_kd.artifacts.records import (
+    MARK,
+    DamagedRecord,
+    check_part,
+    content_size,
+    read_part,
+    read_record,
+    with_hash,
+    write_record,
+)
 from fairseq_kd.core.errors import KDError
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # sha256 of "abc", FIPS 180-2, B.1
@@ -51,7 +58,7 @@ def test_the_hash_of_a_file_that_was_changed_just_now_is_not_kept(tmp_path):
 def test_no_flipped_bit_changes_what_a_sealed_record_says(tmp_path):
     value = {"score": 23.45, "μ": [1, None, True], "nested": {"3": "x"}, "empty": {}}
     path = tmp_path / "record.json"
-    write_json(path, sealed(value))
+    write_record(path, value)
     assert read_record(path, "remedy") == value
     whole, refused = path.read_bytes(), 0
     for _, damaged in flipped(whole):
@@ -154,7 +161,7 @@ def test_a_data_bin_that_lost_its_manifest_is_refused_and_one_that_never_had_one
 def test_files_that_a_manifest_lists_are_compared_before_they_are_taken_over(tmp_path):
     sha256 = hashlib.sha256(b"abc").hexdigest()
     names = ["test1.qaa-qab.qaa.bin", "raw/test.qaa", "train.qaa-qab.qaa.bin", "train.hypotheses.qaa.tsv"]
-    write_json(tmp_path / "manifest.json", sealed({"files": dict.fromkeys(names, sha256)}))
+    write_record(tmp_path / "manifest.json", {"files": dict.fromkeys(names, sha256)})
     (tmp_path / "raw").mkdir()
     for name in names:
         (tmp_path / name).write_bytes(b"abc")

@@ -22,7 +22,7 @@ from fairseq_kd.evaluation.system import TranslateOptions, translate
 from fairseq_kd.inference.opening import open_data
 from fairseq_kd.sequence import decode as decode_module
 from fairseq_kd.sequence.decode import decode
-from fairseq_kd.sequence.options import DecodeOptions, Hypothesis
+from fairseq_kd.sequence.decode_options import DecodeOptions, Hypothesis
 from fairseq_kd.teacher.ensemble import open_teachers
 
 LANGUAGES = ("qaa", "qab")

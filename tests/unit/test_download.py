@@ -91,6 +91,21 @@ def test_a_download_killed_before_its_last_step_is_whole(server, tmp_path):
     assert handler.requests[-1] == ("/x", "bytes=100-")
 
 
+@pytest.mark.parametrize(
+    "state", ["", "[]", '{"url": "', '{"url": "ADDRESS"}', '{"url": "ADDRESS", "version": "v", "seal": "0"}']
+)
+def test_a_download_whose_state_is_damaged_begins_again(server, tmp_path, state):
+    handler, address = server
+    handler.files["/x"], handler.cut = b"a" * 100, 60
+    with pytest.raises(KDError):
+        fetch(f"{address}/x", tmp_path / "x")
+    (file,) = tmp_path.glob("*.json")
+    file.write_text(state.replace("ADDRESS", f"{address}/x"))
+    handler.cut = None
+    assert fetch(f"{address}/x", tmp_path / "x").read_bytes() == b"a" * 100
+    assert handler.requests == [("/x", None), ("/x", None)]
+
+
 @pytest.fixture
 def iwslt17(server, monkeypatch):
     """The corpus with its addresses on the local server: the first gives a page, the second the archive."""

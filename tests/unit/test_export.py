@@ -13,7 +13,7 @@ from fairseq_kd.cli.main import main
 from fairseq_kd.corpus.subword import load_subword_models
 from fairseq_kd.scoring.score import Scorer
 from fairseq_kd.sequence.decode import decode
-from fairseq_kd.sequence.options import DecodeOptions
+from fairseq_kd.sequence.decode_options import DecodeOptions
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ctranslate2") is None, reason="needs ctranslate2")
 SHORT = ("--max-len-b", 40, "--cpu")

@@ -132,7 +132,7 @@ def test_a_cache_of_inputs_that_were_replaced_is_not_begun(changed, data_bin, te
 
 def test_decoding_by_a_teacher_that_was_replaced_is_not_begun(data_bin, teacher, tmp_path, monkeypatch):
     from fairseq_kd.sequence.decode import decode
-    from fairseq_kd.sequence.options import DecodeOptions
+    from fairseq_kd.sequence.decode_options import DecodeOptions
     from fairseq_kd.teacher import ensemble
 
     own = shutil.copy(teacher, tmp_path / "teacher.pt")

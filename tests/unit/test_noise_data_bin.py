@@ -10,8 +10,8 @@ from fairseq_kd.artifacts.manifest import check_files, read_manifest
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.entry import text_files
-from fairseq_kd.corpus.options import PrepareOptions
 from fairseq_kd.corpus.prepare import prepare
+from fairseq_kd.corpus.prepare_options import PrepareOptions
 from fairseq_kd.corpus.subword import load_subword_models
 from fairseq_kd.corpus.text import write_lines
 from fairseq_kd.evaluation.segments import Segments

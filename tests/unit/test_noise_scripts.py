@@ -268,8 +268,8 @@ def test_protected_words_of_a_data_bin_are_symbols_or_made_of_several(tmp_path, 
 def chinese_data_bin(tmp_path_factory):
     """Made by `prepare`, with a test set; <BT> begins half of the sources."""
     from fairseq_kd.corpus.entry import text_files
-    from fairseq_kd.corpus.options import PrepareOptions
     from fairseq_kd.corpus.prepare import prepare
+    from fairseq_kd.corpus.prepare_options import PrepareOptions
 
     folder = tmp_path_factory.mktemp("zh")
     for subset, count in (("train", 300), ("valid", 20), ("test", 60)):

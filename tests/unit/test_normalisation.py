@@ -5,7 +5,7 @@ import pytest
 from fairseq_kd.artifacts.manifest import read_manifest
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.corpus.options import PrepareOptions
+from fairseq_kd.corpus.prepare_options import PrepareOptions
 from fairseq_kd.corpus.sentencepiece_model import SentencePieceModel
 from fairseq_kd.corpus.subword import load_subword_models
 from fairseq_kd.corpus.text import write_lines

@@ -17,7 +17,7 @@ from fairseq_kd.cache.reader import CacheReader
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.sequence.decode import decode
-from fairseq_kd.sequence.options import DecodeOptions
+from fairseq_kd.sequence.decode_options import DecodeOptions
 
 MADE_IN, MADE_BY = "/tmp/older/work", "/tmp/older/code/fairseq_kd"
 CACHING = CachingOptions(top_k=4, cpu=True, tail_shapes=2)

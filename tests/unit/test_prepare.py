@@ -22,8 +22,8 @@ from fairseq_kd.corpus import download
 from fairseq_kd.corpus.bpe import SubwordNMTModel
 from fairseq_kd.corpus.clean import write_clean_text
 from fairseq_kd.corpus.corpora import CORPORA
-from fairseq_kd.corpus.options import PrepareOptions
 from fairseq_kd.corpus.prepare import _sample
+from fairseq_kd.corpus.prepare_options import PrepareOptions
 from fairseq_kd.corpus.sentencepiece_model import SentencePieceModel
 from fairseq_kd.corpus.subword import load_decoder
 from fairseq_kd.corpus.text import SubsetFiles, write_lines

@@ -15,7 +15,7 @@ from fairseq_kd.models.student import SIZES, dimensions
 from fairseq_kd.quickstart.recipe import available_recipes, find_recipe, load_recipe
 from fairseq_kd.quickstart.run import DISTILLED, PLAIN, TEACHER, _training_options, format_table, run_quickstart
 from fairseq_kd.study.spec import load_spec, shipped_specs
-from fairseq_kd.training.options import RESERVED, to_arguments, training_arguments
+from fairseq_kd.training.arguments import RESERVED, to_arguments, training_arguments
 from fairseq_kd.training.run import restore_last_checkpoint
 
 DATA = {"name": "text", "source-lang": "qaa", "target-lang": "qab", "vocab-size": 1000}

@@ -7,7 +7,7 @@ from fairseq_kd.cache.reader import CacheReader
 from fairseq_kd.inference.opening import open_data
 from fairseq_kd.sequence.backend import most_probable
 from fairseq_kd.sequence.decode import decode
-from fairseq_kd.sequence.options import DecodeOptions
+from fairseq_kd.sequence.decode_options import DecodeOptions
 
 PAD, EOS = 1, 2
 

@@ -206,7 +206,7 @@ def test_closest_compares_by_the_tokeniser_of_the_language(chinese, tmp_path, mo
     from fairseq_kd.corpus.subword import load_subword_models
     from fairseq_kd.inference.opening import open_data
     from fairseq_kd.sequence import decode as decode_module
-    from fairseq_kd.sequence.options import DecodeOptions, Hypothesis
+    from fairseq_kd.sequence.decode_options import DecodeOptions, Hypothesis
 
     data_bin, checkpoint = chinese
     dictionary = open_data(data_bin, ("en", "zh"), "test").target_dictionary
@@ -246,7 +246,7 @@ def test_select_teacher_scores_by_the_tokeniser_of_the_language(chinese, tmp_pat
 
 def test_options_without_effect_and_unknown_tokenisers(capsys):
     from fairseq_kd.scoring.tokenizers import choose_tokenizer
-    from fairseq_kd.sequence.options import DecodeOptions
+    from fairseq_kd.sequence.decode_options import DecodeOptions
 
     with pytest.raises(KDError, match="--tokenize zh has no effect without --select closest and --metric bleu"):
         DecodeOptions(tokenize="zh")
