@@ -4,7 +4,7 @@ The borders of the blocks depend on the sentences' sizes alone. A block is compu
 file, which has a temporary name until it is on disk. The process that finds all parts complete joins them, and writes
 the manifest last:
 
-    parts/manifest.json         what the work is made from; another request is refused (`request`)
+    parts/manifest.json         the request; another request is refused (`request`)
     parts/000000.bin ...        one finished block each
     parts/NAME                  data on which all blocks depend, if the work has such data (`shared_part`)
     ... manifest.json           the finished work; parts/ is then removed
@@ -48,10 +48,10 @@ class Block:
 
 
 class Work(Protocol):
-    """What is done in blocks."""
+    """Work that is done in blocks."""
 
-    label: str  # of the progress line
-    unit: str  # of the sizes: "tokens", "sentences"
+    label: str  # begins the progress line
+    unit: str  # what the sizes count: "tokens", "sentences"
     blocks: list[Block]
 
     def part(self, block: Block, advance: Callable[[int], None]) -> Iterable:
@@ -85,10 +85,10 @@ def work_through(
 ) -> dict | None:
     """Compute the missing blocks of this shard, and finish when no block is missing any more.
 
-    request: what the work is made from, with its "kind". shard: (which, of how many); its blocks are which,
+    request: the inputs and options of the work, with its "kind". shard: (which, of how many); its blocks are which,
     which + of how many, and so on. inputs: the files that the work reads, compared before anything gets its name.
     Returns the manifest, or None when other processes have work left.
-    Raises KDError when `folder` holds something else, or was begun from something else.
+    Raises KDError when `folder` holds another artefact, or was begun from another request.
     """
     folder, inputs = Path(folder), inputs or Inputs()
     inputs.check()
@@ -119,7 +119,7 @@ def _compute_missing(folder: Path, work: Work, blocks: list[Block], inputs: Inpu
 
 
 def _write_part(part: Path, buffers: Iterable) -> None:
-    part.parent.mkdir(exist_ok=True)  # gone if another process has just finished everything
+    part.parent.mkdir(exist_ok=True)  # another process that has just finished everything has removed it
     write_buffers(part, with_hash(buffers))
 
 

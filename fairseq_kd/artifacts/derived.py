@@ -36,7 +36,7 @@ def link(source, destination) -> None:
 
 
 def can_be_linked(original, side: str) -> bool:
-    """Whether one side of a subset can be used beside one that `SideWriter` writes: fairseq needs one format for both.
+    """Whether one side of a subset can be used together with a side that `SideWriter` writes: fairseq needs one format for both.
 
     side: "train.de-en.de", for example, without the ending.
     """
@@ -139,7 +139,7 @@ class SideWriter:
         self.final = Path(folder) / name
         self.dtype = best_fitting_int_dtype(len(dictionary))
         self._data, self._index = (FileInProgress(f"{self.final}.{ending}") for ending in ("bin", "idx"))
-        self._files = [self._data, self._index]  # those that have no name yet
+        self._files = [self._data, self._index]  # files that have no name yet
         self._builder = MMapIndexedDatasetBuilder(str(self._data.temporary), dtype=self.dtype)
 
     def __enter__(self) -> "SideWriter":

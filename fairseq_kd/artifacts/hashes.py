@@ -60,7 +60,7 @@ def data_files(folder, subset: str, source_lang: str, target_lang: str) -> list[
 
 
 def files_of_side(names, lang: str) -> list[str]:
-    """The names among those of `data_files` whose files contain the sentences in `lang`."""
+    """The names, out of a result of `data_files`, of the files that contain the sentences in `lang`."""
     found = []
     for name in names:
         rest = name.partition(".")[2][: -len(".bin")]  # SOURCE-TARGET.LANG

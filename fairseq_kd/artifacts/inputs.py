@@ -91,12 +91,12 @@ class Inputs:
         return found
 
     def hashes(self, folder, names) -> dict[str, str]:
-        """Hex sha256 by name of those of the named files that exist in `folder`."""
+        """Name -> hex sha256, for the named files that exist in `folder`."""
         paths = [Path(folder) / name for name in names]
         return {path.name: self.sha256(path) for path in paths if path.is_file()}
 
     def check(self) -> None:
-        """Raises KDError that names the first input that has changed, or is gone."""
+        """Raises KDError that names the first input that has changed or was removed."""
         if (change := self._change()) is not None:
             raise KDError(change)
 
@@ -114,7 +114,7 @@ class Inputs:
                 return None
         except OSError as error:
             return (
-                f"input {name} is gone or cannot be read any more ({error.strerror}), so nothing was made from it: put "
+                f"input {name} was removed or cannot be read any more ({error.strerror}), so nothing was made from it: put "
                 "it back, then run the same command again"
             )
         before = self._stamps[name]

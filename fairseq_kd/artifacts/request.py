@@ -1,4 +1,4 @@
-"""What long work is made from: recorded before the first block, compared at every later start."""
+"""The request of long work: recorded before the first block, compared at every later start."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from fairseq_kd.artifacts.records import create_record
 from fairseq_kd.artifacts.writing import ensure_writable_folder
 from fairseq_kd.core.errors import KDError
 
-PARTS = "parts"  # holds the record and the finished blocks until all is complete
+PARTS = "parts"  # holds the record and the finished blocks until the work is complete
 PLACES = ("teacher.path", "data_bin")  # may change between two runs: contents are compared by hash
 WHERE_IT_RAN = ("device", "versions.")  # must be the same within one piece of work, not for a complete one to be kept
 NAMES = {
@@ -23,7 +23,7 @@ def begin(folder: Path, request: dict) -> dict:
     """Record the request in `folder`, or compare it with the one of an earlier run; return the recorded one.
 
     Of processes that begin together, the first to record decides, and the others compare theirs with it.
-    Raises KDError when `folder` cannot be written, holds something else, or was begun from something else.
+    Raises KDError when `folder` cannot be written, holds another artefact, or was begun from another request.
     """
     if (recorded := _recorded(folder, request)) is not None:
         return recorded
@@ -33,7 +33,7 @@ def begin(folder: Path, request: dict) -> dict:
         if (recorded := _recorded(folder, request)) is not None:  # begun by another process since the first look
             return recorded
         raise KDError(
-            f"{folder} already holds {others[0]!r}{' and more' if others[1:] else ''} and is no {_kind(request)}: "
+            f"{folder} already holds {others[0]!r}{' and more' if others[1:] else ''} and is not a {_kind(request)}: "
             "choose another --out"
         )
     create_record(folder / PARTS / MANIFEST_NAME, request)
@@ -64,14 +64,14 @@ def _visible(folder: Path) -> list[str]:
 
 
 def check_same(where, found: dict, wanted: dict, ignore: tuple[str, ...] = (), complete=None) -> None:
-    """Compare what `where` was made from with a request, nested keys included.
+    """Compare the recorded request of `where` with a new request, nested keys included.
 
     found: the recorded request, or a manifest that holds it and more. ignore: starts of keys that may differ.
     complete: the mappings in which the record may have no further key (default: all of the request).
     Raises KDError that names the first key that differs, with the old and the new value.
     """
     if "kind" in wanted and found.get("kind") != wanted["kind"]:
-        raise KDError(f"{where} holds something else, no {_kind(wanted)}: choose another --out")
+        raise KDError(f"{where} is not a {_kind(wanted)}: choose another --out")
     if (difference := describe_difference(found, wanted, ignore, complete)) is not None:
         what = _kind(wanted) if "kind" in wanted else "result"
         raise KDError(
@@ -104,7 +104,7 @@ def flatten(value: dict, prefix: str = "") -> dict:
 
 
 def _shown(before, now) -> tuple[str, str]:
-    """Both as text. Of long ones, the part around the first character that differs."""
+    """Both as text. A long text is cut to the part around the first character that differs."""
     texts = ["nothing" if value is None else str(value) for value in (before, now)]
     first = next((at for at, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), min(map(len, texts)))
     start = 0 if first < SHOWN // 2 else first - SHOWN // 2

@@ -61,7 +61,7 @@ class ArchiveCorpus(Corpus):
         return list(dict.fromkeys(part.archive for parts in self.subsets.values() for part in parts))
 
     def choose_languages(self, source_lang: str | None, target_lang: str | None) -> tuple[str, str]:
-        """See `Corpus`; without languages they are those of the corpus, in its order."""
+        """See `Corpus`; without languages: the languages of the corpus, in its order."""
         first, second = self.languages
         if source_lang is None and target_lang is None:
             return first, second

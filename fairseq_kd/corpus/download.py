@@ -77,7 +77,7 @@ def download(url: str, path: Path, fault: Callable[[Path], str | None]) -> None:
 
 
 def fetch(url: str, path: Path) -> Path:
-    """Fetch `url` into a file beside `path`, or the rest of it; return the whole file, which has a temporary name.
+    """Fetch `url` into a temporary file in the folder of `path`, or only the rest of it; return the whole file, which has a temporary name.
 
     The caller holds the lock of `path`. The part that an interrupted call fetched is kept if the server says that the
     file has not changed (If-Range). Raises KDError when the network fails; then the same call continues.
@@ -226,7 +226,7 @@ def check_recorded_hash(path: Path, inputs: Inputs) -> str:
         create_file(record, [f"{found}  {path.name}\n".encode()])
     except (OSError, KDError) as error:
         if not record.is_file():
-            print(f"the sha256 of {path} cannot be recorded beside it ({error})", file=sys.stderr, flush=True)
+            print(f"the sha256 of {path} cannot be recorded next to it ({error})", file=sys.stderr, flush=True)
             return found
     if (expected := record.read_text(encoding="utf-8").split()[:1]) != [found]:
         raise KDError(

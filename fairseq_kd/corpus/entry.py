@@ -47,7 +47,7 @@ class Corpus(ABC):
     def open(self, languages, options, inputs, *, raw=None, stems=None, spec=None) -> AbstractContextManager[tuple]:
         """Yield (files, origin) as `prepare.prepare` takes them; temporary files exist until the end of the block.
 
-        options: PrepareOptions. inputs: gets the files that identify the text beside `files`. raw: folder of the files;
+        options: PrepareOptions. inputs: gets the files that identify the text in addition to `files`. raw: folder of the files;
         None: they are downloaded. stems: subset -> stem of the user's own files. spec: fields of CorpusSpec.
         Raises KDError for files that are missing or not the right ones.
         """

@@ -97,7 +97,7 @@ def fault_of(path) -> str | None:
         if zipfile.is_zipfile(path):
             return None
         if not tarfile.is_tarfile(path):
-            return "gave no archive but something else (a page?)"
+            return "gave a file that is not an archive (a page?)"
         if _is_gzip(path):
             with gzip.open(path) as file:
                 while file.read(1 << 20):

@@ -129,7 +129,7 @@ def evaluate_exported(translator, system: System, segments: Segments, scorer: Sc
 
 
 def compared(before: dict, after: dict, checkpoint_bytes: int, model_bytes: int) -> dict:
-    """The manifest entries that compare both models. The sizes are those of the whole checkpoint and of model.bin."""
+    """The manifest entries that compare both models. The sizes are the bytes of the checkpoint and of model.bin."""
     pairs = zip(before["hypotheses"], after["hypotheses"], strict=True)
     count = before["sentences"]
     sides = {

@@ -33,7 +33,7 @@ class Segments:
             lines = _read_text(self.source)
             if len(lines) != len(dataset):
                 raise KDError(
-                    f"{self.source} has {len(lines):,} lines, the binary data beside it {len(dataset):,} sentences, so "
+                    f"{self.source} has {len(lines):,} lines, the binary data next to it {len(dataset):,} sentences, so "
                     "they are not aligned; make the data-bin again"
                 )
             return lines
@@ -59,7 +59,7 @@ def read_segments(data_bin, subset: str, reference=None, post_process=None) -> S
         source = Path(data_bin) / "raw" / f"{subset}.{manifest['source_lang']}"
         reference = Path(data_bin) / "raw" / f"{subset}.{manifest['target_lang']}"
         corpus_name = manifest["subsets"][subset].get("corpus_name", subset)
-    # without a manifest there is no subword model, so no language is needed
+    # a data-bin without a manifest has no subword model, so no language is needed
     kind, decode = subword_decoder(data_bin, manifest and manifest["target_lang"], post_process)
     references = _read_text(reference)
     if not references:

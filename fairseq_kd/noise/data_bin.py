@@ -42,7 +42,7 @@ def noise_data_bin(
 ) -> dict:
     """Write the data-bin `out` and return its manifest. A finished `out` from the same input and options is kept.
 
-    sides: which of SIDES get noise. languages: {"source": "de", "target": "en"}; None: those of the data-bin.
+    sides: which of SIDES get noise. languages: {"source": "de", "target": "en"}; None: the languages of the data-bin.
     post_process: how subwords are joined to words, for a data-bin made by fairseq-preprocess.
     Raises KDError for bad input; then no file remains under `out`.
     """
@@ -99,7 +99,7 @@ def _levels(data_bin, task, options, languages, sides, post_process) -> dict[str
 
     prepared = read_prepared(data_bin)
     if prepared is not None and post_process is not None:
-        raise KDError(f"{data_bin} brings its own subword model; --post-process is for data-bins of fairseq-preprocess")
+        raise KDError(f"{data_bin} has its own subword model; --post-process is for data-bins of fairseq-preprocess")
     if post_process is not None and options.level == "subword":
         raise KDError("--post-process has no effect with --level subword")
     kind = post_process if prepared is None else prepared["subword"]["kind"]
@@ -175,7 +175,7 @@ def _write_noisy(data_bin, folder: Path, names: list[str], lang: str, noisy: Noi
 def _check_aligned(path: Path, sentences: int) -> None:
     if (lines := count_lines(path)) != sentences:
         raise KDError(
-            f"{path} has {lines:,} lines, the binary data beside it {sentences:,} sentences, so they are not aligned "
+            f"{path} has {lines:,} lines, the binary data next to it {sentences:,} sentences, so they are not aligned "
             "and cannot get the same noise; make the data-bin again"
         )
 

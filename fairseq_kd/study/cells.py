@@ -1,6 +1,6 @@
 """Cells: every combination of the factors' values, except those that are excluded or repeat another one.
 
-A factor whose settings have no effect on a cell, such as a decoding strategy with method ce, is no part of that cell,
+A factor whose settings have no effect on a cell, such as a decoding strategy with method ce, is not a part of that cell,
 so combinations that differ in it alone are one cell.
 """
 

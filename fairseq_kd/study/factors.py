@@ -131,7 +131,7 @@ def is_kd_option(name: str) -> bool:
 
 
 def assignments(spec: Spec, name: str, value) -> list[tuple]:
-    """[(setting, value)] for one value of a factor. For a labelled value: those of all options behind its label."""
+    """[(setting, value)] for one value of a factor. For a labelled value: the pairs of all options behind its label."""
     given = spec.factors[name][value] if isinstance(spec.factors[name], dict) else {name: value}
     return [(setting, value) for key, value in given.items() for setting in settings_of(key)]
 
@@ -139,7 +139,7 @@ def assignments(spec: Spec, name: str, value) -> list[tuple]:
 def settings_of_value(spec: Spec, name: str, value) -> list[str]:
     """The settings that one value of a factor is about.
 
-    A label without options (`default: {}`) assigns nothing. It stands for the default of the settings that the other
+    A label without options (`default: {}`) assigns nothing. It means the default of the settings that the other
     labels of its factor assign, so it is about those.
     """
     found = [setting for setting, _ in assignments(spec, name, value)]

@@ -61,7 +61,7 @@ ON_GPU = ("teacher", "select", "decode", "cache", "student", "evaluate")
 def made_by(kind: str, versions: dict) -> dict:
     """What makes a stage: {"format": number, library: version or None}. versions: the result of `library_versions`.
 
-    Builds of one version of torch (2.13.0+cpu, 2.13.0+cu126) count as the same, because the device is no part of a
+    Builds of one version of torch (2.13.0+cpu, 2.13.0+cu126) count as the same, because the device is not a part of a
     request.
     """
     found = versions | {"fairseq": versions.get("fairseq", versions.get("ve-fairseq"))}
@@ -116,8 +116,8 @@ def _hash(content: list, length: int) -> str:
 FILE_OPTIONS = ("finetune-from-model", "restore-file", "encoder-embed-path", "decoder-embed-path", "like")
 FILE_OPTIONS += ("subword-model", "reference", "teacher", "teacher-data")
 FOLDER_LISTS = ("user-dir",)  # one folder, or a list of folders
-COMPILED = "__pycache__"  # Python writes it beside code that it has imported
-NAMES_IN_FAIRSEQ = ("checkpoint_last.pt",)  # a value of restore-file that is no path
+COMPILED = "__pycache__"  # Python writes it next to code that it has imported
+NAMES_IN_FAIRSEQ = ("checkpoint_last.pt",)  # a value of restore-file that is not a path
 
 
 def with_files(where: str, options: dict, known: dict) -> tuple[dict, dict | None]:

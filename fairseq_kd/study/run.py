@@ -96,7 +96,7 @@ def report_older(plan: Plan) -> None:
 def _forget_stale(plan: Plan, work: Path) -> None:
     """Remove each invalid done.json, because Snakemake would count its stage as done.
 
-    Invalid are a file that was cut off, and one beside failed.json: Snakemake restores done.json when a stage fails.
+    A file that was cut off and a file next to failed.json are invalid: Snakemake restores done.json when a stage fails.
     """
     for name, state in stage_states(plan, work).items():
         folder = work / "stages" / name

@@ -22,7 +22,7 @@ REMEDY = (
 
 
 def check_folder(of_gold, folder, languages) -> None:
-    """Raises KDError when `folder` is no data-bin of the languages, or is the gold data-bin itself."""
+    """Raises KDError when `folder` is not a data-bin of the languages, or is the gold data-bin itself."""
     if not Path(folder).is_dir():
         raise KDError(f"--distilled {folder} does not exist: give a data-bin with the distilled training targets")
     if os.path.samefile(of_gold, folder):
@@ -89,7 +89,7 @@ class DistilledPairDataset(LanguagePairDataset):
 
         sample["distilled"] = {"target": (B, T2), "prev_output_tokens": (B, T2), "ntokens": int}
 
-    Row b belongs to the same sentence as row b of sample["target"]. src_sizes, tgt_sizes and the order are those of the
+    Row b belongs to the same sentence as row b of sample["target"]. src_sizes, tgt_sizes and the order come from the
     pairs. The longer of the two targets counts for the size of a batch (--max-tokens) and for the sentences that are
     too long (--max-target-positions).
     """

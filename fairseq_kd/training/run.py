@@ -49,7 +49,7 @@ def train(folder, arguments: list[str], inputs: dict, max_update: int, label: st
         remove_leftovers(folder / "training")
         return _check_record(folder / RECORD)
     with exclusive(folder / "training"):
-        if (folder / RECORD).exists():  # of another process, which has finished since
+        if (folder / RECORD).exists():  # another process has written it and finished since
             return _check_record(folder / RECORD)
         return _train(folder, command, request, max_update, label)
 
@@ -61,7 +61,7 @@ def _check_record(path: Path) -> dict:
     checkpoint = Path(record["checkpoint"])
     if not checkpoint.is_file() or sha256_file(checkpoint) != record["checkpoint_sha256"]:
         raise KDError(
-            f"{path} says that {checkpoint} is complete, but that file is gone or was changed; remove {path.parent} to "
+            f"{path} says that {checkpoint} is complete, but that file was removed or changed; remove {path.parent} to "
             "train it again"
         )
     return record

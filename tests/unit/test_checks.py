@@ -96,7 +96,7 @@ def test_a_flipped_bit_in_a_part_is_noticed(tmp_path):
             continue
         with pytest.raises(KDError, match=r"000000\.bin was damaged"):
             check_part(path)
-    path.write_bytes(content)  # of an older version
+    path.write_bytes(content)  # as an older version wrote it
     assert read_part(path) == content
 
 
@@ -141,7 +141,7 @@ def test_a_file_of_another_length_is_one_error(side, kind):
         with pytest.raises(KDError, match=r"train\.qaa-qab\.qaa\.(idx|bin)"):
             check_side(side)
     path.unlink()
-    with pytest.raises(KDError, match="is missing or is no file"):
+    with pytest.raises(KDError, match="is missing or is not a file"):
         check_side(side)
 
 
@@ -151,7 +151,7 @@ def test_a_data_bin_that_lost_its_manifest_is_refused_and_one_that_never_had_one
         (folder / f"dict.{lang}.txt").write_text("a 1\nb 1\nc 1\n")
     check_content(folder, "train", pair)
     (folder / "dict.qaa.txt").write_text("a 1\nb one\n")
-    with pytest.raises(KDError, match=r"dict\.qaa\.txt is no dictionary of fairseq"):
+    with pytest.raises(KDError, match=r"dict\.qaa\.txt is not a dictionary of fairseq"):
         check_content(folder, "train", pair)
     (folder / "subword").mkdir()
     with pytest.raises(KDError, match=r"manifest\.json is missing, but the folder subword/"):
@@ -166,7 +166,7 @@ def test_files_that_a_manifest_lists_are_compared_before_they_are_taken_over(tmp
     for name in names:
         (tmp_path / name).write_bytes(b"abc")
     check_the_rest(tmp_path, "train")
-    for name in names[2:]:  # of the subset that is replaced, or not taken over
+    for name in names[2:]:  # in the replaced subset, or not taken over
         (tmp_path / name).unlink()
     check_the_rest(tmp_path, "train")
     (tmp_path / names[0]).unlink()

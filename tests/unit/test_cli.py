@@ -115,7 +115,7 @@ def test_doctor_reports_versions_and_finds_nothing_missing(capsys):
     assert f"fairseq_kd    {__version__}    --user-dir {PACKAGE}" in out
     for name in ("Python", "torch", "fairseq", "sacrebleu", "sentencepiece"):
         assert f"\n{name}" in out
-    assert "everything that is needed is there" in out
+    assert "nothing that is needed is missing" in out
 
 
 def test_doctor_says_what_to_do_about_a_missing_package(capsys, monkeypatch):

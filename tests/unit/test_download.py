@@ -204,6 +204,6 @@ def test_when_every_address_fails_each_is_named(iwslt17, tmp_path, capsys, monke
     del iwslt17.files["/en-fr.tgz"]
     assert prepare(tmp_path / "a") == 2
     error = capsys.readouterr().err
-    assert "gave no archive" in error and "404" in error and "--raw" in error
+    assert "gave a file that is not an archive" in error and "404" in error and "--raw" in error
     assert not (tmp_path / "a").exists()
     assert list((tmp_path / "cache" / "iwslt17.en-fr").iterdir()) == []

@@ -42,7 +42,7 @@ def signal_of(kind, teacher_lprobs, temperature=1):
 
 
 def with_shapes(signal, teacher_lprobs):
-    """The signal with three tail shapes, of which one is the teacher's own tail of the first token."""
+    """The signal with three tail shapes; one of them is the teacher's own tail of the first token."""
     generator = torch.Generator().manual_seed(7)
     shapes = torch.randn(3, V, generator=generator, dtype=torch.float64)
     if len(signal):
@@ -356,7 +356,7 @@ def test_logits_that_are_excluded_leave_losses_and_gradients_finite(divergence, 
         if divergence in ("js", "mse"):
             excluded[3, signal.ids[3, :2]] = True
             excluded[5] = torch.ones(V, dtype=torch.bool).scatter(0, signal.ids[5], False)  # nothing in the bucket
-    target = (~excluded).double().cumsum(-1).argmax(-1)  # of the types that are left, the last
+    target = (~excluded).double().cumsum(-1).argmax(-1)  # the last of the remaining tokens
     logits = (x @ w.t()).masked_fill(excluded, float("-inf")).requires_grad_()
     losses = reference_losses(logits.log_softmax(-1), target, signal, objective)
     (expected,) = torch.autograd.grad(losses.loss.sum(), logits)

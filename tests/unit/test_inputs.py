@@ -31,7 +31,7 @@ def replace(path, content=b"xyz"):
         (replace, "was changed or replaced while it was read"),
         (lambda path: path.write_bytes(b"xyz"), "was changed or replaced while it was read"),
         (lambda path: os.truncate(path, 1), r"was changed or replaced while it was read \(3 bytes before, 1 bytes now"),
-        (os.remove, "is gone or cannot be read any more"),
+        (os.remove, "was removed or cannot be read any more"),
     ],
 )
 @pytest.mark.parametrize("when", ["before the hash", "after it"])

@@ -149,7 +149,7 @@ def test_plain_text_of_more_than_a_block_stays_aligned_line_by_line(large, tmp_p
 @pytest.mark.parametrize("lines", [8_999, 9_001])
 def test_plain_text_with_another_number_of_lines_is_refused(large, tmp_path, lines):
     write_lines(large / "raw" / "test.qaa", ["a"] * lines)
-    with pytest.raises(KDError, match=f"has {lines:,} lines, the binary data beside it 9,000 sentences"):
+    with pytest.raises(KDError, match=f"has {lines:,} lines, the binary data next to it 9,000 sentences"):
         noise(large, tmp_path / "out", subset="test", post_process="none", **MIX)
     assert not (tmp_path / "out").exists()
 
@@ -162,7 +162,7 @@ def test_evaluate_refuses_source_text_that_is_not_aligned(large):
         if lines == sentences:
             assert len(segments.sources(system)) == lines
         else:
-            with pytest.raises(KDError, match=f"has 9,000 lines, the binary data beside it {sentences:,} sentences"):
+            with pytest.raises(KDError, match=f"has 9,000 lines, the binary data next to it {sentences:,} sentences"):
                 segments.sources(system)
 
 
@@ -199,7 +199,7 @@ def test_a_data_bin_of_fairseq_preprocess_needs_to_know_how_subwords_make_words(
         noise(plain, tmp_path / "out", delete=0.1, level="char", post_process="sentencepiece")
     with pytest.raises(KDError, match="--post-process words: must be one of"):
         noise(plain, tmp_path / "out", delete=0.1, post_process="words")
-    with pytest.raises(KDError, match="brings its own subword model"):
+    with pytest.raises(KDError, match="has its own subword model"):
         noise(data_bin, tmp_path / "out", delete=0.1, post_process="sentencepiece")
     with pytest.raises(KDError, match="--post-process has no effect with --level subword"):
         noise(plain, tmp_path / "out", delete=0.1, level="subword", post_process="sentencepiece")

@@ -165,7 +165,7 @@ def test_protected_words_do_not_count(tmp_path, capsys):
     report = manifest["noise"]["zh"]
     assert report["units"] == report["rates"]["delete"]["possible"] == 500 * 6
     assert report["protected"] == {"<BT>": 500, "__no__": 0} and manifest["options"]["protect"] == ["<BT>", "__no__"]
-    assert "<BT> is protected and stands there 500 times" in capsys.readouterr().out
+    assert "<BT> is protected and occurs 500 times" in capsys.readouterr().out
     assert noise_files(tmp_path, lines, "--delete", "0.3", *protected[:1], *protected[:0:-1]) == 0  # in any order
     assert noise_files(tmp_path, lines, "--delete", "0.3") == 2  # another request
     assert noise_files(tmp_path, lines, "--delete", "0.3", "--protect", "two words") == 2

@@ -203,7 +203,7 @@ def test_a_run_neither_uses_nor_repeats_in_silence_what_other_versions_made(old_
     assert main([*words, "--old-stages", "recompute"]) != 0
     capsys.readouterr()
     assert main(["study", "status", str(spec), "--out", str(work)]) == 0
-    shown = capsys.readouterr().out  # of what is being made again, not of what it was made from before
+    shown = capsys.readouterr().out  # the values of the new run, not of the earlier run
     assert "other versions" not in shown and "method=ce  waiting" in shown
     monkeypatch.setattr(run, "_snakemake", snakemake)
     assert main([*words, "--old-stages", "recompute"]) == 0
@@ -304,7 +304,7 @@ LAYERS = {"encoder-layers": [1, 2], "decoder-layers": [1, 2, 3]}
             "beam > greedy at method ce, encoder-layers 1, decoder-layers 1 by bleu",
             "itself: strategy has no effect",
         ),
-        ("word > ce at encoder-layers 1, encoder-layers 2 by bleu", "encoder-layers after `at` stands there twice"),
+        ("word > ce at encoder-layers 1, encoder-layers 2 by bleu", "encoder-layers after `at` occurs twice"),
         ("1 > 2 at method ce by bleu", "encoder-layers and decoder-layers both have the values 1 and 2"),
         ("1 > 4 at method ce by bleu", "no factor has the value '4'"),
     ],
