@@ -51,7 +51,7 @@ def lexicon(pairs, types: int, rounds: int = 4):
 
 
 def write_shortlist(path: Path, table, names, target_names, frequency, per_type: int, frequent: int) -> None:
-    """The vocabulary map that CTranslate2 reads: source token, tab, target tokens; the first line is for every source."""
+    """The vocabulary map that CTranslate2 reads: source token, tab, target tokens; the first line: any source."""
     sources, targets, probability = table
     order = np.lexsort((-probability, sources))
     bounds = np.searchsorted(sources[order], np.arange(len(names) + 1))

@@ -22,7 +22,8 @@ from fairseq_kd.sequence.decode_options import DecodeOptions
 MODEL = """--encoder-layers 2 --decoder-layers 2 --encoder-embed-dim 64 --encoder-ffn-embed-dim 128
  --encoder-attention-heads 4 --lr 0.001 --dropout 0 --max-tokens 1000 --log-format json --log-interval 1
  --disable-validation --no-epoch-checkpoints --fp16-init-scale 4 --amp-init-scale 4"""
-# largest relative difference between a loss and the loss in fp32 on the CPU; it is logged with three decimals, here from about 9
+# largest relative difference between a loss and the loss in fp32 on the CPU; it is logged with three decimals, here
+# from about 9
 LOSSES = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 2e-2, "amp": 1e-2}
 AFTER_OVERFLOW = 0.1  # a skipped update moves all later ones by a batch
 SAME_TARGETS = {"float32": 0.98, "float16": 0.85, "bfloat16": 0.6}

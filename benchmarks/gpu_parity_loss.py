@@ -50,7 +50,8 @@ class Case:
         generator = torch.Generator().manual_seed(1)
         shapes = ((sizes.rows, WIDTH), (sizes.vocabulary, WIDTH)) * 2
         drawn = [torch.randn(shape, generator=generator) for shape in shapes]
-        # rounded to the narrowest type: the same numbers in every type, so that the errors come from the computation alone
+        # rounded to the narrowest type: the same numbers in every type, so that the errors come from the computation
+        # alone
         self.inputs = [x.mul_(0.3 if number % 2 else 1.0).bfloat16().to(bench.device) for number, x in enumerate(drawn)]
         self.target = torch.randint(sizes.vocabulary, (sizes.rows,), generator=generator).to(bench.device)
         self.log_shapes = torch.randn(TAIL_SHAPES, sizes.vocabulary, generator=generator).log_softmax(dim=-1)

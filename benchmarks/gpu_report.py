@@ -90,7 +90,7 @@ class Section:
         return time.monotonic() > self.report.end
 
     def attempt(self, table: str, labels: dict, measure) -> bool:
-        """Add the row of `labels` and what measure() returns; whether that went well. Out of memory is not a failure."""
+        """Add the row of `labels` and what measure() returns; whether it succeeded. Out of memory is not a failure."""
         if self.late():
             self.row(table, **labels, result="skipped: no time left")
             return False

@@ -21,7 +21,7 @@ Word-level distillation, in the order of the data:
                        -> inference.frozen.FrozenModel        frozen, own dtype, dictionaries compared
                        -> teacher.online                      runs during the training, or
                        -> cache.make -> teacher.cached        ran once, and its answers come from disk
-                       -> loss.signal                         what the teacher says about a batch
+                       -> loss.signal                         the teacher's answer for a batch
                        -> loss.divergences, .objective        the readable definition, on log-probabilities
                        -> loss.fused                          the same from the decoder features, in chunks
                        -> criterions.kd_word                  weights, logs; called by the trainer of fairseq

@@ -36,7 +36,8 @@ def link(source, destination) -> None:
 
 
 def can_be_linked(original, side: str) -> bool:
-    """Whether one side of a subset can be used together with a side that `SideWriter` writes: fairseq needs one format for both.
+    """Whether one side of a subset can be used together with a side that `SideWriter` writes: fairseq needs one format
+    for both.
 
     side: "train.de-en.de", for example, without the ending.
     """

@@ -16,7 +16,7 @@ from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.locks import exclusive, lock_file
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME, check_files, hash_files, read_manifest
 from fairseq_kd.artifacts.records import write_record
-from fairseq_kd.artifacts.request import check_same
+from fairseq_kd.artifacts.request import a_kind, check_same
 from fairseq_kd.artifacts.writing import ensure_writable_folder, naming_file, remove_leftover_files
 from fairseq_kd.core.errors import KDError
 
@@ -32,7 +32,7 @@ def finished(out, request: dict) -> dict | None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     if (manifest := read_manifest(out)) is None:
-        raise KDError(f"{out} exists and is not a {request['kind'].removeprefix('fairseq_kd ')}; choose another --out")
+        raise KDError(f"{out} exists and is not {a_kind(request)}; choose another --out")
     check_same(out, manifest, request)
     check_files(out, manifest["files"])
     return manifest
@@ -168,7 +168,7 @@ def _move(out: Path, request: dict) -> None:
 
 
 def _check_moved(out: Path, manifest: dict) -> None:
-    """Raises KDError when the files have not got their names: somebody removed the temporary folder."""
+    """Raises KDError when the files have not got their names, because the temporary folder was removed."""
     listed = [*manifest["files"], f"{out.name}.{MANIFEST_NAME}"]
     if missing := [name for name in listed if not (out.parent / name).is_file()]:
         raise KDError(f"{out.parent / missing[0]} was removed while it was written; run the same command again")

@@ -1,7 +1,7 @@
 """Locks between processes. The system releases them when a process ends, however it ends.
 
-`exclusive` guards a path by a lock file in the same folder, `.NAME.lock`, which is removed with the lock. `held` and `is_held`
-work on a file that stays, such as the lock file of a study's stage.
+`exclusive` guards a path by a lock file in the same folder, `.NAME.lock`, which is removed with the lock. `held` and
+`is_held` work on a file that stays, such as the lock file of a study's stage.
 """
 
 import contextlib

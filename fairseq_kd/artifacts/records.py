@@ -23,7 +23,7 @@ REMEDY = "remove it, and run the same command again"
 
 
 class DamagedRecord(KDError):
-    """A JSON file that is not what was written. `reason` says what is wrong with it."""
+    """A JSON file whose content is not the content that was written. `reason` describes the damage."""
 
     def __init__(self, path, reason, remedy: str):
         super().__init__(f"{path} is damaged ({reason}): {remedy}")
@@ -49,8 +49,8 @@ def sealed(value: dict) -> dict:
 def read_record(path, remedy: str, required: tuple[str, ...] = ()) -> dict | None:
     """The object in a JSON file without its seal, None where nothing exists.
 
-    required: keys that it must have. remedy: what to do about a damaged file, for the message.
-    Raises DamagedRecord when the file is cut off, changed, or no file.
+    required: keys that it must have. remedy: the instruction for the user in the message about a damaged file.
+    Raises DamagedRecord when the file is cut off or changed, or is not a file.
     """
     path = Path(path)
     if not path.exists():
@@ -58,19 +58,19 @@ def read_record(path, remedy: str, required: tuple[str, ...] = ()) -> dict | Non
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
-            raise ValueError(f"it holds no object but a {type(found).__name__}")
+            raise ValueError(f"it is not an object but a {type(found).__name__}")
         if missing := [name for name in required if name not in found]:
             raise ValueError(f"it has no {missing[0]!r}")
         seal = found.pop(SEAL, None)
         if seal is not None and seal != _hash(found):
-            raise ValueError("its content is not what its seal says: it was changed after it was written")
+            raise ValueError("its content does not fit its seal: it was changed after it was written")
     except (OSError, ValueError, RecursionError) as error:  # errors of json and of UTF-8 are ValueErrors
         raise DamagedRecord(path, getattr(error, "strerror", None) or error, remedy) from error
     return found
 
 
 def _hash(content: dict) -> str:
-    """sha256 of the content as it is after it was written and read: keys are text then."""
+    """sha256 of the content as it is after writing and reading, when all keys are text."""
     again = json.loads(json.dumps(content))
     return hashlib.sha256(json.dumps(again, sort_keys=True).encode()).hexdigest()
 

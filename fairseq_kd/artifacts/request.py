@@ -33,7 +33,7 @@ def begin(folder: Path, request: dict) -> dict:
         if (recorded := _recorded(folder, request)) is not None:  # begun by another process since the first look
             return recorded
         raise KDError(
-            f"{folder} already holds {others[0]!r}{' and more' if others[1:] else ''} and is not a {_kind(request)}: "
+            f"{folder} already holds {others[0]!r}{' and more' if others[1:] else ''} and is not {a_kind(request)}: "
             "choose another --out"
         )
     create_record(folder / PARTS / MANIFEST_NAME, request)
@@ -59,6 +59,12 @@ def _kind(request: dict) -> str:
     return request["kind"].removeprefix("fairseq_kd ")
 
 
+def a_kind(request: dict) -> str:
+    """The kind of the artefact that a request makes, with its article: "an exported model"."""
+    kind = _kind(request)
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+
+
 def _visible(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name[0] != ".") if folder.is_dir() else []
 
@@ -71,12 +77,12 @@ def check_same(where, found: dict, wanted: dict, ignore: tuple[str, ...] = (), c
     Raises KDError that names the first key that differs, with the old and the new value.
     """
     if "kind" in wanted and found.get("kind") != wanted["kind"]:
-        raise KDError(f"{where} is not a {_kind(wanted)}: choose another --out")
+        raise KDError(f"{where} is not {a_kind(wanted)}: choose another --out")
     if (difference := describe_difference(found, wanted, ignore, complete)) is not None:
         what = _kind(wanted) if "kind" in wanted else "result"
         raise KDError(
-            f"{where} was made with {difference}: one {what} is made from one request. Give what was given before, "
-            "choose another --out, or remove the old one"
+            f"{where} was made with {difference}: one {what} is made from one request. Give the same options and "
+            "inputs as before, choose another --out, or remove the old one"
         )
 
 

@@ -1,8 +1,8 @@
 """Files that appear whole or not at all: written under a temporary name in the same folder, then renamed.
 
 A temporary name is `.NAME.` and eight characters. Its process holds a lock (flock) on it while it writes. So the next
-process that writes NAME can tell the temporary files of killed processes from the files of living processes, and removes the former.
-Permissions follow the umask.
+process that writes NAME can tell the temporary files of killed processes from the files of living processes, and
+removes the former. Permissions follow the umask.
 """
 
 import contextlib
@@ -101,7 +101,8 @@ def _new_file(path: Path) -> tuple[Path, int]:
 
 @contextlib.contextmanager
 def file_in_progress(path) -> Iterator[Path]:
-    """Yield a temporary name in the folder of `path` to write to; the file is renamed to `path` when the block ends well.
+    """Yield a temporary name in the folder of `path` to write to; the file is renamed to `path` when the block ends
+    well.
 
     Raises CannotWrite, which names `path`, when the disk has no room for it.
     """
@@ -147,7 +148,8 @@ def create_json(path, value) -> None:
 
 
 def create_file(path, buffers) -> None:
-    """Write `path`, whole or not at all, unless it exists. Only one of several processes writes it; nothing is overwritten.
+    """Write `path`, whole or not at all, unless it exists. Only one of several processes writes it; nothing is
+    overwritten.
 
     The file may be another process's afterwards: read it again. Raises OSError when it cannot be written.
     """

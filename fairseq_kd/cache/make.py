@@ -27,7 +27,7 @@ VERSIONS = ("fairseq_kd", "fairseq", "ve-fairseq", "torch", "numpy")
 
 @dataclass(frozen=True)
 class CachingOptions:
-    """What is cached, and how it is computed."""
+    """The options of a cache: the stored entries, and how they are computed."""
 
     subset: str = "train"
     top_k: int = 16
@@ -178,7 +178,7 @@ def _format(options: CachingOptions, types: int) -> CacheFormat:
 
 
 def describe_inputs(data_bin, teacher_path, task, options: CachingOptions, inputs: Inputs) -> dict:
-    """What the rows depend on, for the manifest."""
+    """The inputs and options on which the rows depend, for the manifest."""
     pair = (task.cfg.source_lang, task.cfg.target_lang)
     versions = library_versions()
     return {

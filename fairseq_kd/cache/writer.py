@@ -104,7 +104,7 @@ def write_cache(
 ) -> dict | None:
     """Compute the missing parts of this shard, and complete the cache if all parts exist.
 
-    made_from: what the rows depend on, for the manifest. sizes: target tokens of each sentence.
+    made_from: the inputs and options on which the rows depend, for the manifest. sizes: target tokens of each sentence.
     compute: see `Compute`; it may call advance(tokens) for the progress. shard: see `work_through`.
     fit() -> the tail shapes (temperatures, G, V), if the format has them. inputs: see `work_through`.
     Returns the manifest, or None if other processes are not done yet.

@@ -87,7 +87,7 @@ def run(args) -> None:
 
 
 def _measures(args) -> Measures:
-    """What the options ask for. Raises KDError for values out of range and for options without effect."""
+    """The measures that the options request. Raises KDError for values out of range and for options without effect."""
     for name in ("bins", "diagram"):
         if getattr(args, name) is not None and not args.calibration:
             raise KDError(f"--{name} has no effect without --calibration")

@@ -100,7 +100,7 @@ def files_read(corpus: ArchiveCorpus, archives: dict[Archive, Path]) -> dict[str
 
 
 def describe_origin(corpus: ArchiveCorpus, archives: dict[Archive, Path], inputs: Inputs) -> dict:
-    """What identifies the raw text: the sha256 of each archive, or of each file of an unpacked one.
+    """The identity of the raw text: the sha256 of each archive, or of each file of an unpacked one.
 
     inputs: gets these files.
     Raises KDError for an archive that is not the one whose hash the entry or an earlier use knows.

@@ -46,7 +46,7 @@ def download_files(name: str, base_url: str, wanted: dict) -> Path:
 
 
 def other_hash(expected: str, path: Path) -> str | None:
-    """What is wrong with a file that has another sha256 than `expected`; None if it has this one."""
+    """A description of the difference when a file has another sha256 than `expected`, else None."""
     if (found := sha256_file(path)) == expected:
         return None
     return (
@@ -58,7 +58,7 @@ def other_hash(expected: str, path: Path) -> str | None:
 def download(url: str, path: Path, fault: Callable[[Path], str | None]) -> None:
     """Fetch the file of `url` to `path`, or the rest of it, unless `path` exists and has no fault.
 
-    fault(file) -> what is wrong with a file, None if it is the wanted one; a file with a fault is not kept. The lock
+    fault(file) -> description of a fault, None for the wanted file; a file with a fault is not kept. The lock
     is held until the file has its name: one of two processes fetches, the other waits and finds the file.
     Raises KDError for a file with a fault, and when the network fails; then the same call continues the download.
     """
@@ -77,7 +77,8 @@ def download(url: str, path: Path, fault: Callable[[Path], str | None]) -> None:
 
 
 def fetch(url: str, path: Path) -> Path:
-    """Fetch `url` into a temporary file in the folder of `path`, or only the rest of it; return the whole file, which has a temporary name.
+    """Fetch `url` into a temporary file in the folder of `path`, or only the rest of it; return the whole file, which
+    has a temporary name.
 
     The caller holds the lock of `path`. The part that an interrupted call fetched is kept if the server says that the
     file has not changed (If-Range). Raises KDError when the network fails; then the same call continues.
@@ -203,7 +204,7 @@ def _download(name: str, archive: Archive) -> Path:
 
 
 def _fault(archive: Archive, file: Path, path: Path) -> str | None:
-    """What is wrong with `file`, which is or becomes `path`: before its first use it is read to its end."""
+    """The fault of `file`, which is or becomes `path`, or None. Before its first use it is read to its end."""
     if archive.sha256 is not None:
         return other_hash(archive.sha256, file)
     if file == path and _record(path).is_file():

@@ -87,7 +87,7 @@ DAMAGES = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zli
 
 
 def fault_of(path) -> str | None:
-    """What is wrong with a downloaded file; None for a complete archive.
+    """The fault of a downloaded file, as text; None for a complete archive.
 
     A zip file has its list of members at the end, so a zip file that was cut off is not recognised as one. tarfile
     takes the end of a compressed file for the end of the archive, so the compressed file itself is read to its end,

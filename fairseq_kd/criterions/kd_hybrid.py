@@ -39,8 +39,8 @@ def two_passes(model, net_input, prev_output_tokens, **options):
 
     options: keyword arguments of the model's forward pass, such as features_only. The first pass calls the model
     itself, because the wrapper of a distributed training must see a forward pass. The second pass calls the decoder
-    with the encoder's output of the first. The gradients equal the gradients of two whole passes. If a model departs from
-    fairseq's encoder-decoder, or is fully sharded, both passes are whole.
+    with the encoder's output of the first. The gradients equal the gradients of two whole passes. If a model departs
+    from fairseq's encoder-decoder, or is fully sharded, both passes are whole.
     """
     with _encoder_outputs(model) as outputs:
         first = model(**net_input, **options)

@@ -33,8 +33,8 @@ class Segments:
             lines = _read_text(self.source)
             if len(lines) != len(dataset):
                 raise KDError(
-                    f"{self.source} has {len(lines):,} lines, the binary data next to it {len(dataset):,} sentences, so "
-                    "they are not aligned; make the data-bin again"
+                    f"{self.source} has {len(lines):,} lines, the binary data next to it {len(dataset):,} sentences, "
+                    "so they are not aligned; make the data-bin again"
                 )
             return lines
         lines = (dictionary.string(dataset[n]["source"]) for n in range(len(dataset)))

@@ -144,7 +144,10 @@ def open_system(
 
 
 def _read_as_it_is_stored(task_cfg, data_bin, subset: str) -> None:
-    """Set the format of the subset, not the format of the training data. Raises KDError for what `check_subset` refuses."""
+    """Set the format of the subset, not the format of the training data.
+
+    Raises KDError as `check_subset` does.
+    """
     from omegaconf import open_dict
 
     with open_dict(task_cfg):

@@ -78,8 +78,8 @@ class Remaining:
         """(numbers of the remaining units whose own gap is replaced, numbers of the units whose gap replaces it).
 
         The last remaining unit of a line takes the gap of the line's last unit, which holds the end of the line. Any
-        other remaining unit takes the first gap that is not empty among its own gap and the gaps of the deleted units behind
-        it. Without `Units.touching`, only the last remaining unit of a line can take another gap.
+        other remaining unit takes the first gap that is not empty among its own gap and the gaps of the deleted units
+        behind it. Without `Units.touching`, only the last remaining unit of a line can take another gap.
         """
         _, last, last_remaining = self._lines
         is_other = last_remaining < last

@@ -40,7 +40,7 @@ LOG_LINES_SHOWN = 12
 
 
 def finalists(search: SearchSpec, outcome: Outcome) -> dict[str, dict]:
-    """Name -> options of what is measured on test data: the choice, the start and robust.yaml, unless they failed."""
+    """Name -> options of the runs for the test data: the choice, the start and robust.yaml, unless they failed."""
     failed = [run.options for run in outcome.runs if run.score is None]
     found = {"chosen": outcome.best.options, "start": outcome.start.options, "robust": resolve_kd_word(search.robust)}
     return {name: options for name, options in found.items() if options not in failed}

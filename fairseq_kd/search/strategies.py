@@ -59,7 +59,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a search returns.
+    """The result of a search.
 
     best: the choice. start: the first configuration. runs: all, in the order in which they were considered. steps: how
     the choice was made. costs: parameter -> its largest cost, None where no two runs differ in it alone.

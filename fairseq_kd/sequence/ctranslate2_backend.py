@@ -165,7 +165,7 @@ def convert(teachers: Teachers) -> Path:
 
 
 def _damage(folder: Path) -> str | None:
-    """What is wrong with the files of a converted teacher, None when they are the files that were written."""
+    """A description of the damage of a converted teacher, None when its files are the files that were written."""
     try:
         manifest = read_manifest(folder)
         if manifest is None or "model.bin" not in manifest.get("files", ()):

@@ -1,7 +1,7 @@
 """Cells: every combination of the factors' values, except those that are excluded or repeat another one.
 
-A factor whose settings have no effect on a cell, such as a decoding strategy with method ce, is not a part of that cell,
-so combinations that differ in it alone are one cell.
+A factor whose settings have no effect on a cell, such as a decoding strategy with method ce, is not a part of that
+cell, so combinations that differ in it alone are one cell.
 """
 
 import hashlib

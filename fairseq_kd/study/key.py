@@ -30,10 +30,10 @@ FILE_OF_STAGE = re.compile(r"@/stages/([^/]+)/")  # the beginning of a word that
 
 @dataclass(frozen=True)
 class Maker:
-    """What makes the stages of one kind.
+    """The code and the libraries that make the stages of one kind.
 
     format: raised when our code gives other results; tests/unit/test_golden.py says when.
-    libraries: those whose versions can change a result.
+    libraries: the libraries whose versions can change a result.
     """
 
     format: int
@@ -59,7 +59,7 @@ ON_GPU = ("teacher", "select", "decode", "cache", "student", "evaluate")
 
 
 def made_by(kind: str, versions: dict) -> dict:
-    """What makes a stage: {"format": number, library: version or None}. versions: the result of `library_versions`.
+    """The maker of a stage: {"format": number, library: version or None}. versions: the result of `library_versions`.
 
     Builds of one version of torch (2.13.0+cpu, 2.13.0+cu126) count as the same, because the device is not a part of a
     request.
@@ -166,10 +166,10 @@ SUBSETS = ("train", "valid", "test")
 
 @dataclass(frozen=True)
 class RawText:
-    """What identifies the raw text of a cell.
+    """The identity of the raw text of a cell.
 
     hashes: file name -> sha256 of the user's own text, or size in bytes for a corpus that `prepare` knows by name; None
-    without raw files. subsets: those that the text gives.
+    without raw files. subsets: the subsets that the text gives.
     """
 
     subsets: tuple

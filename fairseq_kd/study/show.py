@@ -1,4 +1,4 @@
-"""What a study tells its user: plan, status, line of progress and failed stages as text, and results.json."""
+"""The messages of a study to its user: plan, status, line of progress and failed stages as text, and results.json."""
 
 from pathlib import Path
 

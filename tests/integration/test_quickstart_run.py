@@ -117,7 +117,7 @@ def test_a_complete_run_whose_checkpoint_is_gone_is_an_error(tmp_path):
     (tmp_path / "request.json").write_text(json.dumps({"command": command, "inputs": {}}))
     record = {"checkpoint": "gone.pt", "checkpoint_sha256": "x", "seconds": 1.0, "updates": 1}
     (tmp_path / "train.json").write_text(json.dumps(record))
-    with pytest.raises(KDError, match="gone or was changed"):
+    with pytest.raises(KDError, match="was removed or changed"):
         train(tmp_path, ["data"], {}, 1, "x")
 
 

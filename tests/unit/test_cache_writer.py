@@ -20,7 +20,7 @@ from fairseq_kd.core.errors import KDError
 
 
 def in_a_process_that_may_be_killed(function, kill_after=None) -> int:
-    """Run `function` in a fork; SIGKILL it after so many seconds. Returns the exit code."""
+    """Run `function` in a fork; SIGKILL it after the given seconds. Returns the exit code."""
     process = multiprocessing.get_context("fork").Process(target=function)
     process.start()
     process.join(kill_after if kill_after is not None else 30)
@@ -292,12 +292,12 @@ def test_work_begun_from_something_else_is_refused(tmp_path):
 
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(KDError, match="already holds 'thesis.tex' and is no teacher cache"):
+    with pytest.raises(KDError, match="already holds 'thesis.tex' and is not a teacher cache"):
         write(tmp_path)
     assert content(tmp_path) == {"thesis.tex": b"x"}
     (tmp_path / "parts").mkdir()
     (tmp_path / "thesis.tex").rename(tmp_path / "parts" / "thesis.tex")
-    with pytest.raises(KDError, match="already holds 'parts' and is no teacher cache"):
+    with pytest.raises(KDError, match="already holds 'parts' and is not a teacher cache"):
         write(tmp_path)
     (tmp_path / "parts" / "thesis.tex").rename(tmp_path / "manifest.json")
     (tmp_path / "manifest.json").write_text(json.dumps({"format": 1}))

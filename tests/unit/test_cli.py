@@ -39,7 +39,7 @@ def test_every_command_explains_itself(command, capsys, monkeypatch):
     parser = argparse.ArgumentParser()
     importlib.import_module(f"fairseq_kd.cli.{command.replace('-', '_')}").add_arguments(parser)
     assert [action.option_strings for action in parser._actions if action.option_strings and not action.help] == []
-    if parser.get_default("passed_on") is None:  # else some are those of fairseq or Snakemake
+    if parser.get_default("passed_on") is None:  # else some belong to fairseq or Snakemake
         assert options_on_pages()[command] <= set(re.findall(r"--[a-z][a-z0-9-]*", explained))
 
 

@@ -48,7 +48,7 @@ class Failing:
     """A translator that is loaded, and fails with `error` when it is to compute, as with a missing CUDA library."""
 
     error = ""
-    works_for = 0  # so many calls
+    works_for = 0  # number of calls
 
     def __init__(self, *args, **kwargs):
         self.calls = 0

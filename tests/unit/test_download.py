@@ -11,7 +11,7 @@ from fairseq_kd.corpus import campaign, corpora, download
 
 
 class RangeServer(http.server.BaseHTTPRequestHandler):
-    """Serves `files` (path -> bytes) with Range and If-Range; `cut` ends an answer after so many bytes."""
+    """Serves `files` (path -> bytes) with Range and If-Range; `cut` ends an answer after that number of bytes."""
 
     files, cut, requests, tag = {}, None, [], '"v1"'
 

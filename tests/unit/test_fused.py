@@ -110,7 +110,7 @@ def test_weights_that_differ_between_tokens():
 @pytest.mark.parametrize("tau", [1, 2])
 @pytest.mark.parametrize("divergence", ["kl", "reverse_kl", "js", "mse"])
 def test_gradient_of_the_logits_is_the_one_worked_out_by_hand(divergence, tau, weight):
-    """With the identity for a projection, the gradient of the features is that of the logits."""
+    """With the identity for a projection, the gradient of the features is the gradient of the logits."""
     _, _, target, teacher = inputs()
     z, eye = torch.randn(N, V, dtype=torch.float64, generator=torch.Generator().manual_seed(5)) * 2, torch.eye(V)
     signal = signal_of("top_k", teacher, tau)
@@ -146,7 +146,7 @@ def test_with_each_tokens_own_tail_for_a_shape_the_whole_distribution_is_taught(
     x, w, target, teacher = inputs()
     dense = signal_of("dense", teacher, temperature)
     kept = dense.truncate(K)
-    tails = dense.rows().scatter(-1, kept.ids, -40.0).log_softmax(-1)  # what stands at the named types is left out
+    tails = dense.rows().scatter(-1, kept.ids, -40.0).log_softmax(-1)  # the values at the named tokens are left out
     signal = replace(kept, shapes=tails, shape_ids=torch.arange(N))
     objective = objective_of("kl", temperature, 0.1, 0.3)
     ours, theirs = (by_fused(x, w, target, each, objective) for each in (signal, dense))
@@ -292,7 +292,7 @@ def test_a_weight_of_each_token_multiplies_its_loss_and_gradient_and_gets_a_grad
     losses = reference_losses((theirs[0] @ theirs[1].t()).log_softmax(-1), target, signal, objective)
     sums.loss.backward()
     (theirs[2] * losses.loss).sum().backward()
-    torch.testing.assert_close(sums.nll, losses.nll.sum(), rtol=1e-10, atol=0)  # what is logged has no weight
+    torch.testing.assert_close(sums.nll, losses.nll.sum(), rtol=1e-10, atol=0)  # logged values have no weight
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(ours[2].grad, losses.loss, rtol=1e-9, atol=0)

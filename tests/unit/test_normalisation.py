@@ -83,7 +83,7 @@ def test_it_is_refused_where_no_model_is_trained(given):
 
 
 def test_a_data_bin_from_before_the_option_was_there_is_kept_by_its_rule(raw, capsys):
-    """Its manifest does not name the rule, and is that of today's nmt_nfkc."""
+    """Its manifest does not name the rule, and is the manifest of today's nmt_nfkc."""
     assert prepare(raw, raw / "out", "--normalisation", "nmt_nfkc") == 0
     assert prepare(raw, raw / "out") == 2
     assert "made by nmt_nfkc, before --normalisation existed" in capsys.readouterr().err

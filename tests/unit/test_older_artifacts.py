@@ -205,5 +205,5 @@ def test_a_training_of_another_request_is_refused(study):
     with pytest.raises(KDError, match="train"):
         train(done, [*arguments, "--dropout", "0.5"], request["inputs"], 60, "label")
     shutil.rmtree(done / "checkpoints")
-    with pytest.raises(KDError, match="gone or was changed"):
+    with pytest.raises(KDError, match="was removed or changed"):
         train(done, arguments, request["inputs"], 60, "label")

@@ -1,4 +1,4 @@
-"""fairseq-kd select-teacher: its measures, the choice, what is kept between runs, averaging, and what is refused."""
+"""fairseq-kd select-teacher: its measures, the choice, what is kept between runs, averaging, and refused inputs."""
 
 import json
 import math

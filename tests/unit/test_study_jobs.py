@@ -225,7 +225,7 @@ def test_a_child_whose_parent_has_died_already_dies_and_no_other():
     os.waitpid(parent, 0)
     os.close(writer)
     with os.fdopen(reader, "rb") as file:
-        assert file.read() == b""  # the end of the file: the grandchild is gone
+        assert file.read() == b""  # the end of the file: the grandchild has ended
     done = subprocess.run(["echo", "alive"], preexec_fn=dying_with_this_process(), capture_output=True, check=True)
     assert done.stdout == b"alive\n"
 

@@ -209,11 +209,11 @@ def test_a_run_neither_uses_nor_repeats_in_silence_what_other_versions_made(old_
     assert main([*words, "--old-stages", "recompute"]) == 0
     capsys.readouterr()
     assert {stage.old for stage in planned[-1].stages.values()} == {False}
-    assert json.loads((work / "results.json").read_text())["older"] is None  # they are those of the new stages
+    assert json.loads((work / "results.json").read_text())["older"] is None  # they are results of the new stages
     after = tree(work)
     assert len([name for name in after if name.endswith("done.json")]) == 3 + count
     assert all(after[name] == content for name, content in before.items() if name.startswith("stages/"))
-    assert main(words) == 0 and "other versions" not in capsys.readouterr().err  # now they are there
+    assert main(words) == 0 and "other versions" not in capsys.readouterr().err  # now they exist
 
 
 def test_what_becomes_of_older_stages_is_asked_where_they_are_run(tmp_path, capsys):

@@ -1,6 +1,6 @@
-"""The scorer knows the target language: what a sentence without spaces scores, and what is refused.
+"""The scorer knows the target language: what a sentence without spaces scores, and refused inputs.
 
-Expected scores are those of sacreBLEU's own classes, called here by hand.
+Expected scores come from sacreBLEU's own classes, called here by hand.
 """
 
 import json
@@ -289,7 +289,10 @@ def test_a_recipe_of_the_quickstart_says_how_its_text_is_scored(chinese, tmp_pat
     from fairseq_kd.quickstart.run import _score
 
     data_bin, checkpoint = chinese
-    for decoding, name in (({}, "zh"), ({"tokenize": "char"}, "char")):  # the kept result of zh is not that of char
+    for decoding, name in (
+        ({}, "zh"),
+        ({"tokenize": "char"}, "char"),
+    ):  # the kept result of zh is not the result of char
         recipe = Recipe("mine.yaml", {"target-lang": "zh"}, {}, {}, {}, {}, {"beam": 1, **decoding})
         result = _score(tmp_path / "result.json", data_bin, checkpoint, recipe, True)
         assert f"|tok:{name}|" in result["bleu"]["signature"]
