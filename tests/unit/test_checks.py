@@ -78,7 +78,10 @@ def test_a_record_without_a_seal_is_read_and_one_with_a_missing_key_is_not(tmp_p
     assert read_record(path, "remedy") is None
     path.write_text(json.dumps({"a": 1}))
     assert read_record(path, "remedy", required=("a",)) == {"a": 1}
-    for required, content, reason in ((("b",), '{"a": 1}', "it has no 'b'"), ((), "[1]", "no object but a list")):
+    for required, content, reason in (
+        (("b",), '{"a": 1}', "it has no 'b'"),
+        ((), "[1]", "is not an object but a list"),
+    ):
         path.write_text(content)
         with pytest.raises(DamagedRecord, match=reason):
             read_record(path, "remedy", required)

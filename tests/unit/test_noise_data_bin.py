@@ -6,7 +6,9 @@ import pytest
 from fairseq.data import Dictionary
 
 from fairseq_kd.artifacts.derived import SideWriter
+from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.manifest import check_files, read_manifest
+from fairseq_kd.artifacts.records import write_record
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.entry import text_files
@@ -208,6 +210,13 @@ def test_a_data_bin_of_fairseq_preprocess_needs_to_know_how_subwords_make_words(
     assert (tmp_path / "out" / SOURCE).read_bytes() == (tmp_path / "same" / SOURCE).read_bytes()
 
 
+def record_again(folder, name):
+    """Write the manifest for the present content of a file, as if the data-bin had been made with it."""
+    manifest = read_manifest(folder)
+    manifest["files"][name] = sha256_file(folder / name)
+    write_record(folder / "manifest.json", manifest)
+
+
 def test_bad_data_bins_are_refused(data_bin, tmp_path):
     with pytest.raises(KDError, match="has no subset 'dev'"):
         noise(data_bin, tmp_path / "out", delete=0.1, subset="dev")
@@ -216,6 +225,7 @@ def test_bad_data_bins_are_refused(data_bin, tmp_path):
     ids = np.fromfile(damaged / SOURCE, dtype=np.uint16)
     ids[3] = 2
     ids.tofile(damaged / SOURCE)
+    record_again(damaged, SOURCE)
     with pytest.raises(KDError, match="sentence 1 has the end-of-sentence symbol in its middle.*the word </s>"):
         noise(damaged, tmp_path / "out", delete=0.1)
     assert BLOCK_LINES > 400 and not (tmp_path / "out").exists()
@@ -227,6 +237,7 @@ def test_unknown_tokens_survive_on_every_level(data_bin, tmp_path):
     ids = np.fromfile(odd / SOURCE, dtype=np.uint16)
     ids[1::7] = np.where(ids[1::7] == 2, 2, 3)  # <unk>
     ids.tofile(odd / SOURCE)
+    record_again(odd, SOURCE)
     before = sum(line.count("<unk>") for line in symbols(odd))
     for level in ("word", "subword", "char"):
         noise(odd, tmp_path / level, level=level, swap=0.1, sentence_share=0.5)
