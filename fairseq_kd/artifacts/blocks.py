@@ -158,6 +158,7 @@ def _finish(folder: Path, request: dict, work: Work, inputs: Inputs) -> dict | N
                 if (manifest := read_manifest(folder)) is None:
                     for block in work.blocks:
                         check_part(block.path(folder))
+                    inputs.check()
                     manifest = work.join(folder, request)
     work.check(folder, manifest)
     shutil.rmtree(folder / PARTS, ignore_errors=True)

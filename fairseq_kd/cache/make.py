@@ -164,7 +164,15 @@ def make_cache(
         compute = TeacherRows(teacher, task, _format(options, len(task.target_dictionary)), options)
         made_from = describe_inputs(data_bin, teacher_path, task, options, inputs)
         return write_cache(
-            *(out, compute.format, made_from, compute.sizes, compute, shard, block_tokens, compute.fit), inputs=inputs
+            out,
+            compute.format,
+            made_from,
+            compute.sizes,
+            compute,
+            shard,
+            block_tokens,
+            compute.fit,
+            inputs=inputs,
         )
 
 

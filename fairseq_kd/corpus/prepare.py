@@ -148,7 +148,11 @@ def _clean(files: dict[str, SubsetFiles], languages, options, scratch: Path, say
         if subset == "train" and options.valid_every is not None:
             goals["valid"] = scratch / "clean.valid"
         report, pairs = write_clean_text(
-            *(paths, languages, options, goals, f"reading {subset}"),
+            paths,
+            languages,
+            options,
+            goals,
+            f"reading {subset}",
             training=subset == "train",
             whole_words=kind == "none",
         )
