@@ -158,7 +158,7 @@ def caches(bench: Bench, section: Section, teacher) -> None:
 
 
 def compare_caches(expected, found, least: float, nats: float) -> dict:
-    """Tokens with the same most probable type, and with the same k in one order: what is stored of these may differ."""
+    """Tokens with the same most probable entry, and with the same k in one order: the stored values may differ."""
     ours, theirs = (CacheReader(path).rows(slice(None)) for path in (found, expected))
     first, same = (ours.ids == theirs.ids)[:, 0].mean(), (ours.ids == theirs.ids).all(axis=1)
     error = max(abs(getattr(ours, name) - getattr(theirs, name))[same].max(initial=0) for name in ("delta", "tail"))

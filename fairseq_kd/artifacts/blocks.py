@@ -61,7 +61,7 @@ class Work(Protocol):
         """Write the finished files from all parts, then the manifest; return it."""
 
     def check(self, folder: Path, manifest: dict) -> None:
-        """Raises KDError when the finished files are not as the manifest says."""
+        """Raises KDError when the finished files do not fit the manifest."""
 
 
 def cut_blocks(sizes: np.ndarray, block_size: int) -> list[Block]:
@@ -124,7 +124,7 @@ def _write_part(part: Path, buffers: Iterable) -> None:
 
 
 def shared_part(folder: Path, name: str, make: Callable[[], bytes]) -> bytes:
-    """The content of parts/`name`, on which all blocks depend: the first process that needs it makes it.
+    """The content of parts/`name`, on which all blocks depend; the first process that needs the file makes it.
 
     Raises KDError when it cannot be written, and when it was damaged since.
     """

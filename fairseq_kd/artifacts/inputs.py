@@ -66,7 +66,7 @@ class Inputs:
             self.watch(*folder.glob(pattern))
 
     def sha256(self, path) -> str:
-        """Hex sha256 of a file, computed once, of the content that it had when it was first looked at.
+        """Hex sha256 of a file, computed once, of the content that it had when it was first watched.
 
         Raises KDError when the file has changed since, and OSError when it cannot be read.
         """

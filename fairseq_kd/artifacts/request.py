@@ -20,9 +20,9 @@ SHOWN = 32  # characters of a long value in a message
 
 
 def begin(folder: Path, request: dict) -> dict:
-    """Record the request in `folder`, or compare it with the one of an earlier run; return the recorded one.
+    """Record the request in `folder`, or compare it with the request of an earlier run; return the recorded one.
 
-    Of processes that begin together, the first to record decides, and the others compare theirs with it.
+    When several processes begin together, the first to record decides, and the others compare their requests with it.
     Raises KDError when `folder` cannot be written, holds another artefact, or was begun from another request.
     """
     if (recorded := _recorded(folder, request)) is not None:

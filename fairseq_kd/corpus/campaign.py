@@ -103,7 +103,7 @@ def describe_origin(corpus: ArchiveCorpus, archives: dict[Archive, Path], inputs
     """The identity of the raw text: the sha256 of each archive, or of each file of an unpacked one.
 
     inputs: gets these files.
-    Raises KDError for an archive that is not the one whose hash the entry or an earlier use knows.
+    Raises KDError for an archive whose hash differs from the hash in the entry or of an earlier use.
     """
     whole = {path: archive for archive, path in archives.items()}
     files = files_read(corpus, archives).items()

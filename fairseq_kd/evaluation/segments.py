@@ -17,8 +17,8 @@ from fairseq_kd.corpus.text import normalise_spaces, read_raw_lines
 class Segments:
     """The references in order, and their origin for the result file.
 
-    decode: joins the subwords of a line. source: the file of the source text; None if there is none, as in a data-bin
-    of plain fairseq-preprocess.
+    decode: joins the subwords of a line. source: the file of the source text; None without such a file, as in a
+    data-bin of plain fairseq-preprocess.
     """
 
     references: list[str]

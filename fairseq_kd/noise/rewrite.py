@@ -4,7 +4,7 @@ The block is cut only where something changes, and the text between two changes 
 percent this is several times faster than copying every unit and every gap.
 
 A unit has two numbers: its number among all units of the block, and its position among the remaining units, which are
-those that were not deleted.
+the units that were not deleted.
 """
 
 from typing import NamedTuple

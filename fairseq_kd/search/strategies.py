@@ -32,7 +32,7 @@ class Run:
 class Cost:
     """The largest loss by a wrong value of a parameter: best against worst run of a group.
 
-    The runs of a group differ in this parameter alone. groups: the number of such groups; this is the one with the
+    The runs of a group differ in this parameter alone. groups: the number of such groups; this is the group with the
     largest difference.
     """
 

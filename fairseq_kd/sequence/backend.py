@@ -140,7 +140,8 @@ class ForcingBackend(Backend):
 def most_probable(signal, count: int, last: torch.Tensor, eos: int, pad: int, cut: bool):
     """The most probable tokens of a signal of N = count rows: numpy arrays (token ids (N,), log-probabilities (N,)).
 
-    last (B,): the rows whose token is EOS, whatever the teacher says. cut: whether EOS may be the answer in other rows.
+    last (B,): the rows whose token is EOS, whichever token the teacher prefers. cut: whether EOS may be the answer in
+    other rows.
     """
     ids, scores = [], []
     is_last = torch.zeros(count, dtype=torch.bool, device=last.device)

@@ -189,7 +189,8 @@ def _agrees(pattern, value) -> bool:
 def check_exclusions(spec: Spec, factors: dict, exclusions: list, effective: list, kept: list) -> None:
     """Raises KDError for exclusions that remove nothing, everything, or every cell with one value.
 
-    effective: for each combination of values, those that have an effect. kept: the combinations that are not excluded.
+    effective: for each combination of values, the settings that have an effect. kept: the combinations that are not
+    excluded.
     """
     for exclusion in exclusions:
         if not any(exclusion.removes(values) for values in effective):

@@ -191,7 +191,7 @@ def raw_text(path, data: dict) -> RawText:
     if raw is not None and "raw" not in CORPORA[name].takes:
         raise KDError(f"{path}: raw has no effect with the {name} corpus: it is generated")
     if raw is not None and not Path(raw).is_dir():
-        raise KDError(f"{path}: {raw} is not a folder; give the one with your raw files as raw in data, or by --raw")
+        raise KDError(f"{path}: {raw} is not a folder; give the folder with your raw files as raw in data, or by --raw")
     if name == "text":
         return _own_text(path, data)
     subsets = tuple(dict.fromkeys((*SUBSETS, *CORPORA[name].subsets)))

@@ -36,7 +36,7 @@ def check_folder(of_gold, folder, languages) -> None:
 
 
 def check_dictionaries(folder, languages, dictionaries) -> None:
-    """Compare the dictionaries (source, target) with the ones in `folder`. Raises KDError at the first difference."""
+    """Compare the dictionaries (source, target) with `folder`. Raises KDError at the first difference."""
     for lang, ours in zip(languages, dictionaries, strict=True):
         distilled = Dictionary.load(str(Path(folder) / f"dict.{lang}.txt"))
         if (found := first_difference(ours, distilled)) is not None:
@@ -71,7 +71,7 @@ def check_pairs(pairs, distilled, folders, split: str, languages) -> None:
         first = next((i for i in sentences if not torch.equal(pairs.src[i], distilled.src[i])), None)
     if first is not None:
         raise KDError(
-            f"the source of sentence {first} of subset {split!r} in --distilled {folder} differs from the one in "
+            f"the source of sentence {first} of subset {split!r} in --distilled {folder} differs from the source in "
             f"{of_gold}: the distilled targets would belong to other sentences. {REMEDY}"
         )
 

@@ -156,7 +156,7 @@ def test_with_each_tokens_own_tail_for_a_shape_the_whole_distribution_is_taught(
 
 
 def test_gradient_of_the_logits_with_a_tail_shape_worked_out_by_hand():
-    """Of four types two are named; the shape gives the others 3/10 and 1/10 of its mass, so 3/4 and 1/4 of the tail."""
+    """Two of four tokens are named; the shape gives the others 3/10 and 1/10 of its mass: 3/4 and 1/4 of the tail."""
     shapes = torch.tensor([[0.5, 0.1, 0.3, 0.1], [0.25] * 4], dtype=torch.float64).log()
     ids, lprobs = torch.tensor([[1, 0]]), torch.tensor([[0.6, 0.2]], dtype=torch.float64).log()
     signal = TopKSignal(ids, lprobs, torch.tensor([0.2], dtype=torch.float64).log(), shapes, torch.tensor([0]))
@@ -204,7 +204,7 @@ def test_narrow_types_differ_by_their_rounding(dtype, loss_tolerance, gradient_t
 
 
 def test_gradients_too_small_for_float16_are_kept():
-    """Of 20,000 types one gets a gradient of about 1: the others' 5e-5 each are within 1 % of the right sum."""
+    """One of 20,000 tokens gets a gradient of about 1; the sum of the others, 5e-5 each, is right within 1 %."""
     x = torch.ones(1, 1, dtype=torch.float16)
     w = torch.zeros(20_000, 1, dtype=torch.float16)
     _, _, dw = by_fused(x, w, torch.tensor([0]), None, Objective())
@@ -310,7 +310,7 @@ def test_weights_of_one_change_nothing_at_all():
 
 
 def excluded_by_teacher(teacher, most=V - 3):
-    """The teacher excludes types of each token: none of the first, and all but three of the second."""
+    """The teacher excludes entries at each position: none at the first, and all but three at the second."""
     count = torch.arange(N).remainder(6) * 2
     count[1] = most
     ranks = teacher.argsort(dim=-1).argsort(dim=-1)
