@@ -97,7 +97,7 @@ class KDHybridCriterion(KDWordCriterion):
         if str(cfg.hybrid_gate) == "learned":
             if task.encoder_width is None:
                 raise KDError(
-                    "--hybrid-gate learned needs the encoder of one of fairseq's transformers, and the student has none; "
+                    "--hybrid-gate learned needs the encoder of one of fairseq's transformers; the student has none: "
                     "use --hybrid-gate constant or schedule"
                 )
             self.gate = LearnedGate(task.encoder_width, cfg.hybrid_weight)
