@@ -2,7 +2,7 @@
 
 Usage: python benchmarks/cache_scale.py [--sentences 5000000] [--batches 2000] [--folder DIR]
 
-A generated signal stands in the teacher's place: 25 target tokens a sentence on average, k = 8, three temperatures.
+A generated signal replaces the teacher: 25 target tokens per sentence on average, k = 8, three temperatures.
 Written by the writer of `fairseq-kd cache`, then read in random batches of about 4,000 tokens as a training does
 (row numbers, rows, rebuilt distribution). Printed: bytes, seconds and peak memory of writing; milliseconds a batch,
 and how much the memory of the process grew: `own` is what it allocated, `mapped` are pages of the files, which the
@@ -26,11 +26,11 @@ from fairseq_kd.cache.reader import CacheReader
 from fairseq_kd.cache.writer import write_cache
 
 FORMAT = CacheFormat(k=8, temperatures=(1.0, 2.0, 4.0), types=32000)
-SENTENCES_A_BATCH = 160  # of 25 tokens
+SENTENCES_PER_BATCH = 160  # each of 25 tokens
 
 
 def generated(sizes: np.ndarray):
-    """What stands in the teacher's place: rows that depend on the block alone."""
+    """The replacement of the teacher: rows that depend only on the block."""
     offsets = offsets_of(sizes)
 
     def compute(start: int, end: int, advance, shapes) -> tuple[Rows, np.ndarray]:
@@ -66,7 +66,7 @@ def write(folder: Path, sentences: int) -> int:
     size = sum(FORMAT.file_sizes(sentences, manifest["tokens"]).values())
     print(
         f"written: {sentences:,} sentences, {manifest['tokens']:,} tokens, {size / 1e6:,.1f} MB "
-        f"({FORMAT.bytes_per_token()} bytes a token) in {seconds:.1f} s; peak memory {peak():,.0f} MB, of which "
+        f"({FORMAT.bytes_per_token()} bytes per token) in {seconds:.1f} s; peak memory {peak():,.0f} MB, of which "
         f"{before:,.0f} MB before"
     )
     return size
@@ -95,7 +95,7 @@ def read(folder: Path, batches: int, size: int) -> None:
 
 def read_batch(reader: CacheReader, rng) -> None:
     """Rows of a random batch and the distribution of each, as for a training."""
-    sentences = rng.integers(len(reader), size=SENTENCES_A_BATCH)
+    sentences = rng.integers(len(reader), size=SENTENCES_PER_BATCH)
     stored = reader.rows(reader.sentence_rows(sentences))
     column = reader.tail_column(2.0)
     rebuild(torch.from_numpy(stored.delta), torch.from_numpy(stored.tail[:, column].copy()), 2.0)

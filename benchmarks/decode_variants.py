@@ -3,7 +3,7 @@
 Usage: python benchmarks/decode_variants.py DATA_BIN --teacher T [--sentences 1500]
 
 The variants, each against float32 with beam 5 over the same last sentences of the training set: 8-bit weights, batches
-by length or as they come, a shortlist of target types for each source (the most probable by IBM model 1 of all other
+by length or as they come, a shortlist of target tokens for each source (the most probable by IBM model 1 of all other
 training pairs, and the most frequent), smaller beams. Printed: ratio of CPU time, share of same hypotheses, BLEU
 against the gold targets.
 """
@@ -37,7 +37,7 @@ VARIANTS = {
 
 
 def lexicon(pairs, types: int, rounds: int = 4):
-    """IBM model 1 over sets of types: (source type, target type, probability) arrays, p(target | source)."""
+    """IBM model 1 over sets of tokens: (source token, target token, probability) arrays, p(target | source)."""
     keys = [(source[:, None] * types + target[None, :]).ravel() for source, target in pairs]
     starts = np.cumsum([0, *(len(target) for _, target in pairs[:-1])])
     places = [np.tile(np.arange(len(t)) + start, len(s)) for (s, t), start in zip(pairs, starts, strict=True)]
@@ -51,7 +51,7 @@ def lexicon(pairs, types: int, rounds: int = 4):
 
 
 def write_shortlist(path: Path, table, names, target_names, frequency, per_type: int, frequent: int) -> None:
-    """The vocabulary map that CTranslate2 reads: source type, tab, target types; the first line is for every source."""
+    """The vocabulary map that CTranslate2 reads: source token, tab, target tokens; the first line: any source."""
     sources, targets, probability = table
     order = np.lexsort((-probability, sources))
     bounds = np.searchsorted(sources[order], np.arange(len(names) + 1))

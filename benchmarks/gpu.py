@@ -48,12 +48,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("gpu-results"))
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--minutes", type=float, default=8, help="after that no row is begun (default %(default)s)")
-    parser.add_argument("--commit", help="for the report, where there is no git repository")
+    parser.add_argument("--commit", help="for the report, where no git repository exists")
     parser.add_argument("--dry-run", action="store_true", help="tiny sizes")
     parser.add_argument("--cpu", action="store_true", help="with --dry-run: without a GPU")
     args = parser.parse_args()
     if args.cpu and not args.dry_run:
-        parser.error("--cpu has no effect without --dry-run: the sizes are those of a GPU")
+        parser.error("--cpu has no effect without --dry-run: the sizes are made for a GPU")
     if not args.cpu and not torch.cuda.is_available():
         parser.error("no CUDA device is seen; --dry-run --cpu shows that the script runs")
     return args

@@ -11,12 +11,12 @@ from fairseq.data import Dictionary, indexed_dataset
 from gpu_config import parsed
 
 from fairseq_kd.artifacts.blocks import offsets_of
-from fairseq_kd.artifacts.fingerprint import data_files, data_hashes, dictionary_hash
+from fairseq_kd.artifacts.hashes import data_files, data_hashes, dictionary_hash
 from fairseq_kd.cache.format import CacheFormat, Rows, sentence_crcs
 from fairseq_kd.cache.writer import write_cache
 from fairseq_kd.corpus.entry import text_files
-from fairseq_kd.corpus.options import PrepareOptions
 from fairseq_kd.corpus.prepare import prepare
+from fairseq_kd.corpus.prepare_options import PrepareOptions
 from fairseq_kd.corpus.synthetic import CorpusSpec, write_corpus
 from fairseq_kd.inference.frozen import FrozenModel
 from fairseq_kd.inference.opening import open_data
@@ -30,19 +30,19 @@ TOP_K, TAIL_SHAPES = 16, 64
 class Sizes:
     """How much is measured."""
 
-    pairs: int  # of the synthetic corpus
+    pairs: int  # size of the synthetic corpus
     test: int
     teacher_updates: int
-    updates: int  # of a training whose losses are compared
-    rows: int  # of the fused loss that is compared with the readable one
-    vocabulary: int  # of it
+    updates: int  # length of a training whose losses are compared
+    rows: int  # rows for the comparison of the fused loss with the readable one
+    vocabulary: int  # vocabulary of that comparison
     vocabularies: tuple[int, ...]
     tokens: tuple[int, ...]
     students: tuple[str, ...]
     teacher: str
-    sentences: int  # of the random data
+    sentences: int  # size of the random data
     rounds: int
-    dimensions: tuple[str, ...] = ()  # options that change those of the students
+    dimensions: tuple[str, ...] = ()  # options that replace options of the students
 
 
 FULL = Sizes(
@@ -86,7 +86,7 @@ class Bench:
 
     @property
     def cpu(self) -> bool:
-        """Whether there is no GPU."""
+        """Whether the machine has no GPU."""
         return self.device == "cpu"
 
     @functools.cached_property
@@ -115,7 +115,7 @@ class RandomData:
     """A data-bin of random sentences of 20 to 32 tokens, and a cache of random signals for it."""
 
     def __init__(self, folder: Path, vocabulary: int, sentences: int, dimensions: tuple[str, ...] = ()):
-        """vocabulary: V, the types of the joint dictionary. dimensions: options of the students."""
+        """vocabulary: V, the entries of the joint dictionary. dimensions: options of the students."""
         folder.mkdir()
         self.data_bin, self.cache, self.vocabulary = folder / "data-bin", folder / "cache", vocabulary
         self.dimensions = dimensions
@@ -161,7 +161,7 @@ class RandomData:
         write_cache(self.cache, cache_format, made_from, sizes, compute, fit=lambda: fitted)
 
     def _signals(self, tokens: int, shapes: int, rng) -> Rows:
-        step = self.vocabulary // TOP_K - 1  # the k types of a token differ
+        step = self.vocabulary // TOP_K - 1  # the k entries of a token differ
         ids = (rng.integers(self.vocabulary, size=(tokens, 1)) + step * np.arange(TOP_K)) % self.vocabulary
         delta = np.cumsum(rng.random((tokens, TOP_K), dtype=np.float32), axis=1)
         tail = -1 - rng.random((tokens, 1), dtype=np.float32)
@@ -174,7 +174,7 @@ class RandomData:
         return np.concatenate(found).reshape(-1, 2)
 
     def batch(self, number: int, tokens: int) -> dict:
-        """A fairseq batch of so many tokens with padding; other sentences for the next number."""
+        """A fairseq batch of the given number of tokens with padding; other sentences for the next number."""
         count, every = max(1, tokens // LENGTH), len(self.dataset)
         chosen = [(number * count + place) % every for place in range(count)]
         return self.dataset.collater([self.dataset[place] for place in chosen])

@@ -15,7 +15,7 @@ from fairseq_kd.cache.format import CacheFormat
 from fairseq_kd.cache.make import CachingOptions, TeacherRows
 from fairseq_kd.export.runtime import numbers, write_model
 from fairseq_kd.sequence.backend import MAX_TOKENS, FairseqBackend
-from fairseq_kd.sequence.options import DecodeOptions
+from fairseq_kd.sequence.decode_options import DecodeOptions
 
 SEARCH = DecodeOptions(beam=5, max_len_b=LENGTH - 2)
 DECODED = 1000  # sentences
@@ -25,7 +25,7 @@ def measure(bench: Bench, section: Section) -> None:
     """The first of the vocabularies."""
     data = bench.random(bench.sizes.vocabularies[0])
     section.note(
-        f"Random sentences, V = {data.vocabulary:,}, untrained models. Cache: a {bench.sizes.teacher}, {TOP_K} types "
+        f"Random sentences, V = {data.vocabulary:,}, untrained models. Cache: a {bench.sizes.teacher}, {TOP_K} entries "
         f"and {TAIL_SHAPES} tail shapes; rows of all sentences, without hashing and writing. Decoding: "
         f"beam 5; the hypotheses of untrained models nearly all have the {LENGTH - 1} tokens that are allowed."
     )

@@ -17,12 +17,13 @@ from fairseq_kd.cache.reader import CacheReader
 from fairseq_kd.evaluation.evaluate import evaluate
 from fairseq_kd.evaluation.system import TranslateOptions
 from fairseq_kd.sequence.decode import decode
-from fairseq_kd.sequence.options import DecodeOptions
+from fairseq_kd.sequence.decode_options import DecodeOptions
 
 MODEL = """--encoder-layers 2 --decoder-layers 2 --encoder-embed-dim 64 --encoder-ffn-embed-dim 128
  --encoder-attention-heads 4 --lr 0.001 --dropout 0 --max-tokens 1000 --log-format json --log-interval 1
  --disable-validation --no-epoch-checkpoints --fp16-init-scale 4 --amp-init-scale 4"""
-# largest relative difference of a loss to that of fp32 on the CPU; it is logged with three decimals, here from about 9
+# largest relative difference between a loss and the loss in fp32 on the CPU; it is logged with three decimals, here
+# from about 9
 LOSSES = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 2e-2, "amp": 1e-2}
 AFTER_OVERFLOW = 0.1  # a skipped update moves all later ones by a batch
 SAME_TARGETS = {"float32": 0.98, "float16": 0.85, "bfloat16": 0.6}
@@ -32,7 +33,7 @@ CACHED = {"float32": (0.999, 1e-3), "bfloat16": (0.8, 0.5)}  # share of tokens w
 def measure(bench: Bench, section: Section) -> None:
     """All of it."""
     section.note(
-        "TF32 is off. A row is ok where its error is at most the tolerance beside it. Trainings: two layers, d = 64, "
+        "TF32 is off. A row is ok where its error is at most the tolerance next to it. Trainings: two layers, d = 64, "
         "dropout 0, the same batches; each loss of an update is compared."
     )
     fused_against_readable(bench, section)
@@ -45,7 +46,7 @@ def measure(bench: Bench, section: Section) -> None:
 
 
 def verdict(error: float, tolerance: float) -> str:
-    """Of a row; an error that is no number fails."""
+    """The verdict of a row; an error that is not a number fails."""
     return "ok" if error <= tolerance else FAILED
 
 
@@ -127,14 +128,14 @@ def trained(bench: Bench, arch: tuple, criterion: dict, precision: str, cpu: boo
     """A short training."""
     distilled = bench.folder / "distilled" if criterion["_name"] == "kd_hybrid" else None
     changes = {"checkpoint": {"no_save": True, "save_dir": str(bench.folder / "unused")}}
-    # with --cpu where CUDA is there, fairseq's clipping mixes devices and fails
+    # with --cpu on a machine with CUDA, fairseq's clipping mixes devices and fails
     changes["optimization"] = {"max_update": bench.sizes.updates, "clip_norm": 0.0}
     model = [bench.corpus, *arch, *MODEL.split()]
     return fairseq_train(configuration(model, criterion, cpu, precision, distilled, **changes))
 
 
 def worst(found: list[float], expected: list[float]) -> float:
-    """Largest relative difference; infinite where one is no number."""
+    """Largest relative difference; infinite where one is not a number."""
     assert len(found) == len(expected), f"{len(found)} updates, {len(expected)} on the CPU"
     errors = [abs(a - b) / b for a, b in zip(found, expected, strict=True)]
     return max(errors) if all(map(math.isfinite, errors)) else math.inf
@@ -157,7 +158,7 @@ def caches(bench: Bench, section: Section, teacher) -> None:
 
 
 def compare_caches(expected, found, least: float, nats: float) -> dict:
-    """Tokens with the same most probable type, and with the same k in one order: what is stored of these may differ."""
+    """Tokens with the same most probable entry, and with the same k in one order: the stored values may differ."""
     ours, theirs = (CacheReader(path).rows(slice(None)) for path in (found, expected))
     first, same = (ours.ids == theirs.ids)[:, 0].mean(), (ours.ids == theirs.ids).all(axis=1)
     error = max(abs(getattr(ours, name) - getattr(theirs, name))[same].max(initial=0) for name in ("delta", "tail"))

@@ -11,7 +11,7 @@ from fairseq_kd.loss.signal import DenseSignal, TopKSignal
 
 WIDTH = 64
 KINDS = ("no teacher", "dense", "top-k", "top-k, tail shapes")
-# of (loss, gradients): relative error; of gradients by the norm over all entries
+# relative error of (loss, gradients); for gradients by the norm over all entries
 TOLERANCES = {
     torch.float32: (1e-5, 1e-4),
     torch.float16: (1e-3, 5e-3),
@@ -50,7 +50,8 @@ class Case:
         generator = torch.Generator().manual_seed(1)
         shapes = ((sizes.rows, WIDTH), (sizes.vocabulary, WIDTH)) * 2
         drawn = [torch.randn(shape, generator=generator) for shape in shapes]
-        # rounded to the narrowest type: the same numbers in every type, so that the errors are those of computing
+        # rounded to the narrowest type: the same numbers in every type, so that the errors come from the computation
+        # alone
         self.inputs = [x.mul_(0.3 if number % 2 else 1.0).bfloat16().to(bench.device) for number, x in enumerate(drawn)]
         self.target = torch.randint(sizes.vocabulary, (sizes.rows,), generator=generator).to(bench.device)
         self.log_shapes = torch.randn(TAIL_SHAPES, sizes.vocabulary, generator=generator).log_softmax(dim=-1)

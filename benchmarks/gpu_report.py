@@ -90,7 +90,7 @@ class Section:
         return time.monotonic() > self.report.end
 
     def attempt(self, table: str, labels: dict, measure) -> bool:
-        """Add the row of `labels` and what measure() returns; whether that went well. Out of memory is no failure."""
+        """Add the row of `labels` and what measure() returns; whether it succeeded. Out of memory is not a failure."""
         if self.late():
             self.row(table, **labels, result="skipped: no time left")
             return False
@@ -112,7 +112,7 @@ class Section:
 
 
 def table(rows: list[dict]) -> list[str]:
-    """A Markdown table; the columns are those of all rows in the order of their first appearance."""
+    """A Markdown table; the columns of all rows, in the order of their first appearance."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     lines = [columns, ["---"] * len(columns)]
     lines += [[cell(row.get(name, "")) for name in columns] for row in rows]

@@ -2,8 +2,8 @@
 
 Usage: python benchmarks/keep_memory.py DATA_BIN [--rounds 3] [--updates 12]
 
-Each round trains the same transformer (7 M parameters, 4,096 tokens a batch) from the same seed twice, without and
-with the two variables that the quickstart sets, in turn. Printed: seconds an update (median over updates, the first
+Each round trains the same transformer (7 M parameters, 4,096 tokens per batch) from the same seed twice, without and
+with the two variables that the quickstart sets, in turn. Printed: seconds per update (median over updates, the first
 two left out) of each run, and the ratio of the medians.
 """
 

@@ -10,7 +10,7 @@ Compared in one run, the variants in turn in every round, medians over rounds:
 - fused CE, fused cached KD (k = 16), fused online KD, and the reference implementation of cached KD
 - fused cached KD with 64 tail shapes, as `fairseq-kd cache` makes them unless told otherwise
 - fused cached KD with --kd-matmul-dtype bfloat16
-- the limit: the three matrix products of any exact loss layer, into buffers that are there
+- the limit: the three matrix products of any exact loss layer, into buffers that exist
 
 Memory is the growth of the process's peak while a variant runs, each in a process of its own (on CUDA: of the
 allocator's peak). The teacher's logits or features are given, not computed, but for fused online KD, which makes the
@@ -93,7 +93,7 @@ class Layer:
             self.loss(variant, signal).backward()
 
     def loss(self, variant, signal):
-        """Forward. What it does not return is gone before the backward pass, as in a criterion of fairseq."""
+        """Forward. What it does not return is freed before the backward pass, as in a criterion of fairseq."""
         if variant.startswith("fused"):
             narrow = torch.bfloat16 if "bfloat16" in variant else None
             return fused_loss(self.x, self.w, self.target, signal, OBJECTIVE, narrow).loss
@@ -153,7 +153,7 @@ def print_peak(args) -> None:
         print((torch.cuda.max_memory_allocated() - before) / 2**20)
     else:
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # what the inputs took and gave back must not be counted as there
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew; ru_maxrss would be the parent's
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak; ru_maxrss would be the parent's
         before = peak_rss()
         layer.run(args.memory_of, signal)
         print(peak_rss() - before)

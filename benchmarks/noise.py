@@ -3,11 +3,11 @@
 Usage: python benchmarks/noise.py [--sentences 200000] [--rounds 3]
        python benchmarks/noise.py --memory 5000000
 
-Generated text: 25 words a line, drawn from 200,000 types by Zipf's law, some of the letters not ASCII. Both read the
-same file and write one; the loop draws one random number a word, as the definition asks, and does not count what it
-did. Counting the words, for substitutes, is timed by itself. Printed: CPU seconds of this process (median of the
-rounds, in turn) and the ratio. --memory: the whole command on so many pairs with noise on both sides, and its peak
-memory; the folder for temporary files needs 700 bytes a pair.
+Generated text: 25 words per line, drawn from 200,000 different words by Zipf's law, some of the letters not ASCII. Both
+read the same file and write one; the loop draws one random number per word, as the definition asks, and does not count
+what it did. Counting the words, for substitutes, is timed by itself. Printed: CPU seconds of this process (median of
+the rounds, in turn) and the ratio. --memory: the whole command on this number of pairs with noise on both sides, and
+its peak memory; the folder for temporary files needs 700 bytes a pair.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def loop_count(source: Path) -> Counter:
 
 
 def loop_line(words: list[str], options: NoiseOptions, types, cumulative) -> list[str]:
-    """One line: the shortest code for one operation, one random number a word for several."""
+    """One line: the shortest code for one operation, one random number per word for several."""
     draw = random.random
     if options.total == options.delete:
         return [word for word in words if draw() >= options.delete] or [random.choice(words)]
@@ -127,9 +127,10 @@ def compare(folder: Path, sentences: int, rounds: int) -> None:
                 loop.append(seconds(loop_count, source))
                 ours.append(counting)
     print(
-        f"{sentences:,} lines of {WORDS} words, {source.stat().st_size / 1e6:.0f} MB, {len(counts):,} types, one core"
+        f"{sentences:,} lines of {WORDS} words, {source.stat().st_size / 1e6:.0f} MB, {len(counts):,} different words, "
+        "one core"
     )
-    print(f"{'':18}{'loop':>10}{'ours':>10}{'ratio':>8}{'lines a second':>17}")
+    print(f"{'':18}{'loop':>10}{'ours':>10}{'ratio':>8}{'lines per second':>17}")
     for name, (loop, ours) in times.items():
         slow, fast = median(loop), median(ours)
         print(f"{name:18}{slow:8.2f} s{fast:8.2f} s{slow / fast:8.2f}{sentences / fast:17,.0f}")

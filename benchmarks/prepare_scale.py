@@ -2,8 +2,8 @@
 
 python benchmarks/prepare_scale.py FOLDER --pairs 200000 [options of fairseq-kd prepare]
 
-The text is Zipfian: 60,000 types a language, 25 words a sentence, the words of the target are those of the source one
-by one. What FOLDER holds already is used again.
+The text is Zipfian: 60,000 different words per language, 25 words per sentence, the words of the target are the words
+of the source one by one. What FOLDER holds already is used again.
 """
 
 import argparse

@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def run(spec: str, work: Path, seconds: float | None = None) -> list[str] | None:
-    """Run or continue the study; after so many seconds kill it. Return the kinds of stages that were at work then."""
+    """Run or continue the study; after the given seconds kill it. Return the kinds of stages that were at work then."""
     words = [sys.executable, "-m", "fairseq_kd.cli.main", "study", "run", spec, "--out", str(work)]
     with subprocess.Popen(words, stdout=subprocess.DEVNULL) as process:
         try:

@@ -3,10 +3,11 @@
 Usage: python benchmarks/train_step.py DATA_BIN [--updates 15] [--max-tokens 4096] [--device cpu] [--fp16] [--bf16]
 
 DATA_BIN is made by fairseq-kd prepare, best with a vocabulary of 8,000 to 10,000. Student: 3 + 3 layers, d = 256,
-ffn 512 (5.9 M parameters at 8,000 types); teacher: the same with ffn 1,024 (7.5 M), trained for one update, because
-only its cost matters. The trainers of all variants are built in this process, by fairseq's own classes, and take the
-same batches in turn: update i of each, then update i + 1. Printed: medians over updates, the first two left out, and
-their ratios to label_smoothed_cross_entropy. "teacher forward" is the teacher's forward pass alone, with log-softmax.
+ffn 512 (5.9 M parameters at 8,000 vocabulary entries); teacher: the same with ffn 1,024 (7.5 M), trained for one
+update, because only its cost matters. The trainers of all variants are built in this process, by fairseq's own classes,
+and take the same batches in turn: update i of each, then update i + 1. Printed: medians over updates, the first two
+left out, and their ratios to label_smoothed_cross_entropy. "teacher forward" is the teacher's forward pass alone, with
+log-softmax.
 """
 
 import argparse
@@ -125,7 +126,7 @@ def measure(args, trainers, teacher) -> None:
     print(
         f"{where}, torch {torch.__version__}, V = {len(first.task.target_dictionary):,}, student "
         f"{sum(p.numel() for p in model.parameters()):,} parameters, teacher "
-        f"{sum(p.numel() for p in network.parameters()):,}; {tokens // args.updates:,} target tokens a batch in "
+        f"{sum(p.numel() for p in network.parameters()):,}; {tokens // args.updates:,} target tokens per batch in "
         f"{positions // args.updates:,} positions; median of {args.updates - 2} updates"
     )
     for name, value in medians.items():

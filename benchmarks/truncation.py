@@ -1,11 +1,11 @@
-"""How much of the teacher's term is left when a cache keeps k types and the mass of the others?
+"""How much of the teacher's term is left when a cache keeps k entries and the mass of the others?
 
 Usage: python benchmarks/truncation.py DATA_BIN --teacher T --student S [--subset valid] [--sentences 500]
 
-Printed for each k: KL(teacher || student) in bits a token over k + 1 outcomes; its ratio to that over the whole
-vocabulary; the ratio with 64 tail shapes, fitted to the sentences of the subset that are not measured; that without
-anything for the others (the k types renormalised); and the bytes a token of a cache with tail shapes, with one and with
-three temperatures.
+Printed for each k: KL(teacher || student) in bits per token over k + 1 outcomes; its ratio to the divergence over the
+whole vocabulary; the ratio with 64 tail shapes, fitted to the sentences of the subset that are not measured; that
+without anything for the others (the k entries renormalised); and the bytes per token of a cache with tail shapes, with
+one and with three temperatures.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def batches(task, subset: str, start: int, end: int):
 
 
 def shaped(kept: TopKSignal, lprobs: torch.Tensor, shapes: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities (N, V): the k types, and a tail of the shape that is nearest to the teacher's lprobs (N, V)."""
+    """Log-probabilities (N, V): the k entries, and a tail of the shape nearest to the teacher's lprobs (N, V)."""
     shape_ids = affinity(lprobs, kept.ids, shapes.mul(0.5).exp()).argmax(dim=-1)
     return TopKSignal(kept.ids, kept.lprobs, kept.tail, shapes, shape_ids).rows()
 

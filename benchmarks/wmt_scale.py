@@ -2,12 +2,12 @@
 
     python benchmarks/wmt_scale.py DATA_BIN WORK [--shard 0/100] [--cached ARCH] [--teacher ARCH] [--student ARCH]
 
-DATA_BIN is one of `fairseq-kd prepare`, such as that of benchmarks/prepare_scale.py --pairs 4500000. Each command runs
-in a process of its own; printed are its CPU seconds and its peak memory. The teacher is untrained: what it costs does
-not depend on what it has learned. Then a table: how long the whole work takes on one core of this machine, at the
-operations a second that the cache ran at, and on one GPU and on eight at --tflops, which is an ASSUMPTION and not a
-measurement (100 is a third of what an A100 promises in bfloat16; decoding, which waits for memory, at a tenth of that).
-Operations are those of `fairseq-kd count`, a training step three times a forward pass.
+DATA_BIN is a data-bin of `fairseq-kd prepare`, such as the output of benchmarks/prepare_scale.py --pairs 4500000. Each
+command runs in a process of its own; printed are its CPU seconds and its peak memory. The teacher is untrained: what it
+costs does not depend on what it has learned. Then a table: how long the whole work takes on one core of this machine,
+at the operations a second that the cache ran at, and on one GPU and on eight at --tflops, which is an ASSUMPTION and
+not a measurement (100 is a third of what an A100 promises in bfloat16; decoding, which waits for memory, at a tenth of
+that). Operations are counted as by `fairseq-kd count`, a training step three times a forward pass.
 """
 
 import argparse

@@ -19,9 +19,9 @@ Word-level distillation, in the order of the data:
     checkpoints of a training -> evaluation.select_teacher    which of them is the teacher
     teacher checkpoint -> inference.checkpoint                refuses what fairseq does not write
                        -> inference.frozen.FrozenModel        frozen, own dtype, dictionaries compared
-                       -> teacher.online                      runs beside the student, or
+                       -> teacher.online                      runs during the training, or
                        -> cache.make -> teacher.cached        ran once, and its answers come from disk
-                       -> loss.signal                         what the teacher says about a batch
+                       -> loss.signal                         the teacher's answer for a batch
                        -> loss.divergences, .objective        the readable definition, on log-probabilities
                        -> loss.fused                          the same from the decoder features, in chunks
                        -> criterions.kd_word                  weights, logs; called by the trainer of fairseq

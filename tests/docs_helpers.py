@@ -18,7 +18,7 @@ COMMAND = re.compile(
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: where it is, what stands in it, and the comment before it, as kind and text."""
+    """A fenced block: its place, its content, and the comment before it as kind and text."""
 
     page: Path
     line: int

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from conftest import ROOT
 
-from fairseq_kd.artifacts.records import sealed
-from fairseq_kd.artifacts.writing import write_json
+from fairseq_kd.artifacts.records import write_record
 
 ALL = bool(os.environ.get("FAIRSEQ_KD_FAULTS"))  # `make faults`; else a small share of the cases
 DAMAGES = ("flip", "cut", "empty", "delete", "folder", "garbage")
@@ -59,7 +58,7 @@ def unpack(folder: Path) -> Path:
     with tarfile.open(ROOT / "tests" / "older" / "older.tar.xz") as archive:
         archive.extractall(folder, filter="data")
     manifest = folder / "data-bin" / "manifest.json"
-    write_json(manifest, sealed(json.loads(manifest.read_text())))  # as this version writes it
+    write_record(manifest, json.loads(manifest.read_text()))  # as this version writes it
     for name in ("checkpoints", "dictionaries"):
         (folder / name).mkdir()
     for path in (folder / "data-bin").glob("dict.*"):

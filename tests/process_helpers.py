@@ -2,7 +2,7 @@
 
 The first start in a test process starts a server, which imports the libraries and never the plugin. For each command
 the server forks a child, which does what the interpreter does with `-m MODULE`, `-c CODE` or the path of a script:
-`__main__`, sys.argv, sys.path, working directory and environment are those of the command, and the interpreter ends
+`__main__`, sys.argv, sys.path, working directory and environment are as for the command, and the interpreter ends
 as usual. Two differences remain: the environment does not reach what a library reads when it is imported, and the
 registries of fairseq are filled before the command begins. A test whose subject is the start of an interpreter uses
 `subprocess`.

@@ -4,7 +4,7 @@ The borders of the blocks depend on the sentences' sizes alone. A block is compu
 file, which has a temporary name until it is on disk. The process that finds all parts complete joins them, and writes
 the manifest last:
 
-    parts/manifest.json         what the work is made from; another request is refused (`request`)
+    parts/manifest.json         the request; another request is refused (`request`)
     parts/000000.bin ...        one finished block each
     parts/NAME                  data on which all blocks depend, if the work has such data (`shared_part`)
     ... manifest.json           the finished work; parts/ is then removed
@@ -26,7 +26,7 @@ from fairseq_kd.artifacts.folders import remove_leftovers
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.locks import exclusive
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME, read_manifest
-from fairseq_kd.artifacts.parts import check_part, read_part, with_hash
+from fairseq_kd.artifacts.records import check_part, read_part, with_hash
 from fairseq_kd.artifacts.request import PARTS, begin
 from fairseq_kd.artifacts.writing import CannotWrite, create_file, write_buffers
 from fairseq_kd.core.errors import KDError
@@ -48,10 +48,10 @@ class Block:
 
 
 class Work(Protocol):
-    """What is done in blocks."""
+    """Work that is done in blocks."""
 
-    label: str  # of the progress line
-    unit: str  # of the sizes: "tokens", "sentences"
+    label: str  # begins the progress line
+    unit: str  # what the sizes count: "tokens", "sentences"
     blocks: list[Block]
 
     def part(self, block: Block, advance: Callable[[int], None]) -> Iterable:
@@ -61,7 +61,7 @@ class Work(Protocol):
         """Write the finished files from all parts, then the manifest; return it."""
 
     def check(self, folder: Path, manifest: dict) -> None:
-        """Raises KDError when the finished files are not as the manifest says."""
+        """Raises KDError when the finished files do not fit the manifest."""
 
 
 def cut_blocks(sizes: np.ndarray, block_size: int) -> list[Block]:
@@ -85,10 +85,10 @@ def work_through(
 ) -> dict | None:
     """Compute the missing blocks of this shard, and finish when no block is missing any more.
 
-    request: what the work is made from, with its "kind". shard: (which, of how many); its blocks are which,
+    request: the inputs and options of the work, with its "kind". shard: (which, of how many); its blocks are which,
     which + of how many, and so on. inputs: the files that the work reads, compared before anything gets its name.
     Returns the manifest, or None when other processes have work left.
-    Raises KDError when `folder` holds something else, or was begun from something else.
+    Raises KDError when `folder` holds another artefact, or was begun from another request.
     """
     folder, inputs = Path(folder), inputs or Inputs()
     inputs.check()
@@ -119,12 +119,12 @@ def _compute_missing(folder: Path, work: Work, blocks: list[Block], inputs: Inpu
 
 
 def _write_part(part: Path, buffers: Iterable) -> None:
-    part.parent.mkdir(exist_ok=True)  # gone if another process has just finished everything
+    part.parent.mkdir(exist_ok=True)  # another process that has just finished everything has removed it
     write_buffers(part, with_hash(buffers))
 
 
 def shared_part(folder: Path, name: str, make: Callable[[], bytes]) -> bytes:
-    """The content of parts/`name`, on which all blocks depend: the first process that needs it makes it.
+    """The content of parts/`name`, on which all blocks depend; the first process that needs the file makes it.
 
     Raises KDError when it cannot be written, and when it was damaged since.
     """
@@ -158,6 +158,7 @@ def _finish(folder: Path, request: dict, work: Work, inputs: Inputs) -> dict | N
                 if (manifest := read_manifest(folder)) is None:
                     for block in work.blocks:
                         check_part(block.path(folder))
+                    inputs.check()
                     manifest = work.join(folder, request)
     work.check(folder, manifest)
     shutil.rmtree(folder / PARTS, ignore_errors=True)

@@ -26,9 +26,9 @@ Pair = tuple[str, str]
 
 
 def language_pairs(data_bin) -> list[Pair]:
-    """The language pairs (source, target) that a data-bin may be for: usually one, none if nothing tells.
+    """The language pairs (source, target) that a data-bin may have: usually one, none if nothing shows the languages.
 
-    The manifest tells the pair, else the file names, first those of the training set. fairseq's own rule splits
+    The manifest names the pair, else the file names, the training set first. fairseq's own rule splits
     `train.en-pt-BR.en.bin` at each hyphen and then finds no pair. So this function takes the codes from the names of
     the dictionaries (`dict.pt-BR.txt`), and uses fairseq's rule only where a dictionary is missing.
     Raises KDError for a damaged manifest.
@@ -66,7 +66,7 @@ READ_BY = {"mmap": "mmap", "cached": "lazy"}  # format, as fairseq infers it -> 
 REFUSED = {
     "raw": "holds text that is not binarised (fairseq-preprocess --dataset-impl raw)",
     "fasta": "is a FASTA file (--dataset-impl fasta), whose letters are its symbols",
-    "huffman": "is compressed by a Huffman code (--dataset-impl huffman), whose ids are not those of the dictionary",
+    "huffman": "is compressed by a Huffman code (--dataset-impl huffman), whose ids are not ids of the dictionary",
 }
 
 

@@ -1,7 +1,7 @@
-"""Whether the files of a data-bin are what was written: by the hashes of its manifest, else by their own consistency.
+"""Check that the files of a data-bin are as they were written: by the hashes of its manifest, else by consistency.
 
 A data-bin of stock fairseq has no manifest. Then an index must have the length that its header promises, the data file
-must have the size that the index promises, and each id must stand for an entry of the dictionary. fairseq itself checks
+must have the size that the index promises, and each id must belong to an entry of the dictionary. fairseq itself checks
 none of this: it fails with a traceback, or reads the wrong sentences.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fairseq_kd.artifacts.fingerprint import data_files
+from fairseq_kd.artifacts.hashes import data_files
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME, check_files, read_manifest
 from fairseq_kd.core.errors import KDError
 
@@ -31,7 +31,7 @@ def listed_files(data_bin) -> dict[str, str]:
     if "subword" not in (manifest or {}) and (Path(data_bin) / "subword").is_dir():
         state = "is missing" if manifest is None else "has no entry 'subword'"
         raise KDError(
-            f"{path} {state}, but the folder subword/ beside it shows that fairseq-kd made this data-bin. Without it, "
+            f"{path} {state}, but the folder subword/ next to it shows that fairseq-kd made this data-bin. Without it, "
             "nothing says how subwords make words. Copy the data-bin again"
         )
     if manifest is None:
@@ -75,14 +75,14 @@ def _of_subset(subset: str) -> re.Pattern:
 def check_side(side, dictionary_size: int | None = None, dictionary="its dictionary") -> None:
     """Check the index of one side against its data file; side: the path without an ending.
 
-    dictionary_size: entries that ids may stand for; None: ids are not looked at. dictionary: its file, for the message.
-    An index of another format is left to `data_bin.check_format`.
+    dictionary_size: number of valid ids; None: ids are not checked. dictionary: its file, for the message.
+    `data_bin.check_format` checks an index of another format.
     Raises KDError for an index or a data file that is cut off or damaged.
     """
     index, data = Path(f"{side}.idx"), Path(f"{side}.bin")
     for path in (index, data):
         if not path.is_file():
-            raise KDError(f"{path} is missing or is no file, but belongs to {index.stem}: {REMEDY}")
+            raise KDError(f"{path} is missing or is not a file, but belongs to {index.stem}: {REMEDY}")
     content = index.read_bytes()
     if content.startswith(MMAP[:8]):  # by which fairseq knows the format
         dtype, sizes, first_id = *_read_mmap(index, content), 0
@@ -91,12 +91,12 @@ def check_side(side, dictionary_size: int | None = None, dictionary="its diction
     else:
         return
     if (sizes < 0).any():
-        raise KDError(f"{index} is damaged: a sentence has {sizes.min()} tokens. To mend it, {REMEDY}")
+        raise KDError(f"{index} is damaged: a sentence has {sizes.min()} tokens. To repair it, {REMEDY}")
     promised, found = int(sizes.sum()) * dtype.itemsize, data.stat().st_size
     if promised != found:
         raise KDError(
             f"{data} has {found:,} bytes, its index promises {promised:,}: it was cut off or belongs to another index. "
-            f"To mend it, {REMEDY}"
+            f"To repair it, {REMEDY}"
         )
     if dictionary_size is not None:
         _check_ids(data, dtype, first_id, dictionary_size, dictionary)
@@ -109,7 +109,7 @@ def _check_side(side: Path, dictionary: Path) -> None:
         size = len(Dictionary.load(str(dictionary))) if dictionary.is_file() else None
     except (ValueError, RuntimeError, OSError) as error:
         raise KDError(
-            f"{dictionary} is no dictionary of fairseq ({str(error).splitlines()[0]}): copy it again, or give "
+            f"{dictionary} is not a dictionary of fairseq ({str(error).splitlines()[0]}): copy it again, or give "
             "fairseq-preprocess the right one (--srcdict, --tgtdict)"
         ) from error
     check_side(side, size, dictionary)
@@ -119,14 +119,14 @@ def _read_mmap(index: Path, content: bytes) -> tuple[np.dtype, np.ndarray]:
     """(dtype of the ids, tokens of each sentence) of an index of --dataset-impl mmap."""
     magic, version, code, sentences = _header(index, content, MMAP_HEADER)
     if magic != MMAP:
-        raise KDError(f"{index} is damaged: it begins with {magic!r}. To mend it, {REMEDY}")
+        raise KDError(f"{index} is damaged: it begins with {magic!r}. To repair it, {REMEDY}")
     start = struct.calcsize(MMAP_HEADER)
     _check_length(index, content, start + 12 * sentences, f"{sentences:,} sentences")
     dtype = _dtype(index, version, code)
     sizes = np.frombuffer(content, "<i4", sentences, start).astype(np.int64)
     places = np.frombuffer(content, "<i8", sentences, start + 4 * sentences)
     if not np.array_equal(places, (np.cumsum(sizes) - sizes) * dtype.itemsize):
-        raise KDError(f"{index} is damaged: its sentences do not follow one after the other. To mend it, {REMEDY}")
+        raise KDError(f"{index} is damaged: its sentences do not follow one after the other. To repair it, {REMEDY}")
     return dtype, sizes
 
 
@@ -140,13 +140,13 @@ def _read_indexed(index: Path, content: bytes) -> tuple[np.dtype, np.ndarray]:
     shapes, places, sizes = np.split(numbers, [sentences + 1, 2 * (sentences + 1)])
     one_dimension = dimensions == sentences and np.array_equal(shapes, np.arange(sentences + 1))
     if width != dtype.itemsize or not one_dimension or places[0] != 0 or not np.array_equal(np.diff(places), sizes):
-        raise KDError(f"{index} is damaged: its sentences do not follow one after the other. To mend it, {REMEDY}")
+        raise KDError(f"{index} is damaged: its sentences do not follow one after the other. To repair it, {REMEDY}")
     return dtype, sizes
 
 
 def _header(index: Path, content: bytes, layout: str) -> tuple:
     if len(content) < struct.calcsize(layout):
-        raise KDError(f"{index} is cut off: it has {len(content)} bytes. To mend it, {REMEDY}")
+        raise KDError(f"{index} is cut off: it has {len(content)} bytes. To repair it, {REMEDY}")
     return struct.unpack_from(layout, content)
 
 
@@ -154,13 +154,13 @@ def _check_length(index: Path, content: bytes, promised: int, what: str) -> None
     if len(content) != promised:
         raise KDError(
             f"{index} has {len(content):,} bytes, its header promises {what}, which take {promised:,}: it was cut off "
-            f"or damaged. To mend it, {REMEDY}"
+            f"or damaged. To repair it, {REMEDY}"
         )
 
 
 def _dtype(index: Path, version: int, code: int) -> np.dtype:
     if version != 1 or code not in DTYPES:
-        raise KDError(f"{index} is damaged: version {version} and type {code} are unknown. To mend it, {REMEDY}")
+        raise KDError(f"{index} is damaged: version {version} and type {code} are unknown. To repair it, {REMEDY}")
     return np.dtype(DTYPES[code]).newbyteorder("<")
 
 
@@ -171,5 +171,5 @@ def _check_ids(data: Path, dtype: np.dtype, first_id: int, dictionary_size: int,
             if low < 0 or high >= dictionary_size:
                 raise KDError(
                     f"{data} holds the id {low if low < 0 else high}, {dictionary} has {dictionary_size:,} entries: "
-                    f"one of them was damaged, or belongs to another data-bin. To mend it, {REMEDY}"
+                    f"one of them was damaged, or belongs to another data-bin. To repair it, {REMEDY}"
                 )

@@ -16,8 +16,7 @@ import torch
 
 from fairseq_kd.artifacts.data_bin import check_format, format_of, load_side
 from fairseq_kd.artifacts.data_bin_check import check_the_rest
-from fairseq_kd.artifacts.fingerprint import data_files
-from fairseq_kd.artifacts.hashes import sha256_file
+from fairseq_kd.artifacts.hashes import data_files, sha256_file
 from fairseq_kd.artifacts.manifest import read_manifest
 from fairseq_kd.artifacts.writing import FileInProgress, file_in_progress, naming_file
 
@@ -37,7 +36,8 @@ def link(source, destination) -> None:
 
 
 def can_be_linked(original, side: str) -> bool:
-    """Whether one side of a subset can be used beside one that `SideWriter` writes: fairseq needs one format for both.
+    """Whether one side of a subset can be used together with a side that `SideWriter` writes: fairseq needs one format
+    for both.
 
     side: "train.de-en.de", for example, without the ending.
     """
@@ -140,7 +140,7 @@ class SideWriter:
         self.final = Path(folder) / name
         self.dtype = best_fitting_int_dtype(len(dictionary))
         self._data, self._index = (FileInProgress(f"{self.final}.{ending}") for ending in ("bin", "idx"))
-        self._files = [self._data, self._index]  # those that have no name yet
+        self._files = [self._data, self._index]  # files that have no name yet
         self._builder = MMapIndexedDatasetBuilder(str(self._data.temporary), dtype=self.dtype)
 
     def __enter__(self) -> "SideWriter":

@@ -1,6 +1,6 @@
-"""Artefacts of several files that appear complete or not at all: a folder, or files OUT.* beside each other.
+"""Artefacts of several files that appear complete or not at all: a folder, or files OUT.* in one folder.
 
-Both are written into a temporary folder beside their place, and moved when the block ends without an exception. So a
+Both are written into a temporary folder next to their place, and moved when the block ends without an exception. So a
 process that is killed at any moment leaves only a temporary folder, which the next run removes. Before anything gets
 its name, the inputs are compared with what was read (`Inputs.check`), and the files with the manifest.
 """
@@ -15,16 +15,16 @@ from pathlib import Path
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.locks import exclusive, lock_file
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME, check_files, hash_files, read_manifest
-from fairseq_kd.artifacts.records import sealed
-from fairseq_kd.artifacts.request import check_same
-from fairseq_kd.artifacts.writing import ensure_writable_folder, naming_file, remove_leftover_files, write_json
+from fairseq_kd.artifacts.records import write_record
+from fairseq_kd.artifacts.request import a_kind, check_same
+from fairseq_kd.artifacts.writing import ensure_writable_folder, naming_file, remove_leftover_files
 from fairseq_kd.core.errors import KDError
 
 
 def finished(out, request: dict) -> dict | None:
     """The manifest of the folder `out` if it is complete and was made from this request, None where nothing exists.
 
-    Raises KDError when `out` holds something else, was made from another request (the key, the old and the new value
+    Raises KDError when `out` holds another artefact, was made from another request (the key, the old and the new value
     are named), or was changed.
     """
     out = Path(out)
@@ -32,7 +32,7 @@ def finished(out, request: dict) -> dict | None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     if (manifest := read_manifest(out)) is None:
-        raise KDError(f"{out} exists and is no {request['kind'].removeprefix('fairseq_kd ')}; choose another --out")
+        raise KDError(f"{out} exists and is not {a_kind(request)}; choose another --out")
     check_same(out, manifest, request)
     check_files(out, manifest["files"])
     return manifest
@@ -40,7 +40,7 @@ def finished(out, request: dict) -> dict | None:
 
 @contextlib.contextmanager
 def folder_in_progress(final, inputs: Inputs | None = None, lock: bool = True) -> Iterator[Path]:
-    """Yield a temporary folder beside `final`; it is renamed to `final` when the block ends without an exception.
+    """Yield a temporary folder next to `final`; it is renamed to `final` when the block ends without an exception.
 
     inputs: compared before. lock: False where the caller holds the lock of `final` (`exclusive`).
     Raises KDError when the parent is not writable, when another process has made `final` since the caller looked, when
@@ -71,7 +71,7 @@ def folder_in_progress(final, inputs: Inputs | None = None, lock: bool = True) -
 
 @contextlib.contextmanager
 def _still_there(folder: Path, final) -> Iterator[None]:
-    """Raises KDError when the temporary folder is gone, whatever error that has led to."""
+    """Raises KDError when the temporary folder was removed, whichever error that has caused."""
     try:
         yield
     except Exception as error:
@@ -124,7 +124,7 @@ def files_in_progress(
             if (out.parent / name).exists():
                 raise KDError(f"{out.parent / name} exists and was not made by this command; choose another --out")
         folder, manifest = _folder(out), dict(request)
-        shutil.rmtree(folder, ignore_errors=True)  # a killed run's
+        shutil.rmtree(folder, ignore_errors=True)  # left by a killed run
         folder.mkdir()
         try:
             with naming_file(f"{out}.*"), _still_there(folder, f"{out}.*"):
@@ -147,7 +147,7 @@ def _complete(out: Path, names: list[str], folder: Path, manifest: dict) -> None
             f"{out.parent / missing[0]} was removed from the temporary folder {folder} while it was written: run the "
             "same command again"
         )
-    write_json(folder / MANIFEST_NAME, sealed(manifest))
+    write_record(folder / MANIFEST_NAME, manifest)
 
 
 def _folder(out: Path) -> Path:
@@ -168,16 +168,16 @@ def _move(out: Path, request: dict) -> None:
 
 
 def _check_moved(out: Path, manifest: dict) -> None:
-    """Raises KDError when the files have not got their names: somebody removed the temporary folder."""
+    """Raises KDError when the files have not got their names, because the temporary folder was removed."""
     listed = [*manifest["files"], f"{out.name}.{MANIFEST_NAME}"]
     if missing := [name for name in listed if not (out.parent / name).is_file()]:
         raise KDError(f"{out.parent / missing[0]} was removed while it was written; run the same command again")
 
 
 def remove_leftovers(path) -> None:
-    """Remove the temporary files and folders and the lock file that killed runs left beside the artefact `path`.
+    """Remove the temporary files and folders and the lock file that killed runs left next to the artefact `path`.
 
-    What a living process holds stays, and so does all of it where the lock cannot be taken.
+    Files that a living process holds stay. Where the lock cannot be taken, all folders stay.
     """
     path = Path(path).absolute()
     remove_leftover_files(path)

@@ -1,4 +1,4 @@
-"""Files that a command reads: what its manifest says about them must be what was read.
+"""Files that a command reads: its manifest must describe the content that was read.
 
 A command can read for hours, and another process can replace, cut off or remove a file meanwhile. So the command
 looks at its inputs before it opens them, hashes them, and compares before it publishes:
@@ -23,7 +23,7 @@ from fairseq_kd.core.errors import KDError
 
 
 class Stamp(NamedTuple):
-    """What tells cheaply that a file is still the same."""
+    """Properties of a file that show, without reading it, that it is still the same."""
 
     device: int
     inode: int
@@ -53,7 +53,7 @@ class Inputs:
             raise KDError(change) from error
 
     def watch(self, *paths) -> None:
-        """Look at files before they are opened. A path that does not exist is left to the code that reads it."""
+        """Look at files before they are opened. Ignores missing paths: the code that reads them reports them."""
         for path in paths:
             name = os.path.abspath(path)
             if name not in self._stamps and os.path.isfile(name):
@@ -66,7 +66,7 @@ class Inputs:
             self.watch(*folder.glob(pattern))
 
     def sha256(self, path) -> str:
-        """Hex sha256 of a file, computed once, of the content that it had when it was first looked at.
+        """Hex sha256 of a file, computed once, of the content that it had when it was first watched.
 
         Raises KDError when the file has changed since, and OSError when it cannot be read.
         """
@@ -91,12 +91,12 @@ class Inputs:
         return found
 
     def hashes(self, folder, names) -> dict[str, str]:
-        """Hex sha256 by name of those of the named files that exist in `folder`."""
+        """Name -> hex sha256, for the named files that exist in `folder`."""
         paths = [Path(folder) / name for name in names]
         return {path.name: self.sha256(path) for path in paths if path.is_file()}
 
     def check(self) -> None:
-        """Raises KDError that names the first input that has changed, or is gone."""
+        """Raises KDError that names the first input that has changed or was removed."""
         if (change := self._change()) is not None:
             raise KDError(change)
 
@@ -104,7 +104,10 @@ class Inputs:
         return next(filter(None, map(self._change_of, list(self._stamps))), None)
 
     def _change_of(self, name: str, hashed: bool = True) -> str | None:
-        """What has happened to a file, None if its content is the same. hashed: compare hashes where stamps differ."""
+        """A description of the change of a file, None if its content is the same.
+
+        hashed: compare hashes where stamps differ.
+        """
         try:
             now = Stamp.of(name)
             if now == self._stamps[name]:
@@ -114,8 +117,8 @@ class Inputs:
                 return None
         except OSError as error:
             return (
-                f"input {name} is gone or cannot be read any more ({error.strerror}), so nothing was made from it: put "
-                "it back, then run the same command again"
+                f"input {name} was removed or cannot be read any more ({error.strerror}), so nothing was made from it: "
+                "put it back, then run the same command again"
             )
         before = self._stamps[name]
         size = f" ({before.size:,} bytes before, {now.size:,} bytes now)" if before.size != now.size else ""

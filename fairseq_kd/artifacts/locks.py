@@ -1,7 +1,7 @@
 """Locks between processes. The system releases them when a process ends, however it ends.
 
-`exclusive` guards a path by a lock file beside it, `.NAME.lock`, which is removed with the lock. `held` and `is_held`
-work on a file that stays, such as the lock file of a study's stage.
+`exclusive` guards a path by a lock file in the same folder, `.NAME.lock`, which is removed with the lock. `held` and
+`is_held` work on a file that stays, such as the lock file of a study's stage.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ def exclusive(path, wait: bool = False) -> Iterator[None]:
 
     wait: until another process has released it, and say so once on standard error. Without it, a lock that another
     process holds raises KDError. Raises KDError where the file system has no locks: a mark that outlives its process
-    is no lock. Raises FileNotFoundError when the folder of `path` does not exist.
+    is not a lock. Raises FileNotFoundError when the folder of `path` does not exist.
     """
     path = Path(path)
     lock = FileLock(lock_file(path), fallback_to_soft=False)
@@ -39,7 +39,7 @@ def exclusive(path, wait: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        # a process that waits for this file sees that its name is gone, and makes a new one
+        # a process that waits for this file sees that its name no longer exists, and makes a new file
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 

@@ -1,13 +1,13 @@
-"""What long work is made from: recorded before the first block, compared at every later start."""
+"""The request of long work: recorded before the first block, compared at every later start."""
 
 from pathlib import Path
 
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME, read_manifest
-from fairseq_kd.artifacts.records import sealed
-from fairseq_kd.artifacts.writing import create_json, ensure_writable_folder
+from fairseq_kd.artifacts.records import create_record
+from fairseq_kd.artifacts.writing import ensure_writable_folder
 from fairseq_kd.core.errors import KDError
 
-PARTS = "parts"  # holds the record and the finished blocks until all is complete
+PARTS = "parts"  # holds the record and the finished blocks until the work is complete
 PLACES = ("teacher.path", "data_bin")  # may change between two runs: contents are compared by hash
 WHERE_IT_RAN = ("device", "versions.")  # must be the same within one piece of work, not for a complete one to be kept
 NAMES = {
@@ -20,10 +20,10 @@ SHOWN = 32  # characters of a long value in a message
 
 
 def begin(folder: Path, request: dict) -> dict:
-    """Record the request in `folder`, or compare it with the one of an earlier run; return the recorded one.
+    """Record the request in `folder`, or compare it with the request of an earlier run; return the recorded one.
 
-    Of processes that begin together, the first to record decides, and the others compare theirs with it.
-    Raises KDError when `folder` cannot be written, holds something else, or was begun from something else.
+    When several processes begin together, the first to record decides, and the others compare their requests with it.
+    Raises KDError when `folder` cannot be written, holds another artefact, or was begun from another request.
     """
     if (recorded := _recorded(folder, request)) is not None:
         return recorded
@@ -33,10 +33,10 @@ def begin(folder: Path, request: dict) -> dict:
         if (recorded := _recorded(folder, request)) is not None:  # begun by another process since the first look
             return recorded
         raise KDError(
-            f"{folder} already holds {others[0]!r}{' and more' if others[1:] else ''} and is no {_kind(request)}: "
+            f"{folder} already holds {others[0]!r}{' and more' if others[1:] else ''} and is not {a_kind(request)}: "
             "choose another --out"
         )
-    create_json(folder / PARTS / MANIFEST_NAME, sealed(request))
+    create_record(folder / PARTS / MANIFEST_NAME, request)
     if (recorded := _recorded(folder, request)) is None:
         raise KDError(f"{folder} was removed while the work in it began: run the same command again")
     return recorded
@@ -59,24 +59,30 @@ def _kind(request: dict) -> str:
     return request["kind"].removeprefix("fairseq_kd ")
 
 
+def a_kind(request: dict) -> str:
+    """The kind of the artefact that a request makes, with its article: "an exported model"."""
+    kind = _kind(request)
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+
+
 def _visible(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name[0] != ".") if folder.is_dir() else []
 
 
 def check_same(where, found: dict, wanted: dict, ignore: tuple[str, ...] = (), complete=None) -> None:
-    """Compare what `where` was made from with a request, nested keys included.
+    """Compare the recorded request of `where` with a new request, nested keys included.
 
     found: the recorded request, or a manifest that holds it and more. ignore: starts of keys that may differ.
     complete: the mappings in which the record may have no further key (default: all of the request).
     Raises KDError that names the first key that differs, with the old and the new value.
     """
     if "kind" in wanted and found.get("kind") != wanted["kind"]:
-        raise KDError(f"{where} holds something else, no {_kind(wanted)}: choose another --out")
+        raise KDError(f"{where} is not {a_kind(wanted)}: choose another --out")
     if (difference := describe_difference(found, wanted, ignore, complete)) is not None:
         what = _kind(wanted) if "kind" in wanted else "result"
         raise KDError(
-            f"{where} was made with {difference}: one {what} is made from one request. Give what was given before, "
-            "choose another --out, or remove the old one"
+            f"{where} was made with {difference}: one {what} is made from one request. Give the same options and "
+            "inputs as before, choose another --out, or remove the old one"
         )
 
 
@@ -104,7 +110,7 @@ def flatten(value: dict, prefix: str = "") -> dict:
 
 
 def _shown(before, now) -> tuple[str, str]:
-    """Both as text. Of long ones, the part around the first character that differs."""
+    """Both as text. A long text is cut to the part around the first character that differs."""
     texts = ["nothing" if value is None else str(value) for value in (before, now)]
     first = next((at for at, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), min(map(len, texts)))
     start = 0 if first < SHOWN // 2 else first - SHOWN // 2

@@ -1,8 +1,8 @@
-"""Files that appear whole or not at all: written under a temporary name beside their own, then renamed.
+"""Files that appear whole or not at all: written under a temporary name in the same folder, then renamed.
 
 A temporary name is `.NAME.` and eight characters. Its process holds a lock (flock) on it while it writes. So the next
-process that writes NAME can tell the temporary files of killed processes from those of living ones, and removes them.
-Permissions follow the umask.
+process that writes NAME can tell the temporary files of killed processes from the files of living processes, and
+removes the former. Permissions follow the umask.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ class CannotWrite(KDError):
 def naming_file(path) -> Iterator[None]:
     """Name `path` when the block cannot write it for lack of room. Raises CannotWrite.
 
-    The system does not say which file it was, and torch reports a failed write as a RuntimeError without a reason.
+    The system does not name the file, and torch reports a failed write as a RuntimeError without a reason.
     """
     try:
         yield
@@ -83,7 +83,7 @@ def rename(temporary, path) -> None:
 
 
 def _new_file(path: Path) -> tuple[Path, int]:
-    """A new temporary file beside `path` and its descriptor, which holds the lock."""
+    """A new temporary file in the folder of `path` and its descriptor, which holds the lock."""
     while True:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
@@ -101,9 +101,10 @@ def _new_file(path: Path) -> tuple[Path, int]:
 
 @contextlib.contextmanager
 def file_in_progress(path) -> Iterator[Path]:
-    """Yield a temporary name beside `path` to write to; the file is renamed to `path` when the block ends well.
+    """Yield a temporary name in the folder of `path` to write to; the file is renamed to `path` when the block ends
+    well.
 
-    Raises CannotWrite, which names `path`, when there is no room for it.
+    Raises CannotWrite, which names `path`, when the disk has no room for it.
     """
     file = FileInProgress(path)
     try:
@@ -147,7 +148,8 @@ def create_json(path, value) -> None:
 
 
 def create_file(path, buffers) -> None:
-    """Write `path`, whole or not at all, unless it exists. Of several processes one writes; nothing is overwritten.
+    """Write `path`, whole or not at all, unless it exists. Only one of several processes writes it; nothing is
+    overwritten.
 
     The file may be another process's afterwards: read it again. Raises OSError when it cannot be written.
     """
@@ -170,7 +172,7 @@ def _name_once(temporary: Path, path: Path) -> None:
         os.link(temporary, path)
     except FileExistsError:
         return
-    except FileNotFoundError:  # the folder is gone
+    except FileNotFoundError:  # the folder was removed
         raise
     except OSError:  # a file system without hard links
         with exclusive(path, wait=True):
@@ -191,7 +193,9 @@ def remove_leftover_files(path) -> None:
     """Remove the temporary files that killed processes left for `path`. A file that a living process holds stays."""
     path = Path(path)
     pattern = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}")
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # the caller finds out that there is no folder
+    with contextlib.suppress(
+        FileNotFoundError, NotADirectoryError
+    ):  # the caller finds out that the folder does not exist
         for name in os.listdir(path.parent):
             if pattern.fullmatch(name):
                 _remove_unheld(path.parent / name)
@@ -210,7 +214,7 @@ def ensure_writable_folder(folder) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f"{PROBE}{secrets.token_hex(4)}"
         os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        for leftover in folder.glob(f"{PROBE}*"):  # this one, and those of killed processes
+        for leftover in folder.glob(f"{PROBE}*"):  # this one, and the probes of killed processes
             leftover.unlink(missing_ok=True)
     except OSError as error:
         raise KDError(

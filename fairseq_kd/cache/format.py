@@ -10,7 +10,7 @@ data-bin:
     crc.bin        (sentences, 2)          uint32: zlib.crc32 of the source ids and of the target ids
     shape_ids.bin  (tokens, 1)             uint8: number of the tail's shape        } unless the cache was made
     shapes.bin     (temperatures, G, V)    float32: log-probabilities of the shapes } with --tail-shapes 0
-    manifest.json  what the cache was made from, with hashes; written last
+    manifest.json  the inputs and options of the cache, with hashes; written last
 
 delta and tail are float16 (`compact`) or float32. The rebuilt probabilities of the k entries at temperature T are
 (1 - tail_T) · softmax(-delta / T): their mass is exact, and the tail is never negative. The mass of the tail at T does

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from fairseq_kd.artifacts.blocks import offsets_of
-from fairseq_kd.artifacts.fingerprint import data_files, dictionary_hash
+from fairseq_kd.artifacts.hashes import data_files, dictionary_hash
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.manifest import library_versions
 from fairseq_kd.cache.format import CacheFormat, Rows, encode, sentence_crcs
@@ -27,7 +27,7 @@ VERSIONS = ("fairseq_kd", "fairseq", "ve-fairseq", "torch", "numpy")
 
 @dataclass(frozen=True)
 class CachingOptions:
-    """What is cached, and how it is computed."""
+    """The options of a cache: the stored entries, and how they are computed."""
 
     subset: str = "train"
     top_k: int = 16
@@ -164,7 +164,15 @@ def make_cache(
         compute = TeacherRows(teacher, task, _format(options, len(task.target_dictionary)), options)
         made_from = describe_inputs(data_bin, teacher_path, task, options, inputs)
         return write_cache(
-            *(out, compute.format, made_from, compute.sizes, compute, shard, block_tokens, compute.fit), inputs=inputs
+            out,
+            compute.format,
+            made_from,
+            compute.sizes,
+            compute,
+            shard,
+            block_tokens,
+            compute.fit,
+            inputs=inputs,
         )
 
 
@@ -178,7 +186,7 @@ def _format(options: CachingOptions, types: int) -> CacheFormat:
 
 
 def describe_inputs(data_bin, teacher_path, task, options: CachingOptions, inputs: Inputs) -> dict:
-    """What the rows depend on, for the manifest."""
+    """The inputs and options on which the rows depend, for the manifest."""
     pair = (task.cfg.source_lang, task.cfg.target_lang)
     versions = library_versions()
     return {

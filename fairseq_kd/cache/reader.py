@@ -1,4 +1,4 @@
-"""Reading a complete cache: it is checked and mapped into memory, and only the requested rows are read."""
+"""Read a complete cache: check it, map it into memory, and read only the requested rows."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_one
 
 logger = logging.getLogger(__name__)
-SLOW_TO_HASH = 1 << 30  # bytes, from which the check takes so long that it is announced
+SLOW_TO_HASH = 1 << 30  # bytes; the check of a larger cache takes so long that it is announced
 REQUIRED = ("k", "temperatures", "types", "store", "sentences", "tokens", "files")
 
 

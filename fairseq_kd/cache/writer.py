@@ -16,10 +16,9 @@ import numpy as np
 
 from fairseq_kd.artifacts.blocks import Block, cut_blocks, offsets_of, shared_part, work_through
 from fairseq_kd.artifacts.inputs import Inputs
-from fairseq_kd.artifacts.parts import content_size
-from fairseq_kd.artifacts.records import sealed
+from fairseq_kd.artifacts.records import content_size, write_record
 from fairseq_kd.artifacts.request import PARTS
-from fairseq_kd.artifacts.writing import write_buffers, write_json
+from fairseq_kd.artifacts.writing import write_buffers
 from fairseq_kd.cache.format import FORMAT, KIND, CacheFormat, Rows, check_sizes
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
@@ -45,7 +44,7 @@ def join(folder: Path, request: dict, cache_format: CacheFormat, offsets, blocks
         files[f"{name}.bin"] = _write(folder / f"{name}.bin", pieces, progress)
     progress.finish()
     manifest = request | {"mean_tail_mass": (tail_mass / int(offsets[-1])).tolist(), "files": files}
-    write_json(folder / "manifest.json", sealed(manifest))
+    write_record(folder / "manifest.json", manifest)
     return manifest
 
 
@@ -105,7 +104,7 @@ def write_cache(
 ) -> dict | None:
     """Compute the missing parts of this shard, and complete the cache if all parts exist.
 
-    made_from: what the rows depend on, for the manifest. sizes: target tokens of each sentence.
+    made_from: the inputs and options on which the rows depend, for the manifest. sizes: target tokens of each sentence.
     compute: see `Compute`; it may call advance(tokens) for the progress. shard: see `work_through`.
     fit() -> the tail shapes (temperatures, G, V), if the format has them. inputs: see `work_through`.
     Returns the manifest, or None if other processes are not done yet.

@@ -19,7 +19,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--teacher", required=True, metavar="FILE", help="checkpoint made by fairseq-train")
     parser.add_argument("--out", required=True, metavar="DIR", help="the cache; the same command continues it")
     parser.add_argument("--subset", default=defaults.subset, help="train, valid, ... (default %(default)s)")
-    group = parser.add_argument_group("what is stored")
+    group = parser.add_argument_group("content")
     group.add_argument(
         "--top-k", type=int, default=defaults.top_k, help="vocabulary entries per token (default %(default)s)"
     )
@@ -42,7 +42,7 @@ def add_arguments(parser) -> None:
         f"cost one byte per token and serve --kd-divergence {' and '.join(shaped)} (the others see one bucket). 0 to "
         f"256; 0: none (default {TAIL_SHAPES}, or 0 if --top-k is the whole vocabulary)",
     )
-    group = parser.add_argument_group("how the teacher runs")
+    group = parser.add_argument_group("running the teacher")
     group.add_argument("--teacher-dtype", choices=DTYPES, default=defaults.teacher_dtype, help="(default %(default)s)")
     group.add_argument("--teacher-data", metavar="DIR", help="folder of the teacher's dictionaries, if they were moved")
     group.add_argument("--trust-checkpoint", metavar="FILE", help="load --teacher even if it holds code")
@@ -73,7 +73,7 @@ def options_of(args) -> CachingOptions:
 
 
 def run(args) -> None:
-    """Make the cache, or continue it, and say what is in it."""
+    """Make the cache, or continue it, and print a summary."""
     if args.trust_checkpoint not in (None, args.teacher):
         raise KDError(f"--trust-checkpoint {args.trust_checkpoint} is not the --teacher {args.teacher}")
     shard = parse_shard(args.shard)
@@ -90,22 +90,22 @@ def run(args) -> None:
     if manifest is None:
         print(
             f"share {shard[0]} of {shard[1]} of {args.out} is finished, others are not: the last to finish joins all "
-            "(the same command without --shard does what is left)"
+            "(the same command without --shard does the remaining work)"
         )
         return
     print_summary(args, manifest)
 
 
 def print_summary(args, manifest: dict) -> None:
-    """What the cache holds, and the next command."""
+    """Print the content of the cache, and the next command."""
     cache_format = format_of(manifest)
     size = sum(cache_format.file_sizes(manifest["sentences"], manifest["tokens"]).values())
     print(
         f"{args.out} is complete: {manifest['tokens']:,} tokens of {manifest['sentences']:,} sentences, "
-        f"{cache_format.bytes_per_token()} bytes a token, {size / 1e6:,.1f} MB"
+        f"{cache_format.bytes_per_token()} bytes per token, {size / 1e6:,.1f} MB"
     )
     for temperature, mass in zip(manifest["temperatures"], manifest["mean_tail_mass"], strict=True):
-        print(f"    temperature {temperature:g}: {100 * mass:.2f} % of the mass outside of the {manifest['k']} types")
+        print(f"    temperature {temperature:g}: {100 * mass:.2f} % of the mass outside of the {manifest['k']} entries")
         if mass > 0.5:
             shapes = cache_format.tail_shapes
             learnt = f"its sum and one of {shapes} shapes" if shapes else "its sum"

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from fairseq_kd.artifacts.records import sealed
-from fairseq_kd.artifacts.writing import ensure_writable_file, write_json
+from fairseq_kd.artifacts.records import write_record
+from fairseq_kd.artifacts.writing import ensure_writable_file
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.evaluation.compare import CompareOptions, compare
 from fairseq_kd.evaluation.results import table
@@ -65,7 +65,7 @@ def run(args) -> int:
             raise KDError(f"--out {args.out} is one of the results: it would be lost; give another name")
     comparison = compare(systems, options)
     if args.out is not None:
-        write_json(args.out, sealed(comparison))
+        write_record(args.out, comparison)
     print("\n".join(table(comparison)))
     if args.out is not None:
         print(f"wrote {args.out}")

@@ -5,7 +5,7 @@ import time
 from fairseq_kd.cli.translation import add_tokenize_argument
 from fairseq_kd.cli.user_dir import add_user_dir
 from fairseq_kd.inference.device import parse_shard
-from fairseq_kd.sequence.options import BACKENDS, DTYPES, FALLBACKS, METRICS, SELECTIONS, DecodeOptions
+from fairseq_kd.sequence.decode_options import BACKENDS, DTYPES, FALLBACKS, METRICS, SELECTIONS, DecodeOptions
 from fairseq_kd.sequence.strategies import STRATEGIES, all_options, as_option, strategies_with
 
 
@@ -88,7 +88,7 @@ def options_of(args) -> DecodeOptions:
 
 
 def run(args) -> None:
-    """Make the data-bin, or continue it, and print what it holds."""
+    """Make the data-bin, or continue it, and print its content."""
     from fairseq_kd.sequence.decode import decode
 
     options = options_of(args)
@@ -114,7 +114,7 @@ def run(args) -> None:
 
 
 def print_summary(args, manifest: dict, seconds: float) -> None:
-    """Print what the data-bin holds, and the next command."""
+    """Print the content of the data-bin, and the next command."""
     pairs, sentences = manifest["pairs"], manifest["sentences"]
     print(
         f"{args.out} is complete: {pairs:,} pairs of {sentences:,} sentences, {manifest['target_tokens']:,} target "

@@ -1,4 +1,4 @@
-"""`fairseq-kd doctor`: what is installed, on which devices, and what to do about what is missing."""
+"""`fairseq-kd doctor`: what is installed, on which devices, and how to install what is missing."""
 
 import importlib.util
 import platform
@@ -56,12 +56,12 @@ def run(args) -> int:
     print("\noptional")
     for module, (name, extra, purpose) in OPTIONAL.items():
         present = importlib.util.find_spec(module) is not None
-        state = _version(name) if present else f"not there; needed for {purpose}: pip install '.[{extra}]'"
+        state = _version(name) if present else f"not installed; needed for {purpose}: pip install '.[{extra}]'"
         print(f"{name:<14}{state}")
     print()
     for problem in problems:
         print(f"problem: {problem}")
-    print("everything that is needed is there" if not problems else f"{len(problems)} to mend")
+    print("nothing that is needed is missing" if not problems else f"{len(problems)} to fix")
     return 1 if problems else 0
 
 

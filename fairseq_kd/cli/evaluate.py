@@ -2,8 +2,8 @@
 
 import os
 
-from fairseq_kd.artifacts.records import sealed
-from fairseq_kd.artifacts.writing import ensure_writable_file, write_json
+from fairseq_kd.artifacts.records import write_record
+from fairseq_kd.artifacts.writing import ensure_writable_file
 from fairseq_kd.cli.translation import add_decoding_arguments, decoding_options, note_dictionary_check
 from fairseq_kd.cli.user_dir import add_user_dir
 from fairseq_kd.core.errors import KDError
@@ -77,7 +77,7 @@ def run(args) -> None:
         measures=measures,
     )
     if args.out is not None:  # before anything is printed
-        write_json(args.out, sealed(result))
+        write_record(args.out, result)
     if args.diagram is not None:
         draw_reliability(result["calibration"], args.diagram)
     print("\n".join(summary(result)))
@@ -87,7 +87,7 @@ def run(args) -> None:
 
 
 def _measures(args) -> Measures:
-    """What the options ask for. Raises KDError for values out of range and for options without effect."""
+    """The measures that the options request. Raises KDError for values out of range and for options without effect."""
     for name in ("bins", "diagram"):
         if getattr(args, name) is not None and not args.calibration:
             raise KDError(f"--{name} has no effect without --calibration")

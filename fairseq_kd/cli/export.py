@@ -49,7 +49,7 @@ def run(args) -> None:
 
 
 def print_summary(out, manifest: dict) -> None:
-    """Before and after, and how to load it."""
+    """Print the values before and after the export, and how to load the model."""
     before, after = manifest["before"], manifest["after"]
     ratio = before["seconds"] / max(after["seconds"], 0.001)
     print(f"{'':22}{'before':>14}{'after':>14}")
@@ -66,4 +66,4 @@ def print_summary(out, manifest: dict) -> None:
         f'ctranslate2.Translator("{out}") loads it'
     )
     if manifest["subword"] is None:
-        print("DATA_BIN brings no subword model: keep the one that its text was segmented with beside the folder")
+        print("DATA_BIN has no subword model: keep the model that its text was segmented with next to the folder")

@@ -29,7 +29,7 @@ def main(argv=None) -> int:
         try:
             with signals_that_end():
                 status = _run(sys.argv[1:] if argv is None else argv)
-        except SystemExit as end:  # of argparse, after --help or a usage error
+        except SystemExit as end:  # argparse raises it after --help or a usage error
             raise SystemExit(status_after_printing(end.code, output)) from end
         return status_after_printing(status, output)
 

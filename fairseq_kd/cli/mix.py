@@ -24,7 +24,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-    """Mix, and print what the data-bin holds."""
+    """Mix, and print the content of the data-bin."""
     from fairseq_kd.sequence.mix import mix
 
     if len(args.data_bins) < 2 and args.times is None:

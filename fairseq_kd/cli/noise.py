@@ -13,9 +13,7 @@ def add_arguments(parser) -> None:
     given = parser.add_argument_group("input")
     given.add_argument("--prefix", metavar="IN", help="aligned text: IN.SOURCE and IN.TARGET, plain or compressed")
     given.add_argument("--data-bin", metavar="DIR", help="or a data-bin")
-    given.add_argument(
-        "--source-lang", "-s", metavar="LANG", help="source language (of a data-bin: its own by default)"
-    )
+    given.add_argument("--source-lang", "-s", metavar="LANG", help="source language (default for a data-bin: its own)")
     given.add_argument("--target-lang", "-t", metavar="LANG", help="target language, with --source-lang")
     given.add_argument("--side", choices=CHOICES, default="source", help="side that gets noise (default %(default)s)")
     given.add_argument("--subset", metavar="NAME", help="subset of a data-bin: train, valid, test, ... (default train)")
@@ -90,7 +88,7 @@ def run(args) -> None:
     """Make the noisy copy, and print the realised rates."""
     options = options_of(args)
     if (args.prefix is None) == (args.data_bin is None):
-        raise KDError("give --prefix IN or --data-bin DIR, one of them")
+        raise KDError("give either --prefix IN or --data-bin DIR")
     common = {"sides": CHOICES[args.side], "seed": args.seed, "workers": args.workers}
     try:
         manifest = _text(args, options, common) if args.prefix is not None else _data_bin(args, options, common)
@@ -108,7 +106,7 @@ def run(args) -> None:
                 share = "nothing" if rate["realised"] is None else f"{rate['realised']:.4f}"
                 print(f"    {name}: {rate['done']:,} of {rate['possible']:,}, {share} (asked: {rate['asked']:g})")
         for word, count in report.get("protected", {}).items():  # 0.1.0 did not count them
-            print(f"    {word} is protected and stands there {count:,} times")
+            print(f"    {word} is protected and occurs {count:,} times")
         if report["lines_kept_from_vanishing"]:
             print(f"    {report['lines_kept_from_vanishing']:,} sentences kept a word that was to be deleted")
 
@@ -129,7 +127,7 @@ def _data_bin(args, options, common) -> dict:
     from fairseq_kd.noise.data_bin import noise_data_bin
 
     if args.subword_model is not None:
-        raise KDError("--subword-model has no effect with --data-bin, which brings its own")
+        raise KDError("--subword-model has no effect with --data-bin, which has its own")
     if (args.source_lang is None) != (args.target_lang is None):
         raise KDError("give --source-lang and --target-lang, or neither")
     languages = None if args.source_lang is None else {"source": args.source_lang, "target": args.target_lang}

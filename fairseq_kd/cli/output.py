@@ -44,7 +44,7 @@ class LastingStream:
                 self.error = error
 
     def discard_rest(self) -> None:
-        """Let Python drop at its exit what the stream still holds, without a message."""
+        """Let Python drop the unwritten content of the stream at its exit, without a message."""
         with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), self.stream.fileno())
 
@@ -103,5 +103,5 @@ def status_after_printing(status: int, output: LastingStream) -> int:
     if output.error is None or isinstance(output.error, BrokenPipeError):
         return status
     reason = output.error.strerror or output.error
-    report(KDError(f"standard output cannot be written ({reason}): files are complete, but what was printed is lost"))
+    report(KDError(f"standard output cannot be written ({reason}): files are complete, but the printed text is lost"))
     return EXIT_USER_ERROR

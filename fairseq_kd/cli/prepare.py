@@ -5,7 +5,7 @@ import sys
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus import synthetic
 from fairseq_kd.corpus.corpora import CORPORA, prepare_by_name, usual_options
-from fairseq_kd.corpus.options import DEFAULT_SAMPLE, DEFAULT_VOCAB_SIZE, FORMS
+from fairseq_kd.corpus.prepare_options import DEFAULT_SAMPLE, DEFAULT_VOCAB_SIZE, FORMS
 from fairseq_kd.corpus.sentencepiece_model import DEFAULT_NORMALISATION, NORMALISATIONS
 from fairseq_kd.corpus.text import CleaningRules
 

@@ -1,4 +1,4 @@
-"""`fairseq-kd select-teacher`: the checkpoints of a training -> the one that is to be the teacher."""
+"""`fairseq-kd select-teacher`: the checkpoints of a training -> the checkpoint that will be the teacher."""
 
 import sys
 from dataclasses import fields
@@ -85,7 +85,7 @@ def run(args) -> None:
     if any(row["dictionary_check"] == "size" for row in result["checkpoints"]):
         print(
             "note: the dictionaries of the training are no longer where the checkpoints say, so only their size was "
-            "compared with those of DATA_BIN",
+            "compared with the dictionaries of DATA_BIN",
             file=sys.stderr,
         )
     print(f"\n{args.by} teacher: {result['chosen']}")

@@ -53,6 +53,6 @@ def note_dictionary_check(result: dict) -> None:
     if result["dictionary_check"] == "size":
         print(
             "note: the dictionaries of the training are no longer where the checkpoint says, so only their size was "
-            "compared with those of DATA_BIN",
+            "compared with the dictionaries of DATA_BIN",
             file=sys.stderr,
         )

@@ -1,1 +1,1 @@
-"""What every other package stands on: errors, progress, processes, paths, YAML. Nothing here knows fairseq."""
+"""What every other package uses: errors, progress, processes, paths, YAML. Nothing in it depends on fairseq."""

@@ -12,7 +12,7 @@ import operator
 from fairseq_kd.core.errors import KDError
 
 MAX_LENGTH = 4096  # characters of an expression
-MAX_BITS = 64  # of an integer
+MAX_BITS = 64  # bits of an integer
 MAX_ITEMS = 10_000  # values in the result; a nested value counts each time it appears, a string by its characters
 
 TYPES = (bool, int, float, complex, str, type(None))

@@ -1,7 +1,7 @@
 """Paths: the files of configs/, the user's cache folder, and checks of the paths that a user gives.
 
 fairseq and this package read ":" in a path as a separator of several paths. Between folders of data it means sharded
-data, of which fairseq-train reads one folder per epoch. Between checkpoints it means several teachers. Where a command
+data; fairseq-train reads one of the folders per epoch. Between checkpoints it means several teachers. Where a command
 takes one path, several are refused.
 """
 

@@ -63,7 +63,7 @@ def signals_that_end() -> Iterator[None]:
 def show_fatal_signals() -> None:
     """Let Python print a message and its stack when a signal such as SIGBUS ends the process.
 
-    SIGBUS comes when a mapped file was cut off by another process; without this there is no message at all.
+    SIGBUS comes when a mapped file was cut off by another process; without this the user sees no message.
     """
     if not faulthandler.is_enabled() and sys.__stderr__ is not None:
         with contextlib.suppress(OSError, ValueError):  # a standard error without a descriptor
@@ -78,7 +78,7 @@ def map_lines(function: Callable[[str], str], workers: int) -> Iterator[Callable
     """Yield a function that applies `function` to each line of a list and keeps their order.
 
     More than one of the `workers` are processes. The result of `function` must depend on its line alone. Processes are
-    forked, like those of fairseq-preprocess: a new interpreter would first have to import torch and fairseq.
+    forked, like the workers of fairseq-preprocess: a new interpreter would first have to import torch and fairseq.
     """
     if workers == 1:
         yield lambda lines: [function(line) for line in lines]

@@ -9,7 +9,7 @@ from fairseq_kd.core.errors import KDError
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice in one mapping. PyYAML silently takes the last value."""
+    """Refuses a key that occurs twice in one mapping. PyYAML silently takes the last value."""
 
     def compose_mapping_node(self, anchor):
         """One mapping, before its merge keys are resolved. Raises YAMLError for a key that is given twice."""

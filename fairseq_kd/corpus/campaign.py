@@ -61,7 +61,7 @@ class ArchiveCorpus(Corpus):
         return list(dict.fromkeys(part.archive for parts in self.subsets.values() for part in parts))
 
     def choose_languages(self, source_lang: str | None, target_lang: str | None) -> tuple[str, str]:
-        """See `Corpus`; without languages they are those of the corpus, in its order."""
+        """See `Corpus`; without languages: the languages of the corpus, in its order."""
         first, second = self.languages
         if source_lang is None and target_lang is None:
             return first, second
@@ -100,10 +100,10 @@ def files_read(corpus: ArchiveCorpus, archives: dict[Archive, Path]) -> dict[str
 
 
 def describe_origin(corpus: ArchiveCorpus, archives: dict[Archive, Path], inputs: Inputs) -> dict:
-    """What identifies the raw text: the sha256 of each archive, or of each file of an unpacked one.
+    """The identity of the raw text: the sha256 of each archive, or of each file of an unpacked one.
 
     inputs: gets these files.
-    Raises KDError for an archive that is not the one whose hash the entry or an earlier use knows.
+    Raises KDError for an archive whose hash differs from the hash in the entry or of an earlier use.
     """
     whole = {path: archive for archive, path in archives.items()}
     files = files_read(corpus, archives).items()

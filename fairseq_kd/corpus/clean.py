@@ -12,7 +12,7 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.process import map_lines
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.corpus.binarise import WholeWords
-from fairseq_kd.corpus.options import PrepareOptions
+from fairseq_kd.corpus.prepare_options import PrepareOptions
 from fairseq_kd.corpus.scripts import HEAD_PAIRS, fit_lengths
 from fairseq_kd.corpus.text import CleaningReport, read_pairs
 

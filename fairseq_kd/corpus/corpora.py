@@ -9,10 +9,10 @@ examples/translation/prepare-iwslt14.sh and prepare-iwslt17-multilingual.sh. Ent
 decoded. The script for 2014 does not decode them: seven lines of its tokenised test set, five of them English, hold
 "&amp; amp ;" where "&amp;" was meant.
 
-WMT14: news. The addresses and members follow fairseq's examples/translation/prepare-wmt14en2{de,fr}.sh. Of the two
-choices of that script, these are the data of WMT14 alone (`--icml17`: news commentary 9). Validation is newstest2013,
-as in Vaswani et al. 2017; fairseq's script takes every 100th training pair. Lengths are counted in words between
-spaces; that script counts subwords.
+WMT14: news. The addresses and members follow fairseq's examples/translation/prepare-wmt14en2{de,fr}.sh. That
+script has two choices of data; these are the data of WMT14 alone (`--icml17`: news commentary 9). Validation is
+newstest2013, as in Vaswani et al. 2017; fairseq's script takes every 100th training pair. Lengths are counted in words
+between spaces; that script counts subwords.
 """
 
 from functools import partial
@@ -21,8 +21,8 @@ from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.corpus.campaign import ArchiveCorpus, Part, read_plain, read_segments, read_tagged
 from fairseq_kd.corpus.download import Archive
 from fairseq_kd.corpus.entry import Corpus, OfficialFiles, OwnText, Synthetic
-from fairseq_kd.corpus.options import PrepareOptions
 from fairseq_kd.corpus.prepare import prepare
+from fairseq_kd.corpus.prepare_options import PrepareOptions
 from fairseq_kd.corpus.text import CleaningRules
 
 TAGS_2014 = ("url", "talkid", "keywords")

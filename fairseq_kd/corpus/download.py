@@ -3,9 +3,9 @@
 A file is downloaded once, into the user's cache folder. A download that was cut off is continued.
 """
 
+import contextlib
 import functools
 import http.client
-import json
 import os
 import sys
 import urllib.error
@@ -17,7 +17,8 @@ from pathlib import Path
 from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.locks import exclusive
-from fairseq_kd.artifacts.writing import create_file, ensure_writable_folder, rename, write_json
+from fairseq_kd.artifacts.records import DamagedRecord, read_record, write_record
+from fairseq_kd.artifacts.writing import create_file, ensure_writable_folder, rename
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import cached
 from fairseq_kd.core.progress import Progress
@@ -45,7 +46,7 @@ def download_files(name: str, base_url: str, wanted: dict) -> Path:
 
 
 def other_hash(expected: str, path: Path) -> str | None:
-    """What is wrong with a file that has another sha256 than `expected`; None if it has this one."""
+    """A description of the difference when a file has another sha256 than `expected`, else None."""
     if (found := sha256_file(path)) == expected:
         return None
     return (
@@ -57,7 +58,7 @@ def other_hash(expected: str, path: Path) -> str | None:
 def download(url: str, path: Path, fault: Callable[[Path], str | None]) -> None:
     """Fetch the file of `url` to `path`, or the rest of it, unless `path` exists and has no fault.
 
-    fault(file) -> what is wrong with a file, None if it is the wanted one; a file with a fault is not kept. The lock
+    fault(file) -> description of a fault, None for the wanted file; a file with a fault is not kept. The lock
     is held until the file has its name: one of two processes fetches, the other waits and finds the file.
     Raises KDError for a file with a fault, and when the network fails; then the same call continues the download.
     """
@@ -76,7 +77,8 @@ def download(url: str, path: Path, fault: Callable[[Path], str | None]) -> None:
 
 
 def fetch(url: str, path: Path) -> Path:
-    """Fetch `url` into a file beside `path`, or the rest of it; return the whole file, which has a temporary name.
+    """Fetch `url` into a temporary file in the folder of `path`, or only the rest of it; return the whole file, which
+    has a temporary name.
 
     The caller holds the lock of `path`. The part that an interrupted call fetched is kept if the server says that the
     file has not changed (If-Range). Raises KDError when the network fails; then the same call continues.
@@ -96,7 +98,7 @@ def fetch(url: str, path: Path) -> Path:
 def _fetch(url: str, part: Path) -> None:
     state = part.with_name(f"{part.name}.json")  # the address and the version of the part
     request = urllib.request.Request(url)
-    known = json.loads(state.read_text()) if state.is_file() and part.is_file() else {}
+    known = _read_state(state) if part.is_file() else {}
     if known.get("url") == url and known["version"]:
         request.add_header("Range", f"bytes={part.stat().st_size}-")
         request.add_header("If-Range", known["version"])
@@ -115,11 +117,18 @@ def _fetch(url: str, part: Path) -> None:
             # a weak validator cannot vouch for bytes (RFC 9110, 13.1.5)
             tag = answer.headers.get("ETag", "")
             version = answer.headers.get("Last-Modified") if tag.startswith("W/") or not tag else tag
-            write_json(state, {"url": url, "version": version})
+            write_record(state, {"url": url, "version": version})
         length = answer.headers.get("Content-Length")
         total = None if length is None else done + int(length)
         _copy(answer, part, done, total)
     state.unlink()
+
+
+def _read_state(state: Path) -> dict:
+    """The address and the version of an unfinished download; {} if they are not known, so that it begins again."""
+    with contextlib.suppress(DamagedRecord):
+        return read_record(state, "the download begins again", required=("url", "version")) or {}
+    return {}
 
 
 def _copy(answer, part: Path, done: int, total: int | None) -> None:
@@ -195,7 +204,7 @@ def _download(name: str, archive: Archive) -> Path:
 
 
 def _fault(archive: Archive, file: Path, path: Path) -> str | None:
-    """What is wrong with `file`, which is or becomes `path`: before its first use it is read to its end."""
+    """The fault of `file`, which is or becomes `path`, or None. Before its first use it is read to its end."""
     if archive.sha256 is not None:
         return other_hash(archive.sha256, file)
     if file == path and _record(path).is_file():
@@ -218,7 +227,7 @@ def check_recorded_hash(path: Path, inputs: Inputs) -> str:
         create_file(record, [f"{found}  {path.name}\n".encode()])
     except (OSError, KDError) as error:
         if not record.is_file():
-            print(f"the sha256 of {path} cannot be recorded beside it ({error})", file=sys.stderr, flush=True)
+            print(f"the sha256 of {path} cannot be recorded next to it ({error})", file=sys.stderr, flush=True)
             return found
     if (expected := record.read_text(encoding="utf-8").split()[:1]) != [found]:
         raise KDError(

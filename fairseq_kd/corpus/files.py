@@ -87,7 +87,7 @@ DAMAGES = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zli
 
 
 def fault_of(path) -> str | None:
-    """What is wrong with a downloaded file; None for a complete archive.
+    """The fault of a downloaded file, as text; None for a complete archive.
 
     A zip file has its list of members at the end, so a zip file that was cut off is not recognised as one. tarfile
     takes the end of a compressed file for the end of the archive, so the compressed file itself is read to its end,
@@ -97,7 +97,7 @@ def fault_of(path) -> str | None:
         if zipfile.is_zipfile(path):
             return None
         if not tarfile.is_tarfile(path):
-            return "gave no archive but something else (a page?)"
+            return "gave a file that is not an archive (a page?)"
         if _is_gzip(path):
             with gzip.open(path) as file:
                 while file.read(1 << 20):

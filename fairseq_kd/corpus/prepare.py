@@ -19,9 +19,8 @@ from fairseq_kd.artifacts.manifest import (
     library_versions,
     read_manifest,
 )
-from fairseq_kd.artifacts.records import sealed
+from fairseq_kd.artifacts.records import write_record
 from fairseq_kd.artifacts.request import check_same
-from fairseq_kd.artifacts.writing import write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.core.progress import Progress
@@ -61,7 +60,7 @@ def prepare(
             manifest = {"format": FORMAT, "kind": "data-bin", "request": request}
             manifest |= _make(files, languages, folder, options, say)
             manifest |= {"versions": library_versions(), "files": hash_files(folder)}
-            write_json(folder / MANIFEST_NAME, sealed(manifest))
+            write_record(folder / MANIFEST_NAME, manifest)
     say(f"wrote {out}")
     return manifest
 
@@ -149,7 +148,11 @@ def _clean(files: dict[str, SubsetFiles], languages, options, scratch: Path, say
         if subset == "train" and options.valid_every is not None:
             goals["valid"] = scratch / "clean.valid"
         report, pairs = write_clean_text(
-            *(paths, languages, options, goals, f"reading {subset}"),
+            paths,
+            languages,
+            options,
+            goals,
+            f"reading {subset}",
             training=subset == "train",
             whole_words=kind == "none",
         )

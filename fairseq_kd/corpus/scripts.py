@@ -73,7 +73,7 @@ def _table(characters: str) -> np.ndarray:
 
 
 HEAD_PAIRS = 1_000  # the first pairs, which decide
-# A text in a script without spaces is not segmented if it has at least so many characters between spaces, on average.
+# A text in a script without spaces is not segmented if it has at least this many characters between spaces, on average.
 # Segmented text has two characters per word in Chinese or Japanese, and five to seven in scripts of South East Asia.
 UNSEGMENTED, UNSEGMENTED_SOUTH_EAST_ASIAN = 3, 9
 

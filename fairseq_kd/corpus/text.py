@@ -1,6 +1,6 @@
 """Aligned text, one sentence per line: reading (plain or compressed), checking, and the rules of cleaning.
 
-A line ends at a newline byte and nowhere else, so the number of lines is the one of `wc -l`. Carriage returns, U+2028
+A line ends at a newline byte and nowhere else, so `wc -l` gives the number of lines. Carriage returns, U+2028
 and form feeds become spaces, because fairseq would split lines at some of them.
 """
 

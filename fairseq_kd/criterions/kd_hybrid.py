@@ -39,8 +39,8 @@ def two_passes(model, net_input, prev_output_tokens, **options):
 
     options: keyword arguments of the model's forward pass, such as features_only. The first pass calls the model
     itself, because the wrapper of a distributed training must see a forward pass. The second pass calls the decoder
-    with the encoder's output of the first. The gradients are those of two whole passes. If a model departs from
-    fairseq's encoder-decoder, or is fully sharded, both passes are whole.
+    with the encoder's output of the first. The gradients equal the gradients of two whole passes. If a model departs
+    from fairseq's encoder-decoder, or is fully sharded, both passes are whole.
     """
     with _encoder_outputs(model) as outputs:
         first = model(**net_input, **options)
@@ -97,8 +97,8 @@ class KDHybridCriterion(KDWordCriterion):
         if str(cfg.hybrid_gate) == "learned":
             if task.encoder_width is None:
                 raise KDError(
-                    "--hybrid-gate learned needs the encoder of one of fairseq's transformers, and the student is none "
-                    "of them; use --hybrid-gate constant or schedule"
+                    "--hybrid-gate learned needs the encoder of one of fairseq's transformers; the student has none: "
+                    "use --hybrid-gate constant or schedule"
                 )
             self.gate = LearnedGate(task.encoder_width, cfg.hybrid_weight)
 

@@ -56,7 +56,7 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
             student_temperature=cfg.student_temperature,
             divergence=divergence,
         )
-        self.online = online_source(cfg, task)  # no module, so that the teacher is never part of a state dict
+        self.online = online_source(cfg, task)  # not a module, so that the teacher is never part of a state dict
         self.calls = TaskCalls(task, before_training_data=self._begin_training)
         self.recent = RecentTokens(cfg.kd_queue_size) if str(cfg.kd_select) == "global" else None
         self._implementation = None  # chosen at the first call with the student
@@ -69,10 +69,10 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
 
     @functools.cached_property
     def source(self):
-        """The source of the teacher's signal in training; None if the options name no teacher. Not a module either.
+        """The source of the teacher's signal in training; None if the options name no teacher. It is not a module.
 
         It is opened and checked at first use, when a training begins, so a student can be validated on a machine that
-        has neither teacher nor cache. Raises KDError when it cannot be used.
+        has neither the teacher nor the cache. Raises KDError when it cannot be used.
         """
         return training_source(self.cfg, self.task, self.online)
 
@@ -146,7 +146,7 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
     def implementation(self, model) -> str:
         """ "fused" or "reference": the implementation that the student allows and --kd-implementation selects.
 
-        Raises KDError as `choose_implementation`.
+        Raises KDError as `choose_implementation` does.
         """
         if self._implementation is None:
             self._implementation = choose_implementation(model, self.cfg)

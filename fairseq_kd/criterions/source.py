@@ -1,4 +1,4 @@
-"""What kd_word takes from student, task and options: the implementation, the signal source, the calls of the task."""
+"""The parts of kd_word that depend on student, task and options: implementation, signal source, calls of the task."""
 
 import functools
 import os
@@ -92,7 +92,7 @@ def training_source(cfg, task, online: OnlineSignalSource | None):
 
 
 class TaskCalls:
-    """Observes two calls of one task: fairseq tells the task, and not the criterion, what the criterion must know.
+    """Observes two calls of one task: fairseq gives the task, and not the criterion, information that the latter needs.
 
     - fairseq-train loads its data by `task.load_dataset`, after it has built the criterion. Commands that only read a
       checkpoint (fairseq-validate, fairseq-generate) pass `task_cfg` to it, the options of the finished training.

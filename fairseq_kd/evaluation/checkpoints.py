@@ -1,7 +1,7 @@
 """Loss and BLEU of checkpoints on one subset. Each checkpoint is measured once, and its measurement is kept in a file.
 
 The name of the file is a hash of everything that the measurement depends on: the checkpoint, the data, the decoding and
-the libraries. So a measurement that was made from something else is never found. File paths and batch sizes are not
+the libraries. So a measurement of other data or options is never found. File paths and batch sizes are not
 part of the hash, because they do not change the result.
 """
 
@@ -15,8 +15,8 @@ import torch
 
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.manifest import library_versions
-from fairseq_kd.artifacts.records import read_record, sealed
-from fairseq_kd.artifacts.writing import remove_leftover_files, write_json
+from fairseq_kd.artifacts.records import read_record, write_record
+from fairseq_kd.artifacts.writing import remove_leftover_files
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_data_bin
 from fairseq_kd.evaluation.evaluate import evaluate
@@ -64,7 +64,9 @@ class Measurements:
         remedy = "remove the file, and the checkpoint is measured again"
         found = read_record(path, remedy, required=("made_from", *MEASURED))
         if found is not None and found["made_from"] != self._key(sha256):
-            raise KDError(f"{path} is the measurement of something else: {remedy}")
+            raise KDError(
+                f"{path} is a measurement of another checkpoint, of other data or with other options: {remedy}"
+            )
         return found
 
     def measure(self, checkpoint, sha256: str, trust: bool = False) -> dict:
@@ -78,7 +80,7 @@ class Measurements:
             inputs.check()
         if inputs.sha256(checkpoint) != sha256:
             raise KDError(f"{checkpoint} was changed while it was measured: run the command again after the training")
-        write_json(self._path(sha256), sealed(record))
+        write_record(self._path(sha256), record)
         return record
 
     def _measured(self, checkpoint, sha256: str, trust: bool) -> dict:
@@ -148,7 +150,7 @@ def nll_of_checkpoint(
     """(mean of -log2 p(token | source, gold prefix) over the target tokens of `subset`, number of these tokens).
 
     The loss is in bits per token, with EOS, without label smoothing, in float32; fairseq logs it as nll_loss. The
-    dictionaries are those of `data_bin`. max_tokens: of a batch, with padding.
+    dictionaries come from `data_bin`. max_tokens: tokens per batch, with padding.
     Raises KDError for a checkpoint or data-bin that cannot be used, and when the loss is not finite.
     """
     model, task = load_pair(data_bin, checkpoint, subset, data=data_bin, trust=trust)

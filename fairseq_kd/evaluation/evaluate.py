@@ -37,8 +37,8 @@ from fairseq_kd.artifacts.manifest import library_versions
 from fairseq_kd.evaluation.efficiency import Meter, size
 from fairseq_kd.evaluation.measures import Measures, Measuring
 from fairseq_kd.evaluation.results import FORMAT
-from fairseq_kd.evaluation.segments import read_segments, text_hash
-from fairseq_kd.evaluation.system import TranslateOptions, open_system
+from fairseq_kd.evaluation.segments import Segments, read_segments, text_hash
+from fairseq_kd.evaluation.system import System, TranslateOptions, open_system
 from fairseq_kd.scoring.score import Scorer, check_seed, choose_scorer
 
 NGRAM = 4  # words, as in seq-rep-4 of Welleck et al. 2020
@@ -106,22 +106,24 @@ def evaluate(
     with Inputs() as inputs:
         inputs.watch(checkpoint, *([] if reference is None else [reference]))
         inputs.watch_data_bin(data_bin)
-        result = _evaluate(
-            *(data_bin, checkpoint, subset, options or TranslateOptions(), measures or Measures(), inputs),
-            **{"reference": reference, "post_process": post_process, "tokenize": tokenize, "trust": trust},
-        )
+        segments = read_segments(data_bin, subset, reference, post_process)
+        count = len(segments.references)
+        system = open_system(checkpoint, data_bin, subset, options or TranslateOptions(), count, trust=trust)
+        sizes = size(system, checkpoint)
+        origin = {
+            "checkpoint": str(checkpoint),
+            "checkpoint_sha256": inputs.loaded(checkpoint),  # a training may replace it while it is used here
+            **segments.origin,
+        }
+        scorer = choose_scorer(system.task.cfg.target_lang, tokenize, segments.references)
+        result = _score(system, segments, scorer, measures or Measures(), origin, sizes)
         inputs.check()
     return result
 
 
-def _evaluate(
-    data_bin, checkpoint, subset, options, measures, inputs: Inputs, *, reference, post_process, tokenize, trust
-) -> dict:
-    segments = read_segments(data_bin, subset, reference, post_process)
-    system = open_system(checkpoint, data_bin, subset, options, len(segments.references), trust=trust)
-    sha256 = inputs.loaded(checkpoint)  # a training may replace it while it is used here
-    sizes = size(system, checkpoint)
-    scorer = choose_scorer(system.task.cfg.target_lang, tokenize, segments.references)
+def _score(system: System, segments: Segments, scorer: Scorer, measures: Measures, origin: dict, sizes: dict) -> dict:
+    """Translate, score and measure. origin: the entries of the result about the evaluated files. sizes: see `size`."""
+    options = system.options
     measuring = Measuring(measures, system, segments, scorer)
     with Meter(options.device()) as meter:
         segmented = system.translate()
@@ -131,9 +133,7 @@ def _evaluate(
     return {
         "format": FORMAT,
         "kind": "result",
-        "checkpoint": str(checkpoint),
-        "checkpoint_sha256": sha256,
-        **segments.origin,
+        **origin,
         "dictionary_check": system.dictionary_check,
         "sentences": len(hypotheses),
         "tokenize": scorer.tokenize,

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fairseq_kd.artifacts.fingerprint import dictionary_hash
 from fairseq_kd.artifacts.folders import finished, folder_in_progress
+from fairseq_kd.artifacts.hashes import dictionary_hash
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME, hash_files, library_versions, read_prepared
-from fairseq_kd.artifacts.records import sealed
-from fairseq_kd.artifacts.writing import write_json
+from fairseq_kd.artifacts.records import write_record
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.evaluation.evaluate import evaluate
@@ -83,7 +82,7 @@ def _export(checkpoint, data_bin, out: Path, quantize, subset, options, given: d
             "versions": library_versions(),
             "files": hash_files(folder),
         }
-        write_json(folder / MANIFEST_NAME, sealed(manifest))
+        write_record(folder / MANIFEST_NAME, manifest)
     return manifest
 
 
@@ -130,7 +129,7 @@ def evaluate_exported(translator, system: System, segments: Segments, scorer: Sc
 
 
 def compared(before: dict, after: dict, checkpoint_bytes: int, model_bytes: int) -> dict:
-    """The manifest entries that compare both models. The sizes are those of the whole checkpoint and of model.bin."""
+    """The manifest entries that compare both models. The sizes are the bytes of the checkpoint and of model.bin."""
     pairs = zip(before["hypotheses"], after["hypotheses"], strict=True)
     count = before["sentences"]
     sides = {

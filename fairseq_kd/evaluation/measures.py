@@ -1,4 +1,4 @@
-"""The measures beside the scores. Whether they can be measured is checked before the decoding begins.
+"""The measures in addition to the scores. Whether they can be measured is checked before the decoding begins.
 
 Agreement with a teacher is measured here: token by token under gold prefixes, and by comparing translations. The other
 measures are in `calibration`, `robustness` and `efficiency`.
@@ -100,7 +100,7 @@ def _check_gold(system: System, subset: str) -> None:
     dataset = system.dataset
     if dataset.tgt is None:
         raise KDError(
-            f"subset {subset!r} is binarised without its target side, so there are no gold prefixes for --calibration "
+            f"subset {subset!r} is binarised without its target side, so no gold prefixes exist for --calibration "
             "and --teacher: leave these options out, or binarise both sides"
         )
     check_positions(dataset.src_sizes, dataset.tgt_sizes, system.model.max_positions())

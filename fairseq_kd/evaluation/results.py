@@ -193,7 +193,7 @@ def _not_paired(baseline: dict, others: list[dict]) -> list[str]:
     """The reason why some systems have Welch's test."""
     names = ", ".join(system["name"] for system in others if system["pairing"] == "none")
     why = (
-        f"seeds differ from those of {baseline['name']}, repeat or are missing, so runs are not paired: Welch's "
+        f"seeds differ from the seeds of {baseline['name']}, repeat or are missing, so runs are not paired: Welch's "
         "t-test, no test over segments"
     )
     return [f"{names}: {why}"] if names else []

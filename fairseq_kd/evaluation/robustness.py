@@ -62,7 +62,7 @@ class Robustness:
     """The noised subsets for one system. They are made and checked before the decoding begins."""
 
     def __init__(self, levels: NoiseLevels, system: System, segments: Segments, scorer: Scorer):
-        """Raises KDError when there is no plain text, when it has no words, or when a noised sentence is too long."""
+        """Raises KDError when no plain text exists, when it has no words, or when a noised sentence is too long."""
         if segments.source is None:
             raise KDError(
                 f"{segments.origin['data_bin']} was not made by `fairseq-kd prepare`, so it brings neither the source "

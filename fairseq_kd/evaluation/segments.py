@@ -17,8 +17,8 @@ from fairseq_kd.corpus.text import normalise_spaces, read_raw_lines
 class Segments:
     """The references in order, and their origin for the result file.
 
-    decode: joins the subwords of a line. source: the file of the source text; None if there is none, as in a data-bin
-    of plain fairseq-preprocess.
+    decode: joins the subwords of a line. source: the file of the source text; None without such a file, as in a
+    data-bin of plain fairseq-preprocess.
     """
 
     references: list[str]
@@ -33,8 +33,8 @@ class Segments:
             lines = _read_text(self.source)
             if len(lines) != len(dataset):
                 raise KDError(
-                    f"{self.source} has {len(lines):,} lines, the binary data beside it {len(dataset):,} sentences, so "
-                    "they are not aligned; make the data-bin again"
+                    f"{self.source} has {len(lines):,} lines, the binary data next to it {len(dataset):,} sentences, "
+                    "so they are not aligned; make the data-bin again"
                 )
             return lines
         lines = (dictionary.string(dataset[n]["source"]) for n in range(len(dataset)))
@@ -59,7 +59,7 @@ def read_segments(data_bin, subset: str, reference=None, post_process=None) -> S
         source = Path(data_bin) / "raw" / f"{subset}.{manifest['source_lang']}"
         reference = Path(data_bin) / "raw" / f"{subset}.{manifest['target_lang']}"
         corpus_name = manifest["subsets"][subset].get("corpus_name", subset)
-    # without a manifest there is no subword model, so no language is needed
+    # a data-bin without a manifest has no subword model, so no language is needed
     kind, decode = subword_decoder(data_bin, manifest and manifest["target_lang"], post_process)
     references = _read_text(reference)
     if not references:

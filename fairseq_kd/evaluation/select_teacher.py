@@ -1,4 +1,5 @@
-"""Select the checkpoint of a training that becomes the teacher: the one with the lowest loss or the highest score.
+"""Select the checkpoint of a training that becomes the teacher: the checkpoint with the lowest loss or the highest
+score.
 
 The two can differ. A model that becomes overconfident has a worse loss but not a worse BLEU, and word-level
 distillation learns from its probabilities. arXiv 2401.06356 compares the two teachers.
@@ -11,8 +12,8 @@ from pathlib import Path
 
 from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.locks import exclusive
-from fairseq_kd.artifacts.records import sealed
-from fairseq_kd.artifacts.writing import ensure_writable_folder, write_json
+from fairseq_kd.artifacts.records import write_record
+from fairseq_kd.artifacts.writing import ensure_writable_folder
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.evaluation.average import check_out, write_average
@@ -74,9 +75,9 @@ def rank(rows: list[dict], by: str) -> list[dict]:
 def select(measurements: Measurements, folder, by: str, out, *, last=None, average=None, trusted=()) -> dict:
     """Measure the checkpoints of `folder`, choose one, write `out`/selection.json, and return its content.
 
-    measurements: those in `out`/measured. last: measure only this number of checkpoints with the most updates. average:
-    AverageOptions. trusted: paths of checkpoints, also of the average, to read even if they hold code.
-    A call that was killed at any moment is continued by the same call.
+    measurements: the measurements in `out`/measured. last: measure only this number of checkpoints with the most
+    updates. average: AverageOptions. trusted: paths of checkpoints, also of the average, to read even if they hold
+    code. A call that was killed at any moment is continued by the same call.
     Raises KDError when a checkpoint cannot be used; finished measurements are kept.
     """
     if last is not None and last < 1:
@@ -111,7 +112,7 @@ def select(measurements: Measurements, folder, by: str, out, *, last=None, avera
             "checkpoints": rows,
             "made_from": measurements.made_from,
         }
-        write_json(out / RESULT, sealed(result))
+        write_record(out / RESULT, result)
     return result
 
 

@@ -144,7 +144,10 @@ def open_system(
 
 
 def _read_as_it_is_stored(task_cfg, data_bin, subset: str) -> None:
-    """Set the format of the subset, not that of the training data. Raises KDError for what `check_subset` refuses."""
+    """Set the format of the subset, not the format of the training data.
+
+    Raises KDError as `check_subset` does.
+    """
     from omegaconf import open_dict
 
     with open_dict(task_cfg):
@@ -168,7 +171,7 @@ def check_lengths(system: System, dataset) -> None:
 
 
 def _check_recorded_dictionaries(checkpoint, recorded: str, task_cfg) -> str:
-    """Compare the dictionaries of DATA_BIN with those of the training, and return how they were compared.
+    """Compare the dictionaries of DATA_BIN with the dictionaries of the training, and return how they were compared.
 
     "content": two files, symbol by symbol. "place": DATA_BIN is the data-bin of the training. "size": the dictionaries
     of the training no longer exist, and only a dictionary of another size fails, when the weights are loaded.

@@ -20,7 +20,7 @@ from fairseq_kd.models.adaptive import KDAdaptiveModel
 from fairseq_kd.models.student import KDStudentModel
 from fairseq_kd.models.sublayers import GatedLinearUnit
 
-# exactly these: a subclass may compute something else from the same weights
+# exactly these: a subclass may compute another function of the same weights
 CONVERTED = (TransformerModel, TransformerModelBase, TransformerAlignModel, BARTModel, KDStudentModel)
 ACTIVATIONS = {
     "relu": common_spec.Activation.RELU,

@@ -47,7 +47,7 @@ class DamagedCheckpoint(KDError):
 
 
 def refused_type(error: BaseException) -> str | None:
-    """The full name of the type that a weights-only load refused, or None when `error` is something else."""
+    """The full name of the type that a weights-only load refused, or None for any other error."""
     if not isinstance(error, pickle.UnpicklingError):
         return None
     found = re.search(r"GLOBAL (\S+) ", str(error))

@@ -87,7 +87,7 @@ def _items(name: str, value):
     if type(value) in (dict, OrderedDict):
         for key in value:
             if type(key) not in (str, int):
-                raise Refused(f"has a key of type {type(key).__name__} in {name}, which is no name of an option")
+                raise Refused(f"has a key of type {type(key).__name__} in {name}, which is not the name of an option")
             _check_text(name, str(key))
         return value.items()
     if type(value) in (list, tuple):
@@ -118,7 +118,7 @@ def check_old_options(args) -> None:
         if type(value) in (argparse.Namespace, dict, OrderedDict):
             raise Refused(f"has the option args.{name} of type {type(value).__name__}; options of that layout are flat")
         if name in REGISTRIES and not (value is None or re.fullmatch(r"[\w-]*", str(value))):
-            raise Refused(f"has {str(value)[:80]!r} in the option args.{name}, which is no name")
+            raise Refused(f"has {str(value)[:80]!r} in the option args.{name}, which is not a name")
         texts = value if isinstance(value, (list, tuple)) else [value]
         for text in texts:
             if isinstance(text, str) and "\\" in text and ("'" in text or '"' in text):

@@ -8,7 +8,7 @@ from fairseq_kd.core.errors import KDError
 
 
 def choose_device(cpu: bool) -> torch.device:
-    """The CUDA device of this process (under torchrun that of the local rank), or the CPU.
+    """The CUDA device of this process (under torchrun the device of the local rank), or the CPU.
 
     A process that sees only one device takes it and ignores its local rank, because schedulers show each rank its own
     device by CUDA_VISIBLE_DEVICES. Raises KDError when it sees several devices, but none with the local rank's number.

@@ -41,7 +41,7 @@ class FrozenModel:
         self._device = torch.device("cpu")
 
     def check_dictionaries(self, source_dictionary, target_dictionary, names=("teacher", "student")) -> None:
-        """Raises KDError when dictionaries differ in content from those of this model.
+        """Raises KDError when dictionaries differ in content from the dictionaries of this model.
 
         names: how the error message names the owner of the model's dictionaries and the owner of the given ones.
         """

@@ -127,6 +127,6 @@ def _differentiate(chunk, named, rest, signal, objective, gold_weight):
             kd = chunk.tails.value(outcomes[:, :-1], lse, shape_z, signal)
         value = gold_weight * lse + weighted(objective.kd_weight * objective.scale, kd)
         gradient, *others = torch.autograd.grad(value.sum(), leaves)
-    gradient[:, -1].masked_fill_(rest == -math.inf, 0)  # there is no logit to move
+    gradient[:, -1].masked_fill_(rest == -math.inf, 0)  # no logit to move
     chunk.d_shape_z = others[0] if others else None
     return gradient, lse.detach(), kd.detach()

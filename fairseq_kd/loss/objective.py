@@ -17,7 +17,7 @@ from fairseq_kd.loss.signal import DenseSignal, TopKSignal
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised. kd_weight is α (one value, or one per row, (N,)), scale is λ, label_smoothing is ε."""
+    """The minimised function. kd_weight is α (one value, or one per row, (N,)), scale is λ, label_smoothing is ε."""
 
     kd_weight: float | torch.Tensor = 0.5
     scale: float = 1.0

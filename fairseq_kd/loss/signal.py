@@ -74,7 +74,7 @@ class TopKSignal:
     ids (N, k) int64, by falling probability; lprobs (N, k) at the requested temperature; tail (N,), the log of the
     remaining probability, at least SMALLEST_TAIL.
     shapes (G, V) and shape_ids (N,) int64, or None: log-probabilities of G distributions that all tokens share, and the
-    number of the one that distributes the tail of each token over the entries that are not named.
+    number of the shape that distributes the tail of each token over the entries that are not named.
     """
 
     ids: torch.Tensor

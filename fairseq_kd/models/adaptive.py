@@ -11,7 +11,7 @@ can have it:
 fairseq's tasks call `set_num_updates` before each call of the criterion in training. It registers a hook of torch that
 changes the first value of the criterion's next result (loss, sample size, logging output) and then removes itself. (The
 forward pass would be too late, because torch has then already decided that the call of the criterion has no hooks.) The
-logged loss is still that of the criterion. Criterions, tasks and trainer are stock.
+logged loss is still the criterion's loss. Criterions, tasks and trainer are stock.
 """
 
 import logging
@@ -59,7 +59,7 @@ class KDAdaptiveModel(KDStudentModel):
 
     @classmethod
     def add_args(cls, parser):
-        """Add the options of a student and those of the capacity."""
+        """Add the options of a student and of the capacity."""
         super().add_args(parser)
         for name, kind, text in CAPACITY_OPTIONS:
             parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text)

@@ -134,7 +134,7 @@ class CapacityOptions:
 
 
 def target_share(target: float, total: int, fixed: int) -> float:
-    """The target as a share of `total` parameters, of which `fixed` parameters have no gate.
+    """The target as a share of `total` parameters; `fixed` of them have no gate.
 
     Raises KDError for a number of parameters above the model's, and for a target that gates cannot reach.
     """

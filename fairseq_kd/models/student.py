@@ -34,7 +34,7 @@ def dimensions(size: str) -> dict[str, int]:
 
 
 def set_default_dimensions(args, size: str | None) -> None:
-    """Set the dimensions that `args` does not have to those of the size.
+    """Set the dimensions that `args` does not have to the dimensions of the size.
 
     The decoder gets the encoder's widths if its own are not given, even if the encoder's are from the command line.
     size: such as "3m"; None: only the decoder's widths are set, from the encoder's.

@@ -8,12 +8,11 @@ import numpy as np
 
 from fairseq_kd.artifacts.data_bin import load_side
 from fairseq_kd.artifacts.derived import SideWriter, hashes, inherited, link, link_the_rest, take_side
-from fairseq_kd.artifacts.fingerprint import data_files, files_of_side
 from fairseq_kd.artifacts.folders import finished, folder_in_progress
+from fairseq_kd.artifacts.hashes import data_files, files_of_side
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME, library_versions, read_manifest, read_prepared
-from fairseq_kd.artifacts.records import sealed
-from fairseq_kd.artifacts.writing import write_json
+from fairseq_kd.artifacts.records import write_record
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.core.progress import Progress
@@ -43,7 +42,7 @@ def noise_data_bin(
 ) -> dict:
     """Write the data-bin `out` and return its manifest. A finished `out` from the same input and options is kept.
 
-    sides: which of SIDES get noise. languages: {"source": "de", "target": "en"}; None: those of the data-bin.
+    sides: which of SIDES get noise. languages: {"source": "de", "target": "en"}; None: the languages of the data-bin.
     post_process: how subwords are joined to words, for a data-bin made by fairseq-preprocess.
     Raises KDError for bad input; then no file remains under `out`.
     """
@@ -91,7 +90,7 @@ def _noise(data_bin, out: Path, options, sides, seed, subset, workers, languages
             "versions": library_versions(),
             "files": hashes(folder, written),
         }
-        write_json(folder / MANIFEST_NAME, sealed(manifest))
+        write_record(folder / MANIFEST_NAME, manifest)
     return manifest
 
 
@@ -100,7 +99,7 @@ def _levels(data_bin, task, options, languages, sides, post_process) -> dict[str
 
     prepared = read_prepared(data_bin)
     if prepared is not None and post_process is not None:
-        raise KDError(f"{data_bin} brings its own subword model; --post-process is for data-bins of fairseq-preprocess")
+        raise KDError(f"{data_bin} has its own subword model; --post-process is for data-bins of fairseq-preprocess")
     if post_process is not None and options.level == "subword":
         raise KDError("--post-process has no effect with --level subword")
     kind = post_process if prepared is None else prepared["subword"]["kind"]
@@ -176,7 +175,7 @@ def _write_noisy(data_bin, folder: Path, names: list[str], lang: str, noisy: Noi
 def _check_aligned(path: Path, sentences: int) -> None:
     if (lines := count_lines(path)) != sentences:
         raise KDError(
-            f"{path} has {lines:,} lines, the binary data beside it {sentences:,} sentences, so they are not aligned "
+            f"{path} has {lines:,} lines, the binary data next to it {sentences:,} sentences, so they are not aligned "
             "and cannot get the same noise; make the data-bin again"
         )
 

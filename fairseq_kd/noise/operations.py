@@ -31,7 +31,7 @@ SUBSTITUTES = ("unigram", "uniform")
 OPERATIONS = ("delete", "substitute", "swap")
 TOKENIZERS = ("spaces", "char")
 BLOCK_LINES = 4096  # part of what a seed means: another number gives other noise
-CHOICE = 2  # third stream of random numbers: which lines get noise; the streams 0 and 1 are those of the sides
+CHOICE = 2  # third stream of random numbers: which lines get noise; the sides use the streams 0 and 1
 
 
 @dataclass(frozen=True)

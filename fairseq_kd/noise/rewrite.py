@@ -4,7 +4,7 @@ The block is cut only where something changes, and the text between two changes 
 percent this is several times faster than copying every unit and every gap.
 
 A unit has two numbers: its number among all units of the block, and its position among the remaining units, which are
-those that were not deleted.
+the units that were not deleted.
 """
 
 from typing import NamedTuple
@@ -78,8 +78,8 @@ class Remaining:
         """(numbers of the remaining units whose own gap is replaced, numbers of the units whose gap replaces it).
 
         The last remaining unit of a line takes the gap of the line's last unit, which holds the end of the line. Any
-        other remaining unit takes the first gap that is not empty among its own and those of the deleted units behind
-        it. Without `Units.touching`, only the last remaining unit of a line can take another gap.
+        other remaining unit takes the first gap that is not empty among its own gap and the gaps of the deleted units
+        behind it. Without `Units.touching`, only the last remaining unit of a line can take another gap.
         """
         _, last, last_remaining = self._lines
         is_other = last_remaining < last

@@ -55,7 +55,7 @@ class Vocabulary:
         """
         if len(counts) < 2:
             raise KDError(
-                f"{where} holds {len(counts)} different units, so there is no substitute: a unit is never replaced by "
+                f"{where} holds {len(counts)} different units, so no substitute exists: a unit is never replaced by "
                 "itself; leave --substitute out"
             )
         counts = counts.sort_by([("count", "descending"), ("unit", "ascending")]).combine_chunks()
@@ -68,8 +68,8 @@ class Vocabulary:
     def draw(self, replaced: pa.Array, rng: np.random.Generator) -> pa.Array:
         """A random substitute for each of the units `replaced`, which is never the unit itself.
 
-        The distribution is that of the vocabulary without the replaced unit: where the first draw gives the unit
-        itself, a second draw leaves its occurrences out.
+        It is drawn from the distribution of the vocabulary without the replaced unit: where the first draw gives the
+        unit itself, a second draw leaves its occurrences out.
         """
         numbers, own_class = self._units_at(rng.integers(self.occurrences, size=len(replaced)))
         drawn = self.units.take(pa.array(numbers))

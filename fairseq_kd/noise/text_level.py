@@ -65,7 +65,7 @@ def protect(units: Units, block: bytes, words: Collection[str]) -> Units:
 def marked(units: Units, starts: np.ndarray, ends: np.ndarray, texts: list[str], words: Collection[str]) -> Units:
     """The units, where each unit that begins within one of the given spans is marked as protected.
 
-    starts, ends: bytes of the spans, ascending. texts: the one of `words` that each span holds.
+    starts, ends: bytes of the spans, ascending. texts: the entry of `words` that each span holds.
     """
     places = units.starts()
     within = np.searchsorted(starts, places, side="right") > np.searchsorted(ends, places, side="right")

@@ -9,7 +9,7 @@ from pathlib import Path
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import config_folder
 from fairseq_kd.core.yaml_file import check_keys, read_yaml
-from fairseq_kd.training.options import RESERVED
+from fairseq_kd.training.arguments import RESERVED
 
 SECTIONS = ("data", "common", "teacher", "student", "kd", "evaluate")
 OPTIONAL = ("evaluate",)
@@ -76,5 +76,5 @@ def _with_new_keys(path: Path, where: str, found, former: dict):
         return found  # `check_keys` refuses it
     for old, new in former.items():
         if old in found and new in found:
-            raise KDError(f"{path}: {new} stands in {where} twice, also as {old}; take one out")
+            raise KDError(f"{path}: {new} is given twice in {where}, also as {old}; take one out")
     return {former.get(key, key): value for key, value in found.items()}

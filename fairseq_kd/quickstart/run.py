@@ -10,8 +10,7 @@ from statistics import mean
 
 from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME
-from fairseq_kd.artifacts.records import DamagedRecord, read_record, sealed
-from fairseq_kd.artifacts.writing import write_json
+from fairseq_kd.artifacts.records import DamagedRecord, read_record, write_record
 from fairseq_kd.core.errors import KDError, prefixed_errors
 from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.corpus.corpora import prepare_by_name, usual_options
@@ -20,7 +19,7 @@ from fairseq_kd.evaluation.evaluate import evaluate
 from fairseq_kd.evaluation.system import TranslateOptions
 from fairseq_kd.quickstart.recipe import Recipe
 from fairseq_kd.scoring.tokenizers import STANDARD, choose_tokenizer
-from fairseq_kd.training.options import parse_training, training_arguments
+from fairseq_kd.training.arguments import parse_training, training_arguments
 from fairseq_kd.training.run import train
 
 RESULT_KEYS = ("checkpoint_sha256", "manifest_sha256", "decoding", "parameters", "bleu", "chrf", "seconds")
@@ -142,7 +141,7 @@ def _score(path: Path, data_bin: Path, checkpoint, recipe: Recipe, cpu: bool) ->
         if made_from == wanted:
             return result
     result = evaluate(data_bin, checkpoint, "test", options, tokenize=tokenize)
-    write_json(path, sealed(result))
+    write_record(path, result)
     return result
 
 

@@ -40,7 +40,7 @@ LOG_LINES_SHOWN = 12
 
 
 def finalists(search: SearchSpec, outcome: Outcome) -> dict[str, dict]:
-    """Name -> options of what is measured on test data: the choice, the start and robust.yaml, unless they failed."""
+    """Name -> options of the runs for the test data: the choice, the start and robust.yaml, unless they failed."""
     failed = [run.options for run in outcome.runs if run.score is None]
     found = {"chosen": outcome.best.options, "start": outcome.start.options, "robust": resolve_kd_word(search.robust)}
     return {name: options for name, options in found.items() if options not in failed}
@@ -72,7 +72,7 @@ def write_search_report(search: SearchSpec, outcome: Outcome, work: Path) -> str
     """Write the three files and return the text of search.md."""
     found = _collect(search, outcome, work)
     text = "\n".join(_report(found)) + "\n"
-    write_json(work / JSON_NAME, found)
+    write_json(work / JSON_NAME, found)  # no seal: this package never reads it
     write_text(work / REPORT_NAME, text)
     write_text(work / CHOSEN_NAME, _as_yaml(found))
     return text

@@ -10,7 +10,8 @@ import math
 import sys
 from pathlib import Path
 
-from fairseq_kd.artifacts.writing import create_json, ensure_writable_folder
+from fairseq_kd.artifacts.records import create_record
+from fairseq_kd.artifacts.writing import ensure_writable_folder
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.scoring.score import check_seed
 from fairseq_kd.search.report import finalists, read_scores, write_search_report
@@ -35,7 +36,7 @@ def run_search(search: SearchSpec, work: Path, options: RunOptions) -> int:
     report_older(start)
     if len(search.seeds) == 1:
         check_seed(of_tests=True)  # now, because the test over segments comes after all trainings
-    create_json(work / PLAN_NAME, start.as_dict())  # marks the folder as a study's; an existing plan stays
+    create_record(work / PLAN_NAME, start.as_dict())  # marks the folder as a study's; an existing plan stays
     print(f"search {search.name}: {most_configurations(search)} configurations at most, {len(search.seeds)} seeds each")
     trainings = Trainings(search, work, options)
     outcome = drive(begin(search, work), trainings.validate)

@@ -173,7 +173,7 @@ def _open(optuna, storage: Path, begun_from: dict, first: dict):
         study = optuna.create_study(
             storage=f"sqlite:///{storage}", study_name="search", direction="maximize", load_if_exists=True
         )
-    except Exception as error:  # SQLAlchemy, alembic and sqlite3 raise many types for a file that is no storage
+    except Exception as error:  # SQLAlchemy, alembic and sqlite3 raise many types for a file that is not a storage
         reason = " ".join(str(error).split())[:200]
         raise KDError(
             f"{storage} cannot be read as the storage of a search ({reason}): remove it, or choose another --out"

@@ -32,7 +32,7 @@ class Run:
 class Cost:
     """The largest loss by a wrong value of a parameter: best against worst run of a group.
 
-    The runs of a group differ in this parameter alone. groups: the number of such groups; this is the one with the
+    The runs of a group differ in this parameter alone. groups: the number of such groups; this is the group with the
     largest difference.
     """
 
@@ -59,7 +59,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a search returns.
+    """The result of a search.
 
     best: the choice. start: the first configuration. runs: all, in the order in which they were considered. steps: how
     the choice was made. costs: parameter -> its largest cost, None where no two runs differ in it alone.

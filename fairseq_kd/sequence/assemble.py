@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from fairseq_kd.artifacts.derived import SideWriter, can_be_linked, hashes, inherited, link, link_the_rest
-from fairseq_kd.artifacts.fingerprint import data_files, files_of_side
-from fairseq_kd.artifacts.parts import read_part
-from fairseq_kd.artifacts.records import sealed
-from fairseq_kd.artifacts.writing import file_in_progress, write_json
+from fairseq_kd.artifacts.hashes import data_files, files_of_side
+from fairseq_kd.artifacts.records import read_part, write_record
+from fairseq_kd.artifacts.writing import file_in_progress
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
-from fairseq_kd.sequence.options import DecodeOptions, Hypothesis
+from fairseq_kd.sequence.decode_options import DecodeOptions, Hypothesis
 from fairseq_kd.teacher.ensemble import Teachers
 
 
@@ -67,7 +66,7 @@ def assemble(
         "target_lang": target_lang,
         "files": hashes(folder, names),
     }
-    write_json(folder / "manifest.json", sealed(manifest))
+    write_record(folder / "manifest.json", manifest)
     return manifest
 
 

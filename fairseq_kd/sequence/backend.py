@@ -14,7 +14,7 @@ import torch
 
 from fairseq_kd.inference.opening import collate, length_sorted
 from fairseq_kd.loss.signal import ROWS_AT_A_TIME
-from fairseq_kd.sequence.options import Hypothesis
+from fairseq_kd.sequence.decode_options import Hypothesis
 from fairseq_kd.teacher.ensemble import Teachers
 
 MAX_TOKENS = {"cpu": 4000, "cuda": 12000}  # source tokens per batch, padding included
@@ -140,7 +140,8 @@ class ForcingBackend(Backend):
 def most_probable(signal, count: int, last: torch.Tensor, eos: int, pad: int, cut: bool):
     """The most probable tokens of a signal of N = count rows: numpy arrays (token ids (N,), log-probabilities (N,)).
 
-    last (B,): the rows whose token is EOS, whatever the teacher says. cut: whether EOS may be the answer in other rows.
+    last (B,): the rows whose token is EOS, whichever token the teacher prefers. cut: whether EOS may be the answer in
+    other rows.
     """
     ids, scores = [], []
     is_last = torch.zeros(count, dtype=torch.bool, device=last.device)

@@ -14,15 +14,14 @@ import torch
 from fairseq_kd.artifacts.folders import folder_in_progress
 from fairseq_kd.artifacts.locks import exclusive
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME, check_files, hash_files, read_manifest
-from fairseq_kd.artifacts.records import sealed
-from fairseq_kd.artifacts.writing import write_json
+from fairseq_kd.artifacts.records import write_record
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import cached, xdg_cache_home
 from fairseq_kd.export import runtime as vocabulary
 from fairseq_kd.export.runtime import check_installed, is_out_of_memory, load_translator, write_model
 from fairseq_kd.inference.opening import length_sorted
 from fairseq_kd.sequence.backend import Backend
-from fairseq_kd.sequence.options import DecodeOptions, Hypothesis
+from fairseq_kd.sequence.decode_options import DecodeOptions, Hypothesis
 from fairseq_kd.sequence.strategies import STRATEGIES
 from fairseq_kd.teacher.ensemble import Teachers
 
@@ -166,7 +165,7 @@ def convert(teachers: Teachers) -> Path:
 
 
 def _damage(folder: Path) -> str | None:
-    """What is wrong with the files of a converted teacher, None when they are the files that were written."""
+    """A description of the damage of a converted teacher, None when its files are the files that were written."""
     try:
         manifest = read_manifest(folder)
         if manifest is None or "model.bin" not in manifest.get("files", ()):
@@ -185,4 +184,4 @@ def _convert(teacher, final: Path) -> None:
             write_model(teacher.model, *dictionaries, converted, names=vocabulary.numbers)
         except KDError as error:
             raise KDError(f"{teacher.path} cannot be converted ({error}); use --backend fairseq") from error
-        write_json(converted / MANIFEST_NAME, sealed({"files": hash_files(converted)}))
+        write_record(converted / MANIFEST_NAME, {"files": hash_files(converted)})

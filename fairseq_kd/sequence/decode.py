@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fairseq_kd.artifacts.blocks import work_through
-from fairseq_kd.artifacts.fingerprint import data_files, dictionary_hash
+from fairseq_kd.artifacts.hashes import data_files, dictionary_hash
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.manifest import library_versions
 from fairseq_kd.core.errors import KDError
@@ -11,7 +11,7 @@ from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.export.runtime import CannotComputeError
 from fairseq_kd.inference.device import choose_device
 from fairseq_kd.sequence.ctranslate2_backend import convert, reason_against, teacher_backend
-from fairseq_kd.sequence.options import DecodeOptions
+from fairseq_kd.sequence.decode_options import DecodeOptions
 from fairseq_kd.sequence.work import Closeness, DecodeWork, open_closeness
 from fairseq_kd.teacher.ensemble import Teachers, open_teachers
 

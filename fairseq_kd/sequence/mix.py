@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from fairseq_kd.artifacts.derived import SideWriter, hashes, inherited, link_the_rest
-from fairseq_kd.artifacts.fingerprint import data_files
 from fairseq_kd.artifacts.folders import finished, folder_in_progress
+from fairseq_kd.artifacts.hashes import data_files
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME, library_versions
-from fairseq_kd.artifacts.records import sealed
-from fairseq_kd.artifacts.writing import write_json
+from fairseq_kd.artifacts.records import write_record
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.core.progress import Progress
@@ -67,7 +66,7 @@ def _mix(data_bins, times, out: Path, languages, seed: int, inputs: Inputs) -> d
             "versions": library_versions(),
             "files": hashes(folder, names + written),
         }
-        write_json(folder / MANIFEST_NAME, sealed(manifest))
+        write_record(folder / MANIFEST_NAME, manifest)
     return manifest
 
 

@@ -101,7 +101,7 @@ class Search(Strategy):
         return FairseqBackend(teachers.models(device), teachers.task, teachers.dataset, search, max_tokens, device)
 
     def fairseq_arguments(self, settings: dict) -> Namespace:
-        """What `build_generator` of fairseq's task reads, and the seed of samples."""
+        """The options that `build_generator` of fairseq's task reads, and the seed of samples."""
         return Namespace(
             beam=settings.get("beam", 1),
             lenpen=settings.get("lenpen", 1.0),

@@ -20,7 +20,7 @@ from fairseq_kd.scoring.score import Scorer, choose_scorer
 from fairseq_kd.scoring.tokenizers import LOOKED_AT
 from fairseq_kd.sequence.assemble import assemble
 from fairseq_kd.sequence.backend import empty_sources
-from fairseq_kd.sequence.options import DecodeOptions, Hypothesis
+from fairseq_kd.sequence.decode_options import DecodeOptions, Hypothesis
 from fairseq_kd.teacher.ensemble import Teachers
 
 

@@ -1,6 +1,6 @@
 """Studies: from one YAML file to many trainings, their evaluations and a report.
 
-    concept      what it is                                                          module
+    concept      definition                                                          module
     spec         the YAML file of a study: sections, factors, exclusions, claims     spec
     section      options of one program: data, teacher, decode, evaluate, ...        sections
     factor       what is varied: a name and its values                               factors

@@ -1,7 +1,8 @@
-"""Cells: every combination of the factors' values, except those that are excluded or repeat another one.
+"""Cells: every combination of the factors' values, except excluded combinations and combinations that repeat another
+cell.
 
-A factor whose settings have no effect on a cell, such as a decoding strategy with method ce, is no part of that cell,
-so combinations that differ in it alone are one cell.
+A factor whose settings have no effect on a cell, such as a decoding strategy with method ce, is not a part of that
+cell, so combinations that differ in it alone are one cell.
 """
 
 import hashlib

@@ -16,7 +16,7 @@ from fairseq_kd.study.key import TRAININGS
 from fairseq_kd.study.plan import PLAN_NAME, Plan
 from fairseq_kd.study.spec import load_spec, spec_path
 from fairseq_kd.study.state import SHOW, OlderStages
-from fairseq_kd.training.options import parse_training, parse_words
+from fairseq_kd.training.arguments import parse_training, parse_words
 
 PLAN_REMEDY = "remove it and run the study again, which writes it again"
 SECTIONS = {"prepare": "data", "student": "student or common", "teacher": "teacher or common"}

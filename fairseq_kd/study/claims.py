@@ -86,7 +86,7 @@ def _conditions(where: str, text: str, factor: str, values: dict) -> dict:
         if name not in values:
             raise KDError(f"{where}: unknown factor {name!r}; the nearest valid one is {nearest(name, values)!r}")
         if name == factor or name in at:
-            already = "is the factor that the claim compares" if name == factor else "stands there twice"
+            already = "is the factor that the claim compares" if name == factor else "occurs twice"
             raise KDError(f"{where}: {name} after `at` {already}, so one of its values would be lost; leave it out")
         at[name] = _find(where, value, {name: values[name]})[1]
     return at

@@ -15,8 +15,8 @@ from pathlib import Path
 from statistics import mean
 
 from fairseq_kd.artifacts.locks import exclusive
-from fairseq_kd.artifacts.records import read_record
-from fairseq_kd.artifacts.writing import ensure_writable_folder, write_json
+from fairseq_kd.artifacts.records import read_record, write_record
+from fairseq_kd.artifacts.writing import ensure_writable_folder
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.process import dying_with_this_process
 from fairseq_kd.core.progress import Progress
@@ -90,7 +90,7 @@ def calibrate(plan: Plan, work: Path, threads: int) -> None:
     """
     ensure_writable_folder(work)
     with exclusive(work / "study"):
-        write_json(work / PLAN_NAME, plan.as_dict())
+        write_record(work / PLAN_NAME, plan.as_dict())
         estimates, path = Estimates(plan, work), work / CALIBRATION
         known = read_record(path, REMEDY) or {}
         unknown = {
@@ -106,7 +106,7 @@ def calibrate(plan: Plan, work: Path, threads: int) -> None:
         for group in alike.values():
             seconds = _seconds_per_update(plan, work, group[0][1], threads)
             known |= {key: seconds for key, _ in group}
-            write_json(path, known)
+            write_record(path, known)
             progress.advance(1)
         progress.finish()
 

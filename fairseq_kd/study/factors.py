@@ -131,7 +131,7 @@ def is_kd_option(name: str) -> bool:
 
 
 def assignments(spec: Spec, name: str, value) -> list[tuple]:
-    """[(setting, value)] for one value of a factor. For a labelled value: those of all options behind its label."""
+    """[(setting, value)] for one value of a factor. For a labelled value: the pairs of all options behind its label."""
     given = spec.factors[name][value] if isinstance(spec.factors[name], dict) else {name: value}
     return [(setting, value) for key, value in given.items() for setting in settings_of(key)]
 
@@ -139,7 +139,7 @@ def assignments(spec: Spec, name: str, value) -> list[tuple]:
 def settings_of_value(spec: Spec, name: str, value) -> list[str]:
     """The settings that one value of a factor is about.
 
-    A label without options (`default: {}`) assigns nothing. It stands for the default of the settings that the other
+    A label without options (`default: {}`) assigns nothing. It means the default of the settings that the other
     labels of its factor assign, so it is about those.
     """
     found = [setting for setting, _ in assignments(spec, name, value)]
@@ -189,7 +189,8 @@ def _agrees(pattern, value) -> bool:
 def check_exclusions(spec: Spec, factors: dict, exclusions: list, effective: list, kept: list) -> None:
     """Raises KDError for exclusions that remove nothing, everything, or every cell with one value.
 
-    effective: for each combination of values, those that have an effect. kept: the combinations that are not excluded.
+    effective: for each combination of values, the settings that have an effect. kept: the combinations that are not
+    excluded.
     """
     for exclusion in exclusions:
         if not any(exclusion.removes(values) for values in effective):

@@ -30,10 +30,10 @@ FILE_OF_STAGE = re.compile(r"@/stages/([^/]+)/")  # the beginning of a word that
 
 @dataclass(frozen=True)
 class Maker:
-    """What makes the stages of one kind.
+    """The code and the libraries that make the stages of one kind.
 
     format: raised when our code gives other results; tests/unit/test_golden.py says when.
-    libraries: those whose versions can change a result.
+    libraries: the libraries whose versions can change a result.
     """
 
     format: int
@@ -59,9 +59,9 @@ ON_GPU = ("teacher", "select", "decode", "cache", "student", "evaluate")
 
 
 def made_by(kind: str, versions: dict) -> dict:
-    """What makes a stage: {"format": number, library: version or None}. versions: the result of `library_versions`.
+    """The maker of a stage: {"format": number, library: version or None}. versions: the result of `library_versions`.
 
-    Builds of one version of torch (2.13.0+cpu, 2.13.0+cu126) count as the same, because the device is no part of a
+    Builds of one version of torch (2.13.0+cpu, 2.13.0+cu126) count as the same, because the device is not a part of a
     request.
     """
     found = versions | {"fairseq": versions.get("fairseq", versions.get("ve-fairseq"))}
@@ -116,8 +116,8 @@ def _hash(content: list, length: int) -> str:
 FILE_OPTIONS = ("finetune-from-model", "restore-file", "encoder-embed-path", "decoder-embed-path", "like")
 FILE_OPTIONS += ("subword-model", "reference", "teacher", "teacher-data")
 FOLDER_LISTS = ("user-dir",)  # one folder, or a list of folders
-COMPILED = "__pycache__"  # Python writes it beside code that it has imported
-NAMES_IN_FAIRSEQ = ("checkpoint_last.pt",)  # a value of restore-file that is no path
+COMPILED = "__pycache__"  # Python writes it next to code that it has imported
+NAMES_IN_FAIRSEQ = ("checkpoint_last.pt",)  # a value of restore-file that is not a path
 
 
 def with_files(where: str, options: dict, known: dict) -> tuple[dict, dict | None]:
@@ -166,10 +166,10 @@ SUBSETS = ("train", "valid", "test")
 
 @dataclass(frozen=True)
 class RawText:
-    """What identifies the raw text of a cell.
+    """The identity of the raw text of a cell.
 
     hashes: file name -> sha256 of the user's own text, or size in bytes for a corpus that `prepare` knows by name; None
-    without raw files. subsets: those that the text gives.
+    without raw files. subsets: the subsets that the text gives.
     """
 
     subsets: tuple
@@ -191,7 +191,7 @@ def raw_text(path, data: dict) -> RawText:
     if raw is not None and "raw" not in CORPORA[name].takes:
         raise KDError(f"{path}: raw has no effect with the {name} corpus: it is generated")
     if raw is not None and not Path(raw).is_dir():
-        raise KDError(f"{path}: {raw} is not a folder; give the one with your raw files as raw in data, or by --raw")
+        raise KDError(f"{path}: {raw} is not a folder; give the folder with your raw files as raw in data, or by --raw")
     if name == "text":
         return _own_text(path, data)
     subsets = tuple(dict.fromkeys((*SUBSETS, *CORPORA[name].subsets)))

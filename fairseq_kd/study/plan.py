@@ -15,7 +15,7 @@ from fairseq_kd.study.key import KINDS, ON_GPU, Key, RawText, inputs_of, key_of,
 from fairseq_kd.study.sections import SHARES
 from fairseq_kd.study.spec import Spec
 from fairseq_kd.study.state import CHOSEN_TEACHER, OlderStages
-from fairseq_kd.training.options import to_arguments, training_arguments
+from fairseq_kd.training.arguments import to_arguments, training_arguments
 
 FORMAT = 2  # format number of plan.json
 PLAN_NAME = "plan.json"

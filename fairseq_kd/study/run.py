@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from fairseq_kd.artifacts.locks import exclusive
+from fairseq_kd.artifacts.records import write_record
 from fairseq_kd.artifacts.writing import ensure_writable_folder, write_json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.process import Terminated, dying_with_this_process
@@ -67,7 +68,7 @@ def run_stages(plan: Plan, work: Path, options: RunOptions) -> dict:
     ensure_writable_folder(work)
     report_older(plan)
     with exclusive(work / "study"):  # in place of Snakemake's own lock, which outlives a killed process
-        write_json(work / PLAN_NAME, plan.as_dict())
+        write_record(work / PLAN_NAME, plan.as_dict())
         _link_cells(plan, work)
         _forget_stale(plan, work)
         before = _failures(plan, work)
@@ -95,7 +96,7 @@ def report_older(plan: Plan) -> None:
 def _forget_stale(plan: Plan, work: Path) -> None:
     """Remove each invalid done.json, because Snakemake would count its stage as done.
 
-    Invalid are a file that was cut off, and one beside failed.json: Snakemake restores done.json when a stage fails.
+    A file that was cut off and a file next to failed.json are invalid: Snakemake restores done.json when a stage fails.
     """
     for name, state in stage_states(plan, work).items():
         folder = work / "stages" / name
@@ -155,7 +156,7 @@ def note_ended_jobs(plan: Plan, work: Path, log: str, before: dict) -> None:
         with open(folder / STAGE_LOG, "a", encoding="utf-8") as file:
             message = found.get("message", "the process of this stage was killed").split("For further error details")[0]
             print(message, found.get("log", ""), sep="\n", file=file)
-        write_json(folder / FAILED, {"stage": output[1]})
+        write_json(folder / FAILED, {"stage": output[1]})  # no seal: only its existence matters
 
 
 def _snakemake(plan: Plan, work: Path, options: RunOptions) -> int:

@@ -11,7 +11,7 @@ import functools
 from fairseq_kd.core.commands import load_command
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.yaml_file import check_keys, is_number, nearest
-from fairseq_kd.training.options import RESERVED, option_names
+from fairseq_kd.training.arguments import RESERVED, option_names
 
 SECTIONS = ("recipe", "data", "common", "teacher", "student", "budget", "kd", "select", "cache", "decode")
 SECTIONS += ("noise", "evaluate")

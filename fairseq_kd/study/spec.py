@@ -40,7 +40,7 @@ class Spec:
     factors: dict
     exclude: list
     claims: list
-    written: tuple  # names of the sections that the file itself has, without those of the recipe alone
+    written: tuple  # names of the sections that the file itself has, without the sections that only the recipe has
 
     @property
     def name(self) -> str:

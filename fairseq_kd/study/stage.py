@@ -4,7 +4,6 @@ stages/NAME gets the outputs and log.txt, and at the end done.json, or failed.js
 """
 
 import contextlib
-import json
 import os
 import shlex
 import subprocess
@@ -16,14 +15,24 @@ from pathlib import Path
 from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.locks import held, try_lock
 from fairseq_kd.artifacts.manifest import library_versions
-from fairseq_kd.artifacts.records import sealed
+from fairseq_kd.artifacts.records import read_record, write_record
 from fairseq_kd.artifacts.writing import write_json
 from fairseq_kd.core.errors import KDError, report
 from fairseq_kd.core.paths import PACKAGE
 from fairseq_kd.core.process import die_with_parent, dying_with_this_process
 from fairseq_kd.study.key import TRAININGS, made_by
 from fairseq_kd.study.plan import PLAN_NAME
-from fairseq_kd.study.state import CHOSEN_TEACHER, DONE, FAILED, LOCK, LOG, fingerprint_of, output_of, record_of
+from fairseq_kd.study.state import (
+    CHOSEN_TEACHER,
+    DONE,
+    FAILED,
+    LOCK,
+    LOG,
+    fingerprint_of,
+    output_of,
+    read_output,
+    record_of,
+)
 
 FAILURE = 1
 GPUS = "FAIRSEQ_KD_GPUS"  # names of devices, separated by commas; `study run` sets it
@@ -34,9 +43,20 @@ def main() -> int:
     """Run the stage that the command line names. The second word is the id of the process that waits for it."""
     work, name, parent = Path.cwd(), sys.argv[1], int(sys.argv[2]) if sys.argv[2:] else os.getppid()
     die_with_parent(parent)  # a killed Snakemake does not end its jobs
-    plan = json.loads((work / PLAN_NAME).read_text(encoding="utf-8"))
+    try:
+        plan = _read_plan(work)
+    except KDError as error:
+        report(error)
+        return FAILURE
     with _a_gpu(work) if plan["stages"][name]["kind"] in plan["on_gpu"] else contextlib.nullcontext():
         return run_stage(work, plan, name)
+
+
+def _read_plan(work: Path) -> dict:
+    remedy = "run `fairseq-kd study run` again, which writes it"
+    if (plan := read_record(work / PLAN_NAME, remedy, required=("stages", "on_gpu", "raw"))) is None:
+        raise KDError(f"{work / PLAN_NAME} does not exist: {remedy}")
+    return plan
 
 
 @contextlib.contextmanager
@@ -95,7 +115,7 @@ def _note_failure(folder: Path, name: str, error: Exception) -> None:
     else:
         traceback.print_exception(error)
     with contextlib.suppress(OSError, KDError):  # the disk may be full
-        write_json(folder / FAILED, {"stage": name})
+        write_json(folder / FAILED, {"stage": name})  # no seal: only its existence matters
 
 
 def _complete(work: Path, plan: dict, stage: dict, folder: Path) -> None:
@@ -113,7 +133,7 @@ def _complete(work: Path, plan: dict, stage: dict, folder: Path) -> None:
     print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(command)}", flush=True)
     record = _execute(stage, command, folder, inputs)
     made = {"made_by": stage["made_by"], "versions": library_versions()}
-    write_json(folder / DONE, sealed({"stage": stage["name"], **record, "inputs": inputs, **made}))
+    write_record(folder / DONE, {"stage": stage["name"], **record, "inputs": inputs, **made})
 
 
 def _check_maker(stage: dict) -> None:
@@ -159,7 +179,7 @@ def _execute(stage: dict, command: list[str], folder: Path, inputs: dict) -> dic
     if stage["kind"] == "select":
         from fairseq_kd.artifacts.derived import link  # imports torch
 
-        chosen = json.loads((folder / "selection" / "selection.json").read_text(encoding="utf-8"))["chosen"]
+        chosen = read_output(folder / "selection" / "selection.json")["chosen"]
         link(chosen, folder / CHOSEN_TEACHER)
     seconds = round(time.monotonic() - started, 1)
     return {"command": shlex.join(command), "seconds": seconds, "fingerprint": sha256_file(output_of(folder))}

@@ -1,4 +1,4 @@
-"""Where a study stands: the records of its stages, and the states of stages and cells.
+"""The progress of a study: the records of its stages, and the states of stages and cells.
 
 `OlderStages` finds the finished stages in WORK that other versions made. They are never used silently.
 """
@@ -103,9 +103,9 @@ def fingerprint_of(folder: Path) -> str:
     """The hash of a finished stage's output. Raises KDError when the output is missing or has another hash."""
     record, output = record_of(folder), output_of(folder)
     if record is None:
-        raise KDError(f"{folder / DONE} is damaged or gone: run the study again, which runs this stage again")
+        raise KDError(f"{folder / DONE} is damaged or does not exist: run the study again, which runs this stage again")
     if output is None or sha256_file(output) != record["fingerprint"]:
-        what = "its output is gone" if output is None else f"{output} was changed since"
+        what = "its output does not exist" if output is None else f"{output} was changed since"
         raise KDError(
             f"{folder / DONE} says that the stage is done, but {what}: remove the folder {folder} and run the study "
             "again, which makes it again"
@@ -114,10 +114,10 @@ def fingerprint_of(folder: Path) -> str:
 
 
 def read_output(path: Path) -> dict:
-    """A JSON file that a finished stage wrote. Raises KDError when it is damaged or gone."""
+    """A JSON file that a finished stage wrote. Raises KDError when it is damaged or does not exist."""
     remedy = f"remove the folder {path.parent} and run the study again, which makes it again"
     if (found := read_record(path, remedy)) is None:
-        raise KDError(f"{path} is gone, although its stage is done: {remedy}")
+        raise KDError(f"{path} does not exist, although its stage is done: {remedy}")
     return found
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from fairseq.data import Dictionary, LanguagePairDataset, data_utils
 
-from fairseq_kd.artifacts.fingerprint import data_files, files_of_side
+from fairseq_kd.artifacts.hashes import data_files, files_of_side
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.inference.dictionaries import first_difference
 
@@ -22,7 +22,7 @@ REMEDY = (
 
 
 def check_folder(of_gold, folder, languages) -> None:
-    """Raises KDError when `folder` is no data-bin of the languages, or is the gold data-bin itself."""
+    """Raises KDError when `folder` is not a data-bin of the languages, or is the gold data-bin itself."""
     if not Path(folder).is_dir():
         raise KDError(f"--distilled {folder} does not exist: give a data-bin with the distilled training targets")
     if os.path.samefile(of_gold, folder):
@@ -36,7 +36,7 @@ def check_folder(of_gold, folder, languages) -> None:
 
 
 def check_dictionaries(folder, languages, dictionaries) -> None:
-    """Compare the dictionaries (source, target) with the ones in `folder`. Raises KDError at the first difference."""
+    """Compare the dictionaries (source, target) with `folder`. Raises KDError at the first difference."""
     for lang, ours in zip(languages, dictionaries, strict=True):
         distilled = Dictionary.load(str(Path(folder) / f"dict.{lang}.txt"))
         if (found := first_difference(ours, distilled)) is not None:
@@ -71,7 +71,7 @@ def check_pairs(pairs, distilled, folders, split: str, languages) -> None:
         first = next((i for i in sentences if not torch.equal(pairs.src[i], distilled.src[i])), None)
     if first is not None:
         raise KDError(
-            f"the source of sentence {first} of subset {split!r} in --distilled {folder} differs from the one in "
+            f"the source of sentence {first} of subset {split!r} in --distilled {folder} differs from the source in "
             f"{of_gold}: the distilled targets would belong to other sentences. {REMEDY}"
         )
 
@@ -89,7 +89,7 @@ class DistilledPairDataset(LanguagePairDataset):
 
         sample["distilled"] = {"target": (B, T2), "prev_output_tokens": (B, T2), "ntokens": int}
 
-    Row b belongs to the same sentence as row b of sample["target"]. src_sizes, tgt_sizes and the order are those of the
+    Row b belongs to the same sentence as row b of sample["target"]. src_sizes, tgt_sizes and the order come from the
     pairs. The longer of the two targets counts for the size of a batch (--max-tokens) and for the sentences that are
     too long (--max-target-positions).
     """

@@ -37,8 +37,8 @@ class KDTranslationTask(TranslationTask):
 
     def __init__(self, cfg: KDTranslationConfig, src_dict, tgt_dict):
         super().__init__(cfg, src_dict, tgt_dict)
-        self.update_num = 0  # of the current update; fairseq does not pass it to criterions
-        self.encoder_width = None  # of the student; build_model sets it, before the criterion is built
+        self.update_num = 0  # number of the current update; fairseq does not pass it to criterions
+        self.encoder_width = None  # width of the student's encoder; build_model sets it, before the criterion is built
 
     @classmethod
     def setup_task(cls, cfg: KDTranslationConfig, **kwargs):

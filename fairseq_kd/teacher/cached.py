@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fairseq_kd.artifacts.fingerprint import data_hashes, dictionary_hash
-from fairseq_kd.artifacts.hashes import sha256_file
+from fairseq_kd.artifacts.hashes import data_hashes, dictionary_hash, sha256_file
 from fairseq_kd.cache.format import Rows, rebuild, sentence_crcs
 from fairseq_kd.cache.reader import CacheReader
 from fairseq_kd.core.errors import KDError

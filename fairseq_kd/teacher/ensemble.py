@@ -75,7 +75,7 @@ def open_teachers(
 
     data, dtype: see `load_frozen`. trust: the path of a checkpoint that may contain code; it must be one of `paths`.
     inputs: gets the files.
-    Raises KDError when a checkpoint cannot be used, or when its dictionaries differ from those of the data.
+    Raises KDError when a checkpoint cannot be used, or when its dictionaries differ from the dictionaries of the data.
     """
     listed = [path for path in str(paths).split(os.pathsep) if path]
     if not listed:

@@ -14,9 +14,9 @@ from pathlib import Path
 from fairseq_kd.artifacts.folders import remove_leftovers
 from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.locks import exclusive
-from fairseq_kd.artifacts.records import read_record, sealed
+from fairseq_kd.artifacts.records import create_record, read_record, write_record
 from fairseq_kd.artifacts.request import check_same
-from fairseq_kd.artifacts.writing import create_json, ensure_writable_folder, file_in_progress, write_json
+from fairseq_kd.artifacts.writing import ensure_writable_folder, file_in_progress
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.process import dying_with_this_process
 from fairseq_kd.core.progress import Progress
@@ -43,13 +43,13 @@ def train(folder, arguments: list[str], inputs: dict, max_update: int, label: st
     command = ["fairseq-train", *arguments, "--save-dir", str(folder / "checkpoints")]
     request = {"command": command, "inputs": inputs}
     ensure_writable_folder(folder)
-    create_json(folder / REQUEST, sealed(request))
+    create_record(folder / REQUEST, request)
     _check_same_request(folder / REQUEST, request)  # another process may have written its own meanwhile
     if (folder / RECORD).exists():
         remove_leftovers(folder / "training")
         return _check_record(folder / RECORD)
     with exclusive(folder / "training"):
-        if (folder / RECORD).exists():  # of another process, which has finished since
+        if (folder / RECORD).exists():  # another process has written it and finished since
             return _check_record(folder / RECORD)
         return _train(folder, command, request, max_update, label)
 
@@ -61,7 +61,7 @@ def _check_record(path: Path) -> dict:
     checkpoint = Path(record["checkpoint"])
     if not checkpoint.is_file() or sha256_file(checkpoint) != record["checkpoint_sha256"]:
         raise KDError(
-            f"{path} says that {checkpoint} is complete, but that file is gone or was changed; remove {path.parent} to "
+            f"{path} says that {checkpoint} is complete, but that file was removed or changed; remove {path.parent} to "
             "train it again"
         )
     return record
@@ -83,7 +83,7 @@ def _train(folder: Path, command: list[str], request: dict, max_update: int, lab
         "updates": updates_of(state),
         "inputs": request["inputs"],
     }
-    write_json(folder / RECORD, sealed(record))
+    write_record(folder / RECORD, record)
     return record
 
 

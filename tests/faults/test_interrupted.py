@@ -10,7 +10,7 @@ import signal
 import pytest
 from faults_helpers import ALL, COMMANDS, assert_one_error, command, content, unpack
 
-MOMENTS = [number / 13 for number in range(14)]  # of all events of a command, from the first to the last
+MOMENTS = [number / 13 for number in range(14)]  # as a share of all events of a command, from the first to the last
 SECONDS = (0.05, 0.2, 0.5)
 KILLS = [(name, moment) for name in COMMANDS for moment in MOMENTS]
 KILLS_BY_TIME = [(name, seconds) for name in COMMANDS for seconds in SECONDS]
@@ -62,7 +62,7 @@ SWAPS = [  # (command, file)
     ("select-teacher", "checkpoints/checkpoint1.pt"),
     ("select-teacher", "data-bin/valid.qaa-qab.qab.bin"),
 ]
-LATE = (0.3, 0.6, 0.9)  # of the events between the first reading and the end
+LATE = (0.3, 0.6, 0.9)  # as a share of the events between the first reading and the end
 CASES = [(*swap, moment) for swap in SWAPS for moment in (0, *LATE)]
 if not ALL:
     CASES = [("cache", "teacher.pt", 0), ("noise-text", "raw/train.qaa", 0.3), ("mix", SIDE, 0.6)]

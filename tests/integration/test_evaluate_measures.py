@@ -14,8 +14,8 @@ from helpers import batch
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.entry import text_files
-from fairseq_kd.corpus.options import PrepareOptions
 from fairseq_kd.corpus.prepare import prepare
+from fairseq_kd.corpus.prepare_options import PrepareOptions
 from fairseq_kd.corpus.text import write_lines
 from fairseq_kd.evaluation.calibration import observe
 from fairseq_kd.evaluation.efficiency import Meter, latency

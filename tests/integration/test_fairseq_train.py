@@ -41,7 +41,7 @@ def plain_cache(plain, tmp_path_factory):
     words += ["--out", folder, "--cpu"]
     result = run_kd(*words)
     assert result.returncode == 0, result.stderr[-2000:]
-    assert "bytes a token" in result.stdout and f"--teacher-cache {folder}" in result.stdout
+    assert "bytes per token" in result.stdout and f"--teacher-cache {folder}" in result.stdout
     return folder
 
 
@@ -89,7 +89,7 @@ def test_stock_options_resume_with_a_moved_teacher_and_the_other_commands(plain,
     assert list((tmp_path / "board").rglob("events*"))
     assert list((tmp_path / "student").glob("checkpoint_*_5.pt"))
 
-    # the student's checkpoint holds the student alone, though eval-bleu put numpy counts beside it
+    # the student's checkpoint holds the student alone, though eval-bleu put numpy counts with it
     state = torch.load(tmp_path / "student" / "checkpoint_last.pt", weights_only=False)
     student_size = sum(value.numel() for name, value in state["model"].items() if "embed_tokens" in name)
     assert state["model"]["encoder.embed_tokens.weight"].shape[1] == 8

@@ -86,7 +86,7 @@ class InFork(Process):
 
 def test_a_training_that_is_continued_in_any_epoch_ends_with_the_same_weights(data_bin, tmp_path, monkeypatch):
     from fairseq_kd.training import run
-    from fairseq_kd.training.options import training_arguments
+    from fairseq_kd.training.arguments import training_arguments
     from fairseq_kd.training.run import train
 
     monkeypatch.setattr(run, "subprocess", SimpleNamespace(Popen=InFork, PIPE=None, STDOUT=None))
@@ -117,7 +117,7 @@ def test_a_complete_run_whose_checkpoint_is_gone_is_an_error(tmp_path):
     (tmp_path / "request.json").write_text(json.dumps({"command": command, "inputs": {}}))
     record = {"checkpoint": "gone.pt", "checkpoint_sha256": "x", "seconds": 1.0, "updates": 1}
     (tmp_path / "train.json").write_text(json.dumps(record))
-    with pytest.raises(KDError, match="gone or was changed"):
+    with pytest.raises(KDError, match="was removed or changed"):
         train(tmp_path, ["data"], {}, 1, "x")
 
 

@@ -13,6 +13,7 @@ from docs_helpers import blocks_run_by
 from process_helpers import run_python
 from study_helpers import ENVIRONMENT, processes_of, start, write_spec
 
+from fairseq_kd.artifacts.records import read_record
 from fairseq_kd.cli.main import main
 from fairseq_kd.study.spec import shipped_specs
 
@@ -69,7 +70,7 @@ def test_calibration_measures_each_model_once_and_is_kept(tmp_path, data, capsys
     words = ["study", "plan", str(spec), "--out", str(tmp_path / "work")]
     assert main([*words, "--calibrate"]) == 0
     shown = capsys.readouterr().out
-    (rate,) = json.loads((tmp_path / "work" / "calibration.json").read_text()).values()
+    (rate,) = read_record(tmp_path / "work" / "calibration.json", "").values()
     (line,) = (line for line in shown.splitlines() if line.startswith("student "))
     assert line.split()[-1] == f"{2 * 3600 * rate / 3600:.2f}" and rate > 0
     assert main(words) == 0 and line in capsys.readouterr().out

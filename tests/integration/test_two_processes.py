@@ -13,7 +13,7 @@ from conftest import PACKAGE, TINY_MODEL
 from fairseq.data.indexed_dataset import make_dataset
 from rank_helpers import run_jobs
 
-SENTENCES = 80  # of a batch; the data-bin has 400
+SENTENCES = 80  # per batch; the data-bin has 400
 COMMON = [
     *(*TINY_MODEL, "--user-dir", PACKAGE, "--dropout", "0.0", "--lr", "0.005"),
     *("--max-tokens", "20000", "--batch-size", SENTENCES, "--max-tokens-valid", "400"),

@@ -71,7 +71,7 @@ def blocks(work: Path):
     """A finished and an unfinished cache, and the same of a decoded data-bin: blocks far below the usual size."""
     from fairseq_kd.cache.make import CachingOptions, make_cache
     from fairseq_kd.sequence.decode import decode
-    from fairseq_kd.sequence.options import DecodeOptions
+    from fairseq_kd.sequence.decode_options import DecodeOptions
 
     caching = CachingOptions(top_k=4, cpu=True, tail_shapes=2)
     decoding = DecodeOptions(strategy="beam", beam=2, max_len_a=0, max_len_b=5, backend="fairseq", cpu=True)

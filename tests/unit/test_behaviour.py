@@ -16,7 +16,7 @@ def test_rates_of_four_sentences_worked_by_hand():
     sources = ["ein Hund", "Paris", "", "das Haus"]
     hypotheses = ["a dog", "Paris", "", ""]
     found = rates(sources, hypotheses, ["one dog", "Paris", "nothing", "the house"], Scorer())
-    assert found["copied"] == 1 / 4  # Paris; an empty translation of nothing is no copy
+    assert found["copied"] == 1 / 4  # Paris; an empty translation of nothing is not a copy
     assert found["empty"] == 2 / 4
     assert found["length_ratio"] == pytest.approx(3 / 6)  # tokens: 2 + 1 against 2 + 1 + 1 + 2
     assert found["repetition"] == found["repetition_of_references"] == 0

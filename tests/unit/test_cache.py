@@ -20,7 +20,7 @@ from fairseq_kd.teacher.cached import CachedSignalSource
 from fairseq_kd.teacher.verify import verify_cache
 
 TEMPERATURES = (0.5, 1.0, 2.0)
-HALVES = torch.tensor([[0.125, 0.5, 0.125, 0.25]]).log()  # of which k = 2 keeps types 1 and 3
+HALVES = torch.tensor([[0.125, 0.5, 0.125, 0.25]]).log()  # k = 2 keeps tokens 1 and 3
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,7 @@ def test_the_command_makes_a_cache_and_verifies_it(teacher, data_bin, tmp_path, 
     words = ["cache", str(data_bin), "--teacher", str(teacher), "--subset", "valid", "--out", out, "--cpu"]
     assert main([*words, "--top-k", "3", "--shard", "0/1"]) == 0
     said = capsys.readouterr()
-    assert "30 sentences, 15 bytes a token" in said.out and f"--criterion kd_word --teacher-cache {out}" in said.out
+    assert "30 sentences, 15 bytes per token" in said.out and f"--criterion kd_word --teacher-cache {out}" in said.out
     assert "more than half of the teacher's mass is in the tail" in said.err  # the tiny teacher is nearly flat
     assert main([*words, "--top-k", "3"]) == 0
     assert "is complete" in capsys.readouterr().out

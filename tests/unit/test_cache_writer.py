@@ -20,7 +20,7 @@ from fairseq_kd.core.errors import KDError
 
 
 def in_a_process_that_may_be_killed(function, kill_after=None) -> int:
-    """Run `function` in a fork; SIGKILL it after so many seconds. Returns the exit code."""
+    """Run `function` in a fork; SIGKILL it after the given seconds. Returns the exit code."""
     process = multiprocessing.get_context("fork").Process(target=function)
     process.start()
     process.join(kill_after if kill_after is not None else 30)
@@ -214,7 +214,7 @@ def test_of_two_shards_begun_together_with_different_teachers_one_is_refused(tmp
     for number in range(tries):
         asked, held = zip(*sorted((who, what) for n, who, what in found if n == number), strict=True)
         begun = json.loads((tmp_path / str(number) / "parts" / "manifest.json").read_text())["teacher"]["sha256"]
-        # of the same teacher both go on; of two teachers only the one whose request stands there
+        # with the same teacher both continue; with two teachers only the process whose request is recorded
         assert held == tuple(begun if who == begun else None for who in asked), number
 
 
@@ -292,16 +292,16 @@ def test_work_begun_from_something_else_is_refused(tmp_path):
 
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(KDError, match="already holds 'thesis.tex' and is no teacher cache"):
+    with pytest.raises(KDError, match="already holds 'thesis.tex' and is not a teacher cache"):
         write(tmp_path)
     assert content(tmp_path) == {"thesis.tex": b"x"}
     (tmp_path / "parts").mkdir()
     (tmp_path / "thesis.tex").rename(tmp_path / "parts" / "thesis.tex")
-    with pytest.raises(KDError, match="already holds 'parts' and is no teacher cache"):
+    with pytest.raises(KDError, match="already holds 'parts' and is not a teacher cache"):
         write(tmp_path)
     (tmp_path / "parts" / "thesis.tex").rename(tmp_path / "manifest.json")
     (tmp_path / "manifest.json").write_text(json.dumps({"format": 1}))
-    with pytest.raises(KDError, match="holds something else, no teacher cache"):
+    with pytest.raises(KDError, match="is not a teacher cache"):
         write(tmp_path)
 
 

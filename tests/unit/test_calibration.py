@@ -51,7 +51,7 @@ def test_equal_confidences_are_never_parted_and_their_order_does_not_matter():
 
 @pytest.fixture(scope="module")
 def drawn():
-    """1,000 overconfident distributions over 6 types, with the gold types."""
+    """1,000 overconfident distributions over 6 tokens, with the gold tokens."""
     generator = np.random.default_rng(3)
     true = generator.dirichlet(np.ones(6), size=1000)
     gold = np.array([generator.choice(6, p=row) for row in true])

@@ -10,9 +10,16 @@ import torch
 
 from fairseq_kd.artifacts import hashes
 from fairseq_kd.artifacts.data_bin_check import check_content, check_side, check_the_rest
-from fairseq_kd.artifacts.parts import MARK, check_part, content_size, read_part, with_hash
-from fairseq_kd.artifacts.records import DamagedRecord, read_record, sealed
-from fairseq_kd.artifacts.writing import write_json
+from fairseq_kd.artifacts.records import (
+    MARK,
+    DamagedRecord,
+    check_part,
+    content_size,
+    read_part,
+    read_record,
+    with_hash,
+    write_record,
+)
 from fairseq_kd.core.errors import KDError
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # sha256 of "abc", FIPS 180-2, B.1
@@ -51,7 +58,7 @@ def test_the_hash_of_a_file_that_was_changed_just_now_is_not_kept(tmp_path):
 def test_no_flipped_bit_changes_what_a_sealed_record_says(tmp_path):
     value = {"score": 23.45, "μ": [1, None, True], "nested": {"3": "x"}, "empty": {}}
     path = tmp_path / "record.json"
-    write_json(path, sealed(value))
+    write_record(path, value)
     assert read_record(path, "remedy") == value
     whole, refused = path.read_bytes(), 0
     for _, damaged in flipped(whole):
@@ -71,7 +78,10 @@ def test_a_record_without_a_seal_is_read_and_one_with_a_missing_key_is_not(tmp_p
     assert read_record(path, "remedy") is None
     path.write_text(json.dumps({"a": 1}))
     assert read_record(path, "remedy", required=("a",)) == {"a": 1}
-    for required, content, reason in ((("b",), '{"a": 1}', "it has no 'b'"), ((), "[1]", "no object but a list")):
+    for required, content, reason in (
+        (("b",), '{"a": 1}', "it has no 'b'"),
+        ((), "[1]", "is not an object but a list"),
+    ):
         path.write_text(content)
         with pytest.raises(DamagedRecord, match=reason):
             read_record(path, "remedy", required)
@@ -89,7 +99,7 @@ def test_a_flipped_bit_in_a_part_is_noticed(tmp_path):
             continue
         with pytest.raises(KDError, match=r"000000\.bin was damaged"):
             check_part(path)
-    path.write_bytes(content)  # of an older version
+    path.write_bytes(content)  # as an older version wrote it
     assert read_part(path) == content
 
 
@@ -134,7 +144,7 @@ def test_a_file_of_another_length_is_one_error(side, kind):
         with pytest.raises(KDError, match=r"train\.qaa-qab\.qaa\.(idx|bin)"):
             check_side(side)
     path.unlink()
-    with pytest.raises(KDError, match="is missing or is no file"):
+    with pytest.raises(KDError, match="is missing or is not a file"):
         check_side(side)
 
 
@@ -144,7 +154,7 @@ def test_a_data_bin_that_lost_its_manifest_is_refused_and_one_that_never_had_one
         (folder / f"dict.{lang}.txt").write_text("a 1\nb 1\nc 1\n")
     check_content(folder, "train", pair)
     (folder / "dict.qaa.txt").write_text("a 1\nb one\n")
-    with pytest.raises(KDError, match=r"dict\.qaa\.txt is no dictionary of fairseq"):
+    with pytest.raises(KDError, match=r"dict\.qaa\.txt is not a dictionary of fairseq"):
         check_content(folder, "train", pair)
     (folder / "subword").mkdir()
     with pytest.raises(KDError, match=r"manifest\.json is missing, but the folder subword/"):
@@ -154,12 +164,12 @@ def test_a_data_bin_that_lost_its_manifest_is_refused_and_one_that_never_had_one
 def test_files_that_a_manifest_lists_are_compared_before_they_are_taken_over(tmp_path):
     sha256 = hashlib.sha256(b"abc").hexdigest()
     names = ["test1.qaa-qab.qaa.bin", "raw/test.qaa", "train.qaa-qab.qaa.bin", "train.hypotheses.qaa.tsv"]
-    write_json(tmp_path / "manifest.json", sealed({"files": dict.fromkeys(names, sha256)}))
+    write_record(tmp_path / "manifest.json", {"files": dict.fromkeys(names, sha256)})
     (tmp_path / "raw").mkdir()
     for name in names:
         (tmp_path / name).write_bytes(b"abc")
     check_the_rest(tmp_path, "train")
-    for name in names[2:]:  # of the subset that is replaced, or not taken over
+    for name in names[2:]:  # in the replaced subset, or not taken over
         (tmp_path / name).unlink()
     check_the_rest(tmp_path, "train")
     (tmp_path / names[0]).unlink()

@@ -39,7 +39,7 @@ def test_every_command_explains_itself(command, capsys, monkeypatch):
     parser = argparse.ArgumentParser()
     importlib.import_module(f"fairseq_kd.cli.{command.replace('-', '_')}").add_arguments(parser)
     assert [action.option_strings for action in parser._actions if action.option_strings and not action.help] == []
-    if parser.get_default("passed_on") is None:  # else some are those of fairseq or Snakemake
+    if parser.get_default("passed_on") is None:  # else some belong to fairseq or Snakemake
         assert options_on_pages()[command] <= set(re.findall(r"--[a-z][a-z0-9-]*", explained))
 
 
@@ -115,7 +115,7 @@ def test_doctor_reports_versions_and_finds_nothing_missing(capsys):
     assert f"fairseq_kd    {__version__}    --user-dir {PACKAGE}" in out
     for name in ("Python", "torch", "fairseq", "sacrebleu", "sentencepiece"):
         assert f"\n{name}" in out
-    assert "everything that is needed is there" in out
+    assert "nothing that is needed is missing" in out
 
 
 def test_doctor_says_what_to_do_about_a_missing_package(capsys, monkeypatch):

@@ -1,4 +1,4 @@
-"""fairseq-kd compact: the outputs of the gated student, fewer parameters, decoding, and what is refused."""
+"""fairseq-kd compact: the outputs of the gated student, fewer parameters, decoding, and refused inputs."""
 
 import pytest
 import torch

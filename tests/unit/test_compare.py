@@ -113,7 +113,7 @@ def test_runs_of_other_seeds_are_no_pairs_and_no_order_of_files_changes_anything
     assert other["welch_t"]["p"] == other["welch_t"]["p_holm"] == pytest.approx(reference.pvalue)
     assert other["verdict"] == ("better" if reference.pvalue < 0.05 else "no difference shown")
     assert other["approximate_randomisation"] == {"p": [], "signatures": [], "p_holm": []}
-    assert "kd: seeds differ from those of ce, repeat or are missing, so runs are not paired" in found[0][1]
+    assert "kd: seeds differ from the seeds of ce, repeat or are missing, so runs are not paired" in found[0][1]
     assert "by Welch's t-test over runs" in found[0][1] and "seed by seed" not in found[0][1]
 
 
@@ -133,7 +133,7 @@ def test_each_system_is_paired_with_the_baseline_by_itself(make, tmp_path, capsy
     assert smaller["p_holm"] == pytest.approx(2 * smaller["p"])  # the t-tests are one family
     assert larger["p_holm"] == pytest.approx(max(larger["p"], 2 * smaller["p"]))
     printed = capsys.readouterr().out
-    assert "seed by seed, over segments" in printed and "seq: seeds differ from those of ce" in printed
+    assert "seed by seed, over segments" in printed and "seq: seeds differ from the seeds of ce" in printed
 
 
 def test_the_same_translations_do_not_make_the_others_surer(make, tmp_path):

@@ -281,7 +281,7 @@ def test_options_given_go_before_the_usual_ones(tmp_path):
     assert (usual.vocab_size, usual.rules.max_ratio, usual.valid_every) == (10_000, 1.5, 23)
     given = usual_options("iwslt14.de-en", {"vocab_size": 500, "max_words": 20})
     assert (given.vocab_size, given.rules.max_words, given.rules.max_ratio) == (500, 20, 1.5)
-    assert usual_options("wmt14.en-de", {"like": "x"}).vocab_size == 8_000  # that of the other data-bin
+    assert usual_options("wmt14.en-de", {"like": "x"}).vocab_size == 8_000  # the size of the other data-bin
 
 
 def test_addresses_have_endings_that_are_read():

@@ -34,13 +34,12 @@ def test_a_damaged_record_of_a_training(fault_inputs, tmp_path, monkeypatch, fil
 
 @pytest.mark.parametrize("how", DAMAGES)
 def test_a_damaged_result_of_the_quickstart_is_made_again_and_said(tmp_path, capsys, how):
-    from fairseq_kd.artifacts.records import sealed
-    from fairseq_kd.artifacts.writing import write_json
+    from fairseq_kd.artifacts.records import write_record
     from fairseq_kd.core.errors import KDError
     from fairseq_kd.quickstart import run
 
     result, path = dict.fromkeys(run.RESULT_KEYS, 1.5), tmp_path / "result.json"
-    write_json(path, sealed(result))
+    write_record(path, result)
     assert run._kept(path) == result
     damage(path, how)
     if how == "folder":
@@ -55,14 +54,14 @@ def test_a_damaged_result_of_the_quickstart_is_made_again_and_said(tmp_path, cap
 @pytest.mark.parametrize("how", DAMAGES)
 def test_a_damaged_end_of_a_stage_makes_it_run_again(tmp_path, how):
     from fairseq_kd.artifacts.hashes import sha256_file
-    from fairseq_kd.artifacts.records import sealed
+    from fairseq_kd.artifacts.records import write_record
     from fairseq_kd.artifacts.writing import write_json
     from fairseq_kd.core.errors import KDError
     from fairseq_kd.study.state import fingerprint_of, record_of
 
     write_json(tmp_path / "result.json", {"bleu": 1})
     record = {"fingerprint": sha256_file(tmp_path / "result.json"), "inputs": {}}
-    write_json(tmp_path / "done.json", sealed(record))
+    write_record(tmp_path / "done.json", record)
     assert record_of(tmp_path) == record and fingerprint_of(tmp_path) == record["fingerprint"]
     (tmp_path / "result.json").write_text(json.dumps({"bleu": 2}))
     with pytest.raises(KDError, match=r"result\.json was changed since"):

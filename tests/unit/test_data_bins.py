@@ -17,8 +17,8 @@ from fairseq_kd.inference.opening import open_data
 from fairseq_kd.noise.data_bin import noise_data_bin
 from fairseq_kd.noise.operations import NoiseOptions
 from fairseq_kd.sequence.decode import decode
+from fairseq_kd.sequence.decode_options import DecodeOptions
 from fairseq_kd.sequence.mix import mix
-from fairseq_kd.sequence.options import DecodeOptions
 
 MMAP = b"MMIDIDX\x00"  # what an index in fairseq's default format begins with
 

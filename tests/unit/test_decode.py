@@ -22,7 +22,7 @@ from fairseq_kd.evaluation.system import TranslateOptions, translate
 from fairseq_kd.inference.opening import open_data
 from fairseq_kd.sequence import decode as decode_module
 from fairseq_kd.sequence.decode import decode
-from fairseq_kd.sequence.options import DecodeOptions, Hypothesis
+from fairseq_kd.sequence.decode_options import DecodeOptions, Hypothesis
 from fairseq_kd.teacher.ensemble import open_teachers
 
 LANGUAGES = ("qaa", "qab")
@@ -101,7 +101,7 @@ def test_train_and_train1_are_decoded_as_fairseq_train_reads_them(numbering, awk
 
 def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(numbering, awkward, teacher, tmp_path):
     def in_a_process(out, seconds=None):
-        """Decode in a fork, which is killed after so many seconds; return its exit code and how long it took."""
+        """Decode in a fork, which is killed after the given seconds; return its exit code and how long it took."""
         process = multiprocessing.get_context("fork").Process(
             target=quiet, args=(awkward, teacher, out), kwargs={"block_sentences": 5}
         )

@@ -15,7 +15,7 @@ from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.sequence.decode import decode
-from fairseq_kd.sequence.options import DecodeOptions
+from fairseq_kd.sequence.decode_options import DecodeOptions
 
 
 @pytest.mark.parametrize(

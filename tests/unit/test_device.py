@@ -8,7 +8,7 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import cache_folder
 from fairseq_kd.inference.device import choose_device, parse_shard
 from fairseq_kd.sequence.decode import decode
-from fairseq_kd.sequence.options import DecodeOptions
+from fairseq_kd.sequence.decode_options import DecodeOptions
 
 MISSING = "Library libcublas.so.12 is not found or cannot be loaded"
 OUT_OF_MEMORY = "CUDA failed with error out of memory"
@@ -48,7 +48,7 @@ class Failing:
     """A translator that is loaded, and fails with `error` when it is to compute, as with a missing CUDA library."""
 
     error = ""
-    works_for = 0  # so many calls
+    works_for = 0  # number of calls
 
     def __init__(self, *args, **kwargs):
         self.calls = 0

@@ -52,7 +52,7 @@ def test_temperature_scale(policy, teacher, student, expected):
 @ALL
 @pytest.mark.parametrize("kind", ["dense", "top_k"])
 def test_a_temperature_acts_on_both_sides_or_is_said_to_have_no_effect(name, kind):
-    """At temperature 2 the value is that of the tempered distributions at temperature 1."""
+    """At temperature 2 the value equals the value of the tempered distributions at temperature 1."""
     student, teacher = random_logits(1).log_softmax(-1), random_logits(2).log_softmax(-1)
     hot = [temper(lprobs, 2) for lprobs in (student, teacher)]
     found = []

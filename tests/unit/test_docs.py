@@ -195,7 +195,7 @@ def _pieces(node) -> list:
 
 
 def patterns() -> list[list[str]]:
-    """The messages of docs/troubleshooting.md, each as its parts between "...", which stands for any text."""
+    """The messages of docs/troubleshooting.md, each as its parts between "...", which means any text."""
     text = (DOCS / "troubleshooting.md").read_text().split("## Messages of other programs")[0]
     cells = re.findall(r"^\| (`.*?`) \|", text, re.M)
     written = [pattern for cell in cells for pattern in re.findall(r"`([^`]+)`", cell)]
@@ -227,7 +227,7 @@ def test_troubleshooting_has_no_message_that_the_package_does_not_print():
 
 
 def test_the_p_value_of_seeds_that_were_added_after_a_look_says_so():
-    """docs/results.md, Multi30k: t and p are those of its table, and what they are worth stands beside them."""
+    """docs/results.md, Multi30k: t and p are the values of its table, and their meaning is next to them."""
     text = (ROOT / "docs" / "results.md").read_text()
     section = text.split("## Multi30k, German to English\n")[1].split("\n## ")[0]
     rows = re.findall(r"\| student, ([\w-]+) \| (\d) \| [\d,]+ \| [\d,]+ \| ([\d.]+) \|", section)

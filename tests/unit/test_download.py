@@ -11,7 +11,7 @@ from fairseq_kd.corpus import campaign, corpora, download
 
 
 class RangeServer(http.server.BaseHTTPRequestHandler):
-    """Serves `files` (path -> bytes) with Range and If-Range; `cut` ends an answer after so many bytes."""
+    """Serves `files` (path -> bytes) with Range and If-Range; `cut` ends an answer after that number of bytes."""
 
     files, cut, requests, tag = {}, None, [], '"v1"'
 
@@ -89,6 +89,21 @@ def test_a_download_killed_before_its_last_step_is_whole(server, tmp_path):
     part.with_name(f"{part.name}.json").write_text(f'{{"url": "{address}/x", "version": "\\"v1\\""}}')
     assert fetch(f"{address}/x", tmp_path / "x").read_bytes() == b"a" * 100
     assert handler.requests[-1] == ("/x", "bytes=100-")
+
+
+@pytest.mark.parametrize(
+    "state", ["", "[]", '{"url": "', '{"url": "ADDRESS"}', '{"url": "ADDRESS", "version": "v", "seal": "0"}']
+)
+def test_a_download_whose_state_is_damaged_begins_again(server, tmp_path, state):
+    handler, address = server
+    handler.files["/x"], handler.cut = b"a" * 100, 60
+    with pytest.raises(KDError):
+        fetch(f"{address}/x", tmp_path / "x")
+    (file,) = tmp_path.glob("*.json")
+    file.write_text(state.replace("ADDRESS", f"{address}/x"))
+    handler.cut = None
+    assert fetch(f"{address}/x", tmp_path / "x").read_bytes() == b"a" * 100
+    assert handler.requests == [("/x", None), ("/x", None)]
 
 
 @pytest.fixture
@@ -189,6 +204,6 @@ def test_when_every_address_fails_each_is_named(iwslt17, tmp_path, capsys, monke
     del iwslt17.files["/en-fr.tgz"]
     assert prepare(tmp_path / "a") == 2
     error = capsys.readouterr().err
-    assert "gave no archive" in error and "404" in error and "--raw" in error
+    assert "gave a file that is not an archive" in error and "404" in error and "--raw" in error
     assert not (tmp_path / "a").exists()
     assert list((tmp_path / "cache" / "iwslt17.en-fr").iterdir()) == []

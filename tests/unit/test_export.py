@@ -1,4 +1,4 @@
-"""fairseq-kd export: a folder that ctranslate2 loads, what is said about it, and what is refused."""
+"""fairseq-kd export: a folder that ctranslate2 loads, what is said about it, and refused inputs."""
 
 import importlib.util
 import json
@@ -13,7 +13,7 @@ from fairseq_kd.cli.main import main
 from fairseq_kd.corpus.subword import load_subword_models
 from fairseq_kd.scoring.score import Scorer
 from fairseq_kd.sequence.decode import decode
-from fairseq_kd.sequence.options import DecodeOptions
+from fairseq_kd.sequence.decode_options import DecodeOptions
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ctranslate2") is None, reason="needs ctranslate2")
 SHORT = ("--max-len-b", 40, "--cpu")
@@ -138,7 +138,7 @@ def test_other_dictionaries_a_foreign_folder_and_no_ctranslate2(teacher, data_bi
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").write_text("mine")
     assert export(teacher, data_bin, tmp_path / "mine") == 2
-    assert "exists and is no exported model" in capsys.readouterr().err
+    assert "exists and is not an exported model" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["file"]
     monkeypatch.setitem(sys.modules, "ctranslate2", None)
     assert export(teacher, data_bin, tmp_path / "out") == 2

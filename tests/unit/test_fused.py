@@ -42,7 +42,7 @@ def signal_of(kind, teacher_lprobs, temperature=1):
 
 
 def with_shapes(signal, teacher_lprobs):
-    """The signal with three tail shapes, of which one is the teacher's own tail of the first token."""
+    """The signal with three tail shapes; one of them is the teacher's own tail of the first token."""
     generator = torch.Generator().manual_seed(7)
     shapes = torch.randn(3, V, generator=generator, dtype=torch.float64)
     if len(signal):
@@ -110,7 +110,7 @@ def test_weights_that_differ_between_tokens():
 @pytest.mark.parametrize("tau", [1, 2])
 @pytest.mark.parametrize("divergence", ["kl", "reverse_kl", "js", "mse"])
 def test_gradient_of_the_logits_is_the_one_worked_out_by_hand(divergence, tau, weight):
-    """With the identity for a projection, the gradient of the features is that of the logits."""
+    """With the identity for a projection, the gradient of the features is the gradient of the logits."""
     _, _, target, teacher = inputs()
     z, eye = torch.randn(N, V, dtype=torch.float64, generator=torch.Generator().manual_seed(5)) * 2, torch.eye(V)
     signal = signal_of("top_k", teacher, tau)
@@ -146,7 +146,7 @@ def test_with_each_tokens_own_tail_for_a_shape_the_whole_distribution_is_taught(
     x, w, target, teacher = inputs()
     dense = signal_of("dense", teacher, temperature)
     kept = dense.truncate(K)
-    tails = dense.rows().scatter(-1, kept.ids, -40.0).log_softmax(-1)  # what stands at the named types is left out
+    tails = dense.rows().scatter(-1, kept.ids, -40.0).log_softmax(-1)  # the values at the named tokens are left out
     signal = replace(kept, shapes=tails, shape_ids=torch.arange(N))
     objective = objective_of("kl", temperature, 0.1, 0.3)
     ours, theirs = (by_fused(x, w, target, each, objective) for each in (signal, dense))
@@ -156,7 +156,7 @@ def test_with_each_tokens_own_tail_for_a_shape_the_whole_distribution_is_taught(
 
 
 def test_gradient_of_the_logits_with_a_tail_shape_worked_out_by_hand():
-    """Of four types two are named; the shape gives the others 3/10 and 1/10 of its mass, so 3/4 and 1/4 of the tail."""
+    """Two of four tokens are named; the shape gives the others 3/10 and 1/10 of its mass: 3/4 and 1/4 of the tail."""
     shapes = torch.tensor([[0.5, 0.1, 0.3, 0.1], [0.25] * 4], dtype=torch.float64).log()
     ids, lprobs = torch.tensor([[1, 0]]), torch.tensor([[0.6, 0.2]], dtype=torch.float64).log()
     signal = TopKSignal(ids, lprobs, torch.tensor([0.2], dtype=torch.float64).log(), shapes, torch.tensor([0]))
@@ -204,7 +204,7 @@ def test_narrow_types_differ_by_their_rounding(dtype, loss_tolerance, gradient_t
 
 
 def test_gradients_too_small_for_float16_are_kept():
-    """Of 20,000 types one gets a gradient of about 1: the others' 5e-5 each are within 1 % of the right sum."""
+    """One of 20,000 tokens gets a gradient of about 1; the sum of the others, 5e-5 each, is right within 1 %."""
     x = torch.ones(1, 1, dtype=torch.float16)
     w = torch.zeros(20_000, 1, dtype=torch.float16)
     _, _, dw = by_fused(x, w, torch.tensor([0]), None, Objective())
@@ -292,7 +292,7 @@ def test_a_weight_of_each_token_multiplies_its_loss_and_gradient_and_gets_a_grad
     losses = reference_losses((theirs[0] @ theirs[1].t()).log_softmax(-1), target, signal, objective)
     sums.loss.backward()
     (theirs[2] * losses.loss).sum().backward()
-    torch.testing.assert_close(sums.nll, losses.nll.sum(), rtol=1e-10, atol=0)  # what is logged has no weight
+    torch.testing.assert_close(sums.nll, losses.nll.sum(), rtol=1e-10, atol=0)  # logged values have no weight
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(ours[2].grad, losses.loss, rtol=1e-9, atol=0)
@@ -310,7 +310,7 @@ def test_weights_of_one_change_nothing_at_all():
 
 
 def excluded_by_teacher(teacher, most=V - 3):
-    """The teacher excludes types of each token: none of the first, and all but three of the second."""
+    """The teacher excludes entries at each position: none at the first, and all but three at the second."""
     count = torch.arange(N).remainder(6) * 2
     count[1] = most
     ranks = teacher.argsort(dim=-1).argsort(dim=-1)
@@ -356,7 +356,7 @@ def test_logits_that_are_excluded_leave_losses_and_gradients_finite(divergence, 
         if divergence in ("js", "mse"):
             excluded[3, signal.ids[3, :2]] = True
             excluded[5] = torch.ones(V, dtype=torch.bool).scatter(0, signal.ids[5], False)  # nothing in the bucket
-    target = (~excluded).double().cumsum(-1).argmax(-1)  # of the types that are left, the last
+    target = (~excluded).double().cumsum(-1).argmax(-1)  # the last of the remaining tokens
     logits = (x @ w.t()).masked_fill(excluded, float("-inf")).requires_grad_()
     losses = reference_losses(logits.log_softmax(-1), target, signal, objective)
     (expected,) = torch.autograd.grad(losses.loss.sum(), logits)

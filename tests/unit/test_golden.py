@@ -23,7 +23,7 @@ from fairseq_kd.cli.main import main
 from fairseq_kd.inference.checkpoint import read_checkpoint, write_initial_checkpoint
 from fairseq_kd.scoring.score import PLAIN
 from fairseq_kd.study.key import MAKERS
-from fairseq_kd.training.options import training_arguments
+from fairseq_kd.training.arguments import training_arguments
 
 SHORT = ("--max-len-a", "0", "--max-len-b", "6", "--cpu")
 GOLDEN = {  # kind: (format number, hash of what the run gives)

@@ -24,7 +24,7 @@ from fairseq_kd.inference.checkpoint import read_checkpoint
 from fairseq_kd.inference.frozen import load_frozen
 
 SLOW = os.environ.get("FAIRSEQ_KD_SLOW") == "1"
-SECONDS = 5  # of processor time, for one file
+SECONDS = 5  # processor time for one file
 CASES = st.sampled_from([(arch, option) for arch, options in OPTIONS.items() for option in options])
 loaded = cache(torch.load)
 

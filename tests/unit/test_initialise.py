@@ -1,4 +1,4 @@
-"""fairseq-kd init-student: which layers and channels are taken, what the student then says, and what is refused."""
+"""fairseq-kd init-student: which layers and channels are taken, what the student then says, and refused inputs."""
 
 import pytest
 import torch

@@ -2,7 +2,9 @@
 
 import os
 import shutil
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from fairseq_kd.artifacts.inputs import Inputs
@@ -31,7 +33,7 @@ def replace(path, content=b"xyz"):
         (replace, "was changed or replaced while it was read"),
         (lambda path: path.write_bytes(b"xyz"), "was changed or replaced while it was read"),
         (lambda path: os.truncate(path, 1), r"was changed or replaced while it was read \(3 bytes before, 1 bytes now"),
-        (os.remove, "is gone or cannot be read any more"),
+        (os.remove, "was removed or cannot be read any more"),
     ],
 )
 @pytest.mark.parametrize("when", ["before the hash", "after it"])
@@ -132,7 +134,7 @@ def test_a_cache_of_inputs_that_were_replaced_is_not_begun(changed, data_bin, te
 
 def test_decoding_by_a_teacher_that_was_replaced_is_not_begun(data_bin, teacher, tmp_path, monkeypatch):
     from fairseq_kd.sequence.decode import decode
-    from fairseq_kd.sequence.options import DecodeOptions
+    from fairseq_kd.sequence.decode_options import DecodeOptions
     from fairseq_kd.teacher import ensemble
 
     own = shutil.copy(teacher, tmp_path / "teacher.pt")
@@ -140,6 +142,24 @@ def test_decoding_by_a_teacher_that_was_replaced_is_not_begun(data_bin, teacher,
     meanwhile(monkeypatch, ensemble, "load_pair", lambda: replace(own, own.read_bytes() + b"\0"))
     refused(lambda: decode(data_bin, str(own), tmp_path / "out", DecodeOptions(cpu=True, subset="valid")), own)
     assert not (tmp_path / "out").exists() and not (tmp_path / "models").exists()
+
+
+def test_parts_of_inputs_that_were_replaced_after_the_last_block_are_not_joined(file, tmp_path, monkeypatch):
+    from fairseq_kd.artifacts import blocks
+
+    joined = []
+    work = SimpleNamespace(
+        label="work",
+        unit="sentences",
+        blocks=blocks.cut_blocks(np.array([1, 1]), 1),
+        part=lambda block, advance: [b"x"],
+        join=lambda folder, request: joined.append(folder),
+    )
+    inputs = Inputs()
+    inputs.watch(file)
+    meanwhile(monkeypatch, blocks, "check_part", lambda: replace(file, b"other content"))
+    refused(lambda: blocks.work_through(tmp_path / "out", {"kind": "fairseq_kd work"}, work, inputs=inputs), file)
+    assert not joined and not (tmp_path / "out" / "manifest.json").exists()
 
 
 def test_an_evaluation_on_references_that_were_replaced_gives_no_result(data_bin, teacher, tmp_path, monkeypatch):

@@ -47,7 +47,7 @@ def test_g_of_one_equals_kd_word(data_bin, teacher, hybrid, implementation):
     assert loss == word_loss
     for name, value in word_logged.items():
         assert float(logged[name]) == float(value)
-    # the order of two sums differs: the weight stands between the matrix products and the terms
+    # the order of two sums differs: the weight is applied between the matrix products and the terms
     assert_close(gradients, word_gradients, rtol=1e-5, atol=1e-6)
 
 
@@ -114,7 +114,7 @@ def test_one_pass_of_the_encoder_has_the_gradients_of_two_whole_passes(data_bin,
     torch.testing.assert_close(results[0][1], results[1][1])
     assert_close(results[0][2], results[1][2])
     assert (results[0][3], results[1][3]) == (1, 2)
-    assert len(model.encoder._forward_hooks) == 1  # ours is gone
+    assert len(model.encoder._forward_hooks) == 1  # ours was removed
 
 
 def test_a_wrapped_model_is_run_through_its_wrapper_once(data_bin, hybrid):
@@ -357,7 +357,7 @@ def test_options_out_of_range_or_without_effect_are_errors(options, message):
     defaults = {"teacher": "t.pt", "sentence_avg": False}
     check_hybrid_options(KDHybridConfig(**defaults))
     check_hybrid_options(KDHybridConfig(**defaults | SCHEDULE))
-    # the smoothing is also that of the distilled target
+    # the smoothing of the distilled target is the same
     check_hybrid_options(KDHybridConfig(**defaults | {"kd_weight": 1.0, "label_smoothing": 0.1}))
     with pytest.raises(KDError, match=message.replace(".", r"\.")):
         check_hybrid_options(KDHybridConfig(**(defaults | options)))

@@ -1,4 +1,4 @@
-"""The task with two targets a sentence: rows, sizes, what is left alone, and every data-bin that does not fit."""
+"""The task with two targets per sentence: rows, sizes, unchanged parts, and every data-bin that does not fit."""
 
 import shutil
 

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from fairseq_kd.artifacts.fingerprint import data_files
+from fairseq_kd.artifacts.hashes import data_files
 from fairseq_kd.artifacts.manifest import read_manifest
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError

@@ -3,7 +3,7 @@
 import pytest
 
 from fairseq_kd.corpus.clean import write_clean_text
-from fairseq_kd.corpus.options import PrepareOptions
+from fairseq_kd.corpus.prepare_options import PrepareOptions
 from fairseq_kd.corpus.text import CleaningRules, SubsetFiles, read_lines, write_lines
 
 ENGLISH = "the doctor saw a very old book in that house yesterday ."  # 12 words

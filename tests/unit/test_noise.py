@@ -248,7 +248,7 @@ def test_impossible_options_are_refused(given, message):
 
 
 def test_unusable_lines_are_refused():
-    with pytest.raises(KDError, match="holds 1 different units, so there is no substitute"):
+    with pytest.raises(KDError, match="holds 1 different units, so no substitute exists"):
         noise_lines(["a a", "a"], NoiseOptions(substitute=0.5), 1)
     with pytest.raises(KDError, match="a sentence holds a newline"):
         noise_lines(["a\nb"], NoiseOptions(delete=0.5), 1)

@@ -6,12 +6,14 @@ import pytest
 from fairseq.data import Dictionary
 
 from fairseq_kd.artifacts.derived import SideWriter
+from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.manifest import check_files, read_manifest
+from fairseq_kd.artifacts.records import write_record
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.entry import text_files
-from fairseq_kd.corpus.options import PrepareOptions
 from fairseq_kd.corpus.prepare import prepare
+from fairseq_kd.corpus.prepare_options import PrepareOptions
 from fairseq_kd.corpus.subword import load_subword_models
 from fairseq_kd.corpus.text import write_lines
 from fairseq_kd.evaluation.segments import Segments
@@ -149,7 +151,7 @@ def test_plain_text_of_more_than_a_block_stays_aligned_line_by_line(large, tmp_p
 @pytest.mark.parametrize("lines", [8_999, 9_001])
 def test_plain_text_with_another_number_of_lines_is_refused(large, tmp_path, lines):
     write_lines(large / "raw" / "test.qaa", ["a"] * lines)
-    with pytest.raises(KDError, match=f"has {lines:,} lines, the binary data beside it 9,000 sentences"):
+    with pytest.raises(KDError, match=f"has {lines:,} lines, the binary data next to it 9,000 sentences"):
         noise(large, tmp_path / "out", subset="test", post_process="none", **MIX)
     assert not (tmp_path / "out").exists()
 
@@ -162,7 +164,7 @@ def test_evaluate_refuses_source_text_that_is_not_aligned(large):
         if lines == sentences:
             assert len(segments.sources(system)) == lines
         else:
-            with pytest.raises(KDError, match=f"has 9,000 lines, the binary data beside it {sentences:,} sentences"):
+            with pytest.raises(KDError, match=f"has 9,000 lines, the binary data next to it {sentences:,} sentences"):
                 segments.sources(system)
 
 
@@ -199,13 +201,20 @@ def test_a_data_bin_of_fairseq_preprocess_needs_to_know_how_subwords_make_words(
         noise(plain, tmp_path / "out", delete=0.1, level="char", post_process="sentencepiece")
     with pytest.raises(KDError, match="--post-process words: must be one of"):
         noise(plain, tmp_path / "out", delete=0.1, post_process="words")
-    with pytest.raises(KDError, match="brings its own subword model"):
+    with pytest.raises(KDError, match="has its own subword model"):
         noise(data_bin, tmp_path / "out", delete=0.1, post_process="sentencepiece")
     with pytest.raises(KDError, match="--post-process has no effect with --level subword"):
         noise(plain, tmp_path / "out", delete=0.1, level="subword", post_process="sentencepiece")
     noise(plain, tmp_path / "out", delete=0.1, post_process="sentencepiece")
     noise(data_bin, tmp_path / "same", delete=0.1)
     assert (tmp_path / "out" / SOURCE).read_bytes() == (tmp_path / "same" / SOURCE).read_bytes()
+
+
+def record_again(folder, name):
+    """Write the manifest for the present content of a file, as if the data-bin had been made with it."""
+    manifest = read_manifest(folder)
+    manifest["files"][name] = sha256_file(folder / name)
+    write_record(folder / "manifest.json", manifest)
 
 
 def test_bad_data_bins_are_refused(data_bin, tmp_path):
@@ -216,6 +225,7 @@ def test_bad_data_bins_are_refused(data_bin, tmp_path):
     ids = np.fromfile(damaged / SOURCE, dtype=np.uint16)
     ids[3] = 2
     ids.tofile(damaged / SOURCE)
+    record_again(damaged, SOURCE)
     with pytest.raises(KDError, match="sentence 1 has the end-of-sentence symbol in its middle.*the word </s>"):
         noise(damaged, tmp_path / "out", delete=0.1)
     assert BLOCK_LINES > 400 and not (tmp_path / "out").exists()
@@ -227,6 +237,7 @@ def test_unknown_tokens_survive_on_every_level(data_bin, tmp_path):
     ids = np.fromfile(odd / SOURCE, dtype=np.uint16)
     ids[1::7] = np.where(ids[1::7] == 2, 2, 3)  # <unk>
     ids.tofile(odd / SOURCE)
+    record_again(odd, SOURCE)
     before = sum(line.count("<unk>") for line in symbols(odd))
     for level in ("word", "subword", "char"):
         noise(odd, tmp_path / level, level=level, swap=0.1, sentence_share=0.5)

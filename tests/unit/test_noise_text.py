@@ -187,7 +187,7 @@ BASE = ["noise", "--source-lang", "de", "--target-lang", "en"]
         (["--prefix", "{in}", "--delete", "0.6", "--swap", "0.6"], "sum to 1.2"),
         (["--prefix", "{in}"], "no noise is requested"),
         (["--prefix", "{in}.nowhere", "--delete", "0.1"], "nowhere.de does not exist, neither plain nor with .gz"),
-        (["--delete", "0.1"], "give --prefix IN or --data-bin DIR"),
+        (["--delete", "0.1"], "give either --prefix IN or --data-bin DIR"),
         (["--prefix", "{in}", "--delete", "0.1", "--workers", "0"], "--workers 0: must be at least 1"),
         (["--prefix", "{in}", "--delete", "0.1", "--seed", "-2"], "--seed -2: must be 0 or above"),
         (["--prefix", "{in}", "--delete", "0.1", "--subset", "test"], "--subset has no effect with --prefix"),

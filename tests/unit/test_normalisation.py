@@ -5,7 +5,7 @@ import pytest
 from fairseq_kd.artifacts.manifest import read_manifest
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.corpus.options import PrepareOptions
+from fairseq_kd.corpus.prepare_options import PrepareOptions
 from fairseq_kd.corpus.sentencepiece_model import SentencePieceModel
 from fairseq_kd.corpus.subword import load_subword_models
 from fairseq_kd.corpus.text import write_lines
@@ -83,7 +83,7 @@ def test_it_is_refused_where_no_model_is_trained(given):
 
 
 def test_a_data_bin_from_before_the_option_was_there_is_kept_by_its_rule(raw, capsys):
-    """Its manifest does not name the rule, and is that of today's nmt_nfkc."""
+    """Its manifest does not name the rule, and is the manifest of today's nmt_nfkc."""
     assert prepare(raw, raw / "out", "--normalisation", "nmt_nfkc") == 0
     assert prepare(raw, raw / "out") == 2
     assert "made by nmt_nfkc, before --normalisation existed" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from fairseq_kd.cache.reader import CacheReader
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.sequence.decode import decode
-from fairseq_kd.sequence.options import DecodeOptions
+from fairseq_kd.sequence.decode_options import DecodeOptions
 
 MADE_IN, MADE_BY = "/tmp/older/work", "/tmp/older/code/fairseq_kd"
 CACHING = CachingOptions(top_k=4, cpu=True, tail_shapes=2)
@@ -205,5 +205,5 @@ def test_a_training_of_another_request_is_refused(study):
     with pytest.raises(KDError, match="train"):
         train(done, [*arguments, "--dropout", "0.5"], request["inputs"], 60, "label")
     shutil.rmtree(done / "checkpoints")
-    with pytest.raises(KDError, match="gone or was changed"):
+    with pytest.raises(KDError, match="was removed or changed"):
         train(done, arguments, request["inputs"], 60, "label")

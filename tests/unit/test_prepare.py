@@ -22,8 +22,8 @@ from fairseq_kd.corpus import download
 from fairseq_kd.corpus.bpe import SubwordNMTModel
 from fairseq_kd.corpus.clean import write_clean_text
 from fairseq_kd.corpus.corpora import CORPORA
-from fairseq_kd.corpus.options import PrepareOptions
 from fairseq_kd.corpus.prepare import _sample
+from fairseq_kd.corpus.prepare_options import PrepareOptions
 from fairseq_kd.corpus.sentencepiece_model import SentencePieceModel
 from fairseq_kd.corpus.subword import load_decoder
 from fairseq_kd.corpus.text import SubsetFiles, write_lines
@@ -150,7 +150,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
 
 @pytest.mark.parametrize("name", ["iwslt14", "iwslt17", "wmt14", "multi30k"])
 def test_scripts_call_prepare(name, tmp_path):
-    """With a fairseq-kd that prints its arguments: they are those of the command line."""
+    """With a fairseq-kd that prints its arguments: they are the arguments of the command line."""
     command = tmp_path / "fairseq-kd"
     command.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     command.chmod(0o755)
@@ -255,7 +255,7 @@ def test_folder_in_progress_removes_leftovers_and_leaves_nothing_when_it_fails(t
 class TestMulti30k:
     @pytest.fixture
     def official(self, tmp_path, monkeypatch):
-        """Miniature files of the official names, whose hashes stand in for the official ones."""
+        """Miniature files of the official names, whose hashes replace the official hashes."""
         folder = tmp_path / "official"
         folder.mkdir()
         hashes = {}

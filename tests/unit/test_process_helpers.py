@@ -38,7 +38,7 @@ def test_a_fork_does_what_an_interpreter_does(kind, ending, tmp_path):
     expected = subprocess.run([sys.executable, *words], **options)
     assert (found.returncode, found.stdout) == (expected.returncode, expected.stdout)
     lines = [result.stderr.splitlines() for result in (found, expected)]
-    assert (lines[0][0], lines[0][-1]) == (lines[1][0], lines[1][-1])  # of a traceback the frames differ
+    assert (lines[0][0], lines[0][-1]) == (lines[1][0], lines[1][-1])  # the frames of a traceback differ
 
 
 def test_a_fork_that_runs_is_seen_to_run_and_can_be_killed():

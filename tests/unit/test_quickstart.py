@@ -15,7 +15,7 @@ from fairseq_kd.models.student import SIZES, dimensions
 from fairseq_kd.quickstart.recipe import available_recipes, find_recipe, load_recipe
 from fairseq_kd.quickstart.run import DISTILLED, PLAIN, TEACHER, _training_options, format_table, run_quickstart
 from fairseq_kd.study.spec import load_spec, shipped_specs
-from fairseq_kd.training.options import RESERVED, to_arguments, training_arguments
+from fairseq_kd.training.arguments import RESERVED, to_arguments, training_arguments
 from fairseq_kd.training.run import restore_last_checkpoint
 
 DATA = {"name": "text", "source-lang": "qaa", "target-lang": "qab", "vocab-size": 1000}
@@ -47,7 +47,7 @@ def test_recipes_are_found_by_name():
 @pytest.mark.parametrize("name", sorted(name for name, corpus in CORPORA.items() if corpus.usual))
 @pytest.mark.parametrize("model", [TEACHER, PLAIN, DISTILLED])
 def test_recipes_of_corpora_are_understood_by_fairseq(name, model, tmp_path):
-    """Every option reaches the configuration as it stands in the recipe."""
+    """Every option reaches the configuration as the recipe gives it."""
     recipe = load_recipe(find_recipe(name))
     (tmp_path / "manifest.json").write_text("{}")
     (tmp_path / "teacher.pt").write_bytes(b"")
@@ -71,8 +71,11 @@ def test_recipes_of_corpora_are_understood_by_fairseq(name, model, tmp_path):
         ({"data": {"name": "text", "langs": 1}}, "unknown key 'langs' in data"),
         ({"data": {"name": "text"}}, "data lacks 'source-lang'"),
         ({"data": {"name": "text", "source_land": "de"}}, "unknown key 'source_land' in data; .* is 'source-lang'"),
-        ({"data": DATA | {"source_lang": "de"}}, "source-lang stands in data twice, also as source_lang; take one out"),
-        ({"corpus": DATA}, "data stands in the recipe twice, also as corpus; take one out"),
+        (
+            {"data": DATA | {"source_lang": "de"}},
+            "source-lang is given twice in data, also as source_lang; take one out",
+        ),
+        ({"corpus": DATA}, "data is given twice in the recipe, also as corpus; take one out"),
         ({"evaluate": {"bem": 5}}, "unknown key 'bem' in evaluate; the nearest valid one is 'beam'"),
         ({"kd": {"max-update": 9}}, "unknown key 'max-update' in kd"),
         ({"common": {"cpu": True}}, "cpu in common is set by the quickstart"),

@@ -49,7 +49,7 @@ def test_a_perfect_translation_has_bleu_100_and_ter_0():
 
 
 def test_translations_of_which_most_share_nothing_with_the_references_have_intervals():
-    """Some resamples hold no match at all: their chrF is 0, that of the others is not."""
+    """Some resamples hold no match at all: their chrF is 0, the chrF of the others is not."""
     found = Scorer().score(["", "x y", ""], ["a b", "x y", "c d"], resamples=50)
     assert 0 < found["chrf"]["mean"] < 100 and found["chrf"]["ci"] > 0
 

@@ -91,7 +91,7 @@ class Engine:
 
 
 def load_unchecked(tmp_path, monkeypatch, search, **changes):
-    """A search whose commands are not parsed, because that takes time; those of the shipped specs are."""
+    """A search whose commands are not parsed, because that takes time; the commands of the shipped specs are."""
     monkeypatch.setattr(search_spec, "check_commands", lambda plan: None)
     return load_search(write_search(tmp_path, search, **changes))
 

@@ -1,4 +1,4 @@
-"""fairseq-kd select-teacher: its measures, the choice, what is kept between runs, averaging, and what is refused."""
+"""fairseq-kd select-teacher: its measures, the choice, what is kept between runs, averaging, and refused inputs."""
 
 import json
 import math
@@ -118,7 +118,7 @@ def test_overconfidence_parts_the_two_teachers(teacher, data_bin, tmp_path):
     assert losses[6.0] > losses[1.0] + 0.5
     result = selection(folder)
     assert result["low-loss"].endswith("checkpoint2.pt")
-    assert result["chosen"] == result["high-score"] == str(folder / "checkpoint1.pt")  # of equals the earlier
+    assert result["chosen"] == result["high-score"] == str(folder / "checkpoint1.pt")  # the earlier of two equal ones
 
 
 def test_last_restricts_to_the_most_updates(training, data_bin):

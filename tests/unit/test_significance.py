@@ -34,7 +34,7 @@ def test_p_values_are_those_of_the_sacrebleu_command(tmp_path, test, option):
 
 
 def with_right_segments(count: int) -> list[str]:
-    """BASE with so many wrong translations replaced by their references."""
+    """BASE with the given number of wrong translations replaced by their references."""
     wrong = [number for number, line in enumerate(BASE) if line != GOLD[number]]
     return [GOLD[number] if number in wrong[:count] else line for number, line in enumerate(BASE)]
 

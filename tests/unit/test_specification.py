@@ -71,7 +71,7 @@ def test_the_log_probabilities_are_those_of_fairseq(kind, tmp_path):
     rng = np.random.default_rng(1)
     pairs = [[rng.integers(4, 20, length).tolist() for length in lengths] for lengths in ((3, 9), (8, 4), (1, 1))]
     sources, targets = ([[symbols[token] for token in pair[side]] for pair in pairs] for side in (0, 1))
-    found = translator.score_batch(sources, targets)  # of different lengths, so with padding
+    found = translator.score_batch(sources, targets)  # lengths differ, so there is padding
     for (source, target), result in zip(pairs, found, strict=True):
         expected = log_probabilities(model, source, target)
         assert expected.std() > 0.1

@@ -11,7 +11,7 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.inference.opening import open_data
 from fairseq_kd.sequence.backend import Backend
 from fairseq_kd.sequence.decode import decode
-from fairseq_kd.sequence.options import DecodeOptions, Hypothesis
+from fairseq_kd.sequence.decode_options import DecodeOptions, Hypothesis
 from fairseq_kd.sequence.strategies import STRATEGIES, Option, Strategy
 from fairseq_kd.study.check import check_commands
 

@@ -1,4 +1,4 @@
-"""kd_student: sizes by name, gated linear units, layers of different shapes, counting, and what is refused."""
+"""kd_student: sizes by name, gated linear units, layers of different shapes, counting, and refused inputs."""
 
 import pytest
 import torch

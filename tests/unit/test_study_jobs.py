@@ -10,11 +10,14 @@ import sys
 import time
 
 import pytest
+from faults_helpers import DAMAGES, damage
 from study_helpers import ENVIRONMENT, write_spec
 
 from fairseq_kd.artifacts.hashes import sha256_file
+from fairseq_kd.artifacts.records import write_record
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.study import run as study_run
+from fairseq_kd.study import stage as study_stage
 from fairseq_kd.study.check import open_plan
 from fairseq_kd.study.run import RunOptions, _is_elsewhere, note_ended_jobs
 from fairseq_kd.study.state import end_of_log, stage_states
@@ -91,6 +94,19 @@ def test_a_job_that_a_cluster_has_ended_is_a_failed_stage_whose_log_says_why(tmp
     assert (states[ended], states[done]) == ("failed", "done") and list(states.values()).count("failed") == 1
     shown = end_of_log(tmp_path / "work" / "stages" / ended, 12)
     assert "SLURM status is: 'TIMEOUT'" in shown and "slurm_logs/68.log" in shown
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_job_refuses_a_damaged_plan_in_one_line(tmp_path, monkeypatch, capsys, how):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(study_stage, "die_with_parent", lambda parent: None)
+    monkeypatch.setattr(study_stage.sys, "argv", ["stage", "evaluate-2"])
+    write_record(tmp_path / "plan.json", {"stages": {"evaluate-2": an_evaluation()}, "on_gpu": [], "raw": None})
+    damage(tmp_path / "plan.json", how)
+    assert study_stage.main() == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(tmp_path / "plan.json") in line and "run `fairseq-kd study run` again" in line
+    assert not (tmp_path / "stages").exists()
 
 
 def test_a_stage_that_ends_by_a_defect_is_a_failed_stage_whose_log_says_where(tmp_path):
@@ -209,7 +225,7 @@ def test_a_child_whose_parent_has_died_already_dies_and_no_other():
     os.waitpid(parent, 0)
     os.close(writer)
     with os.fdopen(reader, "rb") as file:
-        assert file.read() == b""  # the end of the file: the grandchild is gone
+        assert file.read() == b""  # the end of the file: the grandchild has ended
     done = subprocess.run(["echo", "alive"], preexec_fn=dying_with_this_process(), capture_output=True, check=True)
     assert done.stdout == b"alive\n"
 

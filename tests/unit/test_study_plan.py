@@ -203,17 +203,17 @@ def test_a_run_neither_uses_nor_repeats_in_silence_what_other_versions_made(old_
     assert main([*words, "--old-stages", "recompute"]) != 0
     capsys.readouterr()
     assert main(["study", "status", str(spec), "--out", str(work)]) == 0
-    shown = capsys.readouterr().out  # of what is being made again, not of what it was made from before
+    shown = capsys.readouterr().out  # the values of the new run, not of the earlier run
     assert "other versions" not in shown and "method=ce  waiting" in shown
     monkeypatch.setattr(run, "_snakemake", snakemake)
     assert main([*words, "--old-stages", "recompute"]) == 0
     capsys.readouterr()
     assert {stage.old for stage in planned[-1].stages.values()} == {False}
-    assert json.loads((work / "results.json").read_text())["older"] is None  # they are those of the new stages
+    assert json.loads((work / "results.json").read_text())["older"] is None  # they are results of the new stages
     after = tree(work)
     assert len([name for name in after if name.endswith("done.json")]) == 3 + count
     assert all(after[name] == content for name, content in before.items() if name.startswith("stages/"))
-    assert main(words) == 0 and "other versions" not in capsys.readouterr().err  # now they are there
+    assert main(words) == 0 and "other versions" not in capsys.readouterr().err  # now they exist
 
 
 def test_what_becomes_of_older_stages_is_asked_where_they_are_run(tmp_path, capsys):
@@ -304,7 +304,7 @@ LAYERS = {"encoder-layers": [1, 2], "decoder-layers": [1, 2, 3]}
             "beam > greedy at method ce, encoder-layers 1, decoder-layers 1 by bleu",
             "itself: strategy has no effect",
         ),
-        ("word > ce at encoder-layers 1, encoder-layers 2 by bleu", "encoder-layers after `at` stands there twice"),
+        ("word > ce at encoder-layers 1, encoder-layers 2 by bleu", "encoder-layers after `at` occurs twice"),
         ("1 > 2 at method ce by bleu", "encoder-layers and decoder-layers both have the values 1 and 2"),
         ("1 > 4 at method ce by bleu", "no factor has the value '4'"),
     ],

@@ -265,7 +265,7 @@ def test_mean_and_standard_deviation_over_seeds(tmp_path):
 def test_marks_are_those_of_the_paired_t_test_after_holms_correction():
     # differences 1, 2, 3: t = 2 / (1 / sqrt 3) = 3.46, p = 0.074; 2.9, 3, 3.1: t = 3 / (0.1 / sqrt 3) = 52, p = 0.0004
     marks, notes = find_marks(study_of(ce=[10, 11, 12], word=[11, 13, 15], seq=[12.9, 14, 15.1]), "bleu")
-    assert marks == {(2, "test"): " ▲"} and "the 2 tests of this table, of which 1 are marked" in notes[0]
+    assert marks == {(2, "test"): " ▲"} and "the 2 tests of this table; 1 of them are marked" in notes[0]
     assert find_marks(study_of(ce=[10, 11, 12], seq=[7.1, 8, 8.9]), "bleu")[0] == {(1, "test"): " ▼"}
     # p = 0.03 alone (t = 2 / (0.6 / sqrt 3) = 5.77) is not enough among three such tests: 0.09
     assert find_marks(study_of(ce=[0, 0, 0], word=[1.4, 2, 2.6]), "bleu")[0]

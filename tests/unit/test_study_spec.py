@@ -33,7 +33,7 @@ def cells(tmp_path, **changes):
         ({"recipe": "syntetic"}, "recipe syntetic cannot be read"),
         ({"data": {"name": "multi40k"}}, "data has the name 'multi40k'; it must be one of"),
         ({"data": {"name": "text"}}, "data lacks 'raw'"),
-        ({"data": {"name": "text", "raw": "nowhere"}}, "nowhere is not a folder; give the one with your raw files"),
+        ({"data": {"name": "text", "raw": "nowhere"}}, "nowhere is not a folder; give the folder with your raw files"),
         ({"budget": {"studnt": 3}}, "unknown key 'studnt' in budget; the nearest valid one is 'student'"),
         ({"student": {"max-update": 3}}, "max-update in student is set by the study; give it in budget"),
         ({"common": {"seed": 3}}, "seed in common is set by the study; give it as a factor"),

@@ -18,7 +18,7 @@ TEXT = ["a dog sees El Niño", "ñ", "the house é", "el ñandú sees 你好 a h
 
 @pytest.fixture(scope="module")
 def with_bytes(tmp_path_factory):
-    """A model whose letters are those of TRAINED_ON; others are bytes."""
+    """A model whose letters are the letters of TRAINED_ON; others are bytes."""
     path, model = tmp_path_factory.mktemp("bytes") / "bytes.spm", io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(TRAINED_ON), model_writer=model, vocab_size=300, model_type="bpe", byte_fallback=True,

@@ -7,7 +7,7 @@ import torch
 from fairseq_kd.cache.tail_shapes import LARGEST_SAMPLE, UNIFORM, affinity, fit, sample_sentences
 
 V = 10
-# type 0 has the rest of the mass and is the one that k = 1 names; the tails lie on types 1 to 3, or on 4 to 6
+# entry 0 has the rest of the mass, and k = 1 names it; the tails lie on entries 1 to 3, or on 4 to 6
 KINDS = torch.tensor([[0.0, 0.5, 0.25, 0.25, 0, 0, 0, 0, 0, 0], [0.0, 0, 0, 0, 0.8, 0.1, 0.1, 0, 0, 0]])
 
 

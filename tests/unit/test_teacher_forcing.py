@@ -7,7 +7,7 @@ from fairseq_kd.cache.reader import CacheReader
 from fairseq_kd.inference.opening import open_data
 from fairseq_kd.sequence.backend import most_probable
 from fairseq_kd.sequence.decode import decode
-from fairseq_kd.sequence.options import DecodeOptions
+from fairseq_kd.sequence.decode_options import DecodeOptions
 
 PAD, EOS = 1, 2
 
@@ -57,7 +57,7 @@ def test_targets_are_the_first_ids_of_the_cache(data_bin, teacher, tmp_path, ear
         early = np.flatnonzero(first[:-1] == EOS)
         if early_eos == "replace":
             first[early] = second[early]
-        elif len(early):  # nothing is left of it when it ends at once: the gold target stands in
+        elif len(early):  # a translation that ends at once is empty: the gold target replaces it
             first = first[: early[0] + 1] if early[0] else gold[number].numpy()
         first[-1] = EOS
         differ += dataset.tgt[number].tolist() != first.tolist()

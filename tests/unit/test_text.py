@@ -9,7 +9,7 @@ from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.clean import write_clean_text
 from fairseq_kd.corpus.entry import text_files
-from fairseq_kd.corpus.options import PrepareOptions
+from fairseq_kd.corpus.prepare_options import PrepareOptions
 from fairseq_kd.corpus.text import (
     CleaningRules,
     SubsetFiles,

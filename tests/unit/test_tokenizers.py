@@ -1,6 +1,6 @@
-"""The scorer knows the target language: what a sentence without spaces scores, and what is refused.
+"""The scorer knows the target language: what a sentence without spaces scores, and refused inputs.
 
-Expected scores are those of sacreBLEU's own classes, called here by hand.
+Expected scores come from sacreBLEU's own classes, called here by hand.
 """
 
 import json
@@ -206,7 +206,7 @@ def test_closest_compares_by_the_tokeniser_of_the_language(chinese, tmp_path, mo
     from fairseq_kd.corpus.subword import load_subword_models
     from fairseq_kd.inference.opening import open_data
     from fairseq_kd.sequence import decode as decode_module
-    from fairseq_kd.sequence.options import DecodeOptions, Hypothesis
+    from fairseq_kd.sequence.decode_options import DecodeOptions, Hypothesis
 
     data_bin, checkpoint = chinese
     dictionary = open_data(data_bin, ("en", "zh"), "test").target_dictionary
@@ -246,7 +246,7 @@ def test_select_teacher_scores_by_the_tokeniser_of_the_language(chinese, tmp_pat
 
 def test_options_without_effect_and_unknown_tokenisers(capsys):
     from fairseq_kd.scoring.tokenizers import choose_tokenizer
-    from fairseq_kd.sequence.options import DecodeOptions
+    from fairseq_kd.sequence.decode_options import DecodeOptions
 
     with pytest.raises(KDError, match="--tokenize zh has no effect without --select closest and --metric bleu"):
         DecodeOptions(tokenize="zh")
@@ -289,7 +289,10 @@ def test_a_recipe_of_the_quickstart_says_how_its_text_is_scored(chinese, tmp_pat
     from fairseq_kd.quickstart.run import _score
 
     data_bin, checkpoint = chinese
-    for decoding, name in (({}, "zh"), ({"tokenize": "char"}, "char")):  # the kept result of zh is not that of char
+    for decoding, name in (
+        ({}, "zh"),
+        ({"tokenize": "char"}, "char"),
+    ):  # the kept result of zh is not the result of char
         recipe = Recipe("mine.yaml", {"target-lang": "zh"}, {}, {}, {}, {}, {"beam": 1, **decoding})
         result = _score(tmp_path / "result.json", data_bin, checkpoint, recipe, True)
         assert f"|tok:{name}|" in result["bleu"]["signature"]

@@ -106,7 +106,7 @@ def test_a_spec_may_name_folders_by_paths_of_its_own(tmp_path, monkeypatch):
 
 
 def test_fairseq_train_with_a_folder_that_imports_the_plugin(teacher, data_bin, tmp_path):
-    """It takes one folder, so that of the teacher brings the plugin."""
+    """It takes one folder, so the teacher's folder brings the plugin."""
     folder = write_folder(tmp_path / "kd_test_with_plugin", f"import fairseq_kd\n{OWN.format(arch='kd_test_own_3')}")
     own = of_arch(teacher, tmp_path / "own.pt", "kd_test_own_3")
     words = ["--criterion", "kd_word", "--teacher", own, "--max-update", "1", "--save-dir", tmp_path / "student"]

@@ -1,4 +1,4 @@
-"""What a divergence is, and the registry of all divergences.
+"""The class of all divergences, and their registry.
 
 A divergence is one class with the decorator `register`, in one of the modules of this package. The class states all
 that the rest of the program needs: the options of kd_word and their help, the checks of the options, the factors of a

@@ -75,7 +75,9 @@ def artefact_table(plan: Plan, work: Path, results: dict) -> Table:
         record = record_of(work / "stages" / name) or {}
         seconds = record.get("seconds")
         lines.append([name, NOT_DONE if seconds is None else f"{seconds:,.1f}", record.get("fingerprint", NOT_DONE)])
-    notes = ["For a training this is the sha256 of checkpoint_best.pt, for a data-bin or cache that of its manifest."]
+    notes = [
+        "For a training this is the sha256 of checkpoint_best.pt, for a data-bin or cache the sha256 of its manifest."
+    ]
     return Table("Hashes", ["stage", "seconds", "sha256"], lines, 1, notes)
 
 

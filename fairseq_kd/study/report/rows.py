@@ -67,7 +67,7 @@ class Study:
 
 
 def label(factors: dict) -> str:
-    """Values of factors as text, each after the name of its factor; the method stands without it."""
+    """Values of factors as text, each after the name of its factor; the method has no name before it."""
     words = [str(factors["method"])] if "method" in factors else []
     return ", ".join([*words, *(f"{name} {value}" for name, value in factors.items() if name != "method")])
 

@@ -18,7 +18,7 @@ BETTER, WORSE = " ▲", " ▼"
 
 
 def find_marks(study: Study, metric: str) -> tuple[dict, list[str]]:
-    """({(number of the row, set): mark}, notes on the tests or on the reason why there are no marks).
+    """({(number of the row, set): mark}, notes on the tests or on the reason why no mark exists).
 
     The test is a two-sided paired t-test over the seeds. p is corrected after Holm for all tests of the table.
     """
@@ -33,7 +33,7 @@ def find_marks(study: Study, metric: str) -> tuple[dict, list[str]]:
             if ours.keys() == theirs.keys() and len(ours) == len(row.runs) == len(baseline.runs) > 1:
                 tested.append((number, on, [ours[seed] for seed in ours], [theirs[seed] for seed in ours]))
     if not tested:
-        why = f"no row and its row of {BASELINE} have several seeds, the same ones, and all of them done"
+        why = f"no row and its row of {BASELINE} have several seeds, the same seeds, and all of them done"
         if all(len(row.runs) == 1 for row in study.rows):
             why = "one seed per row"
         return {}, [f"No marks of significance: {why}. fairseq-kd compare tests two results over their segments."]
@@ -46,8 +46,8 @@ def find_marks(study: Study, metric: str) -> tuple[dict, list[str]]:
             marks[number, on] = BETTER if better else WORSE
     note = (
         f"{BETTER.strip()} better and {WORSE.strip()} worse than {BASELINE} with the same other factors: paired t-test "
-        f"over seeds, p below {ALPHA} after Holm's correction for the {len(found)} tests of this table, of which "
-        f"{len(marks)} are marked."
+        f"over seeds, p below {ALPHA} after Holm's correction for the {len(found)} tests of this table; "
+        f"{len(marks)} of them are marked."
     )
     return marks, [note]
 

@@ -1,6 +1,6 @@
 """Write the report of a study: report.html, report.md and plots/*.svg. The same results give the same files.
 
-The templates beside this file turn tables and figures into HTML and Markdown.
+The templates next to this file turn tables and figures into HTML and Markdown.
 """
 
 import importlib.util
@@ -138,7 +138,7 @@ def _figures(study: Study, work: Path) -> tuple[list[Figure], list[Omitted]]:
         (reliability_figures(study), "Reliability diagrams", "give evaluate: {calibration: true} in the spec"),
         (latency_figures(study), "BLEU against latency", "give evaluate: {latency: 100} in the spec"),
         (training_figures(study, work), "Training curves",
-         "the trainings have not validated yet, or their train.log is gone"),
+         "the trainings have not validated yet, or their train.log was removed"),
     )  # fmt: skip
     figures = _distinct([figure for found, _, _ in kinds for figure in found])
     return figures, [Omitted(title, remedy) for found, title, remedy in kinds if not found]

@@ -55,7 +55,7 @@ def parse_training(where: str, arguments: list[str]) -> Namespace:
 
 
 def parse_words(where: str, parser, parse) -> Namespace:
-    """What `parse()`, which uses the parser, returns: (arguments, unknown words).
+    """The result of `parse()`, which uses the parser and returns (arguments, unknown words).
 
     Raises KDError, see `parse_training`.
     """
