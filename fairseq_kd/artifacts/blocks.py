@@ -95,7 +95,7 @@ def work_through(
     request = begin(folder, request)
     if read_manifest(folder) is None:
         _compute_missing(folder, work, work.blocks[shard[0] :: shard[1]], inputs)
-    return _finish(folder, request, work, inputs)
+    return _finish(folder, request, work)
 
 
 def _compute_missing(folder: Path, work: Work, blocks: list[Block], inputs: Inputs) -> None:
@@ -142,7 +142,7 @@ def shared_part(folder: Path, name: str, make: Callable[[], bytes]) -> bytes:
             return content
 
 
-def _finish(folder: Path, request: dict, work: Work, inputs: Inputs) -> dict | None:
+def _finish(folder: Path, request: dict, work: Work) -> dict | None:
     """Join the parts if all exist; None if some are missing or another process is joining them."""
     manifest = read_manifest(folder)
     if manifest is None:

@@ -230,6 +230,7 @@ def check_recorded_hash(path: Path, inputs: Inputs) -> str:
 
 def archive_hash(archive: Archive, path: Path, inputs: Inputs) -> str:
     """sha256 of an archive. Raises KDError when the entry or an earlier use knows another one."""
+    inputs.watch(path)
     if archive.sha256 is None or not archive.is_file(path):
         return check_recorded_hash(path, inputs)
     if (wrong := other_hash(archive.sha256, path)) is not None:

@@ -25,7 +25,7 @@ def assemble(
     """Write the data-bin from the parts of all blocks, in order, then its manifest; return the manifest.
 
     The parts are streamed: of the whole corpus, only the sentence lengths are in memory.
-    Raises KDError when a part has been damaged.
+    Raises KDError when a part has been damaged, and when the data-bin was changed since it was read.
     """
     task, subset = teachers.task, options.subset
     source_lang, target_lang = pair = (task.cfg.source_lang, task.cfg.target_lang)
@@ -67,6 +67,7 @@ def assemble(
         "target_lang": target_lang,
         "files": hashes(folder, names),
     }
+    teachers.inputs.check()  # sources and other subsets were taken from the data-bin just now
     write_json(folder / "manifest.json", sealed(manifest))
     return manifest
 

@@ -143,6 +143,20 @@ def test_decoding_by_a_teacher_that_was_replaced_is_not_begun(data_bin, teacher,
     assert not (tmp_path / "out").exists() and not (tmp_path / "models").exists()
 
 
+def test_sources_that_were_replaced_while_blocks_are_assembled_get_no_manifest(
+    data_bin, teacher, tmp_path, monkeypatch
+):
+    from fairseq_kd.sequence import assemble
+    from fairseq_kd.sequence.decode import DecodeOptions, decode
+
+    data = copy_of(data_bin, tmp_path)
+    path = data / "valid.qaa-qab.qaa.bin"
+    meanwhile(monkeypatch, assemble, "link_the_rest", lambda: replace(path, path.read_bytes() + b"\0\0"))
+    options = DecodeOptions(cpu=True, subset="valid", backend="fairseq", strategy="greedy", max_len_b=3)
+    refused(lambda: decode(data, str(teacher), tmp_path / "out", options), path)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
 def test_an_evaluation_on_references_that_were_replaced_gives_no_result(data_bin, teacher, tmp_path, monkeypatch):
     from fairseq_kd.evaluation import evaluate
 
