@@ -3,9 +3,9 @@
 A file is downloaded once, into the user's cache folder. A download that was cut off is continued.
 """
 
+import contextlib
 import functools
 import http.client
-import json
 import os
 import sys
 import urllib.error
@@ -14,10 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fairseq_kd.artifacts import writing
 from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.locks import exclusive
-from fairseq_kd.artifacts.writing import create_file, ensure_writable_folder, rename, write_json
+from fairseq_kd.artifacts.records import DamagedRecord, read_record
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import cached
 from fairseq_kd.core.progress import Progress
@@ -63,7 +64,7 @@ def download(url: str, path: Path, fault: Callable[[Path], str | None]) -> None:
     """
     if path.is_file() and fault(path) is None:  # also in a folder that cannot be written to
         return
-    ensure_writable_folder(path.parent)
+    writing.ensure_writable_folder(path.parent)
     with exclusive(path, wait=True):
         if path.is_file() and fault(path) is None:
             return
@@ -72,14 +73,15 @@ def download(url: str, path: Path, fault: Callable[[Path], str | None]) -> None:
         if (wrong := fault(part)) is not None:
             part.unlink()
             raise KDError(f"{url} {wrong}")
-        rename(part, path)
+        writing.rename(part, path)
 
 
 def fetch(url: str, path: Path) -> Path:
     """Fetch `url` into a file beside `path`, or the rest of it; return the whole file, which has a temporary name.
 
     The caller holds the lock of `path`. The part that an interrupted call fetched is kept if the server says that the
-    file has not changed (If-Range). Raises KDError when the network fails; then the same call continues.
+    file has not changed (If-Range). Raises KDError when the network fails or the disk is full; then the same call
+    continues.
     """
     part = path.with_name(f".{path.name}.part")
     print(f"downloading {url}", file=sys.stderr, flush=True)
@@ -96,7 +98,10 @@ def fetch(url: str, path: Path) -> Path:
 def _fetch(url: str, part: Path) -> None:
     state = part.with_name(f"{part.name}.json")  # the address and the version of the part
     request = urllib.request.Request(url)
-    known = json.loads(state.read_text()) if state.is_file() and part.is_file() else {}
+    known = {}
+    if part.is_file():
+        with contextlib.suppress(DamagedRecord):  # then the file is fetched from its beginning
+            known = read_record(state, "it is written again", required=("url", "version")) or {}
     if known.get("url") == url and known["version"]:
         request.add_header("Range", f"bytes={part.stat().st_size}-")
         request.add_header("If-Range", known["version"])
@@ -115,7 +120,7 @@ def _fetch(url: str, part: Path) -> None:
             # a weak validator cannot vouch for bytes (RFC 9110, 13.1.5)
             tag = answer.headers.get("ETag", "")
             version = answer.headers.get("Last-Modified") if tag.startswith("W/") or not tag else tag
-            write_json(state, {"url": url, "version": version})
+            writing.write_json(state, {"url": url, "version": version})
         length = answer.headers.get("Content-Length")
         total = None if length is None else done + int(length)
         _copy(answer, part, done, total)
@@ -124,7 +129,7 @@ def _fetch(url: str, part: Path) -> None:
 
 def _copy(answer, part: Path, done: int, total: int | None) -> None:
     progress = Progress(part.name.removesuffix(".part")[1:], total, "bytes", done=done)
-    with open(part, "ab") as file:
+    with writing.naming_file(part), open(part, "ab") as file:
         while block := answer.read(BLOCK):
             file.write(block)
             progress.advance(len(block))
@@ -187,6 +192,8 @@ def _download(name: str, archive: Archive) -> Path:
         path = corpus_folder(name) / f"{archive.name}{ending}"
         try:
             download(url, path, lambda file, path=path: _fault(archive, file, path))
+        except writing.CannotWrite:  # the next address would not help
+            raise
         except KDError as error:
             errors.append(str(error))
             continue
@@ -215,7 +222,7 @@ def check_recorded_hash(path: Path, inputs: Inputs) -> str:
     """
     found, record = inputs.sha256(path), _record(path)
     try:
-        create_file(record, [f"{found}  {path.name}\n".encode()])
+        writing.create_file(record, [f"{found}  {path.name}\n".encode()])
     except (OSError, KDError) as error:
         if not record.is_file():
             print(f"the sha256 of {path} cannot be recorded beside it ({error})", file=sys.stderr, flush=True)
