@@ -55,8 +55,7 @@ def assemble(
             raise KDError("the filters drop every sentence: loosen them")
         names += [*target.close(), f"{subset}.hypotheses.{target_lang}.tsv"]
     names += _sources(folder, prefix, teachers, data_bin, kept)
-    if options.filters:
-        names.append(_write_kept(folder, subset, kept))
+    names += [_write_kept(folder, subset, kept)] if options.filters else []
     manifest = request | {
         "pairs": len(kept),
         "target_tokens": tokens,
