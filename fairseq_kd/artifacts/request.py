@@ -50,7 +50,7 @@ def _recorded(folder: Path, request: dict) -> dict | None:
         (folder, PLACES + WHERE_IT_RAN),  # it may be completed, and the parts removed, between two looks
     ):
         if (found := read_manifest(place)) is not None:
-            check_same(folder, found, request, ignore, complete=("data",))
+            check_same(folder, found, request, ignore)
             return found
     return None
 
@@ -69,16 +69,16 @@ def _visible(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name[0] != ".") if folder.is_dir() else []
 
 
-def check_same(where, found: dict, wanted: dict, ignore: tuple[str, ...] = (), complete=None) -> None:
+def check_same(where, found: dict, wanted: dict, ignore: tuple[str, ...] = ()) -> None:
     """Compare the recorded request of `where` with a new request, nested keys included.
 
     found: the recorded request, or a manifest that holds it and more. ignore: starts of keys that may differ.
-    complete: the mappings in which the record may have no further key (default: all of the request).
+    In the mappings of the request, the record may have no further key: a filter that was given before, for example.
     Raises KDError that names the first key that differs, with the old and the new value.
     """
     if "kind" in wanted and found.get("kind") != wanted["kind"]:
         raise KDError(f"{where} is not {a_kind(wanted)}: choose another --out")
-    if (difference := describe_difference(found, wanted, ignore, complete)) is not None:
+    if (difference := describe_difference(found, wanted, ignore)) is not None:
         what = _kind(wanted) if "kind" in wanted else "result"
         raise KDError(
             f"{where} was made with {difference}: one {what} is made from one request. Give the same options and "
@@ -86,12 +86,10 @@ def check_same(where, found: dict, wanted: dict, ignore: tuple[str, ...] = (), c
         )
 
 
-def describe_difference(found: dict, wanted: dict, ignore: tuple[str, ...] = (), complete=None) -> str | None:
+def describe_difference(found: dict, wanted: dict, ignore: tuple[str, ...] = ()) -> str | None:
     """ "KEY OLD, this command has NEW (2 more differ)", None where nothing differs. Arguments: see `check_same`."""
     old, new = flatten(found), flatten(wanted)
-    if complete is None:
-        complete = [name for name, value in wanted.items() if isinstance(value, dict)]
-    inside = tuple(f"{name}." for name in complete)
+    inside = tuple(f"{name}." for name, value in wanted.items() if isinstance(value, dict))
     names = [name for name in new if not name.startswith(ignore) and old.get(name) != new[name]]
     names += [name for name in old if name.startswith(inside) and name not in new and not name.startswith(ignore)]
     if not names:

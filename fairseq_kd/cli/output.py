@@ -16,10 +16,15 @@ from fairseq_kd.core.errors import EXIT_USER_ERROR, KDError, report
 
 
 class LastingStream:
-    """A text stream whose `write` and `flush` do not raise OSError. error: the first one, or None."""
+    """A text stream whose `write` and `flush` do not raise OSError. error: the first one, or None.
+
+    stream: None, as Python has it for a descriptor that was closed before the start, drops everything.
+    """
 
     def __init__(self, stream):
         self.stream, self.error = stream, None
+        if stream is None:  # the open file also keeps a file of the command from getting the closed descriptor
+            self.stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
     def write(self, text: str) -> int:
         """Write, unless an earlier call has failed."""

@@ -3,7 +3,6 @@
 A file is downloaded once, into the user's cache folder. A download that was cut off is continued.
 """
 
-import contextlib
 import functools
 import http.client
 import os
@@ -14,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fairseq_kd.artifacts import writing
 from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.locks import exclusive
 from fairseq_kd.artifacts.records import DamagedRecord, read_record, write_record
-from fairseq_kd.artifacts.writing import create_file, ensure_writable_folder, rename
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import cached
 from fairseq_kd.core.progress import Progress
@@ -64,7 +63,7 @@ def download(url: str, path: Path, fault: Callable[[Path], str | None]) -> None:
     """
     if path.is_file() and fault(path) is None:  # also in a folder that cannot be written to
         return
-    ensure_writable_folder(path.parent)
+    writing.ensure_writable_folder(path.parent)
     with exclusive(path, wait=True):
         if path.is_file() and fault(path) is None:
             return
@@ -73,15 +72,14 @@ def download(url: str, path: Path, fault: Callable[[Path], str | None]) -> None:
         if (wrong := fault(part)) is not None:
             part.unlink()
             raise KDError(f"{url} {wrong}")
-        rename(part, path)
+        writing.rename(part, path)
 
 
 def fetch(url: str, path: Path) -> Path:
-    """Fetch `url` into a temporary file in the folder of `path`, or only the rest of it; return the whole file, which
-    has a temporary name.
+    """Fetch `url`, or the rest of it, into a temporary file in the folder of `path`; return that file.
 
     The caller holds the lock of `path`. The part that an interrupted call fetched is kept if the server says that the
-    file has not changed (If-Range). Raises KDError when the network fails; then the same call continues.
+    file has not changed (If-Range). Raises KDError when the network fails or the disk is full; the same call continues.
     """
     part = path.with_name(f".{path.name}.part")
     print(f"downloading {url}", file=sys.stderr, flush=True)
@@ -126,14 +124,15 @@ def _fetch(url: str, part: Path) -> None:
 
 def _read_state(state: Path) -> dict:
     """The address and the version of an unfinished download; {} if they are not known, so that it begins again."""
-    with contextlib.suppress(DamagedRecord):
+    try:
         return read_record(state, "the download begins again", required=("url", "version")) or {}
-    return {}
+    except DamagedRecord:
+        return {}
 
 
 def _copy(answer, part: Path, done: int, total: int | None) -> None:
     progress = Progress(part.name.removesuffix(".part")[1:], total, "bytes", done=done)
-    with open(part, "ab") as file:
+    with writing.naming_file(part), open(part, "ab") as file:
         while block := answer.read(BLOCK):
             file.write(block)
             progress.advance(len(block))
@@ -154,9 +153,8 @@ def existing_folder(folder) -> Path:
 class Archive:
     """An archive of text.
 
-    name: without ending. urls: tried in order; without urls the user gives the archive by --raw. sha256: None where
-    it is not known; then the first use records it. inside: the names, without ending, of larger archives that --raw
-    may hold instead.
+    name: without ending. urls: tried in order; without urls the user gives the archive by --raw. sha256: None if it is
+    not known; then the first use records it. inside: names, without ending, of larger archives that --raw may hold.
     """
 
     name: str
@@ -196,10 +194,12 @@ def _download(name: str, archive: Archive) -> Path:
         path = corpus_folder(name) / f"{archive.name}{ending}"
         try:
             download(url, path, lambda file, path=path: _fault(archive, file, path))
+        except writing.CannotWrite:  # the next address would not help
+            raise
         except KDError as error:
             errors.append(str(error))
-            continue
-        return path
+        else:
+            return path
     raise KDError("; ".join(errors) + f"; or get {archive.name} yourself and give its folder by --raw")
 
 
@@ -224,7 +224,7 @@ def check_recorded_hash(path: Path, inputs: Inputs) -> str:
     """
     found, record = inputs.sha256(path), _record(path)
     try:
-        create_file(record, [f"{found}  {path.name}\n".encode()])
+        writing.create_file(record, [f"{found}  {path.name}\n".encode()])
     except (OSError, KDError) as error:
         if not record.is_file():
             print(f"the sha256 of {path} cannot be recorded next to it ({error})", file=sys.stderr, flush=True)
@@ -239,6 +239,7 @@ def check_recorded_hash(path: Path, inputs: Inputs) -> str:
 
 def archive_hash(archive: Archive, path: Path, inputs: Inputs) -> str:
     """sha256 of an archive. Raises KDError when the entry or an earlier use knows another one."""
+    inputs.watch(path)
     if archive.sha256 is None or not archive.is_file(path):
         return check_recorded_hash(path, inputs)
     if (wrong := other_hash(archive.sha256, path)) is not None:

@@ -78,7 +78,8 @@ class Measurements:
             inputs.watch(checkpoint)
             record = self._measured(checkpoint, sha256, trust)
             inputs.check()
-        if inputs.sha256(checkpoint) != sha256:
+            measured = inputs.loaded(checkpoint)  # from here on, the training may remove it
+        if measured != sha256:
             raise KDError(f"{checkpoint} was changed while it was measured: run the command again after the training")
         write_record(self._path(sha256), record)
         return record

@@ -24,7 +24,7 @@ def assemble(
     """Write the data-bin from the parts of all blocks, in order, then its manifest; return the manifest.
 
     The parts are streamed: of the whole corpus, only the sentence lengths are in memory.
-    Raises KDError when a part has been damaged.
+    Raises KDError when a part has been damaged, and when the data-bin was changed since it was read.
     """
     task, subset = teachers.task, options.subset
     source_lang, target_lang = pair = (task.cfg.source_lang, task.cfg.target_lang)
@@ -54,8 +54,7 @@ def assemble(
             raise KDError("the filters drop every sentence: loosen them")
         names += [*target.close(), f"{subset}.hypotheses.{target_lang}.tsv"]
     names += _sources(folder, prefix, teachers, data_bin, kept)
-    if options.filters:
-        names.append(_write_kept(folder, subset, kept))
+    names += [_write_kept(folder, subset, kept)] if options.filters else []
     manifest = request | {
         "pairs": len(kept),
         "target_tokens": tokens,
@@ -66,6 +65,7 @@ def assemble(
         "target_lang": target_lang,
         "files": hashes(folder, names),
     }
+    teachers.inputs.check()  # sources and other subsets were taken from the data-bin just now
     write_record(folder / "manifest.json", manifest)
     return manifest
 

@@ -110,10 +110,11 @@ def run_stage(work: Path, plan: dict, name: str) -> int:
 
 
 def _note_failure(folder: Path, name: str, error: Exception) -> None:
-    if isinstance(error, KDError):
-        report(error)
-    else:
-        traceback.print_exception(error)
+    with contextlib.suppress(OSError):  # the disk that holds the log may be full
+        if isinstance(error, KDError):
+            report(error)
+        else:
+            traceback.print_exception(error)
     with contextlib.suppress(OSError, KDError):  # the disk may be full
         write_json(folder / FAILED, {"stage": name})  # no seal: only its existence matters
 

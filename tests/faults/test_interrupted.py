@@ -97,9 +97,10 @@ def test_a_replaced_input_is_refused_or_without_effect(server, undisturbed, tmp_
         swap["at"] = read_at + round(moment * (events - read_at))
     answer = server.run(command(name, inputs, here / "swapped"), here, swap=swap)
     if answer.status == 0:  # all of the file was read before the swap, or all of it after
-        (here / "after").mkdir()
-        assert server.run(command(name, inputs, here / "after"), here).status == 0
-        assert content(here / "swapped") in (content(here / "whole"), content(here / "after"))
+        if content(here / "swapped") != content(here / "whole"):
+            (here / "after").mkdir()
+            assert server.run(command(name, inputs, here / "after"), here).status == 0
+            assert content(here / "swapped") == content(here / "after")
     else:
         assert_one_error(answer, file.rpartition("/")[2])
         assert not list((here / "swapped").glob("out*/manifest.json"))

@@ -15,13 +15,14 @@ from corpora_helpers import (
     zipped,
 )
 
+from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.manifest import read_manifest
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.campaign import ArchiveCorpus, Part, read_plain, read_segments, read_tagged
 from fairseq_kd.corpus.clean import Tokenise
 from fairseq_kd.corpus.corpora import CORPORA, usual_options
-from fairseq_kd.corpus.download import Archive
+from fairseq_kd.corpus.download import Archive, archive_hash
 from fairseq_kd.corpus.files import extract
 from fairseq_kd.corpus.text import CleaningRules
 from fairseq_kd.study.key import raw_text
@@ -265,6 +266,14 @@ def test_an_archive_whose_hash_the_entry_knows_must_have_it(toy, tmp_path, capsy
     assert main(["prepare", "toy.de-en", "--out", str(tmp_path / "out")]) == 2
     assert "toy.tgz has sha256" in capsys.readouterr().err
     assert list((tmp_path / "cache" / "toy.de-en").iterdir()) == [] and not (tmp_path / "out").exists()
+
+
+def test_an_archive_that_is_replaced_after_its_hash_was_compared_is_named(toy):
+    (archive, sha256), inputs = toy, Inputs()
+    assert archive_hash(Archive("toy", sha256=sha256), archive, inputs) == sha256
+    archive.write_bytes(archive.read_bytes() + b"more")
+    with pytest.raises(KDError, match=r"toy\.tgz was changed or replaced"):
+        inputs.check()
 
 
 def test_commands_and_studies_know_a_new_corpus(toy, tmp_path, capsys):

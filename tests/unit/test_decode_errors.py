@@ -81,6 +81,13 @@ def test_a_folder_that_was_made_with_other_options(data_bin, teacher, tmp_path):
         decode(data_bin, str(teacher), tmp_path / "out", options)
 
 
+def test_a_filter_that_was_given_before_and_is_not_given_now(data_bin, teacher, tmp_path):
+    options = {"cpu": True, "subset": "valid", "strategy": "greedy", "max_len_b": 10}
+    decode(data_bin, str(teacher), tmp_path / "out", DecodeOptions(**options, drop_copies=True))
+    with pytest.raises(KDError, match=r"was made with filters\.drop_copies True, this command has nothing"):
+        decode(data_bin, str(teacher), tmp_path / "out", DecodeOptions(**options))
+
+
 def test_ctranslate2_for_what_it_cannot_do(data_bin, teacher, tmp_path, monkeypatch):
     for strategy, reason in (("sample", "samples depend on"), ("teacher-forcing", "not a search")):
         options = DecodeOptions(cpu=True, backend="ctranslate2", strategy=strategy)

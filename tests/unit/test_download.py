@@ -1,5 +1,6 @@
 import http.server
 import os
+import resource
 import threading
 
 import pytest
@@ -80,6 +81,29 @@ def test_what_was_fetched_of_another_version_is_not_used(server, tmp_path):
         fetch(f"{address}/x", tmp_path / "x")
     handler.files["/x"], handler.cut, handler.tag = b"b" * 100, None, '"v2"'
     assert fetch(f"{address}/x", tmp_path / "x").read_bytes() == b"b" * 100
+
+
+def test_a_damaged_record_of_a_part_makes_it_fetched_from_its_beginning(server, tmp_path):
+    handler, address = server
+    handler.files["/x"], handler.cut = b"a" * 100, 60
+    with pytest.raises(KDError):
+        fetch(f"{address}/x", tmp_path / "x")
+    (tmp_path / ".x.part.json").write_text('{"url": ')
+    handler.cut = None
+    assert fetch(f"{address}/x", tmp_path / "x").read_bytes() == b"a" * 100
+    assert [wanted for _, wanted in handler.requests] == [None, None]
+
+
+def test_a_full_disk_is_not_blamed_on_the_network(iwslt17, tmp_path):
+    iwslt17.files["/page/en-fr.tgz"] = bytes(300_000)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    try:
+        with pytest.raises(KDError, match=r"^cannot write \S+/\.en-fr\.tgz\.part \(File too large\): make room"):
+            download.locate_archives("iwslt17.en-fr", corpora.CORPORA["iwslt17.en-fr"].archives)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path for path, _ in iwslt17.requests] == ["/page/en-fr.tgz"]
 
 
 def test_a_download_killed_before_its_last_step_is_whole(server, tmp_path):

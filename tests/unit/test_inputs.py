@@ -63,6 +63,7 @@ def test_a_file_in_memory_may_change_and_its_hash_stays(file):
     inputs = Inputs()
     inputs.watch(file)
     assert inputs.loaded(file) == SHA256_OF_ABC
+    assert inputs.loaded(file) == SHA256_OF_ABC
     file.unlink()
     inputs.check()
     assert inputs.sha256(file) == SHA256_OF_ABC
@@ -160,6 +161,20 @@ def test_parts_of_inputs_that_were_replaced_after_the_last_block_are_not_joined(
     meanwhile(monkeypatch, blocks, "check_part", lambda: replace(file, b"other content"))
     refused(lambda: blocks.work_through(tmp_path / "out", {"kind": "fairseq_kd work"}, work, inputs=inputs), file)
     assert not joined and not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_sources_that_were_replaced_while_blocks_are_assembled_get_no_manifest(
+    data_bin, teacher, tmp_path, monkeypatch
+):
+    from fairseq_kd.sequence import assemble
+    from fairseq_kd.sequence.decode import DecodeOptions, decode
+
+    data = copy_of(data_bin, tmp_path)
+    path = data / "valid.qaa-qab.qaa.bin"
+    meanwhile(monkeypatch, assemble, "link_the_rest", lambda: replace(path, path.read_bytes() + b"\0\0"))
+    options = DecodeOptions(cpu=True, subset="valid", backend="fairseq", strategy="greedy", max_len_b=3)
+    refused(lambda: decode(data, str(teacher), tmp_path / "out", options), path)
+    assert not (tmp_path / "out" / "manifest.json").exists()
 
 
 def test_an_evaluation_on_references_that_were_replaced_gives_no_result(data_bin, teacher, tmp_path, monkeypatch):

@@ -66,6 +66,14 @@ def test_a_full_standard_output_is_one_error_after_the_work(prints_then_writes, 
     stream.close()
 
 
+def test_streams_that_were_closed_before_the_start_change_nothing(prints_then_writes, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main(["doctor"]) == 1
+    assert prints_then_writes.read_text() == "complete"
+    assert sys.stdout is None and sys.stderr is None
+
+
 @pytest.mark.parametrize(("stdout", "status"), [("closed", 0), ("/dev/full", 2)])
 def test_python_adds_nothing_at_its_exit(stdout, status):
     if stdout == "closed":

@@ -16,6 +16,7 @@ from fairseq_kd.cli.main import main
 from fairseq_kd.evaluation import checkpoints as measure
 from fairseq_kd.evaluation import select_teacher as select
 from fairseq_kd.evaluation.checkpoints import nll_of_checkpoint
+from fairseq_kd.evaluation.system import TranslateOptions
 from fairseq_kd.inference.checkpoint import read_checkpoint
 from fairseq_kd.inference.frozen import build_model, configure_own_task, load_frozen
 
@@ -181,6 +182,15 @@ def test_killed_it_continues_to_the_same_bytes(training, data_bin, measured, tmp
     assert run(data_bin, training, "--out", tmp_path / "again") == 0
     assert (out / "selection.json").read_bytes() == (tmp_path / "again" / "selection.json").read_bytes()
     assert not list(out.rglob(".*"))
+
+
+def test_a_training_may_remove_a_checkpoint_after_it_was_measured(training, data_bin, tmp_path, monkeypatch):
+    monkeypatch.setattr(measure.Measurements, "_measured", lambda self, *args: {})
+    measurements = measure.Measurements(tmp_path / "measured", data_bin, "valid", TranslateOptions(cpu=True))
+    for name in ("checkpoint1.pt", "checkpoint2.pt"):
+        measurements.measure(training / name, sha256_file(training / name))
+        (training / name).unlink()
+    assert len(list((tmp_path / "measured").iterdir())) == 2
 
 
 def test_the_average_is_that_of_torch_and_is_a_teacher(training, data_bin, measured, tmp_path, capsys):

@@ -118,6 +118,18 @@ def test_a_stage_that_ends_by_a_defect_is_a_failed_stage_whose_log_says_where(tm
     assert "Traceback" in (folder / "log.txt").read_text() and (folder / "failed.json").is_file()
 
 
+def test_a_stage_whose_log_cannot_be_written_is_a_failed_stage_without_a_traceback(tmp_path):
+    stage = {"kind": "unknown", "name": "evaluate-2", "command": ["fairseq-kd"], "inputs": []}
+    write(tmp_path / "plan.json", {"stages": {"evaluate-2": stage}, "on_gpu": [], "raw": None})
+    folder = tmp_path / "stages" / "evaluate-2"
+    folder.mkdir(parents=True)
+    (folder / "log.txt").symlink_to("/dev/full")
+    command = [sys.executable, "-m", "fairseq_kd.study.stage", "evaluate-2"]
+    found = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    assert found.returncode != 0 and found.stderr == ""
+    assert (folder / "failed.json").is_file()
+
+
 @pytest.fixture
 def failed(tmp_path):
     """A planned study, its folder, and the folder of its teacher, which has failed in an earlier run."""
