@@ -300,7 +300,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
         write(tmp_path)
     (tmp_path / "parts" / "thesis.tex").rename(tmp_path / "manifest.json")
     (tmp_path / "manifest.json").write_text(json.dumps({"format": 1}))
-    with pytest.raises(KDError, match="is not the manifest of a teacher cache"):
+    with pytest.raises(KDError, match="is not that of a teacher cache"):
         write(tmp_path)
 
 

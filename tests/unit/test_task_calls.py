@@ -48,7 +48,9 @@ def test_a_dummy_batch_of_a_validation_set_has_no_signal_and_no_effect(
     with pytest.raises(SystemExit):  # one that counts
         step(task, model, criterion, of_valid, dummy=False)
     said = capsys.readouterr().err
-    assert ("differs from the one in teacher cache" if criterion_name == "kd_word" else "needs a distilled target") in said
+    assert (
+        "differs from the one in teacher cache" if criterion_name == "kd_word" else "needs a distilled target"
+    ) in said
 
 
 @pytest.mark.parametrize("option", ["--teacher", "--teacher-cache"])

@@ -24,7 +24,8 @@ class JensenShannon(Divergence):
 
     This is JSD(β) of GKD (Agarwal et al. 2024, arXiv 2306.13649, equation 1), and what TRL's
     GKDTrainer.generalized_jsd_loss computes for 0 < beta < 1 since its pull request 3043 (March 2025): the same β gives
-    the same loss. Before that change TRL gave the weight β to the student in the mixture.
+    the same value per token. Before that change TRL gave the weight β to the student in the mixture. Read for this:
+    TRL's pull request 3043, its issue 6780 and copies of the function; not the paper's text.
 
     At the ends they differ. The formula gives 0 for every pair at β = 0 and β = 1, so kd_word refuses these values.
     TRL replaces the formula there: beta = 0 means KL(p || q), and beta = 1 means KL(q || p). For these use
