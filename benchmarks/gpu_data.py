@@ -18,7 +18,7 @@ from fairseq_kd.corpus.datasets import text_files
 from fairseq_kd.corpus.options import PrepareOptions
 from fairseq_kd.corpus.prepare import prepare
 from fairseq_kd.corpus.synthetic import CorpusSpec, write_corpus
-from fairseq_kd.inference.frozen import Teacher
+from fairseq_kd.inference.frozen import FrozenModel
 from fairseq_kd.inference.opening import open_data
 
 SOURCE, TARGET = "xxa", "xxb"
@@ -200,6 +200,6 @@ class RandomData:
             *self.dimensions,
         ]
 
-    def teacher(self, arch: str, dtype: str) -> Teacher:
+    def teacher(self, arch: str, dtype: str) -> FrozenModel:
         """With random weights."""
-        return Teacher(copy.deepcopy(self.model(arch)), self.task, f"untrained {arch}", dtype)
+        return FrozenModel(copy.deepcopy(self.model(arch)), self.task, f"untrained {arch}", dtype)
