@@ -160,10 +160,13 @@ def put_back(state: dict) -> None:
         torch.set_default_dtype(getattr(torch, (state["default type of torch"] or "torch.float32").split(".")[1]))
 
 
+LONG_UNIT_FILES = ("test_hostile_checkpoints", "test_select_teacher", "test_decode")
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
     """Put the long files first, after the order was made random, so that no process waits for the last file."""
-    items.sort(key=lambda item: "integration" not in item.path.parts)
+    items.sort(key=lambda item: "integration" not in item.path.parts and item.path.stem not in LONG_UNIT_FILES)
 
 
 @pytest.fixture(autouse=True)

@@ -25,7 +25,7 @@ from fairseq_kd.corpus.files import fault_of
 
 TIMEOUT_SECONDS = 60
 BLOCK = 1 << 20
-ENDINGS = (".tgz", ".tar.gz", ".tar", ".zip")  # the names of archives end so
+ENDINGS = (".tgz", ".tar.gz", ".tar", ".zip")  # of archives
 
 
 def corpus_folder(name: str) -> Path:
