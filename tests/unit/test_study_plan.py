@@ -121,6 +121,30 @@ def test_a_key_changes_with_the_format_of_its_kind_and_of_its_inputs(tmp_path, m
     }
 
 
+SMOKE_REQUESTS = """
+    cache-b560ea86fccf
+    cache-f2f8e1e37465
+    decode-6075ef3aa67d
+    evaluate-178e7b395408
+    evaluate-a76d1c0e6be3
+    evaluate-ca9052082928
+    evaluate-d98fa1baa5ed
+    evaluate-e2aec2be7c19
+    prepare-d5ea23664ea9
+    student-314a09ab35fb
+    student-84b0de2b2a42
+    student-b7b2f78ebb87
+    student-b7f0acb430a6
+    teacher-b7bfb92504a4
+"""  # as planned by the commit before the keys of recipes were spelt as in studies
+
+
+def test_requests_of_a_shipped_study_do_not_change(tmp_path):
+    """Finished stages of users are found by these names."""
+    plan = open_plan("smoke", tmp_path / "work")
+    assert sorted(name.rpartition("-")[0] for name in plan.stages) == SMOKE_REQUESTS.split()
+
+
 def test_a_name_is_the_one_that_version_0_1_0_gave():
     """Literals: printf '%s' JSON | sha256sum, of the JSON that 0.1.0 hashed."""
     from fairseq_kd.study.key import key_of
