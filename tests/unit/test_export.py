@@ -129,7 +129,7 @@ def test_bad_options_are_one_error(teacher, data_bin, tmp_path, capsys, words, m
 
 def test_other_dictionaries_a_foreign_folder_and_no_ctranslate2(teacher, data_bin, tmp_path, capsys, monkeypatch):
     other = tmp_path / "other"
-    shutil.copytree(data_bin, other, ignore=shutil.ignore_patterns("manifest.json"))
+    shutil.copytree(data_bin, other, ignore=shutil.ignore_patterns("manifest.json", "subword"))
     lines = (data_bin / "dict.qab.txt").read_text().splitlines()
     (other / "dict.qab.txt").write_text("\n".join([lines[1], lines[0], *lines[2:]]) + "\n")
     words = ("--reference", data_bin / "raw" / "test.qab", "--post-process", "sentencepiece")
