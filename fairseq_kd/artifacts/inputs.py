@@ -85,9 +85,10 @@ class Inputs:
         Raises KDError when the file has changed since it was first looked at.
         """
         name, found = os.path.abspath(path), self.sha256(path)
-        if (change := self._change_of(name)) is not None:
-            raise KDError(change)
-        del self._stamps[name]
+        if name in self._stamps:  # else it was loaded before: an ensemble can hold a teacher twice
+            if (change := self._change_of(name)) is not None:
+                raise KDError(change)
+            del self._stamps[name]
         return found
 
     def hashes(self, folder, names) -> dict[str, str]:

@@ -61,6 +61,7 @@ def test_a_file_in_memory_may_change_and_its_hash_stays(file):
     inputs = Inputs()
     inputs.watch(file)
     assert inputs.loaded(file) == SHA256_OF_ABC
+    assert inputs.loaded(file) == SHA256_OF_ABC
     file.unlink()
     inputs.check()
     assert inputs.sha256(file) == SHA256_OF_ABC

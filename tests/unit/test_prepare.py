@@ -217,7 +217,7 @@ def test_a_changed_request_or_a_changed_file_is_noticed(raw, tmp_path, capsys):
     out = tmp_path / "out"
     assert prepare_text(raw, out) == 0
     assert prepare_text(raw, out, "--max-words", "20") == 2
-    assert "other inputs or options (other rules; see" in capsys.readouterr().err
+    assert "was made with options.rules.max_words 175, this command has 20" in capsys.readouterr().err
     (out / "raw" / "test.en").write_text("changed\n")
     assert prepare_text(raw, out) == 2
     assert "was changed" in capsys.readouterr().err
