@@ -3,7 +3,7 @@
 A file is downloaded once, into the user's cache folder. A download that was cut off is continued.
 """
 
-import functools
+import contextlib
 import http.client
 import os
 import sys
@@ -40,7 +40,9 @@ def download_files(name: str, base_url: str, wanted: dict) -> Path:
     """
     folder = corpus_folder(name)
     for file_name, expected in wanted.items():
-        download(f"{base_url}/{file_name}", folder / file_name, functools.partial(other_hash, expected))
+        download(
+            f"{base_url}/{file_name}", folder / file_name, lambda file, expected=expected: other_hash(expected, file)
+        )
     return folder
 
 
@@ -124,10 +126,9 @@ def _fetch(url: str, part: Path) -> None:
 
 def _read_state(state: Path) -> dict:
     """The address and the version of an unfinished download; {} if they are not known, so that it begins again."""
-    try:
+    with contextlib.suppress(DamagedRecord):
         return read_record(state, "the download begins again", required=("url", "version")) or {}
-    except DamagedRecord:
-        return {}
+    return {}
 
 
 def _copy(answer, part: Path, done: int, total: int | None) -> None:
