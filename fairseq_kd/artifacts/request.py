@@ -1,6 +1,5 @@
 """The request of long work: recorded before the first block, compared at every later start."""
 
-import os
 from pathlib import Path
 
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME, read_manifest
@@ -111,7 +110,8 @@ def flatten(value: dict, prefix: str = "") -> dict:
 def _shown(before, now) -> tuple[str, str]:
     """Both as text. A long text is cut to the part around the first character that differs."""
     texts = ["nothing" if value is None else str(value) for value in (before, now)]
-    first = len(os.path.commonprefix(texts))
+    shorter = min(map(len, texts))
+    first = next((at for at in range(shorter) if texts[0][at] != texts[1][at]), shorter)
     start = 0 if first < SHOWN // 2 else first - SHOWN // 2
     return tuple(_cut(text, start) for text in texts)
 

@@ -39,10 +39,8 @@ def download_files(name: str, base_url: str, wanted: dict) -> Path:
     Raises KDError when the network fails, or a file has another hash; that file is not kept.
     """
     folder = corpus_folder(name)
-    for file_name, expected in wanted.items():
-        download(
-            f"{base_url}/{file_name}", folder / file_name, lambda file, expected=expected: other_hash(expected, file)
-        )
+    for file_name, sha256 in wanted.items():
+        download(f"{base_url}/{file_name}", folder / file_name, lambda path, known=sha256: other_hash(known, path))
     return folder
 
 
