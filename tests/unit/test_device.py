@@ -101,7 +101,9 @@ def test_a_device_without_memory_is_said_to_be_so_and_the_conversion_is_kept(dat
 
 
 @pytest.mark.parametrize("damaged", [False, True])
-def test_a_conversion_is_removed_only_if_its_files_have_changed(data_bin, teacher, tmp_path, damaged, monkeypatch):
+def test_a_conversion_is_made_again_only_if_its_files_have_changed(
+    data_bin, teacher, tmp_path, damaged, monkeypatch, capsys
+):
     ctranslate2 = pytest.importorskip("ctranslate2")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     decode(data_bin, str(teacher), tmp_path / "first", options("ctranslate2"))
@@ -111,14 +113,16 @@ def test_a_conversion_is_removed_only_if_its_files_have_changed(data_bin, teache
         model.write_bytes(whole[: len(whole) // 2])
     else:
         monkeypatch.setattr(ctranslate2, "Translator", unreadable)
-    with pytest.raises(KDError, match="was removed: run the command again" if damaged else "if it is damaged"):
-        decode(data_bin, str(teacher), tmp_path / "out", options("ctranslate2"))
-    assert model.exists() is not damaged
-    if damaged:
-        again = decode(data_bin, str(teacher), tmp_path / "out", options("ctranslate2"))
-        assert again["backend"] == "ctranslate2" and model.read_bytes() == whole
-        files = [np.fromfile(tmp_path / name / "valid.qaa-qab.qab.bin", np.uint8) for name in ("first", "out")]
-        np.testing.assert_array_equal(*files)
+    if not damaged:
+        with pytest.raises(KDError, match="whose files are as they were written"):
+            decode(data_bin, str(teacher), tmp_path / "out", options("ctranslate2"))
+        assert model.read_bytes() == whole
+        return
+    again = decode(data_bin, str(teacher), tmp_path / "out", options("ctranslate2"))
+    assert "The teacher is converted again" in capsys.readouterr().err
+    assert again["backend"] == "ctranslate2" and model.read_bytes() == whole
+    files = [np.fromfile(tmp_path / name / "valid.qaa-qab.qab.bin", np.uint8) for name in ("first", "out")]
+    np.testing.assert_array_equal(*files)
 
 
 def unreadable(*args, **kwargs):

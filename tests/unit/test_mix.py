@@ -73,5 +73,6 @@ def test_bad_input_is_one_clear_error(data_bin, tmp_path):
     with pytest.raises(KDError, match="have different source dictionaries.*index 4"):
         mix([data_bin, other], [1, 1], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    mix([data_bin], [0.1], tmp_path / "made")
     with pytest.raises(KDError, match="was made with inputs.0.times 0.1, this command has 0.2"):
-        mix([data_bin], [0.2], other)
+        mix([data_bin], [0.2], tmp_path / "made")

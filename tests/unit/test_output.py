@@ -88,6 +88,15 @@ def test_python_adds_nothing_at_its_exit(stdout, status):
     assert found.stderr.count("\n") == (status != 0) and "Traceback" not in found.stderr
 
 
+@pytest.fixture
+def interrupts():
+    """A shell that starts the tests in the background lets them ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 @pytest.mark.parametrize(("number", "status", "word"), [(signal.SIGTERM, 143, "term"), (signal.SIGINT, 130, "interr")])
 def test_a_signal_is_a_message_and_leaves_no_temporary_files(number, status, word, monkeypatch, capsys, tmp_path):
     def run(args):
@@ -137,6 +146,7 @@ def test_a_file_that_was_removed_is_one_error(monkeypatch, capsys, tmp_path):
     assert capsys.readouterr().err.startswith(f"fairseq_kd: error: {tmp_path / 'gone'}: No such file or directory; it")
 
 
+@pytest.mark.usefixtures("interrupts")
 def test_an_interrupted_study_ends_its_stages_at_once(tmp_path):
     from fairseq_kd.study.run import _interrupt
 
