@@ -40,24 +40,34 @@ class Terminated(BaseException):
 def signals_that_end() -> Iterator[None]:
     """Raise Terminated at SIGTERM during the block, so that temporary files are removed as after SIGINT.
 
-    A forked child ends at once, as without this handler. Outside of the main thread nothing is changed.
+    A forked child has the default action again, see `_default_in_child`. Outside of the main thread nothing is changed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    process = os.getpid()
-
-    def end(number, frame):
-        if os.getpid() == process:
-            raise Terminated
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-
-    before = signal.signal(signal.SIGTERM, end)
+    before = signal.signal(signal.SIGTERM, _raise_terminated)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _raise_terminated(number, frame):
+    raise Terminated
+
+
+def _default_in_child() -> None:
+    """Let a forked child end at SIGTERM at once.
+
+    A worker of a multiprocessing pool waits for a semaphore most of the time. Python runs a handler only when that wait
+    returns. If the signal comes just before the wait begins, a worker with a handler waits forever, and so does the
+    process that ended the pool.
+    """
+    if signal.getsignal(signal.SIGTERM) is _raise_terminated:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_default_in_child)
 
 
 def show_fatal_signals() -> None:
@@ -85,6 +95,8 @@ def map_lines(function: Callable[[str], str], workers: int) -> Iterator[Callable
         return
     with multiprocessing.get_context("fork").Pool(workers, _initialise, (function,)) as pool:
         yield lambda lines: pool.map(_apply, lines, chunksize=max(1, len(lines) // (4 * workers)))
+        pool.close()  # to end workers by a signal while they wait for a lock can leave the lock taken for ever
+        pool.join()
 
 
 def _initialise(function) -> None:

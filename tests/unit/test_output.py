@@ -114,6 +114,8 @@ def test_a_signal_is_a_message_and_leaves_no_temporary_files(number, status, wor
 def test_a_forked_worker_ends_by_the_signal_itself(monkeypatch):
     def run(args):
         if (child := os.fork()) == 0:
+            if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:  # Python runs a handler only between its steps
+                os._exit(1)
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(10)
             os._exit(0)
@@ -160,3 +162,17 @@ def test_an_interrupted_study_ends_its_stages_at_once(tmp_path):
     assert process.returncode == 7 and time.monotonic() - started < 5
     assert not (tmp_path / "next").exists()
     os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_pools_of_workers_end(tmp_path):
+    """Workers that were ended by a signal while they waited for a lock left it taken, and the command hung."""
+    code = (
+        "import sys\n"
+        "sys.argv[0] = 'fairseq-kd'\n"  # without fairseq
+        "from fairseq_kd.core.process import map_lines, signals_that_end\n"
+        "with signals_that_end():\n"
+        "    for _ in range(100):\n"
+        "        with map_lines(str.upper, 2) as upper:\n"
+        "            assert upper(['a', 'b']) == ['A', 'B']\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, timeout=60)
