@@ -101,19 +101,14 @@ def _new_file(path: Path) -> tuple[Path, int]:
 
 @contextlib.contextmanager
 def file_in_progress(path) -> Iterator[Path]:
-    """Yield a temporary name in the folder of `path` to write to; the file is renamed to `path` when the block ends
-    well.
+    """Yield a temporary name in the folder of `path` to write to, and rename that file to `path` at the end.
 
-    Raises CannotWrite, which names `path`, when the disk has no room for it.
+    An exception in the block removes the file. Raises CannotWrite, which names `path`, when the disk is full.
     """
     file = FileInProgress(path)
     try:
         with naming_file(path):
             yield file.temporary
-    except BaseException:
-        file.discard()
-        raise
-    try:
         file.publish()
     except BaseException:
         file.discard()
@@ -193,9 +188,7 @@ def remove_leftover_files(path) -> None:
     """Remove the temporary files that killed processes left for `path`. A file that a living process holds stays."""
     path = Path(path)
     pattern = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}")
-    with contextlib.suppress(
-        FileNotFoundError, NotADirectoryError
-    ):  # the caller finds out that the folder does not exist
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # the caller finds out that there is no folder
         for name in os.listdir(path.parent):
             if pattern.fullmatch(name):
                 _remove_unheld(path.parent / name)

@@ -4,12 +4,15 @@ import contextlib
 import ctypes
 import faulthandler
 import functools
-import multiprocessing
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
 
 PR_SET_PDEATHSIG = 1
 
@@ -57,12 +60,7 @@ def _raise_terminated(number, frame):
 
 
 def _default_in_child() -> None:
-    """Let a forked child end at SIGTERM at once.
-
-    A worker of a multiprocessing pool waits for a semaphore most of the time. Python runs a handler only when that wait
-    returns. If the signal comes just before the wait begins, a worker with a handler waits forever, and so does the
-    process that ended the pool.
-    """
+    """Let a forked child end at SIGTERM at once. Python runs a handler only between its steps, and a child may wait."""
     if signal.getsignal(signal.SIGTERM) is _raise_terminated:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -80,29 +78,40 @@ def show_fatal_signals() -> None:
             faulthandler.enable(sys.__stderr__)
 
 
-_function = None
-
-
 @contextlib.contextmanager
 def map_lines(function: Callable[[str], str], workers: int) -> Iterator[Callable[[list[str]], list[str]]]:
     """Yield a function that applies `function` to each line of a list and keeps their order.
 
-    More than one of the `workers` are processes. The result of `function` must depend on its line alone. Processes are
-    forked, like the workers of fairseq-preprocess: a new interpreter would first have to import torch and fairseq.
+    More than one of the `workers` are processes. The result of `function` must depend on its line alone.
     """
     if workers == 1:
         yield lambda lines: [function(line) for line in lines]
         return
-    with multiprocessing.get_context("fork").Pool(workers, _initialise, (function,)) as pool:
-        yield lambda lines: pool.map(_apply, lines, chunksize=max(1, len(lines) // (4 * workers)))
-        pool.close()  # to end workers by a signal while they wait for a lock can leave the lock taken for ever
-        pool.join()
+    with forked_workers(function, workers) as pool:
+        yield lambda lines: list(pool.map(call, lines, chunksize=max(1, len(lines) // (4 * workers))))
 
 
-def _initialise(function) -> None:
+def forked_workers(function: Callable, workers: int) -> "ProcessPoolExecutor":
+    """An executor whose processes apply `function`: `pool.submit(call, item)`.
+
+    Processes are forked, like the workers of fairseq-preprocess: they share the memory of this process, and a new
+    interpreter would first have to import torch and fairseq. They end without a signal, unlike the workers of
+    multiprocessing.Pool: a signal to a worker that waits for a lock can leave the lock taken for ever.
+    """
+    from concurrent.futures import ProcessPoolExecutor  # most commands start without them
+    from multiprocessing import get_context
+
+    return ProcessPoolExecutor(workers, get_context("fork"), _set_function, (function,))
+
+
+_function = None
+
+
+def _set_function(function) -> None:
     global _function
     _function = function
 
 
-def _apply(line: str) -> str:
-    return _function(line)
+def call(item):
+    """In a worker of `forked_workers`: the result of the function for one item."""
+    return _function(item)

@@ -6,9 +6,7 @@ The counted units form a `Vocabulary`, from which substitutes are drawn.
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.process import call, forked_workers
 from fairseq_kd.noise.operations import OPERATIONS, Counts, Noised, NoiseOptions
 from fairseq_kd.noise.text_level import LARGEST_SHARE, UnsegmentedText
 
@@ -194,30 +193,17 @@ def _joined(blocks: Iterable[bytes]) -> Iterator[bytes]:
         yield b"".join(waiting)
 
 
-_function: Callable | None = None  # what a worker process runs
-
-
-def _set_function(function: Callable) -> None:
-    global _function
-    _function = function
-
-
-def _call(item):
-    return _function(item)
-
-
 def _in_order(function: Callable, items: Iterable, workers: int) -> Iterator[tuple]:
     """Yield (item, function(item)) in order, computed by `workers` processes. At most 2 * workers + 1 items wait."""
     if workers == 1:
         for item in items:
             yield item, function(item)
         return
-    # forked processes share the memory of the vocabulary
-    with ProcessPoolExecutor(workers, get_context("fork"), _set_function, (function,)) as pool:
+    with forked_workers(function, workers) as pool:  # they share the memory of the vocabulary
         running = deque()
         try:
             for item in items:
-                running.append((item, pool.submit(_call, item)))
+                running.append((item, pool.submit(call, item)))
                 if len(running) > 2 * workers:
                     first, future = running.popleft()
                     yield first, future.result()
