@@ -32,7 +32,8 @@ def listed_files(data_bin) -> dict[str, str]:
         state = "is missing" if manifest is None else "has no entry 'subword'"
         raise KDError(
             f"{path} {state}, but the folder subword/ next to it shows that fairseq-kd made this data-bin. Without it, "
-            "nothing says how subwords make words. Copy the data-bin again"
+            "nothing says how subwords make words. Copy the data-bin again; if fairseq-kd adopt was "
+            "interrupted, give it again"
         )
     if manifest is None:
         return {}
@@ -80,16 +81,9 @@ def check_side(side, dictionary_size: int | None = None, dictionary="its diction
     Raises KDError for an index or a data file that is cut off or damaged.
     """
     index, data = Path(f"{side}.idx"), Path(f"{side}.bin")
-    for path in (index, data):
-        if not path.is_file():
-            raise KDError(f"{path} is missing or is not a file, but belongs to {index.stem}: {REMEDY}")
-    content = index.read_bytes()
-    if content.startswith(MMAP[:8]):  # by which fairseq knows the format
-        dtype, sizes, first_id = *_read_mmap(index, content), 0
-    elif content.startswith(INDEXED):
-        dtype, sizes, first_id = *_read_indexed(index, content), 1  # its ids are one higher on disk
-    else:
+    if (found := _read_index(index, data)) is None:
         return
+    dtype, sizes, first_id = found
     if (sizes < 0).any():
         raise KDError(f"{index} is damaged: a sentence has {sizes.min()} tokens. To repair it, {REMEDY}")
     promised, found = int(sizes.sum()) * dtype.itemsize, data.stat().st_size
@@ -100,6 +94,33 @@ def check_side(side, dictionary_size: int | None = None, dictionary="its diction
         )
     if dictionary_size is not None:
         _check_ids(data, dtype, first_id, dictionary_size, dictionary)
+
+
+def count_id(side, wanted: int) -> int:
+    """How often an id occurs in one side in a format that is read. side: the path without an ending.
+
+    Raises KDError as `check_side` does for the index.
+    """
+    data = Path(f"{side}.bin")
+    dtype, _, first_id = _read_index(Path(f"{side}.idx"), data)
+    count = 0
+    with open(data, "rb") as file:
+        while len(ids := np.frombuffer(file.read(IDS_AT_A_TIME * dtype.itemsize), dtype)):
+            count += int(np.count_nonzero(ids == wanted + first_id))
+    return count
+
+
+def _read_index(index: Path, data: Path) -> tuple[np.dtype, np.ndarray, int] | None:
+    """(dtype of the ids, tokens of each sentence, id on disk of the id 0); None for an index of another format."""
+    for path in (index, data):
+        if not path.is_file():
+            raise KDError(f"{path} is missing or is not a file, but belongs to {index.stem}: {REMEDY}")
+    content = index.read_bytes()
+    if content.startswith(MMAP[:8]):  # by which fairseq knows the format
+        return *_read_mmap(index, content), 0
+    if content.startswith(INDEXED):
+        return *_read_indexed(index, content), 1
+    return None
 
 
 def _check_side(side: Path, dictionary: Path) -> None:

@@ -6,6 +6,7 @@ from fairseq_kd.cache.format import STORES, format_of
 from fairseq_kd.cache.make import TAIL_SHAPES, CachingOptions, make_cache
 from fairseq_kd.cli.user_dir import add_user_dir
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.paths import USER_DIR
 from fairseq_kd.inference.device import parse_shard
 from fairseq_kd.inference.frozen import DTYPES
 from fairseq_kd.loss.divergences import DIVERGENCES
@@ -116,4 +117,4 @@ def print_summary(args, manifest: dict) -> None:
                 file=sys.stderr,
             )
     option = "" if manifest["temperatures"][0] == 1 else f" --teacher-temperature {manifest['temperatures'][0]:g}"
-    print(f"next: fairseq-train {args.data_bin} ... --criterion kd_word --teacher-cache {args.out}{option}")
+    print(f"next: fairseq-train {args.data_bin} ... {USER_DIR} --criterion kd_word --teacher-cache {args.out}{option}")

@@ -2,6 +2,7 @@
 
 from fairseq_kd.cli.user_dir import add_user_dir
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.paths import USER_DIR
 
 
 def add_arguments(parser) -> None:
@@ -23,4 +24,5 @@ def run(args) -> None:
     print(f"{args.out}: {after:,} of {before:,} parameters ({after / before:.1%})")
     for option, numbers in report.items():
         print(f"    {option.replace('_', ' '):22} {numbers}")
-    print(f"to train it on: fairseq-train ... --arch kd_student --like {args.out} --finetune-from-model {args.out}")
+    options = f"--arch kd_student --like {args.out} --finetune-from-model {args.out}"
+    print(f"to train it on: fairseq-train ... {USER_DIR} {options}")

@@ -3,6 +3,7 @@
 from fairseq_kd.cli.translation import add_decoding_arguments, decoding_options, note_dictionary_check
 from fairseq_kd.cli.user_dir import add_user_dir
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.corpus.adopt_request import parse_models
 from fairseq_kd.export.runtime import QUANTIZATIONS
 
 
@@ -23,6 +24,12 @@ def add_arguments(parser) -> None:
     )
     parser.add_argument("--trust-checkpoint", metavar="FILE", help="load CHECKPOINT even if it holds code")
     add_decoding_arguments(parser)
+    parser.add_argument(
+        "--subword-model",
+        nargs="+",
+        metavar="FILE",
+        help="for a data-bin without its own: the model for DIR, as for fairseq-kd adopt; replaces --post-process",
+    )
     add_user_dir(parser)
 
 
@@ -41,6 +48,7 @@ def run(args) -> None:
         options=decoding_options(args),
         reference=args.reference,
         post_process=args.post_process,
+        subword_model=None if args.subword_model is None else parse_models(args.subword_model),
         tokenize=args.tokenize,
         trust=args.trust_checkpoint is not None,
     )
@@ -66,4 +74,7 @@ def print_summary(out, manifest: dict) -> None:
         f'ctranslate2.Translator("{out}") loads it'
     )
     if manifest["subword"] is None:
-        print("DATA_BIN has no subword model: keep the model that its text was segmented with next to the folder")
+        print(
+            "DATA_BIN has no subword model, so the folder has none and can translate subwords only: `fairseq-kd adopt` "
+            "gives one to DATA_BIN, --subword-model FILE to the folder"
+        )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from fairseq_kd.cli.user_dir import add_user_dir
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.paths import USER_DIR
 from fairseq_kd.models.initialise import CHOICES
 
 
@@ -59,4 +60,4 @@ def run(args) -> None:
     size = sum(parameter.numel() for parameter in student.parameters())
     print(f"{args.out}: {size:,} parameters, {args.layers} layers of {args.teacher}")
     options = " ".join(["--arch", args.arch, *args.passed_on])
-    print(f"to train it: fairseq-train ... {options} --finetune-from-model {args.out}")
+    print(f"to train it: fairseq-train ... {USER_DIR} {options} --finetune-from-model {args.out}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from fairseq_kd.cli.translation import add_tokenize_argument
 from fairseq_kd.cli.user_dir import add_user_dir
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.paths import USER_DIR
 from fairseq_kd.corpus.subword import KINDS
 from fairseq_kd.evaluation.checkpoints import Measurements
 from fairseq_kd.evaluation.select_teacher import CHOICES, MEASURED, RESULT, AverageOptions, select
@@ -90,7 +91,7 @@ def run(args) -> None:
         )
     print(f"\n{args.by} teacher: {result['chosen']}")
     print(f"wrote {out / RESULT}")
-    print(f"next: fairseq-train {args.data_bin} ... --criterion kd_word --teacher {result['chosen']}")
+    print(f"next: fairseq-train {args.data_bin} ... {USER_DIR} --criterion kd_word --teacher {result['chosen']}")
 
 
 def format_table(result: dict) -> str:

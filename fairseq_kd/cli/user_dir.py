@@ -1,8 +1,20 @@
-"""`--user-dir`: the user's architectures and tasks, for the commands that open a checkpoint."""
+"""`fairseq-kd user-dir`, and `--user-dir`: the user's architectures and tasks, for commands that open a checkpoint."""
 
+import os
 from argparse import Namespace
 
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.paths import PACKAGE, config_folder
+
+
+def add_arguments(parser) -> None:
+    """Declare the options of `fairseq-kd user-dir`."""
+    parser.add_argument("--configs", action="store_true", help="print the folder of the configurations instead")
+
+
+def run(args) -> None:
+    """Print the path and nothing else, for `--user-dir "$(fairseq-kd user-dir)"`."""
+    print(config_folder() if args.configs else PACKAGE)
 
 
 def add_user_dir(parser) -> None:
@@ -30,6 +42,8 @@ def import_user_dirs(args) -> None:
 
     register()
     for folder in args.user_dir or []:
+        if os.path.realpath(folder) == str(PACKAGE):  # registered already
+            continue
         try:
             import_user_module(Namespace(user_dir=folder))
         except Exception as error:  # the code of the folder can raise anything

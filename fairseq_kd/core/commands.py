@@ -9,6 +9,7 @@ from types import ModuleType
 COMMANDS = {
     "quickstart": "train a teacher, a plain student and a distilled student, and print their BLEU",
     "prepare": "make a data-bin from raw text",
+    "adopt": "keep subword model and references beside a data-bin of fairseq-preprocess, for all other commands",
     "cache": "store the teacher's distribution for every target token, for training without the teacher",
     "decode": "make training data from the teacher: beam, greedy, teacher forcing or sampling",
     "mix": "combine several data-bins into one, such as original and distilled training data",
@@ -23,6 +24,7 @@ COMMANDS = {
     "compare": "compare results of evaluate: paired tests over segments and over seeds",
     "study": "run a whole experiment from one YAML file, or continue it",
     "search": "search for the best options of word-level distillation",
+    "user-dir": "print the folder of the plugin, the value for --user-dir of fairseq-train",
     "doctor": "print versions, devices and optional packages, and how to install what is missing",
 }
 

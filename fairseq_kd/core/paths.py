@@ -11,6 +11,7 @@ from pathlib import Path
 from fairseq_kd.core.errors import KDError
 
 PACKAGE = Path(__file__).resolve().parents[1]  # also the value for --user-dir
+USER_DIR = '--user-dir "$(fairseq-kd user-dir)"'  # in commands that are printed: works from any folder
 
 
 def config_folder() -> Path:

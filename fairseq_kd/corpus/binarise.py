@@ -9,11 +9,9 @@ import logging
 import re
 from pathlib import Path
 
-import numpy as np
-
+from fairseq_kd.artifacts.data_bin_check import count_id
 from fairseq_kd.core.errors import KDError
 
-TOKENS_AT_ONCE = 1 << 22
 SPECIAL_WORDS = ("<s>", "<pad>", "</s>", "<unk>")
 IN_PIECES = re.compile(rf"(?<!\S)<({'|'.join(re.escape(word[1:]) for word in SPECIAL_WORDS)})(?!\S)")
 EXAMPLES_KEPT = 5  # line numbers that an error names
@@ -66,16 +64,11 @@ def binarise(
 def count_unknown(folder, subset: str, source_lang: str, target_lang: str) -> dict[str, int]:
     """Language -> number of tokens of a binarised subset that were not in the dictionary."""
     from fairseq.data import Dictionary
-    from fairseq.data.indexed_dataset import best_fitting_int_dtype
 
     counts = {}
     for lang in (source_lang, target_lang):
-        dictionary = Dictionary.load(str(Path(folder) / f"dict.{lang}.txt"))
-        path = Path(folder) / f"{subset}.{source_lang}-{target_lang}.{lang}.bin"
-        dtype = best_fitting_int_dtype(len(dictionary))
-        tokens = np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
-        blocks = (tokens[start : start + TOKENS_AT_ONCE] for start in range(0, len(tokens), TOKENS_AT_ONCE))
-        counts[lang] = sum(int(np.count_nonzero(block == dictionary.unk())) for block in blocks)
+        unknown = Dictionary.load(str(Path(folder) / f"dict.{lang}.txt")).unk()
+        counts[lang] = count_id(Path(folder) / f"{subset}.{source_lang}-{target_lang}.{lang}", unknown)
     return counts
 
 

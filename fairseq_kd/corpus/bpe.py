@@ -17,6 +17,7 @@ from fairseq_kd.corpus.binarise import cut_special
 
 HEADER = re.compile(r"#version: 0\.[12](\.0+)*\s*")
 END = "</w>"
+JOINT = "@@"  # at the end of a subword: the word continues
 
 
 def read_codes(path) -> str:
@@ -94,9 +95,9 @@ class SubwordNMTModel:
 
     def encode(self, line: str) -> str:
         """Text to space-separated subwords; a subword ends in @@ if the word continues."""
-        return cut_special(self.bpe.process_line(line), "@@")
+        return cut_special(self.bpe.process_line(line), JOINT)
 
     @staticmethod
     def decode(line: str) -> str:
         """Space-separated subwords to text."""
-        return (line + " ").replace("@@ ", "").strip()
+        return (line + " ").replace(f"{JOINT} ", "").strip()

@@ -27,7 +27,7 @@ from fairseq_kd.core.progress import Progress
 from fairseq_kd.corpus.binarise import binarise, count_unknown
 from fairseq_kd.corpus.clean import write_clean_text
 from fairseq_kd.corpus.sentencepiece_model import SentencePieceModel
-from fairseq_kd.corpus.subword import load_subword_models, obtain_subword_models
+from fairseq_kd.corpus.subword import describe_models, load_subword_models, obtain_subword_models
 from fairseq_kd.corpus.text import SubsetFiles, read_lines, write_lines
 
 FORMAT = 1
@@ -86,7 +86,7 @@ def _make(files, languages, folder: Path, options, say) -> dict:
         "target_lang": target_lang,
         "form": options.form,
         "subsets": subsets,
-        "subword": {"kind": subword["kind"], "files": subword["files"]} | _normalisation(subword["models"]),
+        "subword": describe_models(subword["models"], subword["files"]),
         "joint_dictionary": joint,
     }
 
@@ -99,7 +99,8 @@ def _describe_request(name, files, languages, options, origin, inputs: Inputs) -
         if described[key] is not None:
             path = Path(described[key]) / MANIFEST_NAME if key == "like" else Path(described[key])
             if not path.is_file():
-                raise KDError(f"--{key.replace('_', '-')}: {path} is not there")
+                hint = ": a data-bin of fairseq-preprocess gets it by `fairseq-kd adopt`" if key == "like" else ""
+                raise KDError(f"--{key.replace('_', '-')}: {path} is not there{hint}")
             described[key] = inputs.sha256(path)
     return {
         "name": name,
@@ -179,12 +180,6 @@ def _subword_models(options, train_prefix, train_pairs: int, languages, folder) 
         normalisation=options.rule_of_normalisation(),
     )
     return {"kind": options.subword, "files": names, "models": models}
-
-
-def _normalisation(models: dict) -> dict:
-    """Language -> the rule with which its SentencePiece model normalises text, for the manifest."""
-    rules = {lang: model.normalisation for lang, model in models.items() if isinstance(model, SentencePieceModel)}
-    return {"normalisation": rules} if rules else {}
 
 
 def _count_unreachable(prefixes, subsets, models, target_lang: str, say) -> None:

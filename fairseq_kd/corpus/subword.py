@@ -14,6 +14,7 @@ from fairseq_kd.corpus.bpe import SubwordNMTModel
 from fairseq_kd.corpus.sentencepiece_model import SentencePieceModel, join_pieces
 
 KINDS = ("sentencepiece", "subword-nmt", "none")
+NO_SUBWORDS = "none"  # in place of the file of a model: the tokens are words
 HEAD_BYTES = 4096  # at the beginning of a file, to tell its kind
 
 
@@ -51,6 +52,42 @@ def load_model_file(path):
     with open(path, "rb") as file:
         is_text = b"\0" not in file.read(HEAD_BYTES)  # a SentencePiece model holds four-byte numbers
     return load_subword_model("subword-nmt" if is_text else "sentencepiece", path)
+
+
+def open_model(path):
+    """The model in a file as `load_model_file` reads it; the model of words for NO_SUBWORDS."""
+    return WordModel() if path == NO_SUBWORDS else load_model_file(path)
+
+
+def copy_subword_models(paths: dict[str, str], folder: Path) -> tuple[dict, dict]:
+    """Copy the models of a language pair into `folder`, one file if both languages share it.
+
+    paths: language -> file, or NO_SUBWORDS. Returns (language -> model, language -> file name in `folder` or None).
+    Raises KDError for a file without a model, and for models of different kinds.
+    """
+    models = {lang: open_model(path) for lang, path in paths.items()}
+    if len(kinds := {model.kind for model in models.values()}) > 1:
+        raise KDError(
+            f"--subword-model: the models are of different kinds, {' and '.join(sorted(kinds))}: give two of one"
+        )
+    if kinds == {WordModel.kind}:
+        return models, dict.fromkeys(models)
+    folder.mkdir(parents=True, exist_ok=True)
+    is_joint = len(set(paths.values())) == 1
+    names = {lang: f"{'joint' if is_joint else lang}{model.suffix}" for lang, model in models.items()}
+    for lang, model in models.items():
+        model.copy(paths[lang], folder / names[lang])
+    return models, names
+
+
+def describe_models(models: dict, names: dict) -> dict:
+    """The entry "subword" of a manifest. models, names: as `obtain_subword_models` returns them.
+
+    "normalisation": language -> the rule with which its SentencePiece model normalises text.
+    """
+    rules = {lang: model.normalisation for lang, model in models.items() if isinstance(model, SentencePieceModel)}
+    kind = next(iter(models.values())).kind
+    return {"kind": kind, "files": names} | ({"normalisation": rules} if rules else {})
 
 
 def obtain_subword_models(kind, train_text: dict, vocab_size, joint: bool, reuse, folder: Path, normalisation=None):
@@ -111,6 +148,19 @@ def load_subword_models(data_bin, source_lang, target_lang) -> dict:
     }
 
 
+def not_adopted(data_bin, otherwise: str, subset: str | None = None) -> KDError:
+    """The error of everything that needs to know how the subwords of a data-bin become text.
+
+    subset: whose references are needed too. otherwise: what else the user can do.
+    """
+    reference = "" if subset is None else f" --reference {subset}=FILE"
+    return KDError(
+        f"{data_bin} was not made by `fairseq-kd prepare`, so it does not say how subwords become text, and scores of "
+        f"subwords mean nothing: run `fairseq-kd adopt {data_bin} --subword-model FILE{reference}` once, for every "
+        f"command, or {otherwise}"
+    )
+
+
 def subword_decoder(data_bin, lang: str, post_process: str | None) -> tuple[str, Callable[[str], str]]:
     """(kind of the subwords, function from a line of subwords to text), by the data-bin's own model of `lang`.
 
@@ -121,10 +171,7 @@ def subword_decoder(data_bin, lang: str, post_process: str | None) -> tuple[str,
     manifest = read_prepared(data_bin)
     if manifest is None:
         if post_process is None:
-            raise KDError(
-                f"{data_bin} was not made by `fairseq-kd prepare`, so it does not say how subwords become text, and "
-                f"scores of subwords mean nothing: give --post-process {'|'.join(KINDS)}"
-            )
+            raise not_adopted(data_bin, f"give --post-process {'|'.join(KINDS)}")
         return post_process, load_decoder(post_process)
     kind = manifest["subword"]["kind"]
     if post_process not in (None, kind):

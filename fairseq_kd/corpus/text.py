@@ -68,6 +68,14 @@ def normalise_spaces(line: str) -> str:
     return SPACES.sub(" ", line).strip()
 
 
+def read_evaluation_text(path) -> list[str]:
+    """The lines of the text of an evaluation set, with normalised spaces. Raises KDError when it is not UTF-8."""
+    try:
+        return [normalise_spaces(line.decode("utf-8")) for line in read_raw_lines(path)]
+    except UnicodeDecodeError as error:
+        raise KDError(f"the text {path} is not UTF-8 ({error}): convert it to UTF-8") from error
+
+
 def find_text(folder, stem: str, lang: str) -> Path | None:
     """`folder/stem.lang`, plain or compressed, the first that exists in the order of ENDINGS; else None."""
     paths = (Path(folder) / f"{stem}.{lang}{ending}" for ending in ("", *ENDINGS))

@@ -20,6 +20,7 @@ from fairseq_kd.artifacts.writing import remove_leftover_files
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_data_bin
 from fairseq_kd.evaluation.evaluate import evaluate
+from fairseq_kd.evaluation.segments import read_segments
 from fairseq_kd.evaluation.system import TranslateOptions
 from fairseq_kd.inference.opening import check_longest, check_positions, gold_batches, load_pair
 from fairseq_kd.loss.signal import ROWS_AT_A_TIME
@@ -57,6 +58,10 @@ class Measurements:
             "device": options.device().type,
             "versions": library_versions(),
         }
+
+    def check(self) -> None:
+        """Raises KDError where no score could be computed, before the loss of the first checkpoint is."""
+        read_segments(self.data_bin, self.subset, self.reference, self.post_process)
 
     def known(self, sha256: str) -> dict | None:
         """The measurement of the checkpoint with this hash, or None. Raises KDError when its file is damaged."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fairseq_kd.artifacts.data_bin import format_of, parts_of
 from fairseq_kd.artifacts.folders import finished, folder_in_progress
 from fairseq_kd.artifacts.hashes import dictionary_hash
 from fairseq_kd.artifacts.inputs import Inputs
@@ -15,6 +16,9 @@ from fairseq_kd.artifacts.manifest import MANIFEST_NAME, hash_files, library_ver
 from fairseq_kd.artifacts.records import write_record
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
+from fairseq_kd.corpus.adopt_request import by_language, hash_models
+from fairseq_kd.corpus.fit import check_model
+from fairseq_kd.corpus.subword import copy_subword_models, describe_models, open_model
 from fairseq_kd.evaluation.evaluate import evaluate
 from fairseq_kd.evaluation.segments import Segments, read_segments
 from fairseq_kd.evaluation.system import System, TranslateOptions, open_system
@@ -37,12 +41,15 @@ def export(
     options=None,
     reference=None,
     post_process=None,
+    subword_model=None,
     tokenize=None,
     trust=False,
 ) -> dict:
     """Write the folder `out`, translate `subset` with the checkpoint and with the folder, and return the manifest.
 
     quantize: one of `runtime.QUANTIZATIONS`. options, reference, post_process, tokenize: as in `evaluate`.
+    subword_model: language -> file, see `adopt_request.parse_models`, for a data-bin without its own; post_process is
+    then None.
     A complete `out` from the same inputs is checked and kept.
     Raises KDError for input that cannot be used, and for a model that CTranslate2 cannot express.
     """
@@ -51,21 +58,30 @@ def export(
     with Inputs() as inputs:
         inputs.watch(checkpoint, *([] if reference is None else [reference]))
         inputs.watch_data_bin(data_bin)
+        if subword_model is not None:
+            inputs.watch(*subword_model.values())
+            post_process = _kind_of(subword_model, data_bin, post_process)
         given = {"reference": reference, "post_process": post_process, "tokenize": tokenize}
-        return _export(checkpoint, data_bin, Path(out), quantize, subset, options, given, trust, inputs)
+        return _export(checkpoint, data_bin, Path(out), quantize, subset, options, given, subword_model, trust, inputs)
 
 
-def _export(checkpoint, data_bin, out: Path, quantize, subset, options, given: dict, trust, inputs: Inputs) -> dict:
-    """given: reference, post_process and tokenize."""
+def _export(checkpoint, data_bin, out: Path, quantize, subset, options, given: dict, models, trust, inputs) -> dict:
+    """given: reference, post_process and tokenize. models: `subword_model` of `export`."""
     segments = read_segments(data_bin, subset, given["reference"], given["post_process"])
     sentences = len(segments.references)
     exact = replace(options, fp16=False)  # export unrounded weights; --fp16 is for fairseq's translation
     system = open_system(checkpoint, data_bin, subset, exact, sentences, trust=trust, data_option="--data")
     scorer = choose_scorer(system.task.cfg.target_lang, given["tokenize"], segments.references)
     request = describe(inputs.sha256(checkpoint), system, quantize, segments, options, scorer)
+    paths = None if models is None else by_language(models, (system.task.cfg.source_lang, system.task.cfg.target_lang))
+    if paths is not None:
+        request["subword_model"] = hash_models(paths, inputs)
     if (manifest := finished(out, request)) is not None:
         return manifest
     with folder_in_progress(out, inputs) as folder:
+        subword = (
+            copy_subword_model(data_bin, folder) if paths is None else _take_model(paths, system, segments, folder)
+        )
         try:
             write_model(system.model, system.task.source_dictionary, system.task.target_dictionary, folder, quantize)
         except KDError as error:
@@ -78,12 +94,37 @@ def _export(checkpoint, data_bin, out: Path, quantize, subset, options, given: d
         manifest = {
             **request,
             **compared(before, after, Path(checkpoint).stat().st_size, (folder / "model.bin").stat().st_size),
-            "subword": copy_subword_model(data_bin, folder),
+            "subword": subword,
             "versions": library_versions(),
             "files": hash_files(folder),
         }
         write_record(folder / MANIFEST_NAME, manifest)
     return manifest
+
+
+def _kind_of(models: dict[str, str], data_bin, post_process: str | None) -> str:
+    """The kind of the given model. Raises KDError where the data-bin has its own, and for another --post-process."""
+    if read_prepared(data_bin) is not None:
+        raise KDError(f"--subword-model has no effect: {data_bin} has its own subword model, which is exported")
+    path = next(iter(models.values()))
+    if post_process not in (None, kind := open_model(path).kind):
+        raise KDError(f"--post-process {post_process}: must be {kind}, the kind of --subword-model {path}, or left out")
+    return kind
+
+
+def _take_model(paths: dict[str, str], system: System, segments: Segments, folder) -> dict:
+    """Copy the given models, language -> file, and return their entry in the manifest.
+
+    Raises KDError for a model with which the subset was not segmented.
+    """
+    models, names = copy_subword_models(paths, Path(folder) / SUBWORD)
+    data_bin, subset = segments.origin["data_bin"], segments.origin["subset"]
+    part = parts_of(data_bin, subset, tuple(paths), combine=False)[0]
+    dictionaries = (system.task.source_dictionary, system.task.target_dictionary)
+    for lang, side, dictionary in zip(paths, part, dictionaries, strict=True):
+        if format_of(side) is not None:
+            check_model([side], dictionary, models[lang], paths[lang], lang)
+    return describe_models(models, names)
 
 
 def describe(

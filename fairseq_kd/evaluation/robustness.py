@@ -65,8 +65,9 @@ class Robustness:
         """Raises KDError when no plain text exists, when it has no words, or when a noised sentence is too long."""
         if segments.source is None:
             raise KDError(
-                f"{segments.origin['data_bin']} was not made by `fairseq-kd prepare`, so it brings neither the source "
-                "text nor the subword model that --noise-levels needs"
+                f"{segments.origin['data_bin']} keeps no source text of {segments.origin['subset']!r}, which "
+                "--noise-levels needs together with the subword model: keep both by `fairseq-kd adopt DATA_BIN "
+                "--subword-model FILE --source SUBSET=FILE`"
             )
         self.levels, self.system, self.segments, self.scorer = levels, system, segments, scorer
         cfg = system.task.cfg

@@ -9,8 +9,8 @@ from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME, check_files, read_prepared
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_data_bin
-from fairseq_kd.corpus.subword import subword_decoder
-from fairseq_kd.corpus.text import normalise_spaces, read_raw_lines
+from fairseq_kd.corpus.subword import KINDS, not_adopted, subword_decoder
+from fairseq_kd.corpus.text import read_evaluation_text
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Segments:
     """The references in order, and their origin for the result file.
 
     decode: joins the subwords of a line. source: the file of the source text; None without such a file, as in a
-    data-bin of plain fairseq-preprocess.
+    data-bin of plain fairseq-preprocess, or one that was adopted without it.
     """
 
     references: list[str]
@@ -44,20 +44,20 @@ class Segments:
 def read_segments(data_bin, subset: str, reference=None, post_process=None) -> Segments:
     """The segments of a subset.
 
-    In a data-bin made by `fairseq-kd prepare` the files are compared with its manifest; for another data-bin, reference
-    and post_process must be given. Raises KDError for missing or changed files, and for options that do not fit the
-    data-bin.
+    In a data-bin made by `fairseq-kd prepare`, or adopted, the files are compared with its manifest; for another
+    data-bin, reference and post_process must be given. Raises KDError for missing or changed files, and for options
+    that do not fit the data-bin.
     """
     check_data_bin(data_bin, "DATA_BIN")
     manifest = read_prepared(data_bin)
-    _check_reference_options(data_bin, manifest, reference, post_process)
+    if manifest is not None and subset not in manifest["subsets"]:
+        raise KDError(f"{data_bin} has no subset {subset!r}; it has {', '.join(manifest['subsets'])} (--subset)")
+    _check_reference_options(data_bin, subset, manifest, reference, post_process)
     source, corpus_name = None, subset
     if manifest is not None:
-        if subset not in manifest["subsets"]:
-            raise KDError(f"{data_bin} has no subset {subset!r}; it has {', '.join(manifest['subsets'])} (--subset)")
         check_files(data_bin, _files_of(subset, manifest))
-        source = Path(data_bin) / "raw" / f"{subset}.{manifest['source_lang']}"
-        reference = Path(data_bin) / "raw" / f"{subset}.{manifest['target_lang']}"
+        source, kept = (_kept_text(data_bin, subset, manifest, side) for side in ("source", "target"))
+        reference = kept or reference
         corpus_name = manifest["subsets"][subset].get("corpus_name", subset)
     # a data-bin without a manifest has no subword model, so no language is needed
     kind, decode = subword_decoder(data_bin, manifest and manifest["target_lang"], post_process)
@@ -83,16 +83,27 @@ def text_hash(lines: list[str]) -> str:
     return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
 
 
-def _check_reference_options(data_bin, manifest, reference, post_process) -> None:
-    if manifest is None and (reference is None or post_process is None):
-        raise KDError(
-            f"{data_bin} was not made by `fairseq-kd prepare`, so it has neither plain-text references nor a subword "
-            "model: give --reference FILE and --post-process sentencepiece|subword-nmt|none"
-        )
-    if manifest is not None and (reference is not None or post_process is not None):
+def _kept_text(data_bin, subset: str, manifest: dict, side: str) -> Path | None:
+    """The file with the text of one side ("source", "target") of a subset; None if the manifest lists none."""
+    name = f"raw/{subset}.{manifest[f'{side}_lang']}"
+    return Path(data_bin) / name if name in manifest["files"] else None
+
+
+def _check_reference_options(data_bin, subset: str, manifest, reference, post_process) -> None:
+    if manifest is None:
+        if reference is None or post_process is None:
+            raise not_adopted(data_bin, f"give --reference FILE and --post-process {'|'.join(KINDS)}", subset)
+        return
+    kept = _kept_text(data_bin, subset, manifest, "target")
+    if post_process is not None or (kept and reference is not None):
         raise KDError(
             f"{data_bin} has its own references and subword model; --reference and --post-process are for a data-bin "
             "made by fairseq-preprocess"
+        )
+    if kept is None and reference is None:
+        raise KDError(
+            f"{data_bin} keeps no references of {subset!r} (plain text is kept for evaluation subsets, not for train; "
+            f"of an adopted data-bin, as --reference of `fairseq-kd adopt` was given): give --reference FILE"
         )
 
 
@@ -104,8 +115,5 @@ def _files_of(subset: str, manifest: dict) -> dict:
 
 def _read_text(path) -> list[str]:
     if not Path(path).is_file():
-        raise KDError(f"the text {path} does not exist (plain text is kept for evaluation subsets, not for train)")
-    try:
-        return [normalise_spaces(line.decode("utf-8")) for line in read_raw_lines(path)]
-    except UnicodeDecodeError as error:
-        raise KDError(f"the text {path} is not UTF-8 ({error}): convert it to UTF-8") from error
+        raise KDError(f"the text {path} does not exist: give the text of the subset, one sentence per line")
+    return read_evaluation_text(path)

@@ -159,6 +159,8 @@ def _is_trusted(candidate: Candidate, trusted: set[Path]) -> bool:
 def _measure(candidates: list[Candidate], measurements: Measurements, trusted: set[Path]) -> list[dict]:
     known = {candidate: measurements.known(candidate.sha256) for candidate in candidates}
     missing = [candidate for candidate in candidates if known[candidate] is None]
+    if missing:
+        measurements.check()
     progress = Progress("measuring", len(candidates), "checkpoints", done=len(candidates) - len(missing))
     for candidate in missing:
         progress.advance(0, candidate.path.name)

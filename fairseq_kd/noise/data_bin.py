@@ -17,7 +17,7 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.corpus.binarise import ORIGIN, count_unknown
-from fairseq_kd.corpus.subword import load_subword_models
+from fairseq_kd.corpus.subword import KINDS, load_subword_models, not_adopted
 from fairseq_kd.corpus.text import count_lines, read_raw_lines, write_lines
 from fairseq_kd.inference.opening import infer_languages, open_data
 from fairseq_kd.noise.operations import BLOCK_LINES, NoiseOptions
@@ -103,6 +103,10 @@ def _levels(data_bin, task, options, languages, sides, post_process) -> dict[str
     if post_process is not None and options.level == "subword":
         raise KDError("--post-process has no effect with --level subword")
     kind = post_process if prepared is None else prepared["subword"]["kind"]
+    if prepared is None and needs_model(options):
+        raise not_adopted(data_bin, "give a --level and a --word-tokenizer that need no model")
+    if kind is None and options.level != "subword":
+        raise not_adopted(data_bin, f"give --post-process {'|'.join(KINDS)}, or --level subword")
     models = load_subword_models(data_bin, *languages.values()) if prepared and needs_model(options) else {}
     dictionaries = {"source": task.source_dictionary, "target": task.target_dictionary}
     return {

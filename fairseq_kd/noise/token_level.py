@@ -10,15 +10,14 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
-from fairseq_kd.core.errors import KDError
+from fairseq_kd.corpus.bpe import JOINT
 from fairseq_kd.corpus.scripts import letter_weights
+from fairseq_kd.corpus.sentencepiece_model import SPACE_MARK
 from fairseq_kd.corpus.subword import load_decoder
 from fairseq_kd.noise.operations import Noised, NoiseOptions, add_noise
 from fairseq_kd.noise.text_level import cut_out, find_units, marked, protect, unsegmented_lines
 from fairseq_kd.noise.units import Units, count_units, find_tokens
 
-WORD_MARK = "\u2581"  # SentencePiece: begins a word
-JOINT = "@@"  # subword-nmt: the word continues
 UNKNOWN = "\ue000"  # represents <unk> in text: a character for private use
 
 
@@ -26,23 +25,17 @@ class TokenLevel:
     """A block is the bytes of token ids, and every sentence ends with EOS."""
 
     def __init__(self, options: NoiseOptions, dictionary, dtype, kind: str | None, model=None):
-        """kind: of the subword model; level subword needs none. model: of `corpus.subword`, for `needs_model`.
-
-        Raises KDError when the level needs a kind or a model that is not given.
-        """
-        if options.level != "subword" and kind is None:
-            raise KDError(f"--level {options.level} must know how subwords are joined to words: give --post-process")
+        """kind: of the subword model; level subword needs none. model: of `corpus.subword`, for `needs_model`."""
+        assert options.level == "subword" or kind is not None, "the caller refuses a data-bin without a subword model"
         self._by_text = needs_model(options)
-        if self._by_text and model is None:
-            option = "--level char" if options.level == "char" else f"--word-tokenizer {options.word_tokenizer}"
-            raise KDError(f"{option} needs the subword model, which only data-bins of `fairseq-kd prepare` contain")
+        assert not self._by_text or model is not None, "the caller refuses a data-bin without a subword model"
         self.options, self.dictionary, self.dtype = options, dictionary, np.dtype(dtype)
         self.kind, self.model = kind, model
         self._join = None if kind is None else load_decoder(kind)
         symbols, words = dictionary.symbols, options.protect
         self._marked = np.array([_is_marked(symbol, kind) for symbol in symbols])
         self._is_protected = np.array([symbol in words for symbol in symbols])
-        plain = [symbol.removeprefix(WORD_MARK) if kind == "sentencepiece" else symbol for symbol in symbols]
+        plain = [symbol.removeprefix(SPACE_MARK) if kind == "sentencepiece" else symbol for symbol in symbols]
         plain = [symbol.removesuffix(JOINT) if kind == "subword-nmt" else symbol for symbol in plain]
         self._may_begin_protected = np.array([any(word.startswith(symbol) for word in words) for symbol in plain])
 
@@ -157,4 +150,4 @@ def needs_model(options: NoiseOptions) -> bool:
 
 
 def _is_marked(symbol: str, kind: str | None) -> bool:
-    return symbol.startswith(WORD_MARK) if kind == "sentencepiece" else symbol.endswith(JOINT)
+    return symbol.startswith(SPACE_MARK) if kind == "sentencepiece" else symbol.endswith(JOINT)
