@@ -14,6 +14,7 @@ from fairseq_kd.core.paths import check_one
 from fairseq_kd.inference.frozen import DTYPES
 from fairseq_kd.loss.divergences import DIVERGENCES, PARAMETERS
 
+PATHS = ("teacher", "teacher_cache", "teacher_data", "trust_checkpoint")
 TEMPERATURES = ("teacher_temperature", "student_temperature")
 
 

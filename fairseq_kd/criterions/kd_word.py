@@ -18,7 +18,8 @@ from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEn
 from fairseq.logging import metrics
 
 from fairseq_kd.core.errors import KDError, exit_on_user_error
-from fairseq_kd.criterions.config import KDWordConfig, check_options
+from fairseq_kd.core.hydra_paths import resolve_paths
+from fairseq_kd.criterions.config import PATHS, KDWordConfig, check_options
 from fairseq_kd.criterions.source import (
     TaskCalls,
     check_training_data,
@@ -65,6 +66,7 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
     def build_criterion(cls, cfg, task):
         """fairseq calls this. A user error ends the process with status 2."""
         with exit_on_user_error():
+            resolve_paths(cfg, PATHS)
             return cls(cfg, task)
 
     @functools.cached_property

@@ -15,6 +15,7 @@ from fairseq.models.transformer import TransformerConfig, TransformerModel
 from fairseq.models.transformer.transformer_legacy import base_architecture
 
 from fairseq_kd.core.errors import KDError, exit_on_user_error
+from fairseq_kd.core.hydra_paths import resolve_paths
 from fairseq_kd.core.paths import config_folder
 from fairseq_kd.inference.checkpoint import read_checkpoint
 from fairseq_kd.models.layers import LAYER_OPTIONS, StudentDecoder, StudentEncoder
@@ -65,6 +66,7 @@ def copy_dimensions(args: Namespace, size: str | None) -> None:
 
     Raises KDError when the checkpoint is not a student, and when a size or a dimension is given in addition.
     """
+    resolve_paths(args, ("like",))
     path, args.like = args.like, None  # checkpoints of this training record the dimensions and need no other file
     if size is not None:
         raise KDError(f"--like {path} gives all dimensions: give --arch {args.arch.rsplit('_', 1)[0]} with it")

@@ -15,6 +15,7 @@ from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
 from fairseq_kd.artifacts.data_bin import check_sides, check_trainable
 from fairseq_kd.core.errors import KDError, exit_on_user_error
+from fairseq_kd.core.hydra_paths import resolve_paths
 from fairseq_kd.tasks.distilled import DistilledPairDataset, check_dictionaries, check_folder, check_pairs
 
 
@@ -44,6 +45,7 @@ class KDTranslationTask(TranslationTask):
     def setup_task(cls, cfg: KDTranslationConfig, **kwargs):
         """fairseq calls this. A user error ends the process with status 2."""
         with exit_on_user_error():
+            resolve_paths(cfg, ("distilled",))
             if cfg.distilled is None:
                 raise KDError(
                     "--task kd_translation needs --distilled DATA_BIN; to train without distilled targets, use --task "
