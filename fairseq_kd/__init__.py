@@ -49,6 +49,7 @@ does. Only the command `fairseq-kd` leaves it out, so that `--help` and `doctor`
 """
 
 import importlib.util
+import os
 import re
 import sys
 from pathlib import Path
@@ -90,6 +91,9 @@ def _is_command() -> bool:
         return Path(program).name == "fairseq-kd"
     return re.fullmatch(r"(-\w*m)?fairseq_kd\..+", sys.orig_argv[-len(sys.argv)]) is not None
 
+
+# fairseq compares --user-dir with this list by name, and a package that was imported through a link has two names
+__path__ = list(dict.fromkeys([*__path__, *map(os.path.realpath, __path__)]))
 
 if ("fairseq" in sys.modules or not _is_command()) and importlib.util.find_spec("fairseq") is not None:
     register()

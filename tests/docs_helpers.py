@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from conftest import ROOT
+from conftest import PACKAGE, ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 PAGES = [page for page in PAGES if not {"_build", "generated"} & set(page.parts)]
@@ -57,6 +57,11 @@ def blocks_run_by(test: str) -> list[Block]:
     return [block for block in all_blocks() if block.marker == "run by" and block.remark.split("::")[-1] == test]
 
 
+def with_user_dir(commands: list[str]) -> list[str]:
+    """Commands of a page with the output of `fairseq-kd user-dir` in its place, as a shell puts it in."""
+    return [command.replace("$(fairseq-kd user-dir)", str(PACKAGE)) for command in commands]
+
+
 def parse_command(command: str) -> None:
     """Parse a command with the real parser of its program. Raises KDError for what it refuses."""
     from fairseq_kd.core.commands import load_command
@@ -84,4 +89,4 @@ def _complete(words: list[str]) -> list[str]:
         words = words[:at] + words[at + 2 :]
     for option, value in (("--optimizer", "adam"), ("--arch", "transformer")):
         words = words if option in words else [*words, option, value]
-    return [*words, "--user-dir", "fairseq_kd"]
+    return [*words, "--user-dir", str(PACKAGE)]

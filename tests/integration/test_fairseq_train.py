@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 import torch
-from conftest import PACKAGE, ROOT, TINY_MODEL, assert_user_error, run_fairseq
-from process_helpers import run_kd, run_python
+from conftest import TINY_MODEL, assert_user_error, run_fairseq
+from process_helpers import run_kd
 
 
 @pytest.fixture(scope="module")
@@ -147,29 +147,6 @@ def test_eval_bleu_scores_the_student_not_the_teacher(data_bin, teacher, tmp_pat
     assert of_the_student != of_the_teacher
     distilled = ["--criterion", "kd_word", "--teacher", untrained, "--finetune-from-model", teacher]
     assert run("student", *distilled) == of_the_student
-
-
-def test_hydra_train_reads_the_configuration_of_configs(plain, tmp_path):
-    overrides = {
-        "common.user_dir": PACKAGE,
-        "task.data": plain / "data-bin",
-        "criterion.teacher": teacher_of(plain),
-        "optimization.max_update": 3,
-        "dataset.max_tokens": 400,
-        "dataset.num_workers": 0,
-        "common.cpu": "true",
-        "checkpoint.save_dir": tmp_path / "student",
-        "hydra.run.dir": tmp_path / "hydra",
-    }
-    words = ["-m", "fairseq_cli.hydra_train", "--config-dir", ROOT / "configs" / "hydra"]
-    words += ["--config-name", "kd_word", *(f"{key}={value}" for key, value in overrides.items())]
-    result = run_python(*words, cwd=tmp_path)
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    state = torch.load(tmp_path / "student" / "checkpoint_last.pt")
-    assert state["cfg"]["criterion"]["_name"] == "kd_word" and state["cfg"]["criterion"]["kd_weight"] == 0.7
-    assert state["optimizer_history"][-1]["num_updates"] == 3
-    refused = run_python(*words, "criterion.kd_weight=2", cwd=tmp_path)
-    assert_user_error(refused, "--kd-weight 2")
 
 
 def import_in_worker(rank, cfg, queue):

@@ -7,9 +7,9 @@ import shutil
 import socket
 
 import torch
-from conftest import PACKAGE, ROOT, TINY_MODEL, assert_user_error, run_fairseq
+from conftest import ROOT, TINY_MODEL, assert_user_error, run_fairseq
 from distilled_helpers import rewrite
-from docs_helpers import blocks_run_by
+from docs_helpers import blocks_run_by, with_user_dir
 from process_helpers import Process
 
 
@@ -22,8 +22,8 @@ def test_a_learned_gate_is_trained_resumed_validated_and_decoded(data_bin, disti
     """With the command of docs/hybrid.md. The distilled data-bin is needed for training alone."""
     folder, student = shutil.copytree(distilled, tmp_path / "distilled"), tmp_path / "student"
     (block,) = blocks_run_by("test_a_learned_gate_is_trained_resumed_validated_and_decoded")
-    (line,) = block.commands()
-    places = {"data-bin/distilled": folder, "teacher/checkpoint_best.pt": teacher, "fairseq_kd": PACKAGE}
+    (line,) = with_user_dir(block.commands())
+    places = {"data-bin/distilled": folder, "teacher/checkpoint_best.pt": teacher}
     options = [places.get(word, word) for word in shlex.split(line.split(" ... ")[1])]
     options += ["--label-smoothing", "0.1", "--save-dir", student]
 

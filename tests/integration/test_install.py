@@ -24,7 +24,10 @@ def test_an_installed_package_works_as_user_dir_and_brings_its_configs(tmp_path,
     for name in ("Snakefile", "report/report.html.j2", "report/report.md.j2", "report/style.css"):
         assert (target / "fairseq_kd" / "study" / name).is_file(), name
     environment = os.environ | {"PYTHONPATH": str(target)}
-    train = [sys.executable, "-m", "fairseq_cli.train", data_bin, *TINY_MODEL, "--user-dir", target / "fairseq_kd"]
+    words = [sys.executable, "-m", "fairseq_kd.cli.main", "user-dir"]
+    printed = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True).stdout
+    assert printed == f"{target / 'fairseq_kd'}\n"
+    train = [sys.executable, "-m", "fairseq_cli.train", data_bin, *TINY_MODEL, "--user-dir", printed.strip()]
     train += ["--criterion", "kd_word", "--teacher", teacher, "--max-update", "2", "--save-dir", tmp_path / "student"]
     result = subprocess.run(
         [str(word) for word in train], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=180

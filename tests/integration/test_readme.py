@@ -7,8 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import PACKAGE
-from docs_helpers import blocks_run_by
+from docs_helpers import blocks_run_by, with_user_dir
 from process_helpers import run_script
 
 from fairseq_kd.cli.main import main
@@ -18,7 +17,7 @@ from fairseq_kd.corpus.text import write_lines
 
 def test_the_line_for_your_own_fairseq_train_is_the_one_that_is_run():
     (block,) = blocks_run_by("test_the_line_for_your_own_fairseq_train_is_the_one_that_is_run")
-    (line,) = block.commands()
+    (line,) = with_user_dir(block.commands())
     before, after = (shlex.split(part) for part in line.split(" ... "))
     commands, _ = from_text_to_bleu()
     executed = next(shlex.split(command) for command in commands if "--user-dir" in command)
@@ -29,7 +28,7 @@ def test_the_line_for_your_own_fairseq_train_is_the_one_that_is_run():
 def from_text_to_bleu() -> tuple[list[str], str]:
     """The commands of docs/tutorial.md, and the program of docs/export.md that uses what they make."""
     blocks = {block.language: block for block in blocks_run_by("test_from_text_to_bleu")}
-    return blocks["bash"].commands(), blocks["python"].text
+    return with_user_dir(blocks["bash"].commands()), blocks["python"].text
 
 
 def test_doctor_and_help(capsys):
@@ -46,7 +45,6 @@ def test_from_text_to_bleu(tmp_path):
     for subset, pairs in draw_corpus(CorpusSpec(pairs=300, valid=20, test=20)).items():
         for side, lang in enumerate(("de", "en")):
             write_lines(raw / f"{subset}.{lang}", [pair[side] for pair in pairs])
-    (tmp_path / "fairseq_kd").symlink_to(PACKAGE)
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     commands, translate = from_text_to_bleu()
     options = {"cwd": tmp_path, "env": environment, "timeout": 300}

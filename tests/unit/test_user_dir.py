@@ -1,11 +1,14 @@
 """`fairseq-kd ... --user-dir`: teachers with an architecture of their own."""
 
+import os
+import shutil
 import sys
 from argparse import Namespace
 
 import pytest
 import torch
-from conftest import TINY_MODEL, run_fairseq
+from conftest import PACKAGE, TINY_MODEL, run_fairseq
+from process_helpers import run_kd, run_python
 
 from fairseq_kd.cli.main import main
 
@@ -103,6 +106,46 @@ def test_a_spec_may_name_folders_by_paths_of_its_own(tmp_path, monkeypatch):
     assert with_files("spec", {"user-dir": ["mine"]}, {}) == (options, hashes)
     (tmp_path / "mine" / "__init__.py").write_text("A = 2")
     assert with_files("spec", {"user-dir": "mine"}, {})[1] != hashes
+
+
+TWICE = """
+import sys
+from argparse import Namespace
+import fairseq_kd
+from fairseq.utils import import_user_module
+from fairseq.registry import REGISTRIES
+import_user_module(Namespace(user_dir=sys.argv[1]))
+print(REGISTRIES["criterion"]["registry"]["kd_word"].__module__, fairseq_kd.__path__[0])
+"""
+
+
+@pytest.mark.parametrize("installed", ["editable", "plain", "link"])
+def test_the_printed_folder_is_that_of_the_installed_package_and_is_registered_once(installed, tmp_path):
+    """editable: the package of the clone. plain: a copy on the path. link: such a copy, imported through a link."""
+    place = PACKAGE.parent
+    if installed != "editable":
+        place = tmp_path / "site-packages"
+        shutil.copytree(PACKAGE, place / "fairseq_kd", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(PACKAGE.parent / "configs", place / "fairseq_kd" / "configs")
+    on_path = place
+    if installed == "link":
+        on_path = tmp_path / "link"
+        on_path.symlink_to(place)
+    (here := tmp_path / "elsewhere").mkdir()
+    options = {"cwd": here, "env": os.environ | {"PYTHONPATH": str(on_path)}}
+    printed = run_kd("user-dir", **options)
+    assert (printed.returncode, printed.stdout, printed.stderr) == (0, f"{place / 'fairseq_kd'}\n", "")
+    configs = run_kd("user-dir", "--configs", **options).stdout.strip()
+    assert configs == str(place / "configs" if installed == "editable" else place / "fairseq_kd" / "configs")
+    result = run_python("-c", TWICE, printed.stdout.strip(), **options)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout.split() == ["fairseq_kd.criterions.kd_word", str(on_path / "fairseq_kd")]
+
+
+def test_a_command_takes_the_printed_folder_as_an_option(tmp_path, capsys):
+    """The plugin is registered already; the command goes on to its own check."""
+    assert main(["compact", "none.pt", "--out", str(tmp_path / "out"), "--user-dir", str(PACKAGE)]) == 2
+    assert "none.pt" in capsys.readouterr().err
 
 
 def test_fairseq_train_with_a_folder_that_imports_the_plugin(teacher, data_bin, tmp_path):
