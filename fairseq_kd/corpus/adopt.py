@@ -65,6 +65,7 @@ def adopt(data_bin, adoption: Adoption, *, replace: bool = False, say=print) -> 
                 shutil.rmtree(stage, ignore_errors=True)
                 raise
             _finish(data_bin)
+    say(f"{data_bin} is adopted: subword/, raw/ and {MANIFEST_NAME} are written, its binary files are as before")
     return manifest
 
 

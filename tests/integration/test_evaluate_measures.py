@@ -244,7 +244,7 @@ def test_noise_levels_need_text_and_subword_model(data_bin, teacher, tmp_path, c
     shutil.copytree(data_bin, plain, ignore=shutil.ignore_patterns("manifest.json", "raw", "subword"))
     words = ("--reference", data_bin / "raw" / "test.qab", "--post-process", "sentencepiece", "--noise-levels", "10")
     assert evaluate(plain, "--checkpoint", teacher, *words) == 2
-    assert "neither the source text nor the subword model" in capsys.readouterr().err
+    assert "keeps no source text of 'test'" in capsys.readouterr().err
 
 
 def test_a_model_whose_training_diverged_is_refused(data_bin, teacher, tmp_path, capsys):
