@@ -21,7 +21,6 @@ from typing import NamedTuple
 from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.core.errors import KDError
 
-
 # the files of a data-bin that are read
 DATA_BIN_FILES = ("*.bin", "*.idx", "dict.*.txt", "manifest.json", "raw/*", "subword/*")
 

@@ -47,6 +47,8 @@ def check_possible(teacher_args, student_args) -> None:
         _check_channels(*(getattr(args, f"{side}_ffn_embed_dim") for args in (student_args, teacher_args)))
     if getattr(teacher_args, "ffn_type", "plain") == "glu":
         raise KDError(GATED)
+    if getattr(student_args, "ffn_type", "plain") == "glu":
+        raise KDError("the student has gated linear units, which its teacher lacks: give a student without them")
 
 
 def _check_transformer(who: str, args) -> None:

@@ -119,12 +119,10 @@ class CellStages(Stages):
         if "data-bin" in settings["decode"]:
             decoded = self._check.decoded(settings["decode"]["data-bin"], data_bin, teacher, settings)
         else:
-            by_text = (settings["decode"].get("select"), settings["decode"].get("metric", "bleu")) == (
-                "closest",
-                "bleu",
-            )
+            options = settings["decode"]
+            by_text = options.get("select") == "closest" and options.get("metric", "bleu") == "bleu"
             scored = _tokenizer(settings) if by_text else {}
-            given = {"teacher": teacher} | self._dictionaries(settings) | settings["decode"] | scored
+            given = {"teacher": teacher} | self._dictionaries(settings) | options | scored
             decoded = self._tool("decode", ["decode", data_bin], given | {"out": "@out/data-bin"}).path("data-bin")
         if settings["mix-gold"] == 0:
             return decoded

@@ -1,4 +1,4 @@
-"""Artefacts that a study takes as they are: a data-bin, teachers, caches and distilled data, which a spec names by path.
+"""Artefacts that a study takes as they are: a data-bin, teachers, caches and distilled data that a spec names by path.
 
 In a planned command `@existing/NAME` is the path of such an artefact. NAME is KIND-HASH, and HASH is made from the
 contents of its files alone. So an artefact that was moved or copied gives the same names of stages, and a changed one

@@ -84,7 +84,8 @@ class ExistingCheck:
         state = read_checkpoint(path)
         check_configuration(path, state["cfg"])
         task, recorded = state["cfg"].task, data_folder(state["cfg"].task)
-        languages = tuple(task.get(f"{side}_lang") or own for side, own in zip(("source", "target"), self._languages))
+        source, target = self._languages
+        languages = (task.get("source_lang") or source, task.get("target_lang") or target)
         if languages != self._languages:
             raise KDError(
                 f"{path} translates {'-'.join(languages)}, the data are {'-'.join(self._languages)}: give a teacher of "
@@ -102,7 +103,8 @@ class ExistingCheck:
 
         from fairseq_kd.inference.dictionaries import check_same_dictionary
 
-        for side, part, lang in zip(("source", "target"), ("encoder", "decoder"), self._languages):
+        parts = (("source", "encoder"), ("target", "decoder"))
+        for (side, part), lang in zip(parts, self._languages, strict=True):
             here, own = (Path(folder) / f"dict.{lang}.txt" for folder in (data_bin, recorded))
             dictionary = Dictionary.load(str(here))
             if own.is_file():
@@ -188,7 +190,7 @@ class ExistingCheck:
 
     def _model_of(self, teacher: str, settings: dict, stages: dict):
         """The options of the teacher's model: from its checkpoint, or from the command that will train it."""
-        if (existing := self.existing.of(teacher)) is not None:
+        if self.existing.of(teacher) is not None:
             return self._models[settings["teacher"]["checkpoint"]]
         stage = stages[Path(teacher).parts[2]]
         while stage.kind != "teacher":  # `select` chooses among the checkpoints of a training
