@@ -179,6 +179,7 @@ class ExistingCheck:
         from fairseq_kd.models.initialise import check_possible
 
         where = f"{self.spec.path}: init {settings['init']}"
+        options = options | {"criterion": "label_smoothed_cross_entropy"}  # the parser asks for one
         words = training_arguments(clean, *self._languages, options, user_dir="@user-dir")
         key = "init", teacher, str(to_arguments(options))
         if key in self._words:

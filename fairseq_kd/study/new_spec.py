@@ -5,6 +5,7 @@ A spec that is returned here has been planned, so `fairseq-kd study plan` accept
 
 import os
 import tempfile
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -197,10 +198,16 @@ def _data_of_teacher(data: dict, teacher: str) -> dict:
 
 
 def _as_yaml(content: dict) -> str:
-    parts = []
-    for name, value in content.items():
-        dumped = yaml.safe_dump(
-            {name: value}, sort_keys=False, width=WIDTH, allow_unicode=True, default_flow_style=None
-        )
-        parts.append(f"# {COMMENTS[name]}\n{dumped}")
-    return "\n".join(parts)
+    return "\n".join(f"# {COMMENTS[name]}\n{_section(name, value)}" for name, value in content.items())
+
+
+def _section(name: str, value) -> str:
+    """One section as YAML, with one line for each of its keys."""
+    if isinstance(value, dict):
+        return f"{name}:\n" + textwrap.indent("".join(_entry(key, each) for key, each in value.items()), "  ")
+    return yaml.safe_dump({name: value}, width=WIDTH, allow_unicode=True)
+
+
+def _entry(key, value) -> str:
+    short = None if isinstance(value, dict | list) else False  # None: [1, 2] and {a: 1} are one line
+    return yaml.safe_dump({key: value}, sort_keys=False, width=WIDTH, allow_unicode=True, default_flow_style=short)

@@ -28,11 +28,11 @@ LSTM = {"arch": "lstm", "decoder-out-embed-dim": 16}
 CONVOLUTION = {"arch": "fconv", "encoder-layers": "[(16, 3)]", "decoder-layers": "[(16, 3)]"}
 
 
-def spec_on(data_bin, teacher, folder, **changes):
+def spec_on(on, by, folder, **changes):
     """A spec on what exists; None removes a section."""
     content = {
-        "data": {"data-bin": str(data_bin)},
-        "teacher": {"checkpoint": str(teacher)},
+        "data": {"data-bin": str(on)},
+        "teacher": {"checkpoint": str(by)},
         "common": MODEL | {"optimizer": "adam", "lr": 0.01, "max-tokens": 400},
         "budget": {"student": 2},
         "evaluate": SHORT,
@@ -160,7 +160,7 @@ WRONG = [
     ({"cache": {"folder": "nowhere"}}, "folder in cache: teacher cache nowhere does not exist"),
     ({"cache": {"folder": "nowhere", "top-k": 3}}, "top-k in cache has no effect beside folder"),
     ({"decode": {"data-bin": "{data}"}, "factors": {"method": ["seq"]}}, "was not made by fairseq-kd decode"),
-    ({"factors": {"method": ["word"], "teacher.checkpoint": [3]}}, "path in the factor teacher.checkpoint must be text"),
+    ({"factors": {"method": ["word"], "teacher.checkpoint": [3]}}, "in the factor teacher.checkpoint must be text"),
     ({"factors": {"method": ["ce"], "init": ["frist"]}}, "'frist'; the nearest valid one is 'first'"),
     ({"factors": {"method": ["ce"], "init": ["skip"], "encoder-layers": [2]}}, "init skip: the student has 2 layers"),
     ({"factors": {"method": ["ce"], "init": ["skip"], "model": {"l": LSTM}}}, "architecture lstm, which is no transf"),
