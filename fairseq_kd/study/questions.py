@@ -114,7 +114,7 @@ QUESTIONS = {
     ),
     "weight": Question(
         "How much weight should the teacher's distribution have?",
-        {"method": ["ce", "word"], "alpha": [0.3, 0.5, 0.7, 1]},
+        {"method": ["ce", "word"], "alpha": [0.3, 0.5, 0.7, 0.9]},
     ),
     "decoding": Question(
         "Which way to make the teacher's targets gives the best student?",

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-import yaml
+from study_helpers import CONVOLUTION, LSTM, MODEL, SHORT, spec_on
 
 from fairseq_kd.artifacts.manifest import hash_files
 from fairseq_kd.artifacts.records import read_record, write_record
@@ -17,31 +17,6 @@ from fairseq_kd.study.durations import _data_of
 from fairseq_kd.study.existing import Existing, unchanged
 from fairseq_kd.study.show import write_results
 from fairseq_kd.study.stage import resolve
-
-MODEL = {
-    **{"arch": "transformer", "encoder-layers": 1, "decoder-layers": 1, "encoder-embed-dim": 16},
-    **{"decoder-embed-dim": 16, "encoder-ffn-embed-dim": 32, "decoder-ffn-embed-dim": 32},
-    **{"encoder-attention-heads": 2, "decoder-attention-heads": 2, "share-all-embeddings": True},
-}
-SHORT = {"max-len-a": 1, "max-len-b": 5}
-LSTM = {"arch": "lstm", "decoder-out-embed-dim": 16}
-CONVOLUTION = {"arch": "fconv", "encoder-layers": "[(16, 3)]", "decoder-layers": "[(16, 3)]"}
-
-
-def spec_on(on, by, folder, **changes):
-    """A spec on what exists; None removes a section."""
-    content = {
-        "data": {"data-bin": str(on)},
-        "teacher": {"checkpoint": str(by)},
-        "common": MODEL | {"optimizer": "adam", "lr": 0.01, "max-tokens": 400},
-        "budget": {"student": 2},
-        "evaluate": SHORT,
-        "factors": {"method": ["word"]},
-    }
-    content = {name: value for name, value in (content | changes).items() if value is not None}
-    path = folder / "mine.yaml"
-    path.write_text(yaml.safe_dump(content, sort_keys=False))
-    return path
 
 
 @pytest.fixture
