@@ -1,4 +1,4 @@
-"""A study on a data-bin and a teacher that exist, with real stages: other architectures, weights of the teacher, report.
+"""A study on a data-bin and a teacher that exist, with real stages: other architectures, weights of the teacher.
 
 The stages run one after the other without Snakemake, which tests/integration/test_study_run.py covers.
 """
@@ -6,6 +6,8 @@ The stages run one after the other without Snakemake, which tests/integration/te
 import io
 import json
 import shutil
+import subprocess
+from types import SimpleNamespace
 
 import pytest
 from process_helpers import run_python
@@ -36,9 +38,11 @@ class Forked:
 
 @pytest.fixture
 def complete(monkeypatch):
-    """Run the stages of a plan whose names begin with a kind; a training in a fork, other commands in this process."""
-    monkeypatch.setattr(training_run.subprocess, "Popen", Forked)
-    monkeypatch.setattr(study_stage.subprocess, "run", lambda words, **_: type("", (), {"returncode": main(words[3:])}))
+    """Run the stages of a plan: a training in a fork, other commands in this process."""
+    train = SimpleNamespace(Popen=Forked, PIPE=subprocess.PIPE, STDOUT=subprocess.STDOUT)
+    monkeypatch.setattr(training_run, "subprocess", train)
+    here = SimpleNamespace(run=lambda words, **_: SimpleNamespace(returncode=main(words[3:])))
+    monkeypatch.setattr(study_stage, "subprocess", here)
 
     def run(plan, work):
         write_record(work / PLAN_NAME, plan.as_dict())

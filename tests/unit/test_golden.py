@@ -114,14 +114,13 @@ def select(data_bin, teacher, model, tmp_path):
 
 
 def init(data_bin, model, tmp_path, **parts):
-    """The shape and the sum of each weight, which are the teacher's; of its channels the important half."""
+    """The shape and the sum of each matrix, which are the teacher's; of its channels the important half."""
     shape = ("--arch", "transformer", *TINY_MODEL[2 : TINY_MODEL.index("--optimizer")])
     half = ("--encoder-ffn-embed-dim", 16, "--decoder-ffn-embed-dim", 16)
     run("init-student", "--teacher", model, "--data", data_bin, *shape, *half, "--out", tmp_path / "init.pt")
     weights = read_checkpoint(tmp_path / "init.pt")["model"]
-    return [
-        (name, list(weights[name].shape), round(float(weights[name].double().sum()), 1)) for name in sorted(weights)
-    ]
+    drawn = {name: value for name, value in sorted(weights.items()) if value.dim() > 1}
+    return [(name, list(value.shape), round(float(value.double().sum()), 1)) for name, value in drawn.items()]
 
 
 def decode(data_bin, model, tmp_path, **parts):

@@ -6,6 +6,7 @@ from argparse import Namespace
 
 import pytest
 import torch
+from docs_helpers import blocks_run_by
 
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.yaml_file import read_yaml
@@ -47,6 +48,14 @@ def test_every_question_gives_a_spec_that_is_planned(words, data, taught, tmp_pa
     assert main(["study", "plan", str(tmp_path / "mine.yaml"), "--out", str(tmp_path / "work")]) == 0  # teacher-size
     shown = capsys.readouterr().out
     assert ("teacher " in shown) == (taught == "trained") and ("prepare " in shown) == (data != "data-bin")
+
+
+def test_the_page_writes_a_spec_and_plans_it(tmp_path, monkeypatch, capsys):
+    (block,) = blocks_run_by("test_the_page_writes_a_spec_and_plans_it")
+    monkeypatch.chdir(tmp_path)
+    for command in block.commands():
+        assert main(command.split()[1:]) == 0, command
+    assert "study mine: 9 cells" in capsys.readouterr().out
 
 
 def test_the_file_says_what_each_section_is_for(words, tmp_path):
