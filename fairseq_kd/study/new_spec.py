@@ -14,7 +14,7 @@ import yaml
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.corpora import CORPORA
 from fairseq_kd.study.check import open_plan
-from fairseq_kd.study.models_of_spec import models_of, shaped_like
+from fairseq_kd.study.models_of_spec import Models, shaped_like
 from fairseq_kd.study.plan import Plan
 from fairseq_kd.study.questions import INITIALISATION, QUESTIONS, TEACHER_SIZE
 from fairseq_kd.study.spec import read_sections
@@ -113,13 +113,15 @@ def write_spec(answers: Answers, name: str) -> tuple[str, Plan]:
 def _content(answers: Answers, path: Path) -> dict:
     question, labelled = QUESTIONS[answers.question], labels(answers.teachers)
     content = _sections(answers, labelled)
-    models = models_of(path, content, labelled)
+    models = Models(path, content, labelled)
     if answers.question == INITIALISATION:  # the student must be as wide as the teacher
         student = {k: v for k, v in content.get("student", {}).items() if k != "separate-embeddings"}
-        content["student"] = student | shaped_like(models.teacher)
+        content["student"] = student | shaped_like(models.teacher, content.get("common", {}))
     for section, options in question.sections.items():
         content[section] = content.get(section, {}) | options
     factors = question.factors_for(models) | {"seed": list(range(1, answers.seeds + 1))}
+    if "word" not in "".join(factors["method"]):
+        content.pop("kd", None)  # it would have no effect
     content = {"question": question.text} | content | {"factors": factors}
     return content | ({"claims": list(question.claims)} if question.claims else {})
 

@@ -4,22 +4,9 @@ import math
 from dataclasses import dataclass, field
 
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.study.models_of_spec import SIDES, Models
 
-SIDES = ("encoder", "decoder")
 TEACHER_SIZE, INITIALISATION = "teacher-size", "initialisation"
-
-
-@dataclass(frozen=True)
-class Models:
-    """What a question needs to know of the models.
-
-    student, teacher: the options of the models as fairseq-train parses them. checkpoints: label -> path of the
-    teachers that exist; empty if the study trains its teacher.
-    """
-
-    student: object
-    teacher: object
-    checkpoints: dict
 
 
 @dataclass(frozen=True)
