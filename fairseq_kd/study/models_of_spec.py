@@ -46,7 +46,7 @@ def _parsed(path: Path, sections: dict, who: str):
 def shaped_like(teacher, common: dict) -> dict:
     """Options of a transformer that can begin with weights of the teacher: as wide, with half of its layers.
 
-    common: options of all trainings, which a `false` here takes out. Raises KDError for a teacher that is no transformer.
+    common: options of all trainings; `false` takes one out. Raises KDError for a teacher that is no transformer.
     """
     if getattr(teacher, "encoder_ffn_embed_dim", None) is None:
         raise KDError("only a transformer has layers that a student can begin with: choose another question or teacher")
