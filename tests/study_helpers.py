@@ -36,3 +36,29 @@ def write_spec(folder, **changes):
     path = folder / "mine.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     return path
+
+
+MODEL = {
+    **{"arch": "transformer", "encoder-layers": 1, "decoder-layers": 1, "encoder-embed-dim": 16},
+    **{"decoder-embed-dim": 16, "encoder-ffn-embed-dim": 32, "decoder-ffn-embed-dim": 32},
+    **{"encoder-attention-heads": 2, "decoder-attention-heads": 2, "share-all-embeddings": True},
+}
+SHORT = {"max-len-a": 1, "max-len-b": 5}
+LSTM = {"arch": "lstm", "decoder-out-embed-dim": 16}
+CONVOLUTION = {"arch": "fconv", "encoder-layers": "[(16, 3)]", "decoder-layers": "[(16, 3)]"}
+
+
+def spec_on(on, by, folder, **changes):
+    """A spec on what exists; None removes a section."""
+    content = {
+        "data": {"data-bin": str(on)},
+        "teacher": {"checkpoint": str(by)},
+        "common": MODEL | {"optimizer": "adam", "lr": 0.01, "max-tokens": 400},
+        "budget": {"student": 2},
+        "evaluate": SHORT,
+        "factors": {"method": ["word"]},
+    }
+    content = {name: value for name, value in (content | changes).items() if value is not None}
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path

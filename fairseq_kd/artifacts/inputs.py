@@ -21,6 +21,9 @@ from typing import NamedTuple
 from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.core.errors import KDError
 
+# the files of a data-bin that are read
+DATA_BIN_FILES = ("*.bin", "*.idx", "dict.*.txt", "manifest.json", "raw/*", "subword/*")
+
 
 class Stamp(NamedTuple):
     """Properties of a file that show, without reading it, that it is still the same."""
@@ -62,7 +65,7 @@ class Inputs:
     def watch_data_bin(self, folder) -> None:
         """Look at all files of a data-bin that this package reads: data, dictionaries, manifest, subwords, raw text."""
         folder = Path(folder)
-        for pattern in ("*.bin", "*.idx", "dict.*.txt", "manifest.json", "raw/*", "subword/*"):
+        for pattern in DATA_BIN_FILES:
             self.watch(*folder.glob(pattern))
 
     def sha256(self, path) -> str:

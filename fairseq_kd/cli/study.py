@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+from fairseq_kd.cli import study_init
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.study.state import CHOICES, SHOW
 
 ACTIONS = {
+    "init": "write a commented spec for --data, --teacher and --question",
     "plan": "show the cells, the stages and the time they take; nothing is run",
     "run": "run the study, or continue it",
     "status": "show which cells and stages are done, running, failed or waiting",
@@ -15,11 +17,15 @@ ACTIONS = {
 
 def add_arguments(parser) -> None:
     """Declare the options."""
-    parser.usage = "fairseq-kd study ACTION SPEC --out WORK [options] [options of snakemake]"
+    parser.usage = (
+        "fairseq-kd study init SPEC --data DATA --question Q [options]\n"
+        "       fairseq-kd study ACTION SPEC --out WORK [options] [options of snakemake]"
+    )
     actions = "; ".join(f"{name}: {text}" for name, text in ACTIONS.items())
     parser.add_argument("action", choices=ACTIONS, metavar="ACTION", help=actions)
     parser.add_argument("spec", metavar="SPEC", help="a YAML file, or the name of one in configs/studies")
-    add_folders(parser)
+    add_folders(parser, required=False)
+    study_init.add_arguments(parser)
     parser.add_argument("--calibrate", action="store_true", help="plan: measure unknown durations by a few updates")
     group = parser.add_argument_group("run")
     add_run_options(group)
@@ -27,10 +33,10 @@ def add_arguments(parser) -> None:
     parser.set_defaults(passed_on=[])
 
 
-def add_folders(parser) -> None:
-    """Declare the folder of a study or search, and its data."""
+def add_folders(parser, required: bool = True) -> None:
+    """Declare the folder of a study or search, and its data. required: whether the parser asks for the folder."""
     parser.add_argument(
-        "--out", required=True, metavar="WORK", help="folder of everything that is made; the same command continues"
+        "--out", required=required, metavar="WORK", help="folder of everything that is made; the same command continues"
     )
     parser.add_argument(
         "--recipe", metavar="NAME", help="take data and models from another recipe of the quickstart, or from a file"
@@ -59,14 +65,31 @@ def check_run_options(args) -> None:
             raise KDError(f"--{name} {getattr(args, name)}: must be at least 1")
 
 
+def _check_action(args) -> None:
+    """Raises KDError for options of another action, and without the folder of a study."""
+    if args.action != "init":
+        if given := study_init.given_options(args):
+            raise KDError(f"{' '.join(given)}: no effect with study {args.action}, only with study init")
+        if args.out is None:
+            raise KDError(f"study {args.action} needs --out WORK, the folder of everything that is made")
+        return
+    names = ("out", "recipe", "raw", "calibrate", "jobs", "cpu", "dry_run", "old_stages")
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name)] + args.passed_on
+    if given or args.threads != 1:
+        raise KDError(f"{' '.join(given or ['--threads'])}: no effect with study init")
+
+
 def run(args) -> int | None:
     """Run the action."""
     from fairseq_kd import register
     from fairseq_kd.study.check import check_same_study, open_plan
     from fairseq_kd.study.plan import PLAN_NAME
 
+    _check_action(args)
     check_run_options(args)
     register()
+    if args.action == "init":
+        return study_init.run(args)
     given = [f"--{name.replace('_', '-')}" for name in ("jobs", "cpu", "dry_run", "old_stages") if getattr(args, name)]
     given += ["--threads"] if args.threads != 1 and not args.calibrate else []
     if args.action != "run" and (given := [*given, *args.passed_on]):

@@ -17,6 +17,7 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.models.gates import GATE_STATE
 
 CHOICES = ("skip", "first", "last")
+GATED = "the teacher has gated linear units, whose channels cannot be copied: give a teacher without --ffn-type glu"
 SAME = ("embed_dim", "attention_heads", "normalize_before", "learned_pos")
 
 
@@ -35,8 +36,38 @@ def chosen_layers(teacher: int, student: int, choice: str) -> list[int]:
     return list(range(student) if choice == "first" else range(teacher - student, teacher))
 
 
+def check_possible(teacher_args, student_args) -> None:
+    """Raises KDError when the options show that a student cannot begin with weights of its teacher.
+
+    Both: the options of a model as fairseq-train parses them, with the defaults of the architecture.
+    """
+    check_fit(teacher_args, student_args)
+    for side in ("encoder", "decoder"):
+        chosen_layers(*(getattr(args, f"{side}_layers") for args in (teacher_args, student_args)), "first")
+        _check_channels(*(getattr(args, f"{side}_ffn_embed_dim") for args in (student_args, teacher_args)))
+    if getattr(teacher_args, "ffn_type", "plain") == "glu":
+        raise KDError(GATED)
+    if getattr(student_args, "ffn_type", "plain") == "glu":
+        raise KDError("the student has gated linear units, which its teacher lacks: give a student without them")
+
+
+def _check_transformer(who: str, args) -> None:
+    from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY
+    from fairseq.models.transformer import TransformerModelBase
+
+    arch = str(getattr(args, "arch", None) or getattr(args, "_name", None))
+    model = ARCH_MODEL_REGISTRY.get(arch) or MODEL_REGISTRY.get(arch)
+    if model is None or not issubclass(model, TransformerModelBase):
+        raise KDError(
+            f"the {who} has the architecture {arch}, which is no transformer: only a transformer can begin with layers "
+            "of a transformer"
+        )
+
+
 def check_fit(teacher_args, student_args) -> None:
     """Raises KDError when the teacher's weights would have another meaning in the student."""
+    _check_transformer("teacher", teacher_args)
+    _check_transformer("student", student_args)
     names = [f"{side}_{name}" for side in ("encoder", "decoder") for name in SAME]
     for name in (*names, "activation_fn", "share_all_embeddings"):
         found = [getattr(args, name, None) for args in (teacher_args, student_args)]
@@ -85,20 +116,22 @@ def initial_weights(teacher, student, choice: str) -> dict[str, torch.Tensor]:
     return weights
 
 
+def _check_channels(student: int, teacher: int) -> None:
+    if student > teacher:
+        raise KDError(
+            f"the student's feed-forward networks have {student} channels, the teacher's {teacher}: give "
+            f"--encoder-ffn-embed-dim and --decoder-ffn-embed-dim of at most {teacher}"
+        )
+
+
 def important_channels(layer, count: int) -> torch.Tensor:
     """The numbers of the `count` most important channels of a feed-forward network, ascending.
 
     Raises KDError when the network has fewer channels, or gated linear units.
     """
     if not isinstance(layer.fc1, torch.nn.Linear):
-        raise KDError(
-            "the teacher has gated linear units, whose channels cannot be copied: give a teacher without --ffn-type glu"
-        )
-    if count > layer.fc1.out_features:
-        raise KDError(
-            f"the student's feed-forward networks have {count} channels, the teacher's {layer.fc1.out_features}: "
-            f"give --encoder-ffn-embed-dim and --decoder-ffn-embed-dim of at most {layer.fc1.out_features}"
-        )
+        raise KDError(GATED)
+    _check_channels(count, layer.fc1.out_features)
     rows = torch.cat([layer.fc1.weight, layer.fc1.bias.unsqueeze(1)], dim=1).norm(dim=1)
     importance = rows * layer.fc2.weight.norm(dim=0)
     return importance.topk(count).indices.sort().values

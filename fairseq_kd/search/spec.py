@@ -135,10 +135,10 @@ def read_configuration(path) -> dict:
 
 
 def _sections(path: Path, content: dict, recipe, raw) -> dict:
-    for section, keys in (("evaluate", ("subsets", "noise")), ("teacher", CHECKPOINTS)):
+    for section, keys in (("evaluate", ("subsets", "noise")), ("teacher", (*CHECKPOINTS, "checkpoint"))):
         for key in keys:
             if key in (content.get(section) or {}):
-                remedy = "give teacher-checkpoints in search" if section == "teacher" else "leave it out"
+                remedy = "give teacher-checkpoints in search" if key in CHECKPOINTS else "leave it out"
                 raise KDError(f"{path}: {key} in {section} is set by the search; {remedy}")
     return read_sections(path, content, recipe, raw) | {"kd": {}}
 

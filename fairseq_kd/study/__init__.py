@@ -9,10 +9,12 @@
     exclusion    a pattern of factor values that removes cells                       factors
     cell         one combination of values: one student and its evaluations          cells
     claim        "A > B by METRIC": a comparison of cells that the study tests       claims
-    stage        one command in a folder of its own, shared by cells                 plan, stage
+    stage        one command in a folder of its own, shared by cells                 stages, cell_stages, stage
+    existing     a data-bin, teacher, cache or distilled data-bin given by its path  existing, existing_check
+    question     what a new spec asks: its factors and claims (`study init`)         questions, new_spec
     kind         which command a stage is: prepare, teacher, student, evaluate, ...  key
     key          the name of a stage: KIND-REQUEST-MAKER                             key
-    plan         the stages of all cells and claims, and the order between them      plan
+    plan         the stages of all cells and claims, and the order between them      plan, architectures
     record       done.json of a stage: its command, seconds, versions, fingerprint   state
     state        of a stage or cell: done, running, failed, waiting                  state
     older stage  a finished stage that other versions of the software made           state

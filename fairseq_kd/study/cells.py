@@ -21,7 +21,7 @@ from fairseq_kd.study.factors import (
     read_exclusions,
     settings_of_value,
 )
-from fairseq_kd.study.sections import BUDGETS, check_shares
+from fairseq_kd.study.sections import BUDGETS, EXISTING, check_shares
 from fairseq_kd.study.spec import Spec
 
 LONGEST_NAME = 200  # bytes: the name of a cell is the name of a folder
@@ -32,7 +32,8 @@ HASH_LENGTH = 6
 class Cell:
     """One student: the values of the factors that have an effect on it, and all its settings.
 
-    settings: each of SETTINGS -> value (`noise-level` for `noise`), and section -> options.
+    settings: each of SETTINGS -> value (`noise-level` for `noise`), and section -> options; `assigned`: the settings
+    that factors have assigned.
     """
 
     name: str
@@ -70,22 +71,40 @@ def make_cells(spec: Spec) -> Cells:
 def _has_effect(setting: str, values: dict) -> bool:
     """Whether a setting has an effect on a cell with these values of SETTINGS.
 
-    values["noisy"]: whether the training or the evaluation data of the cell have noise.
+    values["noisy"]: whether the training or the evaluation data of the cell have noise. values["existing"]: the
+    settings of EXISTING that the cell has: what exists is not made, so the options for making it have no effect.
     """
-    section, method, distils = setting.partition(".")[0], values["method"], values["method"] != "ce"
+    section, method = setting.partition(".")[0], values["method"]
+    has_teacher = method != "ce" or values["init"] != "random"
+    trains_teacher = has_teacher and "teacher.checkpoint" not in values["existing"]
+    if setting == "teacher.checkpoint":
+        return has_teacher
     if setting in ("teacher-choice", "budget.teacher") or section == "teacher":
-        return distils
+        return trains_teacher
     if section in ("kd", "signal"):
         return "word" in method
     if section == "select":
-        return distils and values["teacher-choice"] is not None
+        return trains_teacher and values["teacher-choice"] is not None
     if section == "cache":
-        return "word" in method and values["signal"] == "cache"
-    if section in ("decode", "mix-gold"):
+        return "word" in method and values["signal"] == "cache" and _is_used(setting, "cache.folder", values)
+    if section == "decode":
+        return "seq" in method and _is_used(setting, "decode.data-bin", values)
+    if setting == "mix-gold":
         return "seq" in method
     if setting == "teacher-noise":
-        return distils and values["noise"] > 0
+        return trains_teacher and values["noise"] > 0
     return values["noisy"] if setting.startswith("noise.") else True
+
+
+def _is_used(setting: str, existing: str, values: dict) -> bool:
+    """Whether a setting of a section is used: with an artefact that exists only the setting that names it."""
+    return setting == existing or existing not in values["existing"]
+
+
+def _existing(sections: dict) -> set:
+    """The settings of EXISTING that are in these sections."""
+    names = (name.partition(".") for name in EXISTING)
+    return {f"{section}.{key}" for section, _, key in names if key in sections.get(section, {})}
 
 
 def _effective(spec: Spec, combination: dict) -> dict:
@@ -94,6 +113,7 @@ def _effective(spec: Spec, combination: dict) -> dict:
     assigned = [pair for name, value in combination.items() for pair in assignments(spec, name, value)]
     values = dict(DEFAULTS) | {setting: value for setting, value in assigned if setting in SETTINGS}
     values["noisy"] = values["noise"] > 0 or any(spec.sections["evaluate"]["noise"])
+    values["existing"] = _existing(spec.sections) | ({setting for setting, _ in assigned} & EXISTING.keys())
     return {name: combination[name] for name in combination if any(_has_effect(s, values) for s in given[name])}
 
 
@@ -114,9 +134,14 @@ def _check_sections(spec: Spec, kept: list) -> None:
     """Raises KDError for a section of the spec that has no effect on any cell, and for options that the cells lack."""
     cells = [_settings(spec, values) for values in kept]
     noisy = any(spec.sections["evaluate"]["noise"])
-    values = [cell | {"noise": cell["noise-level"], "noisy": cell["noise-level"] or noisy} for cell in cells]
+    values = [
+        cell | {"noise": cell["noise-level"], "noisy": cell["noise-level"] or noisy, "existing": _existing(cell)}
+        for cell in cells
+    ]
+    _check_options_beside_existing(spec, values)
     for section in ("teacher", "select", "kd", "cache", "decode", "noise"):
-        if section in spec.written and not any(_has_effect(f"{section}.", cell) for cell in values):
+        options = (f"{section}.{key}" for key in ("", *spec.sections[section]))
+        if section in spec.written and not any(_has_effect(name, cell) for name in options for cell in values):
             raise KDError(f"{spec.path}: the section {section} has no effect on any cell; leave it out")
     for cell in cells:
         check_shares(spec.path, cell["noise"])
@@ -131,16 +156,31 @@ def _check_sections(spec: Spec, kept: list) -> None:
         if (
             "budget" in cells[0]
             and who not in spec.sections["budget"]
-            and any(_has_effect(f"budget.{who}", c | {"noise": 0}) for c in cells)
+            and any(_has_effect(f"budget.{who}", cell) for cell in values)
         ):
             raise KDError(f"{spec.path}: budget lacks {who!r}, the number of updates")
 
 
+def _check_options_beside_existing(spec: Spec, cells: list) -> None:
+    """Raises KDError for a written option for making an artefact that exists already in every cell that needs it."""
+    for name, without in EXISTING.items():
+        section, _, key = name.partition(".")
+        users = [cell for cell in cells if _has_effect(name, cell)]
+        if not users or any(name not in cell["existing"] for cell in users):
+            continue
+        makes = ("teacher.", "select.", "budget.teacher") if section == "teacher" else (f"{section}.",)
+        if unused := [option for option in spec.written if option.startswith(makes) and option != name]:
+            where, _, option = unused[0].partition(".")
+            raise KDError(f"{spec.path}: {option} in {where} has no effect, because {key} in {section} is given: the "
+                          f"study {without}; leave it out")  # fmt: skip
+
+
 def _settings(spec: Spec, values: dict) -> dict:
     settings = dict(DEFAULTS) | {name: dict(options) for name, options in spec.sections.items()}
-    noise = 0
+    noise, all_assigned = 0, set()
     for name, value in values.items():
         for setting, assigned in assignments(spec, name, value):
+            all_assigned.add(setting)
             section, _, option = setting.rpartition(".")
             if not section and setting == "noise":
                 noise = assigned
@@ -148,7 +188,7 @@ def _settings(spec: Spec, values: dict) -> dict:
                 settings[section][option] = assigned
             else:
                 settings[setting] = assigned
-    return settings | {"noise-level": noise}
+    return settings | {"noise-level": noise, "assigned": all_assigned}
 
 
 def _names(cells: list[dict]) -> list[str]:

@@ -28,6 +28,8 @@ def check_commands(plan: Plan) -> None:
     Raises KDError that names an unknown option with the nearest valid one, or a refused value.
     """
     for stage in plan.stages.values():
+        if stage.kind == "init":  # its options are options of a student, which is checked
+            continue
         where = f"{plan.spec.path}: {SECTIONS.get(stage.kind, stage.kind)}"
         check = _check_training if stage.kind in TRAININGS else _check_tool
         check(where, stage.command[1:])

@@ -21,14 +21,17 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.process import dying_with_this_process
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.study.factors import is_kd_option
-from fairseq_kd.study.key import TRAININGS
-from fairseq_kd.study.plan import PLAN_NAME, Plan, Stage
+from fairseq_kd.study.key import TRAININGS, inputs_of
+from fairseq_kd.study.plan import PLAN_NAME, Plan
 from fairseq_kd.study.stage import resolve
+from fairseq_kd.study.stages import Stage
 from fairseq_kd.study.state import Records, end_of_log, stage_states
 
 CALIBRATION = "calibration.json"
 REMEDY = "remove it, and measure again by fairseq-kd study plan --calibrate"
 NOT_IN_SHAPE = ("--seed", "--max-update", "--total-num-update", "--out")
+DATA = ("prepare", "noise", "decode", "mix")  # kinds of stages that make data-bins
+WEIGHTS = ("finetune-from-model",)  # the weights with which a student begins do not change its speed
 UPDATES, WARM_UP = 12, 4  # updates of a calibration, and how many of them are not timed
 LOG_LINES_SHOWN = 12
 
@@ -111,16 +114,18 @@ def calibrate(plan: Plan, work: Path, threads: int) -> None:
         progress.finish()
 
 
-def _prepared(plan: Plan, stage: Stage) -> str:
-    """Name of the `prepare` stage that makes the data of a stage."""
+def _data_of(plan: Plan, stage: Stage) -> str:
+    """The word for the data-bin from which the data of a stage are made: of a `prepare` stage, or an existing one."""
     while stage.kind != "prepare":
-        stage = plan.stages[stage.inputs[0]]
-    return stage.name
+        if not (makers := [name for name in stage.inputs if plan.stages[name].kind in DATA]):
+            return next(word for word in stage.command if (plan.existing.of(word) or {}).get("kind") == "data-bin")
+        stage = plan.stages[makers[0]]
+    return stage.path("data-bin")
 
 
 def _prepare(plan: Plan, work: Path, stages) -> None:
     states = stage_states(plan, work)
-    for name in {_prepared(plan, stage) for stage in stages}:
+    for name in inputs_of([_data_of(plan, stage) for stage in stages]):
         if states[name] != "done":
             words = [sys.executable, "-m", "fairseq_kd.study.stage", name, str(os.getpid())]
             if subprocess.run(words, cwd=work, preexec_fn=dying_with_this_process()).returncode != 0:
@@ -130,8 +135,8 @@ def _prepare(plan: Plan, work: Path, stages) -> None:
 
 
 def _seconds_per_update(plan: Plan, work: Path, stage: Stage, threads: int) -> float:
-    data_bin = str(work / "stages" / _prepared(plan, stage) / "data-bin")
-    words = resolve(_without_teacher(stage.command), work, work, None)
+    words = [_data_of(plan, stage), *_without_teacher(stage.command)]
+    data_bin, *words = resolve(words, work, work, None, plan.existing.artefacts)
     with tempfile.TemporaryDirectory(prefix="fairseq_kd-") as folder:
         command = [sys.executable, "-m", "fairseq_cli.train", data_bin, *words[2:], "--save-dir", folder]
         command += ["--max-update", str(UPDATES), "--log-interval", "1", "--disable-validation", "--no-save"]
@@ -153,7 +158,7 @@ def _without_teacher(command: list[str]) -> list[str]:
     kept, words = [], iter(command)
     for word in words:
         option = word.removeprefix("--")
-        if option != word and (option.startswith("teacher") or is_kd_option(option)):
+        if option != word and (option.startswith("teacher") or option in WEIGHTS or is_kd_option(option)):
             next(words)  # the value of the option
         else:
             kept.append("label_smoothed_cross_entropy" if word == "kd_word" else word)

@@ -16,10 +16,11 @@ An exclusion is a pattern of factor values. It removes the cells that agree with
 from fnmatch import fnmatchcase
 
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.core.yaml_file import check_keys, nearest
+from fairseq_kd.core.yaml_file import check_keys, check_text, nearest
 from fairseq_kd.quickstart.recipe import TRAINED
 from fairseq_kd.study.sections import (
     BUDGETS,
+    EXISTING,
     check_factor_option,
     check_mix,
     check_noise_level,
@@ -35,9 +36,10 @@ CHOICES = {
     "teacher-noise": ("same", "clean"),
     "signal": ("cache", "online"),
     "compact": (True, False),
+    "init": ("random", "skip", "first", "last"),
 }
 DEFAULTS = {"teacher-choice": None, "teacher-noise": "same", "signal": "cache", "compact": False}
-DEFAULTS |= {"noise": 0, "seed": 1, "mix-gold": 0}
+DEFAULTS |= {"noise": 0, "seed": 1, "mix-gold": 0, "init": "random"}
 SETTINGS = ("method", *DEFAULTS)
 ALIASES = {
     "strategy": ("decode.strategy",),
@@ -101,6 +103,8 @@ def _check_value(spec: Spec, name: str, value, labelled: bool) -> None:
         check_mix(spec.path, value)
     if name in ("seed", "teacher.seed"):
         check_seed(spec.path, f"the factor {name}", value)
+    if name in EXISTING:
+        check_text(spec.path, f"the path in the factor {name}", value)
     section, dot, option = name.rpartition(".")
     if dot and (section not in (*OPTION_SECTIONS, "budget") or not option):
         raise KDError(f"{where} names the unknown section {section!r}; the nearest valid one is "

@@ -45,6 +45,7 @@ MAKERS = {
     "noise": Maker(1, ("numpy", "sentencepiece", "fairseq")),
     "teacher": Maker(1, ("torch", "fairseq")),
     "select": Maker(1, ("torch", "fairseq", "sentencepiece", "sacrebleu")),
+    "init": Maker(1, ("torch", "fairseq")),
     "decode": Maker(1, ("torch", "fairseq", "ctranslate2", "sentencepiece", "sacrebleu")),
     "mix": Maker(1, ("fairseq",)),
     "cache": Maker(1, ("torch", "fairseq")),
@@ -55,6 +56,7 @@ MAKERS = {
 }
 KINDS = tuple(MAKERS)
 TRAININGS = ("teacher", "student")
+# the existing artefacts of a study are no stages: `fairseq_kd.study.existing`
 ON_GPU = ("teacher", "select", "decode", "cache", "student", "evaluate")
 
 

@@ -39,7 +39,7 @@ SET_BY_STUDY = {
 # options that a section may set, with one value for all cells
 SAME_FOR_ALL_CELLS = {
     "evaluate": ("subsets", "noise", "tokenize"),
-    "data": ("raw", "name", "source-lang", "target-lang"),
+    "data": ("raw", "name", "data-bin", "source-lang", "target-lang"),
 }
 # option that the study sets -> what to do instead: (when it is in a section, when it is a factor)
 _REMEDIES = {
@@ -58,7 +58,15 @@ PROGRAMS = {
     "noise": "noise",
     "evaluate": "evaluate",
 }
-READ_BY_STUDY = {"data": ("name",), "evaluate": ("subsets", "noise")}
+READ_BY_STUDY = {"data": ("name", "data-bin"), "evaluate": ("subsets", "noise")}
+READ_BY_STUDY |= {"cache": ("folder",), "decode": ("data-bin",)}
+# Settings that name an artefact which exists already -> what the study then does not do. The other options of the
+# section have no effect.
+EXISTING = {
+    "teacher.checkpoint": "trains no teacher",
+    "cache.folder": "makes no cache",
+    "decode.data-bin": "decodes no targets",
+}
 
 
 @functools.cache
@@ -133,3 +141,17 @@ def check_shares(path, noise: dict) -> None:
             raise KDError(f"{path}: {name} in noise is its share of the level, a number from 0, found {noise[name]!r}")
     if not any(noise[name] for name in SHARES):
         raise KDError(f"{path}: {', '.join(SHARES)} in noise are all 0, so no word would be changed; give one above 0")
+
+
+def with_labelled_paths(factors):
+    """The factors of a spec, in which `teacher.checkpoint: {big: FILE}` is {big: {teacher.checkpoint: FILE}}.
+
+    It is a short form for the settings in EXISTING, whose values are paths. Other factors stay as they are.
+    """
+    if not isinstance(factors, dict):
+        return factors  # `check_factors` refuses it
+    found = dict(factors)
+    for name in EXISTING:
+        if isinstance(values := found.get(name), dict):
+            found[name] = {label: {name: path} if isinstance(path, str) else path for label, path in values.items()}
+    return found

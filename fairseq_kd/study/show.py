@@ -6,7 +6,8 @@ from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.writing import write_json
 from fairseq_kd.core.progress import Progress, format_seconds
 from fairseq_kd.study.durations import Estimates
-from fairseq_kd.study.key import KINDS
+from fairseq_kd.study.existing import existing_path
+from fairseq_kd.study.key import KINDS, inputs_of
 from fairseq_kd.study.plan import Plan
 from fairseq_kd.study.state import CHOICES, LOG, STATES, Records, cell_states, end_of_log, record_of, stage_states
 
@@ -111,11 +112,13 @@ def write_results(plan: Plan, work: Path) -> dict:
         "format": RESULTS_FORMAT,
         "kind": "study-results",
         "name": plan.spec.name,
+        "question": plan.spec.question,
         "spec_sha256": sha256_file(plan.spec.path),
         "older": plan.about_older if plan.takes_older else None,
         "cells": [_cell(plan, work, name, states[name], stages) for name in plan.cells],
         "teachers": [_teacher(plan, teacher, stages) for teacher in plan.teachers],
         "claims": [_claim(claim, stages) for claim in plan.claims],
+        "existing": plan.existing.artefacts,
         "commands": {name: (record_of(work / "stages" / name) or {}).get("command") for name in plan.stages},
     }
     write_json(work / RESULTS_NAME, results)  # no seal: this package never reads it
@@ -136,10 +139,10 @@ def _cell(plan: Plan, work: Path, name: str, state: str, stages: dict) -> dict:
 
 def _teacher(plan: Plan, teacher: dict, stages: dict) -> dict:
     return {
-        "checkpoint": teacher["checkpoint"].removeprefix("@/"),
+        "checkpoint": existing_path(teacher["checkpoint"], plan.existing.artefacts).removeprefix("@/"),
         "results": _paths(teacher["results"], stages),
         "cells": teacher["cells"],
-        "stages": plan.needed([Path(teacher["checkpoint"]).parts[2]]),
+        "stages": plan.needed(inputs_of([teacher["checkpoint"]])),
     }
 
 

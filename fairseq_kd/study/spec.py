@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fairseq_kd.core.errors import KDError, prefixed_errors
-from fairseq_kd.core.paths import config_folder
+from fairseq_kd.core.paths import check_data_bin, config_folder
 from fairseq_kd.core.yaml_file import check_keys, check_text, nearest, read_yaml
 from fairseq_kd.corpus import synthetic
 from fairseq_kd.corpus.corpora import CORPORA
@@ -19,6 +19,7 @@ from fairseq_kd.scoring.tokenizers import STANDARD, choose_tokenizer
 from fairseq_kd.study.sections import (
     BUDGETS,
     EVALUATE_DEFAULTS,
+    EXISTING,
     NOISE_DEFAULTS,
     SECTIONS,
     check_noise_level,
@@ -26,21 +27,27 @@ from fairseq_kd.study.sections import (
     check_seed,
     check_shares,
     check_updates,
+    with_labelled_paths,
 )
 
-KEYS = (*SECTIONS, "factors", "exclude", "claims")
+KEYS = (*SECTIONS, "question", "factors", "exclude", "claims")
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A checked spec. sections: name -> options, the recipe merged in. exclude and claims: as written in the file."""
+    """A checked spec. sections: name -> options, the recipe merged in. exclude and claims: as written in the file.
+
+    written: names of the sections that the file itself has, without the sections that only the recipe has, and
+    SECTION.OPTION for their options. question: what the study asks, one line for the report; no part of any key.
+    """
 
     path: Path
     sections: dict
     factors: dict
     exclude: list
     claims: list
-    written: tuple  # names of the sections that the file itself has, without the sections that only the recipe has
+    written: tuple
+    question: str | None = None
 
     @property
     def name(self) -> str:
@@ -74,8 +81,26 @@ def load_spec(path, recipe=None, raw=None) -> Spec:
     check_keys(path, "the spec", content, KEYS, required=("factors",))
     sections = read_sections(path, content, recipe, raw)
     return Spec(
-        path, sections, content["factors"], content.get("exclude", []), content.get("claims", []), tuple(content)
+        path,
+        sections,
+        with_labelled_paths(content["factors"]),
+        content.get("exclude", []),
+        content.get("claims", []),
+        _written(content),
+        _question(path, content),
     )
+
+
+def _written(content: dict) -> tuple:
+    sections = {name: content[name] for name in SECTIONS if isinstance(content.get(name), dict)}
+    return (*content, *(f"{name}.{key}" for name, options in sections.items() for key in options))
+
+
+def _question(path: Path, content: dict) -> str | None:
+    question = content.get("question")
+    if "question" in content and not (isinstance(question, str) and question.strip() and "\n" not in question.strip()):
+        raise KDError(f"{path}: question must be one line of text, found {question!r}: put it in quotes")
+    return question and question.strip()
 
 
 def read_sections(path: Path, content: dict, recipe=None, raw=None) -> dict:
@@ -87,10 +112,12 @@ def read_sections(path: Path, content: dict, recipe=None, raw=None) -> dict:
         if name == "budget" and not isinstance(given, dict) and given is not None:
             given = dict.fromkeys(BUDGETS, given)
         check_section(path, name, given)
-        sections[name] = sections.get(name, {}) | given
+        replaces = name == "data" and "data-bin" in given  # the data of the recipe
+        sections[name] = dict(given) if replaces else sections.get(name, {}) | given
     if raw is not None:
         sections["data"]["raw"] = str(raw)
     _complete_data(path, sections["data"])
+    _check_existing(path, content)
     sections["noise"] = NOISE_DEFAULTS | sections["noise"]
     sections["evaluate"] = EVALUATE_DEFAULTS | sections["evaluate"]
     for who, updates in sections["budget"].items():
@@ -119,7 +146,24 @@ def _recipe_sections(path: Path, recipe) -> dict:
     return sections
 
 
+def _check_existing(path, content: dict) -> None:
+    """Raises KDError for options beside the path of an artefact that exists: they would have no effect."""
+    for setting, without in EXISTING.items():
+        section, _, key = setting.partition(".")
+        given = content.get(section) or {}
+        if key not in given:
+            continue
+        check_text(path, f"{key} in {section}", given[key])
+        if others := [name for name in given if name != key]:
+            raise KDError(
+                f"{path}: {others[0]} in {section} has no effect beside {key}: the study {without}; leave it out"
+            )
+
+
 def _complete_data(path, data: dict) -> None:
+    if "data-bin" in data:
+        _complete_data_bin(path, data)
+        return
     check_keys(path, "data", data, valid=tuple(data), required=("name",))
     if data["name"] not in CORPORA:
         raise KDError(f"{path}: data has the name {data['name']!r}; it must be one of {', '.join(CORPORA)}")
@@ -132,6 +176,25 @@ def _complete_data(path, data: dict) -> None:
             check_text(path, f"{key} in data", data[key])
     if "raw" in data:
         data["raw"] = os.path.abspath(data["raw"])  # stages run in another folder
+
+
+def _complete_data_bin(path, data: dict) -> None:
+    """Complete a section about a data-bin that exists: an absolute path, and the languages."""
+    from fairseq_kd.inference.opening import infer_languages  # imports torch
+
+    check_text(path, "data-bin in data", data["data-bin"])
+    languages = ("source-lang", "target-lang")
+    if others := [name for name in data if name not in ("data-bin", *languages)]:
+        raise KDError(
+            f"{path}: {others[0]} in data has no effect beside data-bin: the study prepares no data; leave it out"
+        )
+    with prefixed_errors(f"{path}: data"):
+        check_data_bin(data["data-bin"], "data-bin")
+        if not all(name in data for name in languages):
+            data |= dict(zip(languages, infer_languages(data["data-bin"]), strict=True)) | data
+    for key in languages:
+        check_text(path, f"{key} in data", data[key])
+    data["data-bin"] = os.path.abspath(data["data-bin"])  # stages run in another folder
 
 
 def _complete_tokenizer(path, evaluate: dict, lang: str) -> None:

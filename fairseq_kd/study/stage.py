@@ -20,6 +20,7 @@ from fairseq_kd.artifacts.writing import write_json
 from fairseq_kd.core.errors import KDError, report
 from fairseq_kd.core.paths import PACKAGE
 from fairseq_kd.core.process import die_with_parent, dying_with_this_process
+from fairseq_kd.study.existing import existing_path, unchanged
 from fairseq_kd.study.key import TRAININGS, made_by
 from fairseq_kd.study.plan import PLAN_NAME
 from fairseq_kd.study.state import (
@@ -130,9 +131,11 @@ def _complete(work: Path, plan: dict, stage: dict, folder: Path) -> None:
         return
     _check_maker(stage)
     (folder / DONE).unlink(missing_ok=True)
-    command = resolve(stage["command"], work, folder, plan["raw"])
+    existing = plan.get("existing", {})
+    command = resolve(stage["command"], work, folder, plan["raw"], existing)
     print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(command)}", flush=True)
-    record = _execute(stage, command, folder, inputs)
+    with unchanged(stage["command"], existing):
+        record = _execute(stage, command, folder, inputs)
     made = {"made_by": stage["made_by"], "versions": library_versions()}
     write_record(folder / DONE, {"stage": stage["name"], **record, "inputs": inputs, **made})
 
@@ -151,8 +154,11 @@ def _check_maker(stage: dict) -> None:
         )
 
 
-def resolve(command: list[str], work, folder, raw) -> list[str]:
-    """A planned command with real paths in place of `@/`, `@out/`, `@raw` and `@user-dir`."""
+def resolve(command: list[str], work, folder, raw, existing: dict) -> list[str]:
+    """A planned command with real paths in place of `@/`, `@out/`, `@existing/`, `@raw` and `@user-dir`.
+
+    existing: see `Existing`.
+    """
     paths = {"@user-dir": PACKAGE, "@raw": raw}
     resolved = []
     for word in command:
@@ -160,7 +166,7 @@ def resolve(command: list[str], work, folder, raw) -> list[str]:
             word = f"{work}{word[1:]}"
         elif word.startswith("@out/"):
             word = f"{folder}/{word.removeprefix('@out/')}"
-        resolved.append(str(paths.get(word, word)))
+        resolved.append(existing_path(str(paths.get(word, word)), existing))
     return resolved
 
 

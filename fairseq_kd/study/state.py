@@ -26,6 +26,7 @@ OUTPUTS = (
     "result.json",
     "comparison.json",
     "checkpoints/checkpoint_best.pt",
+    "init.pt",
 )
 RECORDED = ("fingerprint",)
 DONE, FAILED, LOG, LOCK = "done.json", "failed.json", "log.txt", ".lock"

@@ -12,6 +12,7 @@ import shutil
 
 import pytest
 import torch
+from conftest import TINY_MODEL
 from helpers import losses_of_training
 from result_helpers import references, translations, write_result
 from student_helpers import SMALL, build_student, some_input
@@ -31,6 +32,7 @@ GOLDEN = {  # kind: (format number, hash of what the run gives)
     "noise": (1, "9121476467dafe4f"),
     "teacher": (1, "db4233a520f2ed77"),
     "select": (1, "8b5a6ea9fe907dac"),
+    "init": (1, "8d31907e0c86d577"),
     "decode": (1, "15b0023eb6d8de97"),
     "mix": (1, "94f8cdc77fe78ce5"),
     "cache": (1, "fab58387318aa1f8"),
@@ -111,6 +113,16 @@ def select(data_bin, teacher, model, tmp_path):
     return found["chosen"][-14:], rows
 
 
+def init(data_bin, model, tmp_path, **parts):
+    """The shape and the sum of each matrix, which are the teacher's; of its channels the important half."""
+    shape = ("--arch", "transformer", *TINY_MODEL[2 : TINY_MODEL.index("--optimizer")])
+    half = ("--encoder-ffn-embed-dim", 16, "--decoder-ffn-embed-dim", 16)
+    run("init-student", "--teacher", model, "--data", data_bin, *shape, *half, "--out", tmp_path / "init.pt")
+    weights = read_checkpoint(tmp_path / "init.pt")["model"]
+    drawn = {name: value for name, value in sorted(weights.items()) if value.dim() > 1}
+    return [(name, list(value.shape), round(float(value.double().sum()), 1)) for name, value in drawn.items()]
+
+
 def decode(data_bin, model, tmp_path, **parts):
     run("decode", data_bin, "--teacher", model, "--subset", "test", "--beam", 2, "--out", tmp_path / "out", *SHORT)
     return files(tmp_path / "out", "test.qaa-qab.qab.bin", "test.qaa-qab.qab.idx")
@@ -162,7 +174,7 @@ def compare(tmp_path, **parts):
     return round(found["difference"], 2), found["decided_by"], p_values
 
 
-RUNS = (prepare, noise, teacher, select, decode, mix, cache, student, compact, evaluate, compare)
+RUNS = (prepare, noise, teacher, select, init, decode, mix, cache, student, compact, evaluate, compare)
 RUNS = {function.__name__: function for function in RUNS}
 
 

@@ -1,0 +1,91 @@
+"""A study on a data-bin and a teacher that exist, with real stages: other architectures, weights of the teacher.
+
+The stages run one after the other without Snakemake, which tests/integration/test_study_run.py covers.
+"""
+
+import io
+import json
+import shutil
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+from process_helpers import run_python
+from study_helpers import CONVOLUTION, LSTM, SHORT, spec_on
+
+from fairseq_kd.artifacts.records import read_record, write_record
+from fairseq_kd.cli.main import main
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.study import stage as study_stage
+from fairseq_kd.study.check import open_plan
+from fairseq_kd.study.plan import PLAN_NAME
+from fairseq_kd.training import run as training_run
+
+
+class Forked:
+    """In place of subprocess.Popen: the command in a fork of the process that has loaded the libraries."""
+
+    def __init__(self, words, **options):
+        done = run_python(*words[1:], env=options.get("env"))
+        self.stdout, self.returncode = io.StringIO(done.stdout + done.stderr), done.returncode
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+
+@pytest.fixture
+def complete(monkeypatch):
+    """Run the stages of a plan: a training in a fork, other commands in this process."""
+    train = SimpleNamespace(Popen=Forked, PIPE=subprocess.PIPE, STDOUT=subprocess.STDOUT)
+    monkeypatch.setattr(training_run, "subprocess", train)
+    here = SimpleNamespace(run=lambda words, **_: SimpleNamespace(returncode=main(words[3:])))
+    monkeypatch.setattr(study_stage, "subprocess", here)
+
+    def run(plan, work):
+        write_record(work / PLAN_NAME, plan.as_dict())
+        planned = read_record(work / PLAN_NAME, "")
+        for name, stage in planned["stages"].items():
+            folder = work / "stages" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            study_stage._complete(work, planned, stage, folder)
+
+    return run
+
+
+def test_a_study_on_what_exists_trains_decodes_and_reports(data_bin, teacher, tmp_path, complete, capsys):
+    models = {"copy": {"init": "skip"}, "lstm": LSTM, "convolution": CONVOLUTION | {"decoder-out-embed-dim": 16}}
+    sections = {"cache": {"top-k": 4}, "evaluate": SHORT | {"confidence-n": 0}, "question": "Which model learns?"}
+    spec = spec_on(data_bin, teacher, tmp_path, factors={"method": ["word"], "model": models}, **sections)
+    work = tmp_path / "work"
+    plan = open_plan(spec, work)
+    complete(plan, work)
+    results = {}
+    for name, cell in plan.cells.items():
+        results[name] = json.loads((work / "stages" / cell["results"]["test"] / "result.json").read_text())
+        assert results[name]["updates"] == 2 and results[name]["sentences"] == 30
+    (taught,) = plan.teachers
+    parameters = json.loads((work / "stages" / taught["results"]["test"] / "result.json").read_text())["parameters"]
+    assert results["model=copy"]["parameters"] == parameters  # it has the teacher's shape
+    capsys.readouterr()
+    assert main(["study", "report", str(spec), "--out", str(work)]) == 0
+    page = (work / "report.md").read_text()
+    for found in results.values():
+        assert f"{found['parameters']:,}" in page
+    assert json.loads((work / "results.json").read_text())["teachers"][0]["checkpoint"] == str(teacher)
+
+    before = {path: path.stat().st_mtime_ns for path in work.glob("stages/*/done.json")}
+    complete(open_plan(spec, work), work)  # nothing is run again
+    assert {path: path.stat().st_mtime_ns for path in work.glob("stages/*/done.json")} == before
+
+
+def test_a_stage_whose_data_bin_has_changed_since_the_plan_fails(data_bin, teacher, tmp_path, complete):
+    copy, work = shutil.copytree(data_bin, tmp_path / "copy"), tmp_path / "work"
+    plan = open_plan(spec_on(copy, teacher, tmp_path, factors={"method": ["ce"]}, teacher=None), work)
+    with open(copy / "raw" / "test.qab", "a") as file:
+        file.write("one more\n")
+    with pytest.raises(KDError, match=r"raw/test\.qab was changed since the study was planned"):
+        complete(plan, work)
+    assert not list(work.glob("stages/*/done.json"))
