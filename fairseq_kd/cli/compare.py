@@ -87,7 +87,9 @@ def _scores(args, systems: dict, options: CompareOptions) -> int:
     if not args.system or args.out is None:
         raise KDError("--scores-only needs --system for each system, and --out for the file with the scores")
     if args.fail_unless_better:
-        raise KDError("--fail-unless-better has no effect with --scores-only, which tests nothing; leave one of them out")
+        raise KDError(
+            "--fail-unless-better has no effect with --scores-only, which tests nothing; leave one of them out"
+        )
     measured = measure(systems, options.metric, options.resamples)
     write_record(args.out, measured)
     print("\n".join([*summary(measured), f"wrote {args.out}"]))

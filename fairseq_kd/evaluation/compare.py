@@ -41,7 +41,7 @@ from fairseq_kd.scoring.score import LOWER_IS_BETTER, Scorer, check_seed
 
 FORMAT = 2
 T_TESTS = ("paired_t", "welch_t")
-MORE = {"bootstrap": ("error", "interval")}  # of the difference; files of versions before 0.3 lack both
+MORE = {"bootstrap": ("error", "interval")}  # of the difference; files made before they were recorded lack both
 
 
 @dataclass(frozen=True)

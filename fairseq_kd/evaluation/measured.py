@@ -103,8 +103,8 @@ def _paired(systems: dict[str, list], results: dict) -> dict[str, list]:
         raise KDError(f"{name} has the seeds {first}: runs are paired by seed, so each run needs a seed of its own")
     for other, theirs in others:
         if None in theirs or sorted(theirs) != sorted(first):
-            raise KDError(f"{other} has the seeds {theirs}, {name} has {first}: runs are paired by seed, so all systems "
-                          "must have the same seeds")  # fmt: skip
+            raise KDError(f"{other} has the seeds {theirs}, {name} has {first}: runs are paired by seed, so all "
+                          "systems must have the same seeds")  # fmt: skip
     return {name: sorted(files, key=lambda path: results[path]["seed"]) for name, files in systems.items()}
 
 
