@@ -100,7 +100,8 @@ class Estimate:
     def _smallest(self, found) -> float | None:
         """The smallest difference d for which the mean of found(d / error, s) is POWER.
 
-        s: the ratios of observed to true scatter that are equally probable, from a chi-squared distribution.
+        s: the ratios of observed to true scatter that are equally probable, from a chi-squared distribution. This is
+        the noncentral t distribution by its definition; scipy's `nct` returns nan for some values of few seeds.
         """
         from scipy.optimize import brentq
         from scipy.stats import chi2
@@ -125,6 +126,13 @@ def over_seeds(values) -> Estimate:
     constant = np.ptp(values) <= ROUNDING * max(1.0, np.abs(values).max())
     error = 0.0 if constant else float(values.std(ddof=1) / len(values) ** 0.5)
     return Estimate(float(values.mean()), error, len(values) - 1, len(values))
+
+
+def intervals_over_seeds(values: np.ndarray) -> np.ndarray:
+    """The 95 % intervals (2, n) of the means of n statistics. values: one column per seed (n, seeds)."""
+    seeds = values.shape[1]
+    half = _critical((1 - CONFIDENCE) / 2, seeds - 1) * values.std(axis=1, ddof=1) / seeds**0.5
+    return values.mean(axis=1) + np.array([-half, half])
 
 
 def over_segments(value: float, resampled, segments: int) -> Estimate:

@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.evaluation.estimates import over_seeds
+from fairseq_kd.evaluation.estimates import intervals_over_seeds
 from fairseq_kd.evaluation.measured import Measured
 from fairseq_kd.study.claims.base import NAMES, TAIL, TAIL_FORM, UNDECIDED, Claim, Kind, Outcome, better, register
 from fairseq_kd.study.claims.finder import Finder, label
@@ -108,8 +108,7 @@ def _compare(levels: np.ndarray, gains: np.ndarray, resampled: np.ndarray | None
     if resampled is not None:
         bounds = np.quantile(weights @ resampled, (0.025, 0.975), axis=1)
     else:
-        estimates = [over_seeds(row) for row in weights @ gains]
-        bounds = np.array([estimate.interval() or (estimate.value,) * 2 for estimate in estimates]).T
+        bounds = intervals_over_seeds(weights @ gains)
     states = (bounds[0] > 0).astype(int) - (bounds[1] < 0)
     return points, states, bounds
 

@@ -44,8 +44,8 @@ class Trend(Kind):
         metric, on = finder.check_metric(found["metric"]), finder.evaluation_set(found["on"])
         factor = found["factor"]
         if found["by"]:
-            raise KDError(f"{finder.quoted}:{found['by']} has no effect, because the claim begins with its metric; leave "
-                          "it out")  # fmt: skip
+            raise KDError(f"{finder.quoted}:{found['by']} has no effect, because the claim begins with its metric; "
+                          "leave it out")  # fmt: skip
         at = finder.conditions(found["at"], on, (factor,))
         levels = finder.levels(factor, at, on)
         wanted = [at | {factor: level} for level in levels]
