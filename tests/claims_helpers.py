@@ -25,6 +25,8 @@ def judged(folder, claims, scores, resampled=None, **changes):
         factors["seed"] = list(range(1, seeds + 1))
     if "seq" not in methods:
         changes["decode"] = None  # it would have no effect
+    if list(methods) == ["ce"]:
+        changes["teacher"] = None
     return judge(plan_of(folder, factors=factors, claims=list(claims), **changes), folder, scores, resampled)
 
 
