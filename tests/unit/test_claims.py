@@ -133,6 +133,18 @@ def test_best_of_its_noise_is_best_at_each_noise(tmp_path):
     assert found.p == pytest.approx(4 * p_of(2 * 3**0.5)) and found.verdict == "undecided"
 
 
+def test_cells_may_be_on_both_sides_of_different_differences(tmp_path):
+    """The strategy has no effect on ce, so both sides have its cells, and they cancel."""
+    factors = {"method": ["ce", "seq"], "strategy": ["beam", "greedy"], "noise": [0, 10]}
+    claims = [
+        "difference(seq, ce at strategy beam) > difference(seq, ce at strategy greedy) at noise 0 by bleu",
+        "seq is best of its strategy at noise 0 by bleu",
+    ]
+    for claim in plan_of(tmp_path, factors=factors, claims=claims).claims:
+        cells = {name: cell for name, ((cell, _),) in claim["systems"].items()}
+        assert len(cells) == 4 and len(set(cells.values())) == 3
+
+
 def gains(**by_noise):
     """Scores where seq - word is as given: n0=[...], n10=[...]."""
     scores = {}
@@ -273,6 +285,7 @@ def test_the_stage_of_a_comparison_is_the_one_of_version_0_1_0(tmp_path):
         ("drop(seq, noise 0 -> 30) < 1.2.3 by bleu", "'1.2.3' is neither"),
         ("drop(seq, noise 0 -> 0) > 3 by bleu", "with itself: noise has no effect there"),
         ("drop(seq, noise 0 -> 30) > drop(seq, noise 0 -> 30) by bleu", "with itself; name other cells"),
+        ("drop(seq, noise 0 -> 30) > difference(0, 30 at method seq) by bleu", "with itself; name other cells"),
         ("relative drop(seq, noise 0 -> 30) < drop(ce, noise 0 -> 30) by bleu", "percent with BLEU, which have no"),
         ("drop(0, noise 0 -> 30) < 1 by bleu", "would be lost; name a value of another factor"),
         ("bleu falls with method", "method has values that are not numbers"),
@@ -329,7 +342,7 @@ def test_every_kind_of_claim_is_on_the_page_and_a_new_one_is_one_object(tmp_path
 
             on = finder.evaluation_set(None)
             wanted = {"method": finder.value_of("method", found["value"], on), "noise": 0}
-            return Claim(finder.text, self.name, "bleu", on, finder.systems([wanted], on))
+            return Claim(finder.text, self.name, "bleu", on, finder.systems(on, [wanted]))
 
         def judge(self, claim, measured):
             return Outcome("long", "none", verdict="supported")

@@ -46,7 +46,7 @@ class Best(Kind):
         if not pairs:
             raise KDError(f"{finder.quoted}: {factor} has one value for these cells, so it is not the best of several; "
                           "add values to the factor, or name other cells")  # fmt: skip
-        systems = finder.systems([one for pair in pairs for one in pair], on)
+        systems = finder.systems(on, *pairs)
         details = {"factor": factor, "value": value, "pairs": [[label(one) for one in pair] for pair in pairs]}
         return Claim(finder.text, self.name, metric, on, systems, details)
 

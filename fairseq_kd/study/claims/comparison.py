@@ -43,7 +43,7 @@ class Comparison(Kind):
         at = finder.conditions(found["at"], on, (factor,))
         wanted = [{factor: value} | at for value in values]
         finder.check_pair(*wanted, factor, on)
-        systems = dict(zip([f"{factor}={value}" for value in values], finder.systems(wanted, on).values(), strict=True))
+        systems = dict(zip([f"{factor}={value}" for value in values], finder.systems(on, wanted).values(), strict=True))
         worse, best = ([cell for cell, _ in runs] for runs in systems.values())
         details = {"factor": factor, "better": best_value, "worse": worst_value, "at": at}
         details |= {"cells_better": best, "cells_worse": worse}

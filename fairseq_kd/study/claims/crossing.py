@@ -47,7 +47,7 @@ class Crossing(Kind):
         finder.check_pair(wanted[0][0], wanted[1][0], own, on)
         details = {"factor": factor, "levels": levels[0], "one": values[0], "other": values[1], "at": at}
         details["names"] = [[label(one) for one in side] for side in wanted]
-        return Claim(finder.text, self.name, metric, on, finder.systems([*wanted[0], *wanted[1]], on), details)
+        return Claim(finder.text, self.name, metric, on, finder.systems(on, [*wanted[0], *wanted[1]]), details)
 
     def judge(self, claim: dict, measured: Measured) -> Outcome:
         """The crossings of the means, and a verdict by the values of the factor at which the two can be told apart."""

@@ -40,7 +40,7 @@ class Drop(Kind):
     """Two differences, or a difference and a number, are compared."""
 
     name = "drop"
-    form = f"SIDE < SIDE {TAIL_FORM}, where SIDE is {FORMS} or a number"
+    form = f"SIDE < SIDE {TAIL_FORM}, where SIDE is {FORMS}, and the second may be a number"
     hint = re.compile(r"(^|[<>] )((relative )?drop|difference)\(")
     pattern = re.compile(rf"(?P<left>{SIDE}) (?P<sign>[<>]) (?P<right>{SIDE}|-?[\d.]+){TAIL}")
 
@@ -48,14 +48,15 @@ class Drop(Kind):
         """details: the two sides, "first" and "last" being names of systems, and the sign."""
         metric, on = finder.check_metric(found["metric"]), finder.evaluation_set(found["on"])
         sides = [self._side(finder, found[side], found["at"], on) for side in ("left", "right")]
-        if sides[0] == sides[1]:
-            raise KDError(f"{finder.quoted}, compares {found['left']} with itself; name other cells on one side")
         if len({side["relative"] for side in sides if side["number"] is None}) > 1:
             raise KDError(f"{finder.quoted}, compares percent with {NAMES[metric]}, which have no common unit; write "
                           "`relative drop` on both sides, or on none")  # fmt: skip
-        wanted = [one for side in sides for one in side.pop("wanted")]
+        systems = finder.systems(on, *[side.pop("wanted") for side in sides])
+        cells = [(systems.get(side["first"]), systems.get(side["last"])) for side in sides]
+        if cells[0] == cells[1]:
+            raise KDError(f"{finder.quoted}, compares {found['left']} with itself; name other cells on one side")
         details = {"sides": sides, "sign": found["sign"]}
-        return Claim(finder.text, self.name, metric, on, finder.systems(wanted, on), details)
+        return Claim(finder.text, self.name, metric, on, systems, details)
 
     def judge(self, claim: dict, measured: Measured) -> Outcome:
         """The difference of the two sides, per seed or resample."""

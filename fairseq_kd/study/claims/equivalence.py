@@ -30,7 +30,7 @@ class Equivalence(Kind):
         finder.check_pair(*wanted, factor, on)
         details = {"factor": factor, "one": values[0], "other": values[1], "at": at, "margin": margin}
         details["names"] = [label(one) for one in wanted]
-        return Claim(finder.text, self.name, metric, on, finder.systems(wanted, on), details)
+        return Claim(finder.text, self.name, metric, on, finder.systems(on, wanted), details)
 
     def judge(self, claim: dict, measured: Measured) -> Outcome:
         """p of the two one-sided tests if the difference is inside of the margin.

@@ -84,25 +84,29 @@ class Finder:
                           "needed; add values to the factor, or name other cells")  # fmt: skip
         return found
 
-    def systems(self, wanted: list[dict], on: str) -> dict:
+    def systems(self, on: str, *groups: list[dict]) -> dict:
         """The systems of a claim: name -> ((cell, set), ...), one per seed, seeds in the same order.
 
-        wanted: factor -> value for each system. Raises KDError for missing cells, for systems with different seeds, and
-        for two systems that share a cell.
+        groups: systems that are compared with each other, as factor -> value. Raises KDError for missing cells, for
+        systems with different seeds, and for two systems of a group that share a cell.
         """
-        sides = {label(one): self.side(one, on) for one in wanted}
+        sides = {label(one): self.side(one, on) for wanted in groups for one in wanted}
         (first, seeds), *others = sides.items()
         for name, side in others:
             if set(side) != set(seeds):
                 raise KDError(f"{self.quoted}: the two sides must have the same seeds, found {list(seeds)} for {first} "
                               f"and {list(side)} for {name}")  # fmt: skip
+        for wanted in groups:
+            self._check_distinct(wanted, sides)
+        return {name: tuple(side[seed] for seed in seeds) for name, side in sides.items()}
+
+    def _check_distinct(self, wanted: list[dict], sides: dict) -> None:
         owners = {}
         for one in wanted:
             for run in sides[label(one)].values():
                 owner = owners.setdefault(run, one)
                 if differ := [factor for factor in one | owner if one.get(factor) != owner.get(factor)]:
                     raise self._same_cell(run[0], " and ".join(differ))
-        return {name: tuple(side[seed] for seed in seeds) for name, side in sides.items()}
 
     def side(self, wanted: dict, on: str) -> dict:
         """Seed -> (cell, set) with the wanted values. A factor without effect on a cell is not compared."""
@@ -166,7 +170,7 @@ class Finder:
 
 def label(wanted: dict) -> str:
     """The name of the system with these values of factors."""
-    return ",".join(f"{name}={value}" for name, value in wanted.items())
+    return ",".join(f"{name}={value}" for name, value in sorted(wanted.items()))
 
 
 def _levels_of(subset: str, sets: list) -> dict:

@@ -29,4 +29,4 @@ def _read(spec: Spec, number: int, text, cells: dict, sets: list[str]) -> Claim:
 
 def _kind_of(text: str) -> Kind | None:
     """The first kind whose hint is in the text."""
-    return next((kind for kind in KINDS.values() if kind.hint.search(text)), None)
+    return next((kind for kind in KINDS.values() if kind.hint.search(text.strip())), None)

@@ -51,7 +51,7 @@ class Trend(Kind):
         wanted = [at | {factor: level} for level in levels]
         details = {"factor": factor, "levels": levels, "at": at, "direction": found["direction"]}
         details["names"] = [label(one) for one in wanted]
-        return Claim(finder.text, self.name, metric, on, finder.systems(wanted, on), details)
+        return Claim(finder.text, self.name, metric, on, finder.systems(on, wanted), details)
 
     def judge(self, claim: dict, measured: Measured) -> Outcome:
         """Whether the slope has the claimed sign. Supported only if also every step of the means has it."""
