@@ -65,9 +65,10 @@ class Outcome:
 
 
 class Kind(ABC):
-    """A kind of claim. form: for messages and pages. hint: a text that matches is a claim of this kind, well formed or
+    """A kind of claim.
 
-    not. pattern: the whole text, with the groups of TAIL.
+    form: for messages and pages. hint: found in every text of this kind, also in one that is not well formed. pattern:
+    matches the whole text, with the groups of TAIL.
     """
 
     name: str

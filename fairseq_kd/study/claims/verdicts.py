@@ -107,7 +107,7 @@ def _sentence(outcome: Outcome, verdict: str, p_holm: float | None, detectable: 
         figures.append(f"p {_p(p_holm)} after Holm's correction")
     about = f" ({'; '.join(figures)})" if figures else ""
     sentence = f"{'not decided' if verdict == UNDECIDED else verdict}: {outcome.said}{about}"
-    if verdict == UNDECIDED:
+    if verdict == UNDECIDED and (outcome.p is not None or outcome.detectable is not None):
         sentence += f"; {_power(outcome, detectable)}"
     return " ".join(filter(None, [f"{sentence}.", outcome.note]))
 
