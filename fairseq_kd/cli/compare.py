@@ -6,6 +6,7 @@ from fairseq_kd.artifacts.records import write_record
 from fairseq_kd.artifacts.writing import ensure_writable_file
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.evaluation.compare import CompareOptions, compare
+from fairseq_kd.evaluation.measured import measure, summary
 from fairseq_kd.evaluation.results import table
 from fairseq_kd.scoring.score import METRICS
 
@@ -25,6 +26,12 @@ def add_arguments(parser) -> None:
         metavar=("NAME", "RESULT.json"),
         help="instead: a system with one result per run. Runs are paired by seed if the system has the seeds of the "
         "first system, the baseline",
+    )
+    parser.add_argument(
+        "--scores-only",
+        action="store_true",
+        help="no tests: write the scores of each run, and for single runs those of the resamples, from which a study "
+        "tests its claims. The systems may have different noise in their sources; needs --system and --out",
     )
     parser.add_argument("--metric", choices=METRICS, default=defaults.metric, help="(default %(default)s)")
     parser.add_argument("--out", metavar="FILE.json", help="write the comparison here")
@@ -63,6 +70,8 @@ def run(args) -> int:
         ensure_writable_file(args.out)  # before the work, not after it
         if Path(args.out).resolve() in {Path(path).resolve() for files in systems.values() for path in files}:
             raise KDError(f"--out {args.out} is one of the results: it would be lost; give another name")
+    if args.scores_only:
+        return _scores(args, systems, options)
     comparison = compare(systems, options)
     if args.out is not None:
         write_record(args.out, comparison)
@@ -71,6 +80,20 @@ def run(args) -> int:
         print(f"wrote {args.out}")
     better = all(system["verdict"] == "better" for system in comparison["systems"][1:])
     return EXIT_NOT_BETTER if args.fail_unless_better and not better else 0
+
+
+def _scores(args, systems: dict, options: CompareOptions) -> int:
+    """Write the scores without tests."""
+    if not args.system or args.out is None:
+        raise KDError("--scores-only needs --system for each system, and --out for the file with the scores")
+    if args.fail_unless_better:
+        raise KDError(
+            "--fail-unless-better has no effect with --scores-only, which tests nothing; leave one of them out"
+        )
+    measured = measure(systems, options.metric, options.resamples)
+    write_record(args.out, measured)
+    print("\n".join([*summary(measured), f"wrote {args.out}"]))
+    return 0
 
 
 def _systems(args) -> dict[str, list[str]]:

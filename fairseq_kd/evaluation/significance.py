@@ -20,8 +20,10 @@ def segment_tests(
     """Paired bootstrap and approximate randomisation of each system against the first.
 
     systems: the hypotheses of each system for the same segments. samples: test -> number of resamples or trials.
-    Returns test -> {"signatures", "scores", "p"}, with one value per system; the bootstrap also has "mean" and "ci"
-    (half the width of the 95 % interval). The first system has p None, and signature None in the randomisation test.
+    Returns test -> {"signatures", "scores", "p"}, with one value per system. The bootstrap also has "mean" and "ci"
+    (half the width of the 95 % interval) of the score, and "error" and "interval" of the difference from the first
+    system: its standard deviation and its 2.5th and 97.5th percentile over the resamples. The first system has None in
+    "p", "error" and "interval", and signature None in the randomisation test.
     The seed is SACREBLEU_SEED, or 12345 if that is not set. A signature has "ar:exact_2^k" where all exchanges of k
     segments were counted.
     The statistics of segments, the scores and the draws are sacreBLEU's, so p is the same as sacreBLEU's except for
@@ -29,9 +31,7 @@ def segment_tests(
     sources.
     Sources: see `randomisation_p` and `bootstrap_p`.
     """
-    measure = scorer.metric(metric, [references])
-    # the sums over segments are whole numbers, exact in float64
-    statistics = [np.array(measure._extract_corpus_statistics(lines, None), dtype=np.float64) for lines in systems]
+    measure, statistics = _statistics(metric, systems, references, scorer)
     sums = np.stack([rows.sum(axis=0) for rows in statistics])
     score, scores = _scorer(measure), [measure._compute_score_from_stats(row) for row in sums.tolist()]
     observed = np.array([one.score for one in scores])
@@ -41,6 +41,7 @@ def segment_tests(
     trials, others = samples["approximate_randomisation"], range(1, len(systems))
     exchanged = [randomisation_p(score, statistics[0], other, trials) for other in statistics[1:]]
     bootstrapped = _signature(**shared, seed=_seed(), bs=samples["bootstrap"])
+    differences = resampled[1:] - resampled[0]
     return {
         "bootstrap": {
             "signatures": [bootstrapped for _ in systems],
@@ -48,6 +49,8 @@ def segment_tests(
             "p": [None] + [bootstrap_p(observed[[0, other]], resampled[[0, other]]) for other in others],
             "mean": [float(mean) for mean, _ in intervals],
             "ci": [float(ci) for _, ci in intervals],
+            "error": [None, *np.std(differences, axis=1).tolist()],
+            "interval": [None, *np.quantile(differences, (0.025, 0.975), axis=1).T.tolist()],
         },
         "approximate_randomisation": {
             "signatures": [None] + [_ar_signature(k, trials, shared) for _, k in exchanged],
@@ -55,6 +58,19 @@ def segment_tests(
             "p": [None] + [p for p, _ in exchanged],
         },
     }
+
+
+def measured_scores(
+    metric: str, systems: list[list[str]], references: list[str], resamples: int = 0, scorer: Scorer = PLAIN
+) -> tuple[list[float], np.ndarray, str]:
+    """(score of each system, scores of its resamples (systems, resamples), signature of the metric).
+
+    Every system has the same resamples of segments: those of the bootstrap of `segment_tests`. resamples: 0 for none.
+    """
+    measure, statistics = _statistics(metric, systems, references, scorer)
+    found = [measure._compute_score_from_stats(rows.sum(axis=0).tolist()) for rows in statistics]
+    resampled = _resample(_scorer(measure), statistics, resamples) if resamples else np.empty((len(systems), 0))
+    return [one.score for one in found], resampled, f"{found[0].name}|{measure.get_signature()}"
 
 
 def randomisation_p(score: Callable, ours: np.ndarray, theirs: np.ndarray, trials: int) -> tuple[float, int | None]:
@@ -98,6 +114,13 @@ def bootstrap_p(observed: np.ndarray, resampled: np.ndarray) -> float:
 def _least(observed: float) -> float:
     """The smallest difference that counts as large as the observed one, with a tolerance for rounding."""
     return observed - ROUNDING * max(1.0, observed)
+
+
+def _statistics(metric: str, systems: list[list[str]], references: list[str], scorer: Scorer) -> tuple:
+    """(metric of sacreBLEU, statistics of the segments (N, S) of each system)."""
+    measure = scorer.metric(metric, [references])
+    # the sums over segments are whole numbers, exact in float64
+    return measure, [np.array(measure._extract_corpus_statistics(lines, None), dtype=np.float64) for lines in systems]
 
 
 def _scorer(measure) -> Callable[[np.ndarray], np.ndarray]:

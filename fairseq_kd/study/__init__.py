@@ -8,7 +8,7 @@
                  one of the study's own: method, noise, seed, signal, ...
     exclusion    a pattern of factor values that removes cells                       factors
     cell         one combination of values: one student and its evaluations          cells
-    claim        "A > B by METRIC": a comparison of cells that the study tests       claims
+    claim        a statement about cells that the study tests: "A > B by METRIC"     claims
     stage        one command in a folder of its own, shared by cells                 stages, cell_stages, stage
     existing     a data-bin, teacher, cache or distilled data-bin given by its path  existing, existing_check
     question     what a new spec asks: its factors and claims (`study init`)         questions, new_spec

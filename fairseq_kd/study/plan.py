@@ -43,12 +43,14 @@ class Plan(CellStages):
         return any(stage.old for stage in self.stages.values())
 
     def _compared(self, claim: Claim) -> str:
-        """Name of the stage that tests a claim. The side that is claimed to be worse is the baseline."""
+        """Name of the stage that measures the systems of a claim, and tests it if it compares two systems."""
         command = ["fairseq-kd", "compare"]
-        for value, cells in ((claim.worse, claim.cells_worse), (claim.better, claim.cells_better)):
-            stages = [self.stages[self.cells[name]["results"][claim.on]] for name in cells]
-            command += ["--system", f"{claim.factor}={value}", *[stage.path("result.json") for stage in stages]]
-        return self._add("compare", [*command, "--metric", claim.metric, "--out", "@out/comparison.json"]).name
+        for name, runs in claim.systems.items():
+            stages = [self.stages[self.cells[cell]["results"][on]] for cell, on in runs]
+            command += ["--system", name, *[stage.path("result.json") for stage in stages]]
+        return self._add(
+            "compare", [*command, "--metric", claim.metric, *claim.options, "--out", "@out/comparison.json"]
+        ).name
 
     def as_dict(self) -> dict:
         """The content of plan.json, which the Snakefile and the processes of the stages read."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.writing import write_json
 from fairseq_kd.core.progress import Progress, format_seconds
+from fairseq_kd.study.claims import claim_results
 from fairseq_kd.study.durations import Estimates
 from fairseq_kd.study.existing import existing_path
 from fairseq_kd.study.key import KINDS, inputs_of
@@ -117,7 +118,7 @@ def write_results(plan: Plan, work: Path) -> dict:
         "older": plan.about_older if plan.takes_older else None,
         "cells": [_cell(plan, work, name, states[name], stages) for name in plan.cells],
         "teachers": [_teacher(plan, teacher, stages) for teacher in plan.teachers],
-        "claims": [_claim(claim, stages) for claim in plan.claims],
+        "claims": _claims(plan, work, stages),
         "existing": plan.existing.artefacts,
         "commands": {name: (record_of(work / "stages" / name) or {}).get("command") for name in plan.stages},
     }
@@ -146,9 +147,14 @@ def _teacher(plan: Plan, teacher: dict, stages: dict) -> dict:
     }
 
 
-def _claim(claim: dict, stages: dict) -> dict:
-    (comparison,) = _paths({"": claim["compare"]}, stages, "comparison.json").values()
-    return claim | {"comparison": comparison, "state": stages[claim["compare"]]}
+def _claims(plan: Plan, work: Path, stages: dict) -> list[dict]:
+    """The claims with their verdicts."""
+    claims = []
+    for claim in plan.claims:
+        (comparison,) = _paths({"": claim["compare"]}, stages, "comparison.json").values()
+        claims.append(claim | {"comparison": comparison, "state": stages[claim["compare"]]})
+    judged = claim_results(claims, work)
+    return [claim | result.as_dict() for claim, result in zip(claims, judged, strict=True)]
 
 
 def _paths(results: dict, stages: dict, file: str = "result.json") -> dict:

@@ -4,13 +4,12 @@ A mark of significance compares a row with the row of method `ce` that has the s
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import mean, stdev
 
 from fairseq_kd.evaluation.significance import holm, paired_t
 from fairseq_kd.scoring.score import LOWER_IS_BETTER
+from fairseq_kd.study.claims import power_note, read_claim_results
 from fairseq_kd.study.report.rows import Row, Study
-from fairseq_kd.study.state import read_output
 
 ALPHA = 0.05
 BASELINE = "ce"
@@ -70,7 +69,6 @@ def _by_seed(row: Row, metric: str, on: str) -> dict:
     return {seed: result[metric]["score"] for seed, result in done.items() if metric in result}
 
 
-T_TESTS = {"paired_t": "paired t-test", "welch_t": "Welch's t-test"}
 NAMES = {"bleu": "BLEU", "chrf": "chrF2", "ter": "TER"}
 NOT_DONE = "–"
 # title with unit; function from a result to the value; format
@@ -166,43 +164,21 @@ def _scaled(number: float | None) -> float | None:
     return None if number is None else number / 1e6
 
 
-def claim_table(results: dict, work: Path) -> Table | None:
+def claim_table(results: dict) -> Table | None:
     """The claims with their verdicts and the tests behind them; None for a study without claims."""
     if not results["claims"]:
         return None
-    tested = [_tested(work, claim) for claim in results["claims"]]
-    corrected = holm([p for *_, p in tested])
+    claims = read_claim_results(results)
     lines = []
-    for claim, (test, difference, p), p_holm in zip(results["claims"], tested, corrected, strict=True):
-        figures = [(difference, "{:+.2f}"), (p, "{:.4f}"), (p_holm, "{:.4f}")]
+    for claim in claims:
+        figures = [(claim.estimate, "{:+.2f}"), (claim.p, "{:.4f}"), (claim.p_holm, "{:.4f}")]
         written = [NOT_DONE if value is None else form.format(value) for value, form in figures]
-        lines.append([claim["text"], _verdict(claim, difference, p_holm), test, *written])
-    notes = [
+        lines.append([claim.text, claim.verdict, claim.test or NOT_DONE, *written])
+    notes = [f"{number}. {claim.sentence}" for number, claim in enumerate(claims, start=1)]
+    notes.append(
         f"Tested by fairseq-kd compare. Supported and refuted are p below {ALPHA} after Holm's correction for the "
-        f"{sum(p is not None for p in corrected)} claims that are tested."
-    ]
+        f"{sum(claim.p is not None for claim in claims)} claims that are tested."
+    )
+    if any(claim.detectable is not None for claim in claims if claim.verdict == "undecided"):
+        notes.append(power_note())
     return Table("Claims", ["claim", "verdict", "test", "difference", "p", "p, Holm"], lines, 3, notes)
-
-
-def _tested(work: Path, claim: dict) -> tuple[str, float | None, float | None]:
-    """(test, difference, p without a correction for other claims).
-
-    The baseline of the comparison is the side that is claimed to be worse.
-    """
-    if claim["comparison"] is None:
-        return NOT_DONE, None, None
-    found = read_output(work / claim["comparison"])
-    other = found["systems"][1]
-    if (test := other["decided_by"]) in T_TESTS:
-        return f"{T_TESTS[test]} over {len(other['scores'])} seeds", other["difference"], other[test]["p_holm"]
-    p = other["approximate_randomisation"]["p_holm"][0]
-    return f"approximate randomisation over {found['segments']:,} segments", other["difference"], p
-
-
-def _verdict(claim: dict, difference: float | None, p: float | None) -> str:
-    """The verdict as text. p: after the correction."""
-    if claim["comparison"] is None:
-        return "the test failed" if claim["state"] == "failed" else "not tested yet"
-    if p is None or p >= ALPHA:
-        return "undecided"
-    return "supported" if (difference < 0) == (claim["metric"] in LOWER_IS_BETTER) else "refuted"

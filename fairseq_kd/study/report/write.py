@@ -105,7 +105,7 @@ def _write_report(plan: Plan, work: Path) -> str:
     results = write_results(plan, work)
     study = read_study(results, work)
     figures, omitted = _figures(study, work)
-    main = [table for table in (claim_table(results, work), *score_tables(study)) if table is not None]
+    main = [table for table in (claim_table(results), *score_tables(study)) if table is not None]
     others = [data_table(study), version_table(plan, work), artefact_table(plan, work, results)]
     content = {
         "study": study,
