@@ -54,8 +54,8 @@ def unfinished(results: dict) -> list[str]:
 
 def signatures(study: Study) -> list[str]:
     """sacreBLEU's signatures of all scores in the tables."""
-    results = [result for row in [*study.teachers, *study.rows] for on in study.sets for result in row.found(on)]
-    return sorted({result[metric]["signature"] for result in results for metric in study.metrics() if metric in result})
+    found = [result[metric] for result in study.results() for metric in study.metrics() if metric in result]
+    return sorted({score["signature"] for score in found if "signature" in score})
 
 
 def version_table(plan: Plan, work: Path) -> Table:

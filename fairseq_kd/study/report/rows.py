@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 
 from fairseq_kd.study.state import read_output
 
 TEACHER = "teacher"
+METRICS = {"bleu": "BLEU", "chrf": "chrF2", "ter": "TER"}  # name in a result -> name in a report
 LONG = ("hypotheses", "references")  # entries of a result that a report does not need
 
 
@@ -39,6 +41,11 @@ class Row:
         """One score per seed with a result."""
         return [result[metric]["score"] for result in self.found(on) if metric in result]
 
+    def mean(self, metric: str, on: str) -> float | None:
+        """The mean of the scores; None without scores."""
+        scores = self.scores(metric, on)
+        return mean(scores) if scores else None
+
     def parameters(self) -> int | None:
         """The number of parameters of the model; None when no result has it."""
         found = [result for on in self.runs[0].results for result in self.found(on)]
@@ -60,10 +67,15 @@ class Study:
     teachers: list
     users: list
 
+    def results(self) -> list[dict]:
+        """All results that exist."""
+        return [result for row in [*self.teachers, *self.rows] for on in self.sets for result in row.found(on)]
+
     def metrics(self) -> list[str]:
-        """The metrics that any result has."""
-        results = [result for row in [*self.teachers, *self.rows] for on in self.sets for result in row.found(on)]
-        return [metric for metric in ("bleu", "chrf", "ter") if any(metric in result for result in results)]
+        """The metrics that any result has: entries with a score and a signature."""
+        results = self.results()
+        known = {name for one in results for name, value in one.items() if isinstance(value, dict) and "score" in value}
+        return [*(name for name in METRICS if name in known), *sorted(known - METRICS.keys())]
 
 
 def label(factors: dict) -> str:
