@@ -8,8 +8,8 @@ from fairseq_kd.study.report.tables import NOT_DONE, Table
 
 NOISE = "noise"
 NOTE = (
-    "Drop: how much worse the score is than without noise, mean ± one standard deviation over seeds. Relative drop: the "
-    "drop as a share of the score without noise."
+    "Drop: how much worse the score is than without noise, mean ± one standard deviation over seeds. Relative drop: "
+    "the drop as a share of the score without noise."
 )
 
 

@@ -57,9 +57,7 @@ def _noise_figures(study: Study, subset: str) -> list[Figure]:
     teachers = [_noise_points(row, subset, levels) for row in study.teachers] if len(study.teachers) == 1 else []
     figures = []
     for number, (about, part) in enumerate(_parts(study, rows), start=1):
-        series = [
-            Series(name, _noise_points(row, subset, levels), style) for name, style, row in _named(study, part)
-        ]
+        series = [Series(name, _noise_points(row, subset, levels), style) for name, style, row in _named(study, part)]
         series += [Series(TEACHER, points) for points in teachers if points]
         name = slug(f"bleu-{subset}-by-test-noise-{number}")
         svg = picture(name, lambda axes, series=series: _paint_noise(axes, series, subset))

@@ -81,6 +81,12 @@ def artefact_table(plan: Plan, work: Path, results: dict) -> Table:
     return Table("Hashes", ["stage", "seconds", "sha256"], lines, 1, notes)
 
 
+def provenance_tables(plan: Plan, study: Study, work: Path, results: dict) -> list[Table]:
+    """Evaluation sets, versions and hashes."""
+    tables = [data_table(study), version_table(plan, work), artefact_table(plan, work, results)]
+    return [table for table in tables if table is not None]
+
+
 def data_table(study: Study) -> Table | None:
     """Corpus and size of each evaluation set, from the results; None when no result has them."""
     lines = []

@@ -1,6 +1,6 @@
 """Rows of a report: cells that differ only in their seed, with their results as far as they exist."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 
@@ -13,12 +13,16 @@ LONG = ("hypotheses", "references")  # entries of a result that a report does no
 
 @dataclass(frozen=True)
 class Run:
-    """One training. results: evaluation set -> result of `evaluate`, None while it does not exist."""
+    """One training. results: evaluation set -> result of `evaluate`, None while it does not exist.
+
+    factors: the values of all factors, also of those with one value.
+    """
 
     seed: int | None
     results: dict
     stages: list
     training_seconds: float | None
+    factors: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,11 @@ class Study:
 
     def results(self) -> list[dict]:
         """All results that exist."""
-        return [result for row in [*self.teachers, *self.rows] for on in self.sets for result in row.found(on)]
+        return [result for on in self.sets for result in self.results_on(on)]
+
+    def results_on(self, on: str) -> list[dict]:
+        """The results on one evaluation set."""
+        return [result for row in [*self.teachers, *self.rows] for result in row.found(on)]
 
     def metrics(self) -> list[str]:
         """The metrics that any result has: entries with a score and a signature."""
@@ -122,7 +130,7 @@ def _varying(cells: list) -> dict:
 
 def _run(cell: dict, work: Path) -> Run:
     results = {name: _read(work, path) for name, path in cell["results"].items()}
-    return Run(cell["factors"].get("seed"), results, cell["stages"], cell["training_seconds"])
+    return Run(cell["factors"].get("seed"), results, cell["stages"], cell["training_seconds"], cell["factors"])
 
 
 def _teacher_row(teacher: dict, taught: list, factors: dict, work: Path) -> Row:

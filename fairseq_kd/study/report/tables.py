@@ -112,11 +112,11 @@ def score_tables(study: Study) -> list[Table]:
 def _scores(study: Study, metric: str) -> Table:
     marks, tests, note = find_marks(study, metric)
     lines = [
-        [*factor_words(study, row), *(_score(row, metric, on) for on in study.sets), str(len(row.runs))]
+        [*factor_words(study, row), *(score_text(row, metric, on) for on in study.sets), str(len(row.runs))]
         for row in study.teachers
     ]
     for number, row in enumerate(study.rows):
-        scores = [_score(row, metric, on) + marks.get((number, on), "") for on in study.sets]
+        scores = [score_text(row, metric, on) + marks.get((number, on), "") for on in study.sets]
         lines.append([*factor_words(study, row), *scores, str(len(row.runs))])
     notes = [f"Scores are the mean ± one standard deviation over seeds; {NOT_DONE} is not done."]
     if any("95 %" in cell for line in lines for cell in line):
@@ -132,7 +132,8 @@ def factor_words(study: Study, row: Row) -> list[str]:
     return [str(row.factors.get(name, "")) for name in study.factors]
 
 
-def _score(row: Row, metric: str, on: str) -> str:
+def score_text(row: Row, metric: str, on: str) -> str:
+    """The score of a row as text: mean ± standard deviation over seeds."""
     scores = row.scores(metric, on)
     if not scores:
         return NOT_DONE
