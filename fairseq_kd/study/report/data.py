@@ -13,7 +13,7 @@ from fairseq_kd.study.report.rows import Study
 from fairseq_kd.study.report.words import language
 
 USUAL = ("train", "valid", "test")
-NAMES = {"synthetic": "the embedded corpus of two invented languages", "text": "own text"}
+NAMES = {"synthetic": "the embedded corpus", "text": "own text"}
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,11 @@ class Data:
     def direction(self) -> str:
         """The languages as text."""
         return " to ".join(map(language, self.languages))
+
+    def short(self) -> str:
+        """Languages, corpus and size of the training set."""
+        size = f" ({self.sizes['train']:,} training pairs)" if "train" in self.sizes else ""
+        return ", ".join(filter(None, [self.direction(), self.name])) + size
 
     def describe(self) -> str:
         """One line: languages, corpus and sizes."""

@@ -11,15 +11,19 @@ MOST_NAMED = 4
 
 
 def find_limits(study: Study) -> list[str]:
-    """The limits that apply; without any, one sentence that says what was looked for."""
+    """The limits that apply: a few words, a colon, and what they mean. Empty without any."""
     if not study.results():
-        return ["There are no results yet."]
-    found = [*_seeds(study), *_near_zero(study), *_repetition(study), *_small_sets(study)]
-    if found:
-        return found
+        return []
+    return [*_seeds(study), *_near_zero(study), *_repetition(study), *_small_sets(study)]
+
+
+def no_limits(study: Study) -> str:
+    """What is said where no limit applies."""
+    if not study.results():
+        return "There are no results yet."
     measured = any("behaviour" in result for result in study.results())
     repetition = f"no model repeats more than {REPETITION:.0%} of its words" if measured else "repetition not measured"
-    return [f"No limit was found: all scores are above {NEAR_ZERO:g} BLEU, {repetition}, three seeds or more."]
+    return f"No limit was found: all scores are above {NEAR_ZERO:g} BLEU, {repetition}, three seeds or more."
 
 
 def _seeds(study: Study) -> list[str]:

@@ -7,13 +7,13 @@ from pathlib import Path
 from fairseq_kd.study.factors import METHODS
 from fairseq_kd.study.plan import Plan, Stage
 from fairseq_kd.study.report.data import read_data
-from fairseq_kd.study.report.limits import find_limits
+from fairseq_kd.study.report.limits import find_limits, no_limits
 from fairseq_kd.study.report.rows import METRICS, TEACHER, Row, Study
-from fairseq_kd.study.report.words import about_factor, about_value, noisy
+from fairseq_kd.study.report.words import about_factor, about_value, has_words, noisy
 from fairseq_kd.study.spec import Spec
 
 NOT_STATED = "not stated (the key `question` of the spec states it)"
-SHOWN_SEEDS = 10
+SHOWN_SEEDS, SHOWN_SETS = 10, 3
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,19 @@ class Entry:
 
 @dataclass(frozen=True)
 class Tested:
-    """The box. summary: what was compared with what, in one or two sentences."""
+    """The box. summary: what was compared with what, in one sentence. care: the limits in few words, empty without."""
 
     question: str
     summary: str
     entries: list
     limits: list
+    care: str
 
 
 def describe_study(plan: Plan, study: Study, work: Path) -> Tested:
     """Raises KDError when a data-bin is damaged."""
     data, spec = read_data(plan, study, work), plan.spec
-    factors = [Entry(name, [f"{about_factor(spec, name)}."], _values(plan, study, name)) for name in study.factors]
+    factors = [_factor(plan, study, name) for name in study.factors]
     entries = [
         Entry("Data", [one.describe() for one in data]),
         Entry("Teacher", _teachers(plan, study)),
@@ -56,9 +57,11 @@ def describe_study(plan: Plan, study: Study, work: Path) -> Tested:
         Entry("Seeds", [_seeds(study)]),
         Entry("Measured", _measured(plan, study)),
     ]
-    directions = " and ".join(dict.fromkeys(one.direction() for one in data))
+    on_data = " and ".join(dict.fromkeys(one.short() for one in data))
     entries = [entry for entry in entries if entry.lines]
-    return Tested(question_of(spec), _summary(study, directions), entries, find_limits(study))
+    limits = find_limits(study)
+    care = "; ".join(dict.fromkeys(line.partition(":")[0] for line in limits))
+    return Tested(question_of(spec), _summary(study, on_data), entries, limits or [no_limits(study)], care)
 
 
 def question_of(spec: Spec) -> str:
@@ -73,22 +76,30 @@ def question_of(spec: Spec) -> str:
     return " ".join(" ".join(lines).split()) or NOT_STATED
 
 
-def _summary(study: Study, directions: str) -> str:
+def _summary(study: Study, on_data: str) -> str:
     varied = "; ".join(f"{name} {', '.join(map(str, values))}" for name, values in study.factors.items())
-    counts = [result["sentences"] for result in study.results_on(study.sets[0]) if "sentences" in result]
-    size = f" ({counts[0]:,} sentences)" if counts else ""
-    more = f" and {len(study.sets) - 1} more" if len(study.sets) > 1 else ""
+    sizes = [{result["sentences"] for result in study.results_on(on) if "sentences" in result} for on in study.sets]
+    sets = [f"{on} ({min(size):,} sentences)" if size else on for on, size in zip(study.sets, sizes, strict=True)]
+    listed = ", ".join(sets[:SHOWN_SETS]) + (f" and {len(sets) - SHOWN_SETS} more" if len(sets) > SHOWN_SETS else "")
     runs = sum(len(row.runs) for row in study.rows)
+    students = "one student" if runs == 1 else f"{runs} students"
     teachers = {0: "no teacher", 1: "one teacher"}.get(len(study.teachers), f"{len(study.teachers)} teachers")
-    return f"Compared: {runs} students and {teachers} ({varied}), {directions}, by BLEU on {study.sets[0]}{size}{more}."
+    return f"Compared: {students} and {teachers} ({varied}); {on_data}; by BLEU on {listed}."
 
 
-def _values(plan: Plan, study: Study, name: str) -> tuple:
+def _factor(plan: Plan, study: Study, name: str) -> Entry:
+    """A factor with the meaning of its values; in one line where the values speak for themselves."""
     distils = any(cell["factors"].get("method", "ce") != "ce" for cell in plan.cells.values())
     values = study.factors[name]
     if name == "method":
         values = [*(one for one in METHODS if one in values), *(one for one in values if one not in METHODS)]
-    return tuple(Value(str(value), about_value(plan.spec, name, value, distils)) for value in values)
+    about = about_factor(plan.spec, name)
+    about = about[:1].upper() + about[1:]
+    meanings = [about_value(plan.spec, name, value, distils) for value in values]
+    if has_words(plan.spec, name):
+        pairs = zip(values, meanings, strict=True)
+        return Entry(f"Varied: {name}", [f"{about}."], tuple(Value(str(value), text) for value, text in pairs))
+    return Entry(f"Varied: {name}", [f"{about}: {', '.join(meanings)}."])
 
 
 def _fixed(plan: Plan, study: Study) -> list[Entry]:
@@ -161,7 +172,7 @@ def _shape(training: Stage | None) -> str:
 def _seeds(study: Study) -> str:
     seeds = list(dict.fromkeys(run.seed for row in study.rows for run in row.runs if run.seed is not None))
     counts = sorted({len(row.runs) for row in study.rows})
-    number = " to ".join(map(str, {counts[0], counts[-1]})) if len(counts) > 1 else str(counts[0])
+    number = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
     named = f" ({', '.join(map(str, seeds))})" if 0 < len(seeds) <= SHOWN_SEEDS else ""
     return f"{number} per student{named}; one per teacher."
 

@@ -5,6 +5,7 @@ Every method and factor without an entry gets generic words, which say only what
 
 from dataclasses import dataclass
 
+from fairseq_kd.corpus import synthetic
 from fairseq_kd.study.factors import settings_of
 from fairseq_kd.study.sections import PROGRAMS, SHARES
 from fairseq_kd.study.spec import Spec
@@ -69,22 +70,20 @@ FACTORS = {
             "teacher-forcing": "the teacher's most probable token after each beginning of the gold target",
         },
     ),
-    "divergence": Words("how the distance between teacher and student is measured", "the distance is {}"),
-    "alpha": Words(
-        "the weight of the teacher's probabilities in the loss", "weight {} of 1", "weight of the teacher (alpha)"
-    ),
-    "kd-weight": Words("the weight of the teacher's probabilities in the loss", "weight {} of 1"),
-    "temperature": Words("how far the probabilities of teacher and student are flattened", "temperature {}"),
-    "teacher-temperature": Words("how far the teacher's probabilities are flattened", "temperature {}"),
-    "student-temperature": Words("how far the student's probabilities are flattened", "temperature {}"),
+    "divergence": Words("how the distance between teacher and student is measured", "{}"),
+    "alpha": Words("the weight of the teacher's probabilities in the loss", "{}", "weight of the teacher (alpha)"),
+    "kd-weight": Words("the weight of the teacher's probabilities in the loss", "{}"),
+    "temperature": Words("how far the probabilities of teacher and student are flattened", "{}"),
+    "teacher-temperature": Words("how far the teacher's probabilities are flattened", "{}"),
+    "student-temperature": Words("how far the student's probabilities are flattened", "{}"),
     "budget.student": Words("the length of the student's training", "{} updates", "updates of the student"),
     "budget.teacher": Words("the length of the teacher's training", "{} updates", "updates of the teacher"),
-    "teacher.seed": Words("the random seed of the teacher's training", "seed {}"),
-    "arch": Words("the architecture of the student", "fairseq's architecture {}"),
-    "dropout": Words("the dropout of the student", "rate {}"),
-    "lr": Words("the learning rate of the student", "rate {}"),
-    "evaluate.beam": Words("the beam size of the evaluation", "beam {}"),
-    "decode.beam": Words("the beam size with which the teacher translates the training set", "beam {}"),
+    "teacher.seed": Words("the random seed of the teacher's training", "{}"),
+    "arch": Words("the architecture of the student", "{}"),
+    "dropout": Words("the dropout of the student", "{}"),
+    "lr": Words("the learning rate of the student", "{}"),
+    "evaluate.beam": Words("the beam size of the evaluation", "{}"),
+    "decode.beam": Words("the beam size with which the teacher translates the training set", "{}"),
 }
 CHANGES = dict(zip(SHARES, ("deleted", "substituted", "swapped"), strict=True))
 LEVELS = {"word": "words", "subword": "subwords", "char": "characters"}
@@ -104,6 +103,13 @@ def about_factor(spec: Spec, name: str) -> str:
     return f"the training option --{option} of {TRAINED.get(section, section)}"
 
 
+def has_words(spec: Spec, name: str) -> bool:
+    """Whether the values of a factor need words, because they are labels or names."""
+    if isinstance(spec.factors.get(name), dict) or name == "noise":
+        return True
+    return name in FACTORS and not isinstance(FACTORS[name].values, str)
+
+
 def about_value(spec: Spec, name: str, value, distils: bool = True) -> str:
     """What one value of a factor means. distils: whether any student of the study has a teacher."""
     if name == "noise":
@@ -114,7 +120,7 @@ def about_value(spec: Spec, name: str, value, distils: bool = True) -> str:
     if name in FACTORS:
         values = FACTORS[name].values
         return values.format(value) if isinstance(values, str) else values.get(value, f"{name} {value}")
-    return f"set to {value}"
+    return str(value)
 
 
 def axis_words(name: str) -> str:
@@ -128,7 +134,7 @@ def noisy(spec: Spec, level, where: str) -> str:
     changed = [word for name, word in CHANGES.items() if options[name]]
     listed = " or ".join(filter(None, [", ".join(changed[:-1]), changed[-1]]))
     units = f"{options['side']} {LEVELS[options['level']]}" if options["side"] != "both" else "words of both sides"
-    return f"{level} % of the {units} of {where} {listed}"
+    return f"{level} % of the {units} of {where} are {listed}"
 
 
 def _noise(spec: Spec, level, distils: bool) -> str:
@@ -152,4 +158,6 @@ LANGUAGES = dict(pair.split("=") for pair in _LANGUAGES.split())
 
 def language(code: str) -> str:
     """The name of a language, with its code; the code alone where the name is not known."""
+    if code in (synthetic.SOURCE, synthetic.TARGET):
+        return f"invented language {code}"
     return f"{LANGUAGES[code]} ({code})" if code in LANGUAGES else code

@@ -5,6 +5,7 @@ The templates next to this file turn what the other modules found into HTML and 
 
 import importlib.util
 import shutil
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from fairseq_kd.study.report.measured import latency_figures, noise_figures, rel
 from fairseq_kd.study.report.outcome import best_row, short_table
 from fairseq_kd.study.report.plots import Figure, factor_figures
 from fairseq_kd.study.report.provenance import failures, older, provenance_tables, signatures, unfinished
-from fairseq_kd.study.report.rows import Study, read_study
+from fairseq_kd.study.report.rows import METRICS, Study, read_study
 from fairseq_kd.study.report.tables import Table, measure_tables, score_tables
 from fairseq_kd.study.report.tested import describe_study
 from fairseq_kd.study.report.verdicts import claim_table, count_verdicts, read_verdicts
@@ -81,6 +82,12 @@ def write_report(plan: Plan, work: Path, latex: bool = False) -> str:
         return _write_report(plan, work, latex or (work / TABLES).is_dir())
 
 
+def describe_files(work: Path) -> str:
+    """One line: the files of the report."""
+    tables = f", {work / TABLES}/" if (work / TABLES).is_dir() else ""
+    return f"wrote {work / HTML_NAME}, {work / MARKDOWN_NAME}, {work / CSV_NAME}{tables} and {work / PLOTS}/"
+
+
 def _write_report(plan: Plan, work: Path, latex: bool) -> str:
     results = write_results(plan, work)
     study = read_study(results, work)
@@ -101,6 +108,8 @@ def _write_report(plan: Plan, work: Path, latex: bool) -> str:
     }
     main, folded = content["main"], content["folded"]
     content["notes"] = notes_of([*main, *folded, *content["measures"]])
+    captions = Counter(figure.caption for figure in figures)
+    content["captions"] = [caption for caption, count in captions.items() if count > 1]
     _write_files(work / PLOTS, {f"{figure.name}.svg": _standing_alone(figure.svg) for figure in figures})
     if latex:
         _write_files(work / TABLES, tex_files([*main, *folded, *content["measures"]], study.name))
@@ -124,6 +133,7 @@ def _outcome(plan: Plan, study: Study, results: dict, work: Path) -> dict:
         "short": short_table(study),
         "best": best_row(study),
         "main": [*([claims] if claims else []), *first],
+        "other_metrics": [METRICS.get(metric, metric) for metric in study.metrics()[1:]],
         "folded": [table for group in others for table in group],
     }
 
