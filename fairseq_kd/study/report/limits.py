@@ -22,7 +22,9 @@ def no_limits(study: Study) -> str:
     if not study.results():
         return "There are no results yet."
     measured = any("behaviour" in result for result in study.results())
-    repetition = f"no model repeats more than {REPETITION:.0%} of its words" if measured else "repetition not measured"
+    repetition = (
+        f"no model repeats more than {REPETITION * 100:g} % of its words" if measured else "repetition not measured"
+    )
     return f"No limit was found: all scores are above {NEAR_ZERO:g} BLEU, {repetition}, three seeds or more."
 
 
@@ -57,7 +59,7 @@ def _repetition(study: Study) -> list[str]:
         rows = [row for row in _models(study) if (_rate(row, on) or 0) > REPETITION]
         if rows:
             lines.append(
-                f"Repetition above {REPETITION:.0%} on {on}: {_named(study, rows)}. These models repeat words instead "
+                f"Repetition above {REPETITION * 100:g} % on {on}: {_named(study, rows)}. These models repeat words instead "
                 "of translating, so their scores say little about the method."
             )
     return lines
