@@ -8,9 +8,12 @@ import subprocess
 from types import SimpleNamespace
 
 import pytest
+from conftest import ROOT
+from docs_helpers import blocks_run_by
 from report_helpers import finish_study, plan_of, write_comparison
 
 from fairseq_kd.cli.main import main
+from fairseq_kd.study.check import open_plan
 from fairseq_kd.study.factors import CHOICES
 from fairseq_kd.study.report.draw import COLOURS
 from fairseq_kd.study.report.drops import drop_tables
@@ -320,3 +323,17 @@ def test_latex_tables_are_written_on_request_and_never_left_from_an_earlier_repo
     write_report(plan, work)
     assert [path.name for path in (work / "tables").iterdir()] == ["bleu.tex"]
     assert "There are no results yet" not in (work / "report.md").read_text()
+
+
+def test_the_command_of_the_page_on_reports(tmp_path, monkeypatch, capsys):
+    (block,) = blocks_run_by("test_the_command_of_the_page_on_reports")
+    (command,) = block.commands()
+    monkeypatch.chdir(tmp_path)
+    work = tmp_path / "runs" / "noise"
+    work.mkdir(parents=True)
+    (work / "plan.json").write_text(json.dumps(open_plan("noise", work).as_dict()))
+    assert main(command.split()[1:]) == 0
+    assert "No student is evaluated yet. Of 4 claims: 4 not tested yet." in capsys.readouterr().out
+    listed = re.findall(r"^\| `([\w.*/]+)` \|", (ROOT / "docs" / "report.md").read_text(), re.M)
+    assert {name for name in listed if list(work.glob(name))} == set(listed) - {"plots/*.svg"}  # nothing is drawn yet
+    assert "There are no results yet." in (work / "report.md").read_text()

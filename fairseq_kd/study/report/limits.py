@@ -59,8 +59,8 @@ def _repetition(study: Study) -> list[str]:
         rows = [row for row in _models(study) if (_rate(row, on) or 0) > REPETITION]
         if rows:
             lines.append(
-                f"Repetition above {REPETITION * 100:g} % on {on}: {_named(study, rows)}. These models repeat words instead "
-                "of translating, so their scores say little about the method."
+                f"Repetition above {REPETITION * 100:g} % on {on}: {_named(study, rows)}. These models repeat words "
+                "instead of translating, so their scores say little about the method."
             )
     return lines
 
