@@ -3,7 +3,7 @@
 from fairseq_kd.study.factors import METHODS
 from fairseq_kd.study.report.limits import NEAR_ZERO
 from fairseq_kd.study.report.plots import METRIC
-from fairseq_kd.study.report.rows import METRICS, TEACHER, Row, Study, label
+from fairseq_kd.study.report.rows import METRICS, TEACHER, Row, Study, label, labels
 from fairseq_kd.study.report.tables import NOT_DONE, Table
 
 MOST_ROWS = 8
@@ -30,19 +30,23 @@ def short_table(study: Study) -> Table | None:
         rows += [_find(study.teachers, one, TEACHER)] if teachers else []
         means = [None if row is None else row.mean(METRIC, on) for row in rows]
         lines.append([label(one), *(NOT_DONE if value is None else f"{value:.2f}" for value in means)])
-    head, title = ["at", *methods, *([TEACHER] if teachers else [])], f"{METRICS[METRIC]} on {on}, mean over seeds"
+    head, title = ["at", *methods, *([TEACHER] if teachers else [])], _title(study)
     if len(combinations) == 1:
         return Table(title, head[1:], [lines[0][1:]], 0)
     return Table(title, head, lines, 1)
 
 
 def _highest(study: Study, scored: list) -> Table:
-    name, on = METRICS[METRIC], study.sets[0]
-    lines = [[row.label, f"{score:.2f}"] for score, row in scored[:MOST_ROWS]]
-    title = f"{name} on {on}, mean over seeds" + (
-        f": the highest {MOST_ROWS} of {len(scored)}" if len(scored) > MOST_ROWS else ""
-    )
-    return Table(title, ["student", name], lines, 1)
+    shown = scored[:MOST_ROWS]
+    names = labels([row.factors for _, row in shown])
+    lines = [[name, f"{score:.2f}"] for name, (score, _) in zip(names, shown, strict=True)]
+    more = f": the highest {MOST_ROWS} of {len(scored)}" if len(scored) > MOST_ROWS else ""
+    return Table(_title(study) + more, ["student", METRICS[METRIC]], lines, 1)
+
+
+def _title(study: Study) -> str:
+    several = any(len(row.runs) > 1 for row in study.rows)
+    return f"{METRICS[METRIC]} on {study.sets[0]}{', mean over seeds' if several else ''}"
 
 
 def best_row(study: Study) -> str:

@@ -154,7 +154,7 @@ def measure_tables(study: Study) -> list[Table]:
             continue
         lines = [[*factor_words(study, row), *(_measure(row, on, column) for column in columns)] for row in rows]
         head = [*study.factors, *(title for title, _, _ in columns)]
-        notes = ["Means over seeds. Times and memory depend on the machine and on its other work."]
+        notes = ["Measures are means over seeds. Times and memory depend on the machine and on its other work."]
         tables.append(Table(f"Measures on {on}", head, lines, len(study.factors), notes, f"measures-{on}"))
     return tables
 
