@@ -11,7 +11,7 @@ ACTIONS = {
     "plan": "show the cells, the stages and the time they take; nothing is run",
     "run": "run the study, or continue it",
     "status": "show which cells and stages are done, running, failed or waiting",
-    "report": "write report.html, report.md and plots/ from what is done so far",
+    "report": "write report.html, report.md, cells.csv and plots/ from what is done so far",
 }
 
 
@@ -27,6 +27,7 @@ def add_arguments(parser) -> None:
     add_folders(parser, required=False)
     study_init.add_arguments(parser)
     parser.add_argument("--calibrate", action="store_true", help="plan: measure unknown durations by a few updates")
+    parser.add_argument("--latex", action="store_true", help="report: also write each table as LaTeX into tables/")
     group = parser.add_argument_group("run")
     add_run_options(group)
     group.add_argument("--dry-run", action="store_true", help="only print what Snakemake would do")
@@ -96,6 +97,8 @@ def run(args) -> int | None:
         raise KDError(f"{' '.join(given)}: no effect with study {args.action}, only with study run")
     if args.action != "plan" and args.calibrate:
         raise KDError(f"--calibrate has no effect with study {args.action}, only with study plan")
+    if args.action != "report" and args.latex:
+        raise KDError(f"--latex has no effect with study {args.action}, only with study report")
     work = Path(args.out).absolute()
     plan = open_plan(args.spec, work, args.recipe, args.raw, args.old_stages if args.action == "run" else SHOW)
     if args.action in ("status", "report"):
@@ -116,11 +119,11 @@ def run(args) -> int | None:
 
         print(format_status(plan, work))
     else:
-        from fairseq_kd.study.report.write import HTML_NAME, MARKDOWN_NAME, PLOTS, write_report
+        from fairseq_kd.study.report.write import describe_files, write_report
 
         if not (work / PLAN_NAME).is_file():
             raise KDError(f"{work} holds no study yet: fairseq-kd study run {args.spec} --out {args.out}")
 
-        print(write_report(plan, work))
-        print(f"\nwrote {work / HTML_NAME}, {work / MARKDOWN_NAME} and {work / PLOTS}/")
+        print(write_report(plan, work, args.latex))
+        print(describe_files(work))
     return None

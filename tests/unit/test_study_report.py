@@ -12,10 +12,12 @@ from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.study.check import open_plan
 from fairseq_kd.study.report.draw import COLOURS
+from fairseq_kd.study.report.markdown import escape
 from fairseq_kd.study.report.measured import validation_curve
 from fairseq_kd.study.report.rows import Row, Run, Study, labels
+from fairseq_kd.study.report.styles import VALUES
 from fairseq_kd.study.report.tables import find_marks
-from fairseq_kd.study.report.write import escape, write_report
+from fairseq_kd.study.report.write import write_report
 
 SEEDS = {"method": ["ce", "word", "seq"], "seed": [1, 2, 3]}
 WIDTHS = {width: {"encoder-embed-dim": width, "decoder-embed-dim": width} for width in (32, 64)}
@@ -58,7 +60,7 @@ def test_a_study_with_all_measures_has_every_plot_and_leaves_nothing_out(tmp_pat
             assert stage in page
     hashes = [json.loads(path.read_text())["fingerprint"] for path in work.glob("stages/*/done.json")]
     assert len(hashes) == len(plan.stages) and all(value in html and value in markdown for value in hashes)
-    assert html.count("seq &gt; word at noise 0 by bleu") == 1
+    assert html.count("seq &gt; word at noise 0 by bleu") == 2  # the verdict, and the row of the table
 
 
 def test_bleu_alone_is_enough_and_the_report_says_which_option_gives_the_other_plots(tmp_path):
@@ -91,7 +93,9 @@ def test_factors_that_change_the_size_are_drawn_over_parameters_and_words_as_dot
 
 def test_the_same_results_give_the_same_bytes(tmp_path):
     plan, work, _, _ = reported(tmp_path, factors=SEEDS)
-    before = {path: path.read_bytes() for path in [*work.glob("report.*"), *work.glob("plots/*")]}
+    files = ("report.*", "cells.csv", "plots/*")
+    before = {path: path.read_bytes() for pattern in files for path in work.glob(pattern)}
+    assert {"report.html", "report.md", "cells.csv"} < {path.name for path in before}
     (work / "plots" / "old.svg").write_text("of an earlier report")
     code = "import sys; from fairseq_kd.cli.main import main; sys.exit(main(sys.argv[1:]))"
     words = ["study", "report", str(plan.spec.path), "--out", str(work)]
@@ -99,7 +103,7 @@ def test_the_same_results_give_the_same_bytes(tmp_path):
     result = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
     assert "| ce |" in result.stdout and f"wrote {work}/report.html" in result.stdout
-    assert {path: path.read_bytes() for path in [*work.glob("report.*"), *work.glob("plots/*")]} == before
+    assert {path: path.read_bytes() for pattern in files for path in work.glob(pattern)} == before
 
 
 def test_the_page_needs_nothing_else_and_its_ids_are_unique(tmp_path):
@@ -235,7 +239,7 @@ def test_the_colours_stand_out_on_a_white_page_and_on_a_dark_one():
         return 0.05 + sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
 
     for page in ("#ffffff", "#14171a"):
-        for colour in COLOURS:
+        for colour in (*COLOURS, *VALUES):
             low, high = sorted(map(brightness, (page, colour)))
             assert high / low > 3, (page, colour)
 
@@ -264,8 +268,8 @@ def test_mean_and_standard_deviation_over_seeds(tmp_path):
 
 def test_marks_are_those_of_the_paired_t_test_after_holms_correction():
     # differences 1, 2, 3: t = 2 / (1 / sqrt 3) = 3.46, p = 0.074; 2.9, 3, 3.1: t = 3 / (0.1 / sqrt 3) = 52, p = 0.0004
-    marks, notes = find_marks(study_of(ce=[10, 11, 12], word=[11, 13, 15], seq=[12.9, 14, 15.1]), "bleu")
-    assert marks == {(2, "test"): " ▲"} and "the 2 tests of this table; 1 of them are marked" in notes[0]
+    marks, tests, note = find_marks(study_of(ce=[10, 11, 12], word=[11, 13, 15], seq=[12.9, 14, 15.1]), "bleu")
+    assert marks == {(2, "test"): " ▲"} and tests == 2 and "after Holm's correction for the tests of the table" in note
     assert find_marks(study_of(ce=[10, 11, 12], seq=[7.1, 8, 8.9]), "bleu")[0] == {(1, "test"): " ▼"}
     # p = 0.03 alone (t = 2 / (0.6 / sqrt 3) = 5.77) is not enough among three such tests: 0.09
     assert find_marks(study_of(ce=[0, 0, 0], word=[1.4, 2, 2.6]), "bleu")[0]
@@ -274,12 +278,12 @@ def test_marks_are_those_of_the_paired_t_test_after_holms_correction():
 
 
 def test_without_seeds_or_a_baseline_there_are_no_marks_and_the_note_says_why():
-    marks, notes = find_marks(study_of(ce=[10], seq=[20]), "bleu")
-    assert marks == {} and "one seed per row" in notes[0]
+    marks, tests, note = find_marks(study_of(ce=[10], seq=[20]), "bleu")
+    assert marks == {} and tests == 0 and "one seed per row" in note
     unequal = study_of(ce=[10, 11], seq=[20])  # the row of ce has all its seeds
-    assert "no row and its row of ce have several seeds" in find_marks(unequal, "bleu")[1][0]
-    marks, notes = find_marks(study_of(word=[10, 11], seq=[20, 21]), "bleu")
-    assert marks == {} and "no row has a counterpart with the method ce" in notes[0]
+    assert "no row and its row of ce have several seeds" in find_marks(unequal, "bleu")[2]
+    marks, tests, note = find_marks(study_of(word=[10, 11], seq=[20, 21]), "bleu")
+    assert marks == {} and "no row has a counterpart with the method ce" in note
 
 
 def test_a_training_curve_has_each_validation_once_also_after_a_restart(tmp_path):
@@ -321,12 +325,12 @@ def test_a_browser_shows_the_page_without_errors_at_the_width_of_a_phone_light_a
     with sync.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         for scheme in ("light", "dark"):
-            page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+            page = browser.new_page(viewport={"width": 420, "height": 900}, color_scheme=scheme)
             page.on("console", lambda message: errors.append(message.text))
             page.on("pageerror", lambda error: errors.append(str(error)))
             page.on("request", lambda request: request.url.startswith(("file:", "data:")) or errors.append(request.url))
             page.goto(f"file://{work}/report.html")
-            assert page.evaluate("document.documentElement.scrollWidth") == 390
+            assert page.evaluate("document.documentElement.scrollWidth") == 420
             assert page.locator("svg").count() == 4
             light[scheme] = [_is_light(page, *what) for what in ((".plot svg", "color"), ("body", "backgroundColor"))]
         browser.close()

@@ -40,6 +40,11 @@ class ClaimResult:
     detectable: float | None = None
     level: float | None = None
 
+    @property
+    def finding(self) -> str:
+        """The sentence without the verdict at its beginning."""
+        return self.sentence.partition(": ")[2] or self.sentence
+
     def as_dict(self) -> dict:
         """For results.json."""
         return asdict(self)

@@ -1,8 +1,8 @@
 """Plots as SVG, drawn with matplotlib. The same input gives the same bytes.
 
-Text and axes have the colour of the page's text. The colours of series are safe for colour-blind readers (Okabe & Ito
-2008); orange and sky blue are darker than in the source, so that all have a contrast of 3 to 1 on a white page and on a
-dark one. Each series also has its own marker.
+Text and axes have the colour of the page's text. The colours of methods are safe for colour-blind readers (Okabe & Ito
+2008); orange and sky blue are darker than in the source. All colours have a contrast of 3 to 1 on a white page and on a
+dark one. Series also differ in their markers or in the style of their lines.
 """
 
 import io
@@ -13,6 +13,8 @@ from statistics import mean, stdev
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B87F00", "#3A93C8")
 MARKERS = ("o", "s", "^", "D", "v", "P")
+DASHES = ("-", "--", ":", "-.", (0, (6, 2, 1, 2, 1, 2)), (0, (1, 3)))
+FILLS = ("full", "none", "left", "bottom", "right", "top")
 INK, FAINT = "#010203", "#040506"  # `_svg` replaces them by the colour of the page's text
 LONG_LABEL, WIDEST_LABEL = 20, 40  # characters; from the first on one legend entry per line, from the second on folded
 WIDTH, HEIGHT = 4.7, 3.7  # inches of 72 px: about the width of a phone, so that text is readable there
@@ -58,19 +60,38 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Style:
+    """The look of a series. variant: number of the style of its line and of the filling of its markers."""
+
+    colour: str
+    marker: str
+    variant: int = 0
+
+
+@dataclass(frozen=True)
 class Series:
-    """Points with one colour. style: number of the series among all series of the study, None for a reference."""
+    """Points with one style: a number for the colour and marker of this number, None for a reference."""
 
     label: str
     points: list
-    style: int | None = None
+    style: Style | int | None = None
+
+    @property
+    def colour(self) -> str:
+        """The colour of the series."""
+        if isinstance(self.style, int):
+            return COLOURS[self.style % len(COLOURS)]
+        return INK if self.style is None else self.style.colour
 
     def look(self) -> dict:
         """Colour, marker and line style, as arguments of matplotlib."""
         if self.style is None:
             return {"color": INK, "marker": "*", "linestyle": "--", "linewidth": 1.2}
-        number = self.style % len(COLOURS)
-        return {"color": COLOURS[number], "marker": MARKERS[number], "linestyle": "-"}
+        if isinstance(self.style, int):
+            return {"color": self.colour, "marker": MARKERS[self.style % len(MARKERS)], "linestyle": "-"}
+        variant = self.style.variant % len(DASHES)
+        look = {"color": self.colour, "marker": self.style.marker, "linestyle": DASHES[variant]}
+        return look | {"fillstyle": FILLS[variant], "markerfacecoloralt": "none"}
 
 
 def picture(name: str, paint, height: float = HEIGHT) -> str:
@@ -144,5 +165,4 @@ def draw_dots(axes, series: list[Series], levels: list[Series], values: list) ->
 
 
 def _level(one: Series, number: int) -> dict:
-    colour = INK if one.style is None else COLOURS[one.style % len(COLOURS)]
-    return {"color": colour, "linestyle": ("--", ":", "-.", (0, (1, 3)))[number % 4], "linewidth": 1.3}
+    return {"color": one.colour, "linestyle": ("--", ":", "-.", (0, (1, 3)))[number % 4], "linewidth": 1.3}

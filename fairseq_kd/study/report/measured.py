@@ -10,6 +10,7 @@ from pathlib import Path
 from fairseq_kd.study.report.draw import COLOURS, Point, Series, draw_lines, picture
 from fairseq_kd.study.report.plots import METRIC, SPREAD, Figure, point_of, slug
 from fairseq_kd.study.report.rows import TEACHER, Row, Study, labels
+from fairseq_kd.study.report.styles import styles_of
 
 MARK = " | valid | {"
 LOSS, UPDATES = "valid_nll_loss", "valid_num_updates"
@@ -56,11 +57,7 @@ def _noise_figures(study: Study, subset: str) -> list[Figure]:
     teachers = [_noise_points(row, subset, levels) for row in study.teachers] if len(study.teachers) == 1 else []
     figures = []
     for number, (about, part) in enumerate(_parts(study, rows), start=1):
-        names = labels([row.factors for row in part])
-        series = [
-            Series(name, _noise_points(row, subset, levels), style)
-            for style, (name, row) in enumerate(zip(names, part, strict=True))
-        ]
+        series = [Series(name, _noise_points(row, subset, levels), style) for name, style, row in _named(study, part)]
         series += [Series(TEACHER, points) for points in teachers if points]
         name = slug(f"bleu-{subset}-by-test-noise-{number}")
         svg = picture(name, lambda axes, series=series: _paint_noise(axes, series, subset))
@@ -102,9 +99,7 @@ def reliability_figures(study: Study) -> list[Figure]:
 def _paint_reliability(axes, study: Study, rows: list, on: str) -> None:
     axes.plot([0, 1], [0, 1], **Series("", []).look() | {"marker": "", "linewidth": 0.8})
     teachers = [row for row in study.teachers if _calibration(row, on)] if len(study.teachers) == 1 else []
-    names = [*labels([row.factors for row in rows]), *(TEACHER for _ in teachers)]
-    styles = [*range(len(rows)), *(None for _ in teachers)]
-    for style, name, row in zip(styles, names, [*rows, *teachers], strict=True):
+    for name, style, row in [*_named(study, rows), *((TEACHER, None, row) for row in teachers)]:
         found = _calibration(row, on)
         xs, ys = ([point[name] for point in found["bins"]] for name in ("confidence", "accuracy"))
         axes.plot(xs, ys, label=f"{name}: {found['ece']:.3f}", markersize=5, **Series("", [], style).look())
@@ -125,8 +120,7 @@ def training_figures(study: Study, work: Path) -> list[Figure]:
     figures = []
     rows = [row for number, row in enumerate(study.rows) if curves[number]]
     for number, (about, part) in enumerate(_parts(study, rows), start=1):
-        names = labels([row.factors for row in part])
-        lines = [(names[style], style, curves[study.rows.index(row)]) for style, row in enumerate(part)]
+        lines = [(name, style, curves[study.rows.index(row)]) for name, style, row in _named(study, part)]
         if len(study.teachers) == 1:
             lines.append((TEACHER, None, curves[len(study.rows)]))
         name = f"training-{number}"
@@ -171,8 +165,10 @@ def _paint_latency(axes, study: Study, pairs: list, teachers: list) -> None:
     axes.plot(xs, ys, **Series("", []).look() | {"marker": "", "drawstyle": "steps-post", "linewidth": 0.9})
     by_method = {}
     for row, point in pairs:
-        by_method.setdefault(row.factors.get("method", METRIC.upper()), []).append(point)
-    series = [Series(str(label), points, style) for style, (label, points) in enumerate(by_method.items())]
+        by_method.setdefault(row.factors.get("method"), []).append(point)
+    styles = styles_of(study, [{} if method is None else {"method": method} for method in by_method])
+    found = zip(by_method.items(), styles, strict=True)
+    series = [Series(METRIC.upper() if name is None else str(name), points, look) for (name, points), look in found]
     for one in [*series, *([Series(TEACHER, teachers)] if teachers else [])]:
         xs, ys = [point.x for point in one.points], [point.mean for point in one.points]
         axes.errorbar(xs, ys, [p.spread for p in one.points], label=one.label, **one.look() | {"linestyle": ""})
@@ -184,11 +180,20 @@ def _latency_point(row: Row, on: str) -> Point | None:
     return point_of(sum(found) / len(found), row, on) if found else None
 
 
+def _named(study: Study, rows: list) -> list[tuple]:
+    """[(label, style, row)] for the rows of one plot."""
+    several = [row.factors for row in rows]
+    return list(zip(labels(several) if rows else [], styles_of(study, several), rows, strict=True))
+
+
 def _parts(study: Study, rows: list) -> list[tuple[str, list]]:
-    """[(text for the title, rows)]: rows divided so that a figure has enough colours, by the first factor if needed."""
+    """[(text for the title, rows)]: rows divided so that a figure has enough colours, if needed.
+
+    They are divided by the first factor that is not the method, so that a figure compares methods.
+    """
     if len(rows) <= len(COLOURS):
         return [("", rows)] if rows else []
-    first, parts = next(iter(study.factors)), {}
+    first, parts = next((name for name in study.factors if name != "method"), "method"), {}
     for row in rows:
         parts.setdefault(row.factors.get(first, "none"), []).append(row)
     pieces = []

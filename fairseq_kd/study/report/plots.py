@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from fairseq_kd.study.report.draw import COLOURS, HEIGHT, Point, Series, draw_dots, draw_lines, picture
 from fairseq_kd.study.report.rows import TEACHER, Row, Study, labels
+from fairseq_kd.study.report.styles import styles_of
+from fairseq_kd.study.report.words import axis_words
 
 METRIC = "bleu"
 MOST_LEVELS = 4
@@ -30,10 +32,11 @@ def series_of(study: Study, names: list, pairs: list) -> list[Series]:
     if len(groups) > len(COLOURS):
         others = [name for name in others if name == "method"] or others[:1]
         groups = _grouped(pairs, others)
-    names = labels([dict(key) for key in groups]) if groups else []
+    keys = [dict(key) for key in groups]
+    names, styles = labels(keys) if keys else [], styles_of(study, keys)
     return [
-        Series(name or METRIC.upper(), _pooled(points), number)
-        for number, (name, points) in enumerate(zip(names, groups.values(), strict=True))
+        Series(name or METRIC.upper(), _pooled(points), style)
+        for name, style, points in zip(names, styles, groups.values(), strict=True)
     ]
 
 
@@ -144,7 +147,7 @@ def _figure(study: Study, title: str, names: list, on: str) -> Figure | None:
     def paint(axes):
         if numeric:
             draw_lines(axes, series + teachers, levels + teacher_levels)
-            axes.set(xlabel=title, ylabel=f"BLEU on {on}")
+            axes.set(xlabel=axis_words(title), ylabel=f"BLEU on {on}")
             _name_ticks(axes, sorted({point.x for one in series for point in one.points}), title == SIZE)
         else:
             draw_dots(axes, series + teachers, levels + teacher_levels, values)

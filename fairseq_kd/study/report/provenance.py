@@ -54,8 +54,8 @@ def unfinished(results: dict) -> list[str]:
 
 def signatures(study: Study) -> list[str]:
     """sacreBLEU's signatures of all scores in the tables."""
-    results = [result for row in [*study.teachers, *study.rows] for on in study.sets for result in row.found(on)]
-    return sorted({result[metric]["signature"] for result in results for metric in study.metrics() if metric in result})
+    found = [result[metric] for result in study.results() for metric in study.metrics() if metric in result]
+    return sorted({score["signature"] for score in found if "signature" in score})
 
 
 def version_table(plan: Plan, work: Path) -> Table:
@@ -79,6 +79,12 @@ def artefact_table(plan: Plan, work: Path, results: dict) -> Table:
         "For a training this is the sha256 of checkpoint_best.pt, for a data-bin or cache the sha256 of its manifest."
     ]
     return Table("Hashes", ["stage", "seconds", "sha256"], lines, 1, notes)
+
+
+def provenance_tables(plan: Plan, study: Study, work: Path, results: dict) -> list[Table]:
+    """Evaluation sets, versions and hashes."""
+    tables = [data_table(study), version_table(plan, work), artefact_table(plan, work, results)]
+    return [table for table in tables if table is not None]
 
 
 def data_table(study: Study) -> Table | None:

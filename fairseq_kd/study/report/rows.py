@@ -1,22 +1,28 @@
 """Rows of a report: cells that differ only in their seed, with their results as far as they exist."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean
 
 from fairseq_kd.study.state import read_output
 
 TEACHER = "teacher"
+METRICS = {"bleu": "BLEU", "chrf": "chrF2", "ter": "TER"}  # name in a result -> name in a report
 LONG = ("hypotheses", "references")  # entries of a result that a report does not need
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training. results: evaluation set -> result of `evaluate`, None while it does not exist."""
+    """One training. results: evaluation set -> result of `evaluate`, None while it does not exist.
+
+    factors: the values of all factors, also of those with one value.
+    """
 
     seed: int | None
     results: dict
     stages: list
     training_seconds: float | None
+    factors: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,11 @@ class Row:
         """One score per seed with a result."""
         return [result[metric]["score"] for result in self.found(on) if metric in result]
 
+    def mean(self, metric: str, on: str) -> float | None:
+        """The mean of the scores; None without scores."""
+        scores = self.scores(metric, on)
+        return mean(scores) if scores else None
+
     def parameters(self) -> int | None:
         """The number of parameters of the model; None when no result has it."""
         found = [result for on in self.runs[0].results for result in self.found(on)]
@@ -60,10 +71,19 @@ class Study:
     teachers: list
     users: list
 
+    def results(self) -> list[dict]:
+        """All results that exist."""
+        return [result for on in self.sets for result in self.results_on(on)]
+
+    def results_on(self, on: str) -> list[dict]:
+        """The results on one evaluation set."""
+        return [result for row in [*self.teachers, *self.rows] for result in row.found(on)]
+
     def metrics(self) -> list[str]:
-        """The metrics that any result has."""
-        results = [result for row in [*self.teachers, *self.rows] for on in self.sets for result in row.found(on)]
-        return [metric for metric in ("bleu", "chrf", "ter") if any(metric in result for result in results)]
+        """The metrics that any result has: entries with a score and a signature."""
+        results = self.results()
+        known = {name for one in results for name, value in one.items() if isinstance(value, dict) and "score" in value}
+        return [*(name for name in METRICS if name in known), *sorted(known - METRICS.keys())]
 
 
 def label(factors: dict) -> str:
@@ -110,7 +130,7 @@ def _varying(cells: list) -> dict:
 
 def _run(cell: dict, work: Path) -> Run:
     results = {name: _read(work, path) for name, path in cell["results"].items()}
-    return Run(cell["factors"].get("seed"), results, cell["stages"], cell["training_seconds"])
+    return Run(cell["factors"].get("seed"), results, cell["stages"], cell["training_seconds"], cell["factors"])
 
 
 def _teacher_row(teacher: dict, taught: list, factors: dict, work: Path) -> Row:

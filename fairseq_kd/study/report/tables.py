@@ -1,4 +1,4 @@
-"""Tables of a report: scores with marks of significance, measures, claims.
+"""Tables of a report: scores with marks of significance, and other measures.
 
 A mark of significance compares a row with the row of method `ce` that has the same other factors.
 """
@@ -8,23 +8,26 @@ from statistics import mean, stdev
 
 from fairseq_kd.evaluation.significance import holm, paired_t
 from fairseq_kd.scoring.score import LOWER_IS_BETTER
-from fairseq_kd.study.claims import power_note, read_claim_results
-from fairseq_kd.study.report.rows import Row, Study
+from fairseq_kd.study.report.rows import METRICS, Row, Study
 
 ALPHA = 0.05
 BASELINE = "ce"
 BETTER, WORSE = " ▲", " ▼"
+MARKED = (
+    f"{BETTER.strip()} better and {WORSE.strip()} worse than {BASELINE} with the same other factors: paired t-test "
+    f"over seeds, p below {ALPHA} after Holm's correction for the tests of the table."
+)
 
 
-def find_marks(study: Study, metric: str) -> tuple[dict, list[str]]:
-    """({(number of the row, set): mark}, notes on the tests or on the reason why no mark exists).
+def find_marks(study: Study, metric: str) -> tuple[dict, int, str]:
+    """({(number of the row, set): mark}, number of tests, note on the tests or on the reason why no mark exists).
 
     The test is a two-sided paired t-test over the seeds. p is corrected after Holm for all tests of the table.
     """
     pairs = [(number, baseline_of(study, row), row) for number, row in enumerate(study.rows)]
     pairs = [(number, baseline, row) for number, baseline, row in pairs if baseline is not None]
     if not pairs:
-        return {}, [f"No marks of significance: no row has a counterpart with the method {BASELINE}."]
+        return {}, 0, f"No marks of significance: no row has a counterpart with the method {BASELINE}."
     tested = []
     for number, baseline, row in pairs:
         for on in study.sets:
@@ -35,7 +38,7 @@ def find_marks(study: Study, metric: str) -> tuple[dict, list[str]]:
         why = f"no row and its row of {BASELINE} have several seeds, the same seeds, and all of them done"
         if all(len(row.runs) == 1 for row in study.rows):
             why = "one seed per row"
-        return {}, [f"No marks of significance: {why}. fairseq-kd compare tests two results over their segments."]
+        return {}, 0, f"No marks of significance: {why}. fairseq-kd compare tests two results over their segments."
     found = [(number, on, ours, theirs, paired_t(ours, theirs)["p"]) for number, on, ours, theirs in tested]
     found = [entry for entry in found if entry[-1] is not None]  # None: the difference is the same for all seeds
     marks = {}
@@ -43,12 +46,7 @@ def find_marks(study: Study, metric: str) -> tuple[dict, list[str]]:
         if p < ALPHA:
             better = (sum(ours) < sum(theirs)) == (metric in LOWER_IS_BETTER)
             marks[number, on] = BETTER if better else WORSE
-    note = (
-        f"{BETTER.strip()} better and {WORSE.strip()} worse than {BASELINE} with the same other factors: paired t-test "
-        f"over seeds, p below {ALPHA} after Holm's correction for the {len(found)} tests of this table; "
-        f"{len(marks)} of them are marked."
-    )
-    return marks, [note]
+    return marks, len(found), MARKED
 
 
 def baseline_of(study: Study, row: Row) -> Row | None:
@@ -69,7 +67,6 @@ def _by_seed(row: Row, metric: str, on: str) -> dict:
     return {seed: result[metric]["score"] for seed, result in done.items() if metric in result}
 
 
-NAMES = {"bleu": "BLEU", "chrf": "chrF2", "ter": "TER"}
 NOT_DONE = "–"
 # title with unit; function from a result to the value; format
 MEASURES = (
@@ -92,13 +89,19 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text. The first `words` columns hold words, the others numbers."""
+    """A table of text. The first `words` columns hold words, the others numbers.
+
+    name: of its file. about: one line that belongs to this table alone. notes: how to read it, the same for several
+    tables.
+    """
 
     title: str
     head: list
     rows: list
     words: int
     notes: list = field(default_factory=list)
+    name: str = ""
+    about: str = ""
 
 
 def score_tables(study: Study) -> list[Table]:
@@ -107,19 +110,21 @@ def score_tables(study: Study) -> list[Table]:
 
 
 def _scores(study: Study, metric: str) -> Table:
-    marks, notes = find_marks(study, metric)
+    marks, tests, note = find_marks(study, metric)
     lines = [
-        [*factor_words(study, row), *(_score(row, metric, on) for on in study.sets), str(len(row.runs))]
+        [*factor_words(study, row), *(score_text(row, metric, on) for on in study.sets), str(len(row.runs))]
         for row in study.teachers
     ]
     for number, row in enumerate(study.rows):
-        scores = [_score(row, metric, on) + marks.get((number, on), "") for on in study.sets]
+        scores = [score_text(row, metric, on) + marks.get((number, on), "") for on in study.sets]
         lines.append([*factor_words(study, row), *scores, str(len(row.runs))])
-    about = [f"{NAMES[metric]}: mean ± standard deviation over seeds; {NOT_DONE} is not done."]
-    if any("ci" in result.get(metric, {}) for row in study.rows for on in study.sets for result in row.found(on)):
-        about.append("With one seed, ± (95 %) is half of the interval from sacreBLEU's bootstrap.")
+    notes = [f"Scores are the mean ± one standard deviation over seeds; {NOT_DONE} is not done."]
+    if any("95 %" in cell for line in lines for cell in line):
+        notes.append("With one seed, ± (95 %) is half of the interval from sacreBLEU's bootstrap.")
+    about = f"{tests} tests against {BASELINE}, {len(marks)} of them are marked." if tests else ""
+    title = METRICS.get(metric, metric) + (" (less is better)" if metric in LOWER_IS_BETTER else "")
     head = [*study.factors, *study.sets, "seeds"]
-    return Table(NAMES[metric], head, lines, len(study.factors), about + notes)
+    return Table(title, head, lines, len(study.factors), [*notes, note], metric, about)
 
 
 def factor_words(study: Study, row: Row) -> list[str]:
@@ -127,7 +132,8 @@ def factor_words(study: Study, row: Row) -> list[str]:
     return [str(row.factors.get(name, "")) for name in study.factors]
 
 
-def _score(row: Row, metric: str, on: str) -> str:
+def score_text(row: Row, metric: str, on: str) -> str:
+    """The score of a row as text: mean ± standard deviation over seeds."""
     scores = row.scores(metric, on)
     if not scores:
         return NOT_DONE
@@ -148,8 +154,8 @@ def measure_tables(study: Study) -> list[Table]:
             continue
         lines = [[*factor_words(study, row), *(_measure(row, on, column) for column in columns)] for row in rows]
         head = [*study.factors, *(title for title, _, _ in columns)]
-        notes = ["Means over seeds. Times and memory depend on the machine and on its other work."]
-        tables.append(Table(f"Measures on {on}", head, lines, len(study.factors), notes))
+        notes = ["Measures are means over seeds. Times and memory depend on the machine and on its other work."]
+        tables.append(Table(f"Measures on {on}", head, lines, len(study.factors), notes, f"measures-{on}"))
     return tables
 
 
@@ -162,23 +168,3 @@ def _measure(row: Row, on: str, column: tuple) -> str:
 
 def _scaled(number: float | None) -> float | None:
     return None if number is None else number / 1e6
-
-
-def claim_table(results: dict) -> Table | None:
-    """The claims with their verdicts and the tests behind them; None for a study without claims."""
-    if not results["claims"]:
-        return None
-    claims = read_claim_results(results)
-    lines = []
-    for claim in claims:
-        figures = [(claim.estimate, "{:+.2f}"), (claim.p, "{:.4f}"), (claim.p_holm, "{:.4f}")]
-        written = [NOT_DONE if value is None else form.format(value) for value, form in figures]
-        lines.append([claim.text, claim.verdict, claim.test or NOT_DONE, *written])
-    notes = [f"{number}. {claim.sentence}" for number, claim in enumerate(claims, start=1)]
-    notes.append(
-        f"Tested by fairseq-kd compare. Supported and refuted are p below {ALPHA} after Holm's correction for the "
-        f"{sum(claim.p is not None for claim in claims)} claims that are tested."
-    )
-    if any(claim.detectable is not None for claim in claims if claim.verdict == "undecided"):
-        notes.append(power_note())
-    return Table("Claims", ["claim", "verdict", "test", "difference", "p", "p, Holm"], lines, 3, notes)

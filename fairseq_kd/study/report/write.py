@@ -1,10 +1,11 @@
-"""Write the report of a study: report.html, report.md and plots/*.svg. The same results give the same files.
+"""Write the report of a study. The same results give the same files.
 
-The templates next to this file turn tables and figures into HTML and Markdown.
+The templates next to this file turn what the other modules found into HTML and Markdown.
 """
 
 import importlib.util
 import shutil
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,21 +13,21 @@ from fairseq_kd.artifacts.folders import folder_in_progress
 from fairseq_kd.artifacts.locks import exclusive
 from fairseq_kd.artifacts.writing import write_text
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.study.claims import read_claim_results
 from fairseq_kd.study.plan import Plan
+from fairseq_kd.study.report.cells_csv import write_cells
 from fairseq_kd.study.report.draw import renamed
+from fairseq_kd.study.report.drops import drop_tables
+from fairseq_kd.study.report.latex import tex_files
+from fairseq_kd.study.report.markdown import escape, markdown_table
 from fairseq_kd.study.report.measured import latency_figures, noise_figures, reliability_figures, training_figures
+from fairseq_kd.study.report.outcome import best_row, short_table
 from fairseq_kd.study.report.plots import Figure, factor_figures
-from fairseq_kd.study.report.provenance import (
-    artefact_table,
-    data_table,
-    failures,
-    older,
-    signatures,
-    unfinished,
-    version_table,
-)
-from fairseq_kd.study.report.rows import Study, read_study
-from fairseq_kd.study.report.tables import Table, claim_table, measure_tables, score_tables
+from fairseq_kd.study.report.provenance import failures, older, provenance_tables, signatures, unfinished
+from fairseq_kd.study.report.rows import METRICS, Study, read_study
+from fairseq_kd.study.report.tables import Table, measure_tables, score_tables
+from fairseq_kd.study.report.tested import describe_study
+from fairseq_kd.study.report.verdicts import claim_table, count_verdicts
 from fairseq_kd.study.show import write_results
 
 FOLDER = Path(__file__).parent
@@ -50,27 +51,7 @@ def render(template: str, content: dict) -> str:
     return environment.get_template(template).render(content, style=style)
 
 
-def markdown_table(table: Table) -> str:
-    """A table as Markdown, with its title and notes."""
-    right = "---:|" * (len(table.head) - table.words)
-    lines = [f"## {escape(table.title)}", "", _line(table.head), f"|{'---|' * table.words}{right}"]
-    lines += [_line(row) for row in table.rows]
-    return "\n".join([*lines, *(part for note in table.notes for part in ("", escape(note)))])
-
-
-def escape(text: str) -> str:
-    """Escape text for Markdown, so that it has no markup and stays in its cell of a table."""
-    text = str(text).replace("&", "&amp;").replace("<", "&lt;").replace("\\", "\\\\").replace("|", "\\|")
-    for mark in "*_`[]":
-        text = text.replace(mark, f"\\{mark}")
-    return " ".join(text.split())
-
-
-def _line(cells: list) -> str:
-    return f"| {' | '.join(escape(cell) for cell in cells)} |"
-
-
-HTML_NAME, MARKDOWN_NAME, PLOTS = "report.html", "report.md", "plots"
+HTML_NAME, MARKDOWN_NAME, CSV_NAME, PLOTS, TABLES = "report.html", "report.md", "cells.csv", "plots", "tables"
 NEEDED = ("matplotlib", "jinja2")
 # A picture outside of the page has a light or dark background: its text follows the reader's setting.
 STYLE = "<style>svg { color: #1b1f24 } @media (prefers-color-scheme: dark) { svg { color: #e6e8ea } }</style>"
@@ -91,42 +72,76 @@ def check_packages() -> None:
         raise KDError(f"reports need {' and '.join(missing)}: pip install 'fairseq_kd[report]'")
 
 
-def write_report(plan: Plan, work: Path) -> str:
-    """Write results.json and the report of a finished or unfinished study; return its main tables as Markdown.
+def write_report(plan: Plan, work: Path, latex: bool = False) -> str:
+    """Write results.json and the report of a finished or unfinished study; return its main parts as Markdown.
 
+    latex: whether to write tables/*.tex. The tables of an earlier report are always written again.
     Raises KDError, before anything is written, when a package is missing or another process writes the report.
     """
     check_packages()
     with exclusive(work / "report"):
-        return _write_report(plan, work)
+        return _write_report(plan, work, latex or (work / TABLES).is_dir())
 
 
-def _write_report(plan: Plan, work: Path) -> str:
+def describe_files(work: Path) -> str:
+    """One line: the files of the report."""
+    tables = f", {work / TABLES}/" if (work / TABLES).is_dir() else ""
+    return f"wrote {work / HTML_NAME}, {work / MARKDOWN_NAME}, {work / CSV_NAME}{tables} and {work / PLOTS}/"
+
+
+def _write_report(plan: Plan, work: Path, latex: bool) -> str:
     results = write_results(plan, work)
     study = read_study(results, work)
     figures, omitted = _figures(study, work)
-    main = [table for table in (claim_table(results), *score_tables(study)) if table is not None]
-    others = [data_table(study), version_table(plan, work), artefact_table(plan, work, results)]
-    content = {
+    content = _outcome(plan, study, results, work) | {
         "study": study,
         "cells": len(results["cells"]),
         "done": sum(cell["state"] == "done" for cell in results["cells"]),
         "older": older(results),
         "unfinished": unfinished(results),
         "failures": failures(plan, work),
-        "main": main,
         "measures": measure_tables(study),
         "figures": figures,
         "omitted": omitted,
         "signatures": signatures(study),
-        "provenance": [table for table in others if table is not None],
+        "provenance": provenance_tables(plan, study, work, results),
         "commands": {name: command or "(not run yet)" for name, command in results["commands"].items()},
     }
-    _write_plots(work / PLOTS, figures)
+    main, folded = content["main"], content["folded"]
+    content["notes"] = notes_of([*main, *folded, *content["measures"]])
+    captions = Counter(figure.caption for figure in figures)
+    content["captions"] = [caption for caption, count in captions.items() if count > 1]
+    _write_files(work / PLOTS, {f"{figure.name}.svg": _standing_alone(figure.svg) for figure in figures})
+    if latex:
+        _write_files(work / TABLES, tex_files([*main, *folded, *content["measures"]], study.name))
+    write_text(work / CSV_NAME, write_cells(study, list(plan.spec.factors)))
     write_text(work / HTML_NAME, render("report.html.j2", content))
     write_text(work / MARKDOWN_NAME, render("report.md.j2", content | {"plots": PLOTS}))
-    notes = [*content["older"], *content["unfinished"]]
-    return "\n\n".join([*(f"**{line}**" for line in notes), *map(markdown_table, main)])
+    return render("printed.md.j2", content)
+
+
+def _outcome(plan: Plan, study: Study, results: dict, work: Path) -> dict:
+    """What was tested and what came out: verdicts, main tables, and tables of other metrics, which are folded."""
+    verdicts = read_claim_results(results)
+    claims = claim_table(verdicts)
+    tables = {table.name: table for table in score_tables(study)}
+    groups = [[tables[metric], *drop_tables(study, metric)] for metric in study.metrics()]
+    first, *others = groups or [[]]
+    return {
+        "tested": describe_study(plan, study, work),
+        "verdicts": verdicts,
+        "counted": count_verdicts(verdicts),
+        "short": short_table(study),
+        "best": best_row(study),
+        "main": [*([claims] if claims else []), *first],
+        "other_metrics": [METRICS.get(metric, metric) for metric in study.metrics()[1:]],
+        "folded": [table for group in others for table in group],
+    }
+
+
+def notes_of(tables: list[Table]) -> list[str]:
+    """The notes of several tables, each once."""
+    return list(dict.fromkeys(note for table in tables for note in table.notes))
 
 
 def _figures(study: Study, work: Path) -> tuple[list[Figure], list[Omitted]]:
@@ -156,11 +171,15 @@ def _distinct(figures: list[Figure]) -> list[Figure]:
     return list(found.values())
 
 
-def _write_plots(folder: Path, figures: list[Figure]) -> None:
-    """Write the figures as files, and remove the files of an earlier report."""
+def _standing_alone(svg: str) -> str:
+    start = svg.index(">") + 1
+    return f"{svg[:start]}{STYLE}{svg[start:]}\n"
+
+
+def _write_files(folder: Path, files: dict) -> None:
+    """Write a folder of text files, and remove the files of an earlier report. files: name -> content."""
     shutil.rmtree(folder.with_name(f".{folder.name}"), ignore_errors=True)  # an earlier version's, killed
     shutil.rmtree(folder, ignore_errors=True)
     with folder_in_progress(folder) as temporary:
-        for figure in figures:
-            start = figure.svg.index(">") + 1
-            write_text(temporary / f"{figure.name}.svg", f"{figure.svg[:start]}{STYLE}{figure.svg[start:]}\n")
+        for name, content in files.items():
+            write_text(temporary / name, content)
