@@ -27,6 +27,7 @@ def evaluate_checkpoint(
     bins: int = 0,
     latency: int = 0,
     teacher=None,
+    teacher_data=None,
     noise_levels: Sequence[float] = (),
     reference=None,
     post_process: str | None = None,
@@ -43,10 +44,10 @@ def evaluate_checkpoint(
     """Translate a subset and score it; return the result of `evaluation.evaluate`, which also holds the translations.
 
     out: a file for the result, which `compare_results` reads. resamples: of the bootstrap intervals. bins: of the
-    calibration. latency: sentences that are timed. teacher: measure the agreement with it. noise_levels: percentages of
-    the source words that get noise. reference, post_process: for a data-bin of fairseq-preprocess. trust_checkpoint:
-    `checkpoint` again, if it may hold code. beam to cpu: see `TranslateOptions`. A measure that is 0, None or empty is
-    not made.
+    calibration. latency: sentences that are timed. teacher: measure the agreement with it; teacher_data: folder of its
+    dictionaries, if it was moved. noise_levels: percentages of the source words that get noise. reference,
+    post_process: for a data-bin of fairseq-preprocess. trust_checkpoint: `checkpoint` again, if it may hold code. beam
+    to cpu: see `TranslateOptions`. A measure that is 0, None or empty is not made.
     Raises KDError for input that cannot be used, before anything is translated.
     """
     options = TranslateOptions(beam, lenpen, max_len_a, max_len_b, max_tokens, fp16, cpu)
@@ -54,7 +55,7 @@ def evaluate_checkpoint(
         resamples=resamples,
         bins=bins,
         latency=latency,
-        teacher=None if teacher is None else TeacherOptions(str(teacher)),
+        teacher=_teacher(teacher, teacher_data),
         noise=NoiseLevels(tuple(noise_levels)) if noise_levels else None,
     )
     how = {"reference": reference, "post_process": post_process, "tokenize": tokenize, "measures": measures}
@@ -65,6 +66,12 @@ def evaluate_checkpoint(
     if out is not None:
         write_record(out, result)
     return result
+
+
+def _teacher(paths, data) -> TeacherOptions | None:
+    if data is not None and paths is None:
+        raise KDError("--teacher-data has no effect without --teacher")
+    return None if paths is None else TeacherOptions(str(paths), data)
 
 
 @errors_name_arguments(data="teacher-data")
