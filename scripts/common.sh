@@ -5,7 +5,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 # study NAME WORDS: run the study configs/studies/NAME.yaml, and then write and print its report.
 study() {
-    local report=(--report)
+    local report=(--with-report)
     begin synthetic "${@:2}"
     has --dry-run && report=()
     read_recipe

@@ -24,7 +24,7 @@ def add_arguments(parser) -> None:
     group = parser.add_argument_group("run")
     add_run_options(group)
     group.add_argument("--dry-run", action="store_true", help="only print what Snakemake would do")
-    group.add_argument("--report", action="store_true", help="then write the report, even if stages have failed")
+    group.add_argument("--with-report", action="store_true", help="then write the report, even if stages have failed")
     parser.set_defaults(passed_on=[])
 
 
@@ -70,14 +70,14 @@ def run(args) -> int | None:
     register()
     given = [
         f"--{name.replace('_', '-')}"
-        for name in ("jobs", "cpu", "dry_run", "report", "old_stages")
+        for name in ("jobs", "cpu", "dry_run", "with_report", "old_stages")
         if getattr(args, name)
     ]
     given += ["--threads"] if args.threads != 1 and not args.calibrate else []
     if args.action != "run" and (given := [*given, *args.passed_on]):
         raise KDError(f"{' '.join(given)}: no effect with study {args.action}, only with study run")
-    if args.report and args.dry_run:
-        raise KDError("--report has no effect with --dry-run, which makes no results")
+    if args.with_report and args.dry_run:
+        raise KDError("--with-report has no effect with --dry-run, which makes no results")
     if args.action != "plan" and args.calibrate:
         raise KDError(f"--calibrate has no effect with study {args.action}, only with study plan")
     work = Path(args.out).absolute()
@@ -96,7 +96,7 @@ def run(args) -> int | None:
 
         options = RunOptions(args.jobs, args.threads, args.cpu, args.dry_run, tuple(args.passed_on))
         status = run_study(plan, work, options)
-        if args.report:
+        if args.with_report:
             _report(plan, work)
         return status
     elif args.action == "status":

@@ -21,7 +21,7 @@ SCRIPTS = ROOT / "scripts"
 SHELL = sorted(path.name for path in SCRIPTS.glob("*.sh") if path.name != "common.sh")
 MULTI30K = ["--source-lang", "de", "--target-lang", "en", "--vocab-size", "4000"]
 RUNS = [
-    ("sweep_capacity.sh", [], "study run capacity --report --recipe synthetic --out runs/capacity-synthetic"),
+    ("sweep_capacity.sh", [], "study run capacity --with-report --recipe synthetic --out runs/capacity-synthetic"),
     (
         "sweep_capacity.sh",
         ["--dry-run"],
@@ -30,17 +30,17 @@ RUNS = [
     (
         "sweep_decoding.sh",
         ["multi30k", "--raw", "a b"],
-        "study run decoding --report --recipe multi30k --out runs/decoding-multi30k --raw <a b>",
+        "study run decoding --with-report --recipe multi30k --out runs/decoding-multi30k --raw <a b>",
     ),
     (
         "noise_robustness.sh",
         ["--jobs", "2", "iwslt14.de-en"],
-        "study run noise --report --recipe iwslt14.de-en --out runs/noise-iwslt14.de-en --jobs 2",
+        "study run noise --with-report --recipe iwslt14.de-en --out runs/noise-iwslt14.de-en --jobs 2",
     ),
     (
         "noise_robustness.sh",
         ["--recipe", "my/own.yaml", "--out", "w"],
-        "study run noise --report --recipe my/own.yaml --out runs/noise-own --recipe my/own.yaml --out w",
+        "study run noise --with-report --recipe my/own.yaml --out runs/noise-own --recipe my/own.yaml --out w",
     ),
     ("search_parameters.sh", ["multi30k"], "search greedy --recipe multi30k --out runs/search-multi30k"),
     ("prepare_iwslt14.sh", [], "prepare iwslt14.de-en --out data-bin/iwslt14.de-en"),
@@ -129,9 +129,12 @@ def test_a_run_ends_with_the_report_and_its_path_also_if_stages_have_failed(tmp_
     from fairseq_kd.study import run as runs
 
     plan, work = plan_of(tmp_path), tmp_path / "work"
-    words = ["study", "run", str(plan.spec.path), "--out", str(work), "--report"]
-    assert main([*words, "--dry-run"]) == 2 and "--report has no effect with --dry-run" in capsys.readouterr().err
-    assert main(["study", "plan", *words[2:]]) == 2 and "--report: no effect with study plan" in capsys.readouterr().err
+    words = ["study", "run", str(plan.spec.path), "--out", str(work), "--with-report"]
+    assert main([*words, "--dry-run"]) == 2 and "--with-report has no effect with --dry-run" in capsys.readouterr().err
+    assert (
+        main(["study", "plan", *words[2:]]) == 2
+        and "--with-report: no effect with study plan" in capsys.readouterr().err
+    )
     assert not work.exists()
     work.mkdir()
     write_record(work / "plan.json", plan.as_dict())
