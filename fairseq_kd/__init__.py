@@ -44,6 +44,8 @@ The student is any model of fairseq, or one of this package:
                      -> models.compact     closed gates removed: a smaller models.student
                      -> export             a CTranslate2 model
 
+What Python code may use is in `__all__` of this package and of the packages below it (docs/python.md).
+
 Importing this package registers everything with fairseq: that is what `--user-dir fairseq_kd` does, and what a notebook
 does. Only the command `fairseq-kd` leaves it out, so that `--help` and `doctor` need no fairseq.
 """
@@ -54,9 +56,10 @@ import re
 import sys
 from pathlib import Path
 
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.version import __version__
 
-__all__ = ["__version__", "register"]
+__all__ = ["KDError", "__version__", "register"]
 
 
 def register() -> None:

@@ -6,7 +6,11 @@ Usage: scripts/inject_noise.py --source-lang de --target-lang en --prefix train 
 
 import sys
 
-from fairseq_kd.cli.main import main
+try:
+    from fairseq_kd.cli.main import main
+except ModuleNotFoundError as error:
+    print(f"{error}: run `make quickstart` first, then .venv/bin/python {sys.argv[0]}", file=sys.stderr)
+    raise SystemExit(2) from None
 
 if __name__ == "__main__":
     sys.exit(main(["noise", *sys.argv[1:]]))

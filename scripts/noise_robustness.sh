@@ -1,8 +1,13 @@
 #!/usr/bin/env bash
-# What students learn from noisy training sources.
-# Usage: scripts/noise_robustness.sh [RECIPE] [further options of fairseq-kd study run]
-# RECIPE: synthetic (default), multi30k, iwslt14.de-en ...; named corpora are downloaded without --raw DIR.
-set -euo pipefail
-recipe=${1:-synthetic}
-[ $# -gt 0 ] && shift
-exec fairseq-kd study run noise --recipe "$recipe" --out "runs/noise-$recipe" "$@"
+# What students learn from noisy training sources (configs/studies/noise.yaml).
+#
+# Usage: scripts/noise_robustness.sh [RECIPE] [OPTIONS]
+#
+# RECIPE: synthetic (default), multi30k, iwslt14.de-en, ... or a YAML file. Without --raw DIR, named corpora are downloaded.
+# OPTIONS: of `fairseq-kd study run`, such as --dry-run, --jobs 2 or --out DIR (default: runs/noise-RECIPE).
+# The command ends with the report and its path.
+# After an interrupt, the same command continues.
+
+# shellcheck source=scripts/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+study noise "$@"

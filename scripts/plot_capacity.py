@@ -11,10 +11,15 @@ import argparse
 import json
 import logging
 import math
+import sys
 from collections import defaultdict
 from pathlib import Path
 
-from fairseq_kd.study.report.draw import Point, Series, draw_lines, picture
+try:
+    from fairseq_kd.study.report.draw import Point, Series, draw_lines, picture
+except ModuleNotFoundError as error:
+    print(f"{error}: run `make quickstart` first, then .venv/bin/python {sys.argv[0]}", file=sys.stderr)
+    raise SystemExit(2) from None
 
 
 def points(files: list[str]) -> list[Point]:

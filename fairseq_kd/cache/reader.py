@@ -40,8 +40,9 @@ class CacheReader:
         """Number of sentences."""
         return self.manifest["sentences"]
 
-    def sentence_rows(self, sentences: np.ndarray) -> np.ndarray:
-        """Row numbers of all tokens of these sentences, sentence by sentence."""
+    def sentence_rows(self, sentences) -> np.ndarray:
+        """Row numbers of all tokens of these sentences, sentence by sentence. sentences: their numbers, from 0."""
+        sentences = np.asarray(sentences)
         starts, ends = self.offsets[sentences], self.offsets[sentences + 1]
         lengths = ends - starts
         before = np.cumsum(lengths) - lengths  # tokens of the sentences before each

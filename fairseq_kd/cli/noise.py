@@ -2,7 +2,7 @@
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.noise.operations import LEVELS, OPERATIONS, SUBSTITUTES, TOKENIZERS, NoiseOptions
-from fairseq_kd.noise.text_level import UnsegmentedText
+from fairseq_kd.noise.text_level import remedy_for_unsegmented
 
 CHOICES = {"source": ("source",), "target": ("target",), "both": ("source", "target")}
 
@@ -90,13 +90,8 @@ def run(args) -> None:
     if (args.prefix is None) == (args.data_bin is None):
         raise KDError("give either --prefix IN or --data-bin DIR")
     common = {"sides": CHOICES[args.side], "seed": args.seed, "workers": args.workers}
-    try:
+    with remedy_for_unsegmented():
         manifest = _text(args, options, common) if args.prefix is not None else _data_bin(args, options, common)
-    except UnsegmentedText as error:
-        raise KDError(
-            f"{error}; give --word-tokenizer char (each character of such a script is a word), or --level char or "
-            "subword"
-        ) from error
     print(f"{args.out} is complete: {manifest['sentences']:,} sentences")
     for lang, report in manifest["noise"].items():
         print(f"{lang}: {report['lines_changed']:,} of {report['lines']:,} sentences changed")

@@ -31,6 +31,7 @@ def add_arguments(parser) -> None:
     group = parser.add_argument_group("run")
     add_run_options(group)
     group.add_argument("--dry-run", action="store_true", help="only print what Snakemake would do")
+    group.add_argument("--with-report", action="store_true", help="then write the report, even if stages have failed")
     parser.set_defaults(passed_on=[])
 
 
@@ -91,10 +92,13 @@ def run(args) -> int | None:
     register()
     if args.action == "init":
         return study_init.run(args)
-    given = [f"--{name.replace('_', '-')}" for name in ("jobs", "cpu", "dry_run", "old_stages") if getattr(args, name)]
+    names = ("jobs", "cpu", "dry_run", "with_report", "old_stages")
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name)]
     given += ["--threads"] if args.threads != 1 and not args.calibrate else []
     if args.action != "run" and (given := [*given, *args.passed_on]):
         raise KDError(f"{' '.join(given)}: no effect with study {args.action}, only with study run")
+    if args.with_report and args.dry_run:
+        raise KDError("--with-report has no effect with --dry-run, which makes no results")
     if args.action != "plan" and args.calibrate:
         raise KDError(f"--calibrate has no effect with study {args.action}, only with study plan")
     if args.action != "report" and args.latex:
@@ -113,17 +117,25 @@ def run(args) -> int | None:
     elif args.action == "run":
         from fairseq_kd.study.run import RunOptions, run_study
 
-        return run_study(plan, work, RunOptions(args.jobs, args.threads, args.cpu, args.dry_run, tuple(args.passed_on)))
+        options = RunOptions(args.jobs, args.threads, args.cpu, args.dry_run, tuple(args.passed_on))
+        status = run_study(plan, work, options)
+        if args.with_report:
+            _report(plan, work)
+        return status
     elif args.action == "status":
         from fairseq_kd.study.show import format_status
 
         print(format_status(plan, work))
     else:
-        from fairseq_kd.study.report.write import describe_files, write_report
-
         if not (work / PLAN_NAME).is_file():
             raise KDError(f"{work} holds no study yet: fairseq-kd study run {args.spec} --out {args.out}")
-
-        print(write_report(plan, work, args.latex))
-        print(describe_files(work))
+        _report(plan, work, args.latex)
     return None
+
+
+def _report(plan, work: Path, latex: bool = False) -> None:
+    """Write the report, and print it and where it is."""
+    from fairseq_kd.study.report.write import describe_files, write_report
+
+    print(write_report(plan, work, latex))
+    print(describe_files(work))

@@ -9,3 +9,7 @@
 
 The same seed and input give the same output, byte for byte.
 """
+
+from fairseq_kd.core.public import lazily
+
+__all__, __getattr__, __dir__ = lazily(__name__, {"NoiseOptions": "operations", "noise_lines": "text"})

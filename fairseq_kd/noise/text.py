@@ -12,11 +12,12 @@ from fairseq_kd.artifacts.manifest import library_versions
 from fairseq_kd.artifacts.writing import naming_file
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
+from fairseq_kd.core.public import check_lines, errors_name_arguments
 from fairseq_kd.corpus.subword import load_model_file
 from fairseq_kd.corpus.text import count_lines, find_text, missing_text, read_blocks
 from fairseq_kd.noise.operations import BLOCK_LINES, NoiseOptions
 from fairseq_kd.noise.side import SIDES, NoisySide
-from fairseq_kd.noise.text_level import TextLevel, check_subword
+from fairseq_kd.noise.text_level import TextLevel, check_subword, remedy_for_unsegmented
 
 KIND = "fairseq_kd noisy text"
 FORMAT = 1
@@ -110,11 +111,39 @@ def _noisy_blocks(noisy: NoisySide, path: Path, lines: int) -> Iterator[memoryvi
     progress.finish()
 
 
+@errors_name_arguments()
 def noise_lines(
-    lines: Sequence[str], options: NoiseOptions, seed: int, *, side: str = "source", subword=None, like=None
+    lines: Sequence[str],
+    *,
+    delete: float = 0.0,
+    substitute: float = 0.0,
+    swap: float = 0.0,
+    swap_window: int = 1,
+    substitute_from: str = "unigram",
+    level: str = "word",
+    sentence_share: float = 1.0,
+    word_tokenizer: str = "spaces",
+    protect: Sequence[str] = (),
+    seed: int = 1,
+    side: str = "source",
+    subword_model=None,
+    like: Sequence[str] | None = None,
 ) -> list[str]:
-    """The lines with the noise that `fairseq-kd noise` adds to a file of these lines; see `noise_and_count`."""
-    return noise_and_count(lines, options, seed, side=side, subword=subword, like=like)[0]
+    """The lines with the noise that `fairseq-kd noise` adds to a file of these lines.
+
+    delete, substitute, swap: shares of the words that meet this operation, 0 to 1; their sum is at most 1. swap_window
+    to protect: see `NoiseOptions`. side: "source" or "target", which have different noise for the same seed.
+    subword_model: a file, for level "subword". like: lines from whose words substitutes are drawn; None: from `lines`.
+    Raises KDError for values out of range, for arguments without an effect, and as `noise_and_count` does.
+    """
+    check_lines("lines", lines)
+    options = NoiseOptions(
+        delete, substitute, swap, swap_window, substitute_from, level, sentence_share, word_tokenizer, tuple(protect)
+    )
+    check_subword(options, subword_model)
+    model = None if subword_model is None else load_model_file(subword_model)
+    with remedy_for_unsegmented():
+        return noise_and_count(lines, options, seed, side=side, subword=model, like=like)[0]
 
 
 def noise_and_count(

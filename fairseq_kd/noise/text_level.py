@@ -7,6 +7,7 @@ Two properties of words are found here:
 - Protected words are tags such as <BT> or __en__, separated by spaces. Noise must not change them.
 """
 
+import contextlib
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
@@ -24,6 +25,18 @@ from fairseq_kd.noise.units import Units, count_units, find_characters, find_wor
 
 class UnsegmentedText(KDError):
     """Too many lines are not segmented into words. Each command adds the remedy that it offers."""
+
+
+@contextlib.contextmanager
+def remedy_for_unsegmented():
+    """Add the remedy to an `UnsegmentedText` that is raised inside: other units of the noise."""
+    try:
+        yield
+    except UnsegmentedText as error:
+        raise KDError(
+            f"{error}; give --word-tokenizer char (each character of such a script is a word), or --level char or "
+            "subword"
+        ) from error
 
 
 LONGEST = 11  # weighted letters per word; a line with a larger mean is unsegmented

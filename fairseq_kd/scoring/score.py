@@ -1,13 +1,14 @@
 """Scores by sacreBLEU, never without their signature."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from sacrebleu.metrics import BLEU, CHRF, TER
 
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.public import check_lines, errors_name_arguments
 from fairseq_kd.scoring.tokenizers import BY_SPACES, STANDARD, check_text, choose_tokenizer, load_tokenizer
 
 METRICS = ("bleu", "chrf", "ter")
@@ -116,6 +117,34 @@ def choose_scorer(lang: str, given: str | None, references: Iterable[str]) -> Sc
     name = choose_tokenizer(lang, given)
     check_text(name, given is not None, lang, references)
     return Scorer(name)
+
+
+@errors_name_arguments()
+def score_lines(
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    *,
+    lang: str = "und",
+    tokenize: str | None = None,
+    resamples: int = 0,
+) -> dict:
+    """BLEU, chrF and TER of detokenised text against one reference per line; see `Scorer.score` for the result.
+
+    lang: code of the target language, which chooses the tokeniser ("und": undetermined). tokenize: one of `TOKENIZERS`;
+    None: by the language. resamples: of the bootstrap; 0: no intervals.
+    Raises KDError for lists of different lengths or without lines, and as `choose_scorer` does.
+    """
+    for name, lines in (("hypotheses", hypotheses), ("references", references)):
+        check_lines(name, lines)
+    if len(hypotheses) != len(references) or not references:
+        raise KDError(
+            f"{len(hypotheses)} hypotheses and {len(references)} references cannot be scored: give one reference per "
+            "hypothesis, and at least one of each"
+        )
+    if resamples < 0 or resamples == 1:
+        raise KDError(f"resamples {resamples}: give 0 (no intervals) or at least 2 resamples")
+    check_seed()
+    return choose_scorer(lang, tokenize, references).score(list(hypotheses), list(references), resamples)
 
 
 def check_seed(of_tests: bool = False) -> None:

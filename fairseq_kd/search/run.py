@@ -14,7 +14,14 @@ from fairseq_kd.artifacts.records import create_record
 from fairseq_kd.artifacts.writing import ensure_writable_folder
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.scoring.score import check_seed
-from fairseq_kd.search.report import finalists, read_scores, write_search_report
+from fairseq_kd.search.report import (
+    CHOSEN_NAME,
+    JSON_NAME,
+    REPORT_NAME,
+    finalists,
+    read_scores,
+    write_search_report,
+)
 from fairseq_kd.search.space import optuna_search
 from fairseq_kd.search.spec import TEST, VALIDATION, SearchSpec
 from fairseq_kd.search.strategies import Outcome, Search, drive, greedy, grid, resolve_kd_word
@@ -42,6 +49,7 @@ def run_search(search: SearchSpec, work: Path, options: RunOptions) -> int:
     outcome = drive(begin(search, work), trainings.validate)
     failed = trainings.test(outcome)
     print(write_search_report(search, outcome, work))
+    print(f"wrote {work / REPORT_NAME}, {work / JSON_NAME} and {work / CHOSEN_NAME}")
     return FAILURE if failed or any(run.score is None for run in outcome.runs) else 0
 
 

@@ -25,3 +25,12 @@ In the order of a run: `check` opens a spec, plans it, and lets the program of e
 Snakemake, which starts one process per stage (`stage`); `show` prints plan, progress and status; `report` writes the
 page. `fairseq_kd.search` runs one such study for each batch of configurations.
 """
+
+from fairseq_kd.core.public import lazily
+
+_PLACES = {
+    "format_plan": "show",
+    "plan_study": "api",
+    "write_spec": "api",
+}
+__all__, __getattr__, __dir__ = lazily(__name__, _PLACES)

@@ -16,11 +16,23 @@ from fairseq_kd.cache.format import Rows, rebuild, sentence_crcs
 from fairseq_kd.cache.reader import CacheReader
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_one
+from fairseq_kd.core.public import errors_name_arguments
 from fairseq_kd.inference.frozen import data_folder
 from fairseq_kd.loss.signal import DenseSignal, TopKSignal
 
 logger = logging.getLogger(__name__)
 SIDES = ("source", "target")
+
+
+@errors_name_arguments(temperature="teacher-temperature")
+def read_cache(folder, task, *, subset: str = "train", temperature: float = 1.0, teacher=None) -> "CachedSignalSource":
+    """The teacher's answers in a cache, for batches of `subset`.
+
+    task: of fairseq, such as `read_teacher(...).task`. temperature: of later calls. teacher: the checkpoint that the
+    cache must be made from; None: any.
+    Raises KDError as `CachedSignalSource` does.
+    """
+    return CachedSignalSource(folder, task, temperature=temperature, stated_teacher=teacher, subset=subset)
 
 
 class CachedSignalSource:

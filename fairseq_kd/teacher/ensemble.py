@@ -2,14 +2,17 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.public import errors_name_arguments
+from fairseq_kd.inference.device import choose_device
 from fairseq_kd.inference.frozen import FrozenModel, load_frozen
-from fairseq_kd.inference.opening import load_pair
+from fairseq_kd.inference.opening import gold_batches, load_pair
 from fairseq_kd.loss.signal import DenseSignal
 
 
@@ -46,6 +49,14 @@ class Teachers:
         signals = [member.signal(sample, keep) for member in self.members]
         return signals[0] if len(signals) == 1 else AveragedSignal(signals)
 
+    def batches(self, *, max_tokens: int | None = None, cpu: bool = False) -> Iterator[tuple[dict, torch.Tensor]]:
+        """Yield (fairseq batch, keep (B, T): where its target is not padding), each sentence of the subset once.
+
+        Both are arguments of `signal`. max_tokens: of a batch, with padding. cpu: do not use CUDA.
+        """
+        pad = self.task.target_dictionary.pad()
+        return gold_batches(self.dataset, pad, choose_device(cpu), "teacher", max_tokens)
+
     def fingerprint(self) -> dict:
         """Paths, and a hash of the contents: the sha256 of one file, or the sha256 of the list of several sha256s.
 
@@ -66,6 +77,20 @@ class AveragedSignal:
         """Log-probabilities (n, V) of the rows from start to before end."""
         lprobs = torch.stack([signal.rows(start, end) for signal in self.signals])  # (members, n, V)
         return lprobs.logsumexp(dim=0) - torch.tensor(float(len(self.signals))).log()
+
+
+@errors_name_arguments()
+def read_teacher(
+    data_bin, teacher, *, subset: str = "train", teacher_data=None, teacher_dtype="float32", trust_checkpoint=None
+) -> Teachers:
+    """Load a checkpoint, or an ensemble of checkpoints joined by ":", and a subset of a data-bin.
+
+    teacher_data: folder of the teacher's dictionaries; None: the folder that the checkpoint records. teacher_dtype:
+    "float32", "float16" or "bfloat16". trust_checkpoint: a checkpoint of `teacher` to read even if it holds code.
+    Raises KDError as `open_teachers` does.
+    """
+    trust = None if trust_checkpoint is None else str(trust_checkpoint)
+    return open_teachers(data_bin, str(teacher), subset, data=teacher_data, dtype=teacher_dtype, trust=trust)
 
 
 def open_teachers(

@@ -13,7 +13,7 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.sentencepiece_model import SentencePieceModel
 from fairseq_kd.corpus.text import write_lines
 from fairseq_kd.noise.operations import BLOCK_LINES, NoiseOptions
-from fairseq_kd.noise.text import noise_lines
+from fairseq_kd.noise.text import noise_and_count, noise_lines
 
 HAN = "我你他喜欢吃看书的了在是不大小天水火山人中国学生老师今天明天医猫狗花红蓝"
 RATES = [{"delete": 0.5}, {"substitute": 0.5}, {"swap": 0.9}, {"delete": 0.3, "substitute": 0.3, "swap": 0.3}]
@@ -60,7 +60,7 @@ def test_with_the_tokenizer_char_each_character_is_a_word(tmp_path, capsys):
     for before, after in zip(source, lines, strict=True):
         remaining = iter(before)
         assert after and all(character in remaining for character in after)
-    swapped = noise_lines(source, NoiseOptions(swap=0.5, word_tokenizer="char"), 1)
+    swapped = noise_lines(source, swap=0.5, word_tokenizer="char", seed=1)
     assert swapped != source and [*map(sorted, swapped)] == [*map(sorted, source)]
 
 
@@ -97,14 +97,14 @@ def test_which_lines_are_not_segmented(text, expected):
 
 
 def test_a_few_lines_in_another_script_are_borne_and_many_are_refused_wherever_they_stand():
-    options, many = NoiseOptions(swap=0.2), chinese(2 * BLOCK_LINES)
-    assert len(noise_lines(german(95) + many[:5], options, 1)) == 100
+    many = chinese(2 * BLOCK_LINES)
+    assert len(noise_lines(german(95) + many[:5], swap=0.2)) == 100
     with pytest.raises(KDError, match="11 of 100 source sentences"):
-        noise_lines(german(89) + many[:11], options, 1)
+        noise_lines(german(89) + many[:11], swap=0.2)
     with pytest.raises(KDError, match="8,192 of 12,288 source sentences"):
-        noise_lines(german(BLOCK_LINES) + many, options, 1)
+        noise_lines(german(BLOCK_LINES) + many, swap=0.2)
     share = [*many[:600], *german(3 * BLOCK_LINES)]  # most of the first block, and few of all
-    assert len(noise_lines(share, options, 1)) == len(noise_lines(share[::-1], options, 1)) == len(share)
+    assert len(noise_lines(share, swap=0.2)) == len(noise_lines(share[::-1], swap=0.2)) == len(share)
 
 
 def test_the_tables_of_scripts_are_those_of_unicode():
@@ -127,12 +127,10 @@ def test_protected_words_stay_where_they_are_and_the_others_change_around_them()
     """With a rate of 1 and two different words there is nothing to draw."""
     lines = ["<BT> a b", "a <BT> b", "<2en> <BT>", "a <BT> b <2en> a"]
     protect = ("<BT>", "<2en>")
-    found = {
-        name: noise_lines(lines, NoiseOptions(**{name: 1.0}, protect=protect), 1) for name in ("substitute", "swap")
-    }
+    found = {name: noise_lines(lines, **{name: 1.0}, protect=protect, seed=1) for name in ("substitute", "swap")}
     assert found["substitute"] == ["<BT> b a", "b <BT> a", "<2en> <BT>", "b <BT> a <2en> b"]
     assert found["swap"] == ["<BT> b a", "b <BT> a", "<2en> <BT>", "b <BT> a <2en> a"]
-    for before, after in zip(lines, noise_lines(lines, NoiseOptions(delete=1, protect=protect), 1), strict=True):
+    for before, after in zip(lines, noise_lines(lines, delete=1, protect=protect, seed=1), strict=True):
         tags, words = ([w for w in after.split() if w.startswith("<") == is_tag] for is_tag in (True, False))
         assert tags == [w for w in before.split() if w.startswith("<")]
         assert len(words) == (before != "<2en> <BT>")  # one of them is kept
@@ -151,7 +149,7 @@ def test_protected_words_are_never_touched_nor_put_in(level, rates, tmp_path):
         for line in german(300)
     ]
     more = {"word_tokenizer": "char"} if level == "tokenizer char" else {"level": level}
-    noisy = noise_lines(lines, NoiseOptions(**rates, protect=tags, **more), 1, subword=model)
+    noisy = noise_and_count(lines, NoiseOptions(**rates, protect=tags, **more), 1, subword=model)[0]
     for before, after in zip(lines, noisy, strict=True):
         assert [w for w in after.split() if w in tags] == [w for w in before.split() if w in tags]
     assert sum(a != b for a, b in zip(lines, noisy, strict=True)) > 100

@@ -329,7 +329,7 @@ def test_the_page_about_searches_shows_a_shipped_search():
 
 def test_the_script_names_a_shipped_search():
     script = (ROOT / "scripts" / "search_parameters.sh").read_text()
-    (name,) = re.findall(r"^exec fairseq-kd search (\S+)", script, re.M)
+    (name,) = re.findall(r"^search (\S+)", script, re.M)
     assert name in shipped_specs("searches")
 
 
