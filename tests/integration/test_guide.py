@@ -29,7 +29,7 @@ def run(command: str, here: Path, user_dir: str) -> subprocess.CompletedProcess:
 def test_the_guide_for_your_own_data_and_teacher(tmp_path):
     pytest.importorskip("ctranslate2")
     (tmp_path / "text").mkdir()
-    for subset, pairs in draw_corpus(CorpusSpec(pairs=200, valid=20, test=20)).items():
+    for subset, pairs in draw_corpus(CorpusSpec(pairs=100, valid=10, test=10)).items():
         for side, lang in enumerate(("de", "en")):
             write_lines(tmp_path / "text" / f"{subset}.{lang}", [pair[side] for pair in pairs])
     user_dir = run_kd("user-dir", cwd=tmp_path).stdout
@@ -39,7 +39,7 @@ def test_the_guide_for_your_own_data_and_teacher(tmp_path):
         result = run(command, tmp_path, user_dir.strip())
         assert result.returncode == 0, f"{command}\n{result.stdout[-2000:]}{result.stderr[-2000:]}"
     scores = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in ("plain", "student")}
-    references = [pair[1] for pair in draw_corpus(CorpusSpec(pairs=200, valid=20, test=20))["test"]]
+    references = [pair[1] for pair in draw_corpus(CorpusSpec(pairs=100, valid=10, test=10))["test"]]
     assert all(
         result["references"] == references and result["post_process"] == "subword-nmt" for result in scores.values()
     )
