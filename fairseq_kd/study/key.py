@@ -56,7 +56,6 @@ MAKERS = {
 }
 KINDS = tuple(MAKERS)
 TRAININGS = ("teacher", "student")
-# the existing artefacts of a study are no stages: `fairseq_kd.study.existing`
 ON_GPU = ("teacher", "select", "decode", "cache", "student", "evaluate")
 
 

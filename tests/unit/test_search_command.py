@@ -369,6 +369,7 @@ def test_the_script_names_a_shipped_search():
         (GREEDY | {"teacher-checkpoints": 9}, {}, "budget must be at least 9 updates"),
         (GREEDY | {"teacher-checkpoints": 1}, {}, "teacher-checkpoints must be a whole number from 2"),
         (GREEDY, {"teacher": {"save-interval-updates": 2}}, "is set by the search; give teacher-checkpoints"),
+        (GREEDY, {"teacher": {"checkpoint": "a.pt"}}, "checkpoint in teacher is set by the search; leave it out"),
         (GREEDY, {"evaluate": {"subsets": ["test"]}}, "subsets in evaluate is set by the search; leave it out"),
         (GREEDY, {"student": {"arch": "kd_studnt_3m"}}, "--arch kd_studnt_3m: unknown; the nearest valid one is"),
         (GREEDY, {"budget": {"student": 3}, "recipe": None, "data": {"name": "synthetic"}}, "budget must be"),
