@@ -16,8 +16,9 @@ Keys of a comparison (JSON), "format" 2 (format 1 had one "pairing" and one sign
                                 following keys are None
         difference              mean of the system - mean of the baseline
         bootstrap, approximate_randomisation     {"p", "p_holm", "signatures"}: one list per key, with one value per
-                                run, compared with the baseline's run of the same seed; empty if not paired.
-                                The bootstrap also has "error" and "interval" (95 %) of each run's difference
+                                run, compared with the baseline's run of the same seed; empty if not paired
+        scatter                 of each run's difference in the bootstrap: {"error": standard errors, "interval": 95 %
+                                intervals}, one value per run; empty if not paired. Older files lack this key
         paired_t                {"t", "degrees_of_freedom", "p", "p_holm"} over runs paired by seed, else None
         welch_t                 the same keys over runs that are not paired, else None
         decided_by              "paired_t" or "welch_t" with several runs, else "approximate_randomisation"
@@ -41,7 +42,7 @@ from fairseq_kd.scoring.score import LOWER_IS_BETTER, Scorer, check_seed
 
 FORMAT = 2
 T_TESTS = ("paired_t", "welch_t")
-MORE = {"bootstrap": ("error", "interval")}  # of the difference; files made before they were recorded lack both
+SCATTER = ("error", "interval")
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def _describe(name: str, files: list, results: dict, measured: dict) -> dict:
         "bootstrap_mean": [found["mean"] for found in bootstraps],
         "ci": [found["ci"] for found in bootstraps],
     }
-    keys = ("pairing", "difference", *TESTS, *T_TESTS, "decided_by", "verdict")
+    keys = ("pairing", "difference", *TESTS, "scatter", *T_TESTS, "decided_by", "verdict")
     return row | dict.fromkeys(keys)
 
 
@@ -166,7 +167,9 @@ def _test(row: dict, baseline: dict, pairing: str, measured: list[dict]) -> dict
     found = {"pairing": pairing, "difference": row["mean"] - baseline["mean"]}
     for test in TESTS:
         runs = [] if pairing == "none" else [run[test] for run in measured]
-        found[test] = {key: [run[key] for run in runs] for key in ("p", "signatures", *MORE.get(test, ()))}
+        found[test] = {key: [run[key] for run in runs] for key in ("p", "signatures")}
+    paired = [] if pairing == "none" else measured
+    found["scatter"] = {key: [run["bootstrap"][key] for run in paired] for key in SCATTER}
     if pairing == "seed" and len(row["scores"]) > 1:
         found["paired_t"] = paired_t(row["scores"], baseline["scores"])
     elif pairing == "none":

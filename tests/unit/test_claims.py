@@ -260,7 +260,7 @@ def test_a_comparison_over_segments_has_the_power_of_its_bootstrap(tmp_path, rec
     path = tmp_path / "stages" / claim["compare"] / "comparison.json"
     content = json.loads(path.read_text())
     if recorded:
-        content["systems"][1]["bootstrap"] = {"error": [0.26], "interval": [[-0.3, 0.72]]}
+        content["systems"][1]["scatter"] = {"error": [0.26], "interval": [[-0.3, 0.72]]}
         path.write_text(json.dumps(content))
     (found,) = write_results(plan, tmp_path)["claims"]
     assert found["verdict"] == "undecided" and said in found["sentence"]

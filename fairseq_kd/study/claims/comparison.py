@@ -86,11 +86,11 @@ def _estimate(content: dict) -> Estimate | None:
         variances = [side.var(ddof=1) / len(side) for side in (ours, theirs)]
         degrees, size = other["welch_t"]["degrees_of_freedom"], len(ours)
         return Estimate(other["difference"], sum(variances) ** 0.5 if degrees else 0.0, degrees or 1, size)
-    errors = other.get("bootstrap", {}).get("error")
+    errors = other.get("scatter", {}).get("error")
     return Estimate(other["difference"], errors[0], None, content["segments"]) if errors else None
 
 
 def _interval(other: dict, found: Estimate | None) -> tuple | None:
     if found is None:
         return None
-    return found.interval() if found.degrees is not None else tuple(other["bootstrap"]["interval"][0])
+    return found.interval() if found.degrees is not None else tuple(other["scatter"]["interval"][0])
