@@ -113,7 +113,7 @@ def test_the_question_is_the_key_or_else_the_comment_at_the_beginning(tmp_path):
     assert question_of(SimpleNamespace(path=path)) == "Which kind of student survives noise best? Second line."
     assert question_of(SimpleNamespace(path=path, question=" Is it\n so? ")) == "Is it so?"
     path.write_text("factors: {}  # no question\n# nor here\n")
-    assert question_of(SimpleNamespace(path=path)).startswith("not stated")
+    assert question_of(SimpleNamespace(path=path)).startswith("The question of this study is not stated")
 
 
 def test_every_value_that_the_study_knows_has_words_and_other_names_get_generic_ones(tmp_path):
