@@ -24,7 +24,7 @@ from fairseq_kd.study.report.rows import Row, Run, Study
 from fairseq_kd.study.report.styles import VALUES, styles_of
 from fairseq_kd.study.report.tables import Table
 from fairseq_kd.study.report.tested import describe_study, question_of
-from fairseq_kd.study.report.verdicts import count_verdicts, read_verdicts
+from fairseq_kd.study.report.verdicts import Verdict, count_verdicts, read_verdicts
 from fairseq_kd.study.report.words import FACTORS, about_factor, about_value
 from fairseq_kd.study.report.write import write_report
 from fairseq_kd.study.show import write_results
@@ -162,6 +162,27 @@ def test_sizes_of_a_data_bin_without_a_manifest_are_counted(tmp_path, data_bin):
     assert describe_study(plan, study, tmp_path).entries[0].lines == [expected.replace("own text", "data-bin")]
 
 
+def test_data_and_a_teacher_that_existed_before_the_study(tmp_path, monkeypatch):
+    plan = plan_of(tmp_path, factors={"method": ["seq"]})
+    found = tmp_path / "elsewhere"
+    found.mkdir()
+    subsets = {name: {"pairs": size} for name, size in (("train", 7000), ("valid", 70), ("test", 700))}
+    (found / "manifest.json").write_text(json.dumps({"source_lang": "fr", "target_lang": "en", "subsets": subsets}))
+    for stage in plan.stages.values():
+        if stage.kind == "evaluate":
+            stage.command[2] = "@existing/data-bin-0a"
+    monkeypatch.setattr(plan, "as_dict", lambda: {"existing": {"data-bin-0a": {"path": str(found)}}})
+    plan.spec.sections["data"] = {"data-bin": str(found), "source-lang": "fr", "target-lang": "en"}
+    scores = {"bleu": {"score": 30.0}}
+    teacher = Row({"method": "teacher"}, [Run(None, {"test": scores | {"parameters": 5000, "updates": 90}}, [], None)])
+    student = Row({"method": "seq"}, [Run(1, {"test": scores}, [], None)])
+    study = Study("s", ["test"], {"method": ["seq"]}, [student], [teacher], [[0]])
+    entries = {entry.term: entry.lines for entry in describe_study(plan, study, tmp_path).entries}
+    sizes = "train 7,000, valid 70, test 700 sentence pairs"
+    assert entries["Data"] == [f"French (fr) to English (en), elsewhere: {sizes}"]
+    assert entries["Teacher"] == ["5,000 parameters, 90 updates"]
+
+
 def study_with_stages(plan, study):
     cell = next(iter(plan.cells))
     rows = [
@@ -229,6 +250,8 @@ def test_verdicts_are_sentences(finished):
         "3 seeds, p = 0.3000).",
     ]
     assert [verdict.verdict for verdict in found] == ["supported", "refuted", "undecided"]
+    crossing = Verdict("crossing(word, seq; noise)", "crossing", "They cross.")
+    assert count_verdicts([*found, crossing]) == "Of 4 claims: 1 supported, 1 refuted, 1 undecided, 1 crossing."
     assert count_verdicts(found[:1]) == "Of 1 claim: 1 supported." and count_verdicts([]) == ""
 
 

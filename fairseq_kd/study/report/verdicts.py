@@ -117,7 +117,8 @@ def count_verdicts(verdicts: list[Verdict]) -> str:
     """One sentence: how many claims have each verdict; empty without claims."""
     if not verdicts:
         return ""
-    counts = [(word, sum(v.verdict == word for v in verdicts)) for word in (*DECIDED, NOT_TESTED)]
-    failed = sum(v.verdict == FAILED for v in verdicts)
-    parts = [f"{count} {word}" for word, count in counts if count] + ([f"{failed} without a test"] if failed else [])
+    found = [verdict.verdict for verdict in verdicts]
+    others = [word for word in found if word not in (*DECIDED, NOT_TESTED, FAILED)]  # of claims of other kinds
+    words = dict.fromkeys([*DECIDED, *others, NOT_TESTED, FAILED])
+    parts = [f"{found.count(word)} {word if word != FAILED else 'without a test'}" for word in words if word in found]
     return f"Of {len(verdicts)} {'claim' if len(verdicts) == 1 else 'claims'}: {', '.join(parts)}."
