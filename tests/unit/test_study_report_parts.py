@@ -115,7 +115,7 @@ def test_the_question_is_the_key_or_else_the_comment_at_the_beginning(tmp_path):
     assert question_of(SimpleNamespace(path=path)) == "Which kind of student survives noise best? Second line."
     assert question_of(SimpleNamespace(path=path, question=" Is it\n so? ")) == "Is it so?"
     path.write_text("factors: {}  # no question\n# nor here\n")
-    assert question_of(SimpleNamespace(path=path)).startswith("not stated")
+    assert question_of(SimpleNamespace(path=path)).startswith("The question of this study is not stated")
 
 
 def test_every_value_that_the_study_knows_has_words_and_other_names_get_generic_ones(tmp_path):
@@ -162,6 +162,27 @@ def test_sizes_of_a_data_bin_without_a_manifest_are_counted(tmp_path, data_bin):
     for name in ("name", "source-lang", "target-lang"):  # then the names of the files say the languages
         del plan.spec.sections["data"][name]
     assert describe_study(plan, study, tmp_path).entries[0].lines == [expected.replace("own text", "data-bin")]
+
+
+def test_data_and_a_teacher_that_existed_before_the_study(tmp_path, monkeypatch):
+    plan = plan_of(tmp_path, factors={"method": ["seq"]})
+    found = tmp_path / "elsewhere"
+    found.mkdir()
+    subsets = {name: {"pairs": size} for name, size in (("train", 7000), ("valid", 70), ("test", 700))}
+    (found / "manifest.json").write_text(json.dumps({"source_lang": "fr", "target_lang": "en", "subsets": subsets}))
+    for stage in plan.stages.values():
+        if stage.kind == "evaluate":
+            stage.command[2] = "@existing/data-bin-0a"
+    monkeypatch.setattr(plan, "as_dict", lambda: {"existing": {"data-bin-0a": {"path": str(found)}}})
+    plan.spec.sections["data"] = {"data-bin": str(found), "source-lang": "fr", "target-lang": "en"}
+    scores = {"bleu": {"score": 30.0}}
+    teacher = Row({"method": "teacher"}, [Run(None, {"test": scores | {"parameters": 5000, "updates": 90}}, [], None)])
+    student = Row({"method": "seq"}, [Run(1, {"test": scores}, [], None)])
+    study = Study("s", ["test"], {"method": ["seq"]}, [student], [teacher], [[0]])
+    entries = {entry.term: entry.lines for entry in describe_study(plan, study, tmp_path).entries}
+    sizes = "train 7,000, valid 70, test 700 sentence pairs"
+    assert entries["Data"] == [f"French (fr) to English (en), elsewhere: {sizes}"]
+    assert entries["Teacher"] == ["5,000 parameters, 90 updates"]
 
 
 def study_with_stages(plan, study):

@@ -13,6 +13,7 @@ from fairseq_kd.study.report.rows import Study
 from fairseq_kd.study.report.words import language
 
 USUAL = ("train", "valid", "test")
+EXISTING = "@existing/"
 NAMES = {"synthetic": "the embedded corpus", "text": "own text"}
 
 
@@ -52,16 +53,19 @@ def read_data(plan: Plan, study: Study, work: Path) -> list[Data]:
         for on, stage in cell["results"].items()
         if on == on.partition("@")[0]
     ]
-    folders = dict.fromkeys(_folder(stage.command[2], work) for stage in stages)
+    existing = plan.as_dict().get("existing", {})
+    folders = dict.fromkeys(_folder(stage.command[2], work, existing) for stage in stages)
     found = [_read(plan, folder, subsets) for folder in folders]
     found = found or [_read(plan, None, subsets)]
     unique = {data.describe(): data for data in found}
     return list(unique.values())
 
 
-def _folder(word: str, work: Path) -> Path:
-    """The folder that a word of a planned command names."""
-    return Path(work) / word.removeprefix("@/") if word.startswith("@/") else Path(word)
+def _folder(word: str, work: Path, existing: dict) -> Path:
+    """The folder that a word of a planned command names. existing: NAME -> {"path"}, for the words @existing/NAME."""
+    if word.startswith(EXISTING):
+        return Path(existing[word.removeprefix(EXISTING)]["path"])
+    return Path(work) / word.removeprefix("@/")
 
 
 def _read(plan: Plan, folder: Path | None, subsets: list) -> Data:

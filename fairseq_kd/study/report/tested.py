@@ -13,7 +13,7 @@ from fairseq_kd.study.report.words import about_factor, about_value, has_words, 
 from fairseq_kd.study.spec import Spec
 from fairseq_kd.study.stages import Stage
 
-NOT_STATED = "not stated (the key `question` of the spec states it)"
+NOT_STATED = "The question of this study is not stated. The key 'question' of the spec states it."
 SHOWN_SEEDS, SHOWN_SETS = 10, 3
 
 
@@ -137,7 +137,7 @@ def _shared(study: Study, rows: list) -> str:
     first = rows[0].factors
     same = {name: value for name, value in first.items() if all(row.factors.get(name) == value for row in rows)}
     same = {name: value for name, value in same.items() if any(row.factors.get(name) != value for row in study.rows)}
-    return ", ".join(f"{name} {value}" for name, value in same.items()) or f"{len(rows)} of {len(study.rows)}"
+    return ", ".join(f"{name} {value}" for name, value in same.items()) or "; ".join(row.label for row in rows)
 
 
 def _model(plan: Plan, row: Row) -> str:
