@@ -115,7 +115,7 @@ def split_line(line: str, fits: Callable[[str], bool]) -> Iterator[str]:
     A part ends after the last end of a sentence in the second half of what fits, else after the last word that fits,
     else (a single word that is too long) after the last character. At least one character always fits.
     """
-    while not fits(line):
+    while line and not fits(line):
         low, high = 1, len(line) - 1  # line[:low] is taken to fit, line[:high + 1] does not
         while low < high:
             middle = (low + high + 1) // 2
@@ -126,7 +126,8 @@ def split_line(line: str, fits: Callable[[str], bool]) -> Iterator[str]:
         cut = _cut(line, length)
         yield line[:cut].strip()
         line = line[cut:].strip()
-    yield line
+    if line:
+        yield line
 
 
 def _cut(line: str, length: int) -> int:
