@@ -26,7 +26,12 @@ def add_arguments(parser) -> None:
         help="instead: a system with one result per run. Runs are paired by seed if the system has the seeds of the "
         "first system, the baseline",
     )
-    parser.add_argument("--metric", choices=METRICS, default=defaults.metric, help="(default %(default)s)")
+    parser.add_argument(
+        "--metric",
+        default=defaults.metric,
+        metavar="NAME",
+        help=f"{', '.join(METRICS)}, or the name of a metric of `evaluate --metric` (default %(default)s)",
+    )
     parser.add_argument("--out", metavar="FILE.json", help="write the comparison here")
     parser.add_argument(
         "--alpha",
