@@ -108,7 +108,8 @@ class Gap:
         order = np.random.default_rng(self.options.seed).permutation(len(fits))
         order = order[fits[order]]
         if not len(order):
-            raise KDError(f"--gap: no sentence of the training set of {self.data} fits into the model's positions")
+            raise KDError(f"--gap: no sentence of the training set of {self.data} fits into the model's positions: "
+                          "give the data-bin of its training (--gap-data)")  # fmt: skip
         count = int(np.searchsorted(np.cumsum(sizes[1][order]), tokens)) + 1
         return np.sort(order[:count]), int((~fits).sum())
 

@@ -194,8 +194,9 @@ class Signature:
     parts: list[str]
 
     def update(self, key: str, value: str) -> None:
-        """Add a part."""
+        """Add a part; the seed is the last one."""
         self.parts.append(f"{key}:{value}")
+        self.parts.sort(key=lambda part: part.startswith("seed:"))
 
     def __str__(self) -> str:
         return "|".join(self.parts)

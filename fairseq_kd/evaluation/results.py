@@ -166,9 +166,10 @@ DECIDED_BY = {
 def table(comparison: dict) -> list[str]:
     """The lines that `fairseq-kd compare` prints, from the result of `compare.compare`."""
     baseline, *others = comparison["systems"]
-    metric = NAMES.get(comparison["metric"], comparison["metric"])
+    name, metric = comparison["metric"], NAMES.get(comparison["metric"], "score")
     width = max(len(system["name"]) for system in comparison["systems"]) + 2
-    lines = [f"{metric} of {comparison['segments']:,} segments against {baseline['name']}; p after Holm's correction"]
+    about = f"{NAMES.get(name, name)} of {comparison['segments']:,} segments against {baseline['name']}"
+    lines = [f"{about}; p after Holm's correction"]
     if len(baseline["scores"]) > 1:
         lines += ["", *_over_runs(comparison, width, metric), *_not_paired(baseline, others)]
         lines += ["", "seed by seed, over segments"] if any(system["pairing"] == "seed" for system in others) else []

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.errors import KDError, prefixed_errors
 from fairseq_kd.corpus.plain import PlainText, split_line, text_of_data_bin
 from fairseq_kd.evaluation.system import System, TranslateOptions, load_system, search_backend
 from fairseq_kd.sequence.backend import Backend
@@ -101,10 +101,8 @@ class Translator:
     def _parts(self, line: str, number: int, long_lines: str) -> list[str]:
         """The subwords of a line, or of its parts if it is too long."""
         text = self.text.form(line)
-        try:
+        with prefixed_errors(f"line {number}"):
             subwords = self.text.encode(text)
-        except KDError as error:
-            raise KDError(f"line {number}: {error}") from error
         if self._fits(subwords):
             return [subwords]
         limit = self.model.source_limit

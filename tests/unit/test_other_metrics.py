@@ -158,5 +158,5 @@ def test_the_metric_of_the_page():
     exec(block.text, scope)
     (name,) = [name for name, value in scope.items() if callable(value) and not name.startswith("_")]
     metric = OtherMetric(name, f"my_metrics:{name}", scope[name])
-    found = metric.measure(["a b"], ["a b c d"], ["a b"], 0)
+    found = metric.measure(["a b"], ["a b c "], ["a b"], 0)
     assert found["segments"] == [0.5] and found["lower_is_better"] is False

@@ -4,11 +4,13 @@ import importlib.util
 import json
 import math
 import os
+import shlex
 import shutil
 from types import SimpleNamespace
 
 import pytest
 from conftest import run_fairseq
+from docs_helpers import blocks_run_by
 
 from fairseq_kd.cli.main import main
 from fairseq_kd.corpus.plain import make_plain_text, split_line
@@ -344,3 +346,22 @@ def test_an_exported_folder_that_does_not_fit_is_refused(exported, data_bin, tex
         file.write(" ")
     assert run(copy, text) == 2
     assert "was changed after it was made" in capsys.readouterr().err
+
+
+@needs_ctranslate2
+def test_the_commands_of_the_page(exported, data_bin, teacher, text, tmp_path, monkeypatch, capsys):
+    blocks = {block.language: block for block in blocks_run_by("test_the_commands_of_the_page")}
+    for name, target in (("student/checkpoint_best.pt", teacher), ("data-bin/mine", data_bin)):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).symlink_to(target)
+    (tmp_path / "student-int8").symlink_to(exported)
+    (tmp_path / "news.de").write_text("".join(text.read_text().splitlines(keepends=True)[:3]))
+    monkeypatch.chdir(tmp_path)
+    for command in blocks["bash"].commands():
+        assert main(shlex.split(command)[1:]) == 0
+    assert [len(open(name).readlines()) for name in ("news.en", "news.tsv", "exported.en")] == [3, 9, 3]  # noqa: SIM115
+    assert open("news.en").read() == open("exported.en").read()  # noqa: SIM115
+    capsys.readouterr()
+    exec(blocks["python"].text, {})
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first.startswith("['") and second.count("'") == 6 and third == "[('', 0.0)]"
