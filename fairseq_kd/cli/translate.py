@@ -22,6 +22,7 @@ STDIN = "-"
 
 def add_arguments(parser) -> None:
     """Declare the options."""
+    _let_file_follow_options(parser)
     parser.add_argument("model", metavar="MODEL", help="checkpoint, or a folder that `fairseq-kd export` wrote")
     parser.add_argument("file", metavar="FILE", nargs="?", default=STDIN, help="text; - or nothing: standard input")
     parser.add_argument("--data", metavar="DATA_BIN", help="dictionaries and subword model of a checkpoint")
@@ -51,6 +52,20 @@ def add_arguments(parser) -> None:
     add_search_arguments(parser)
     parser.add_argument("--bf16", action="store_true", help="bfloat16, on CUDA")
     add_user_dir(parser)
+
+
+def _let_file_follow_options(parser) -> None:
+    """Let FILE be given after options too. argparse decides about an optional argument as soon as it has MODEL."""
+    plain = parser.parse_known_args
+
+    def parse(words=None, namespace=None):
+        parser.parse_known_args = plain  # which the next line calls
+        try:
+            return parser.parse_known_intermixed_args(words, namespace)
+        finally:
+            parser.parse_known_args = parse
+
+    parser.parse_known_args = parse
 
 
 def run(args) -> None:
@@ -100,18 +115,21 @@ def _check(args, options) -> str | None:
 
 def _watch(args, inputs: Inputs) -> None:
     """Look at the inputs before they are opened."""
-    inputs.watch(*(path for path in (args.model, args.subword_model, args.file) if path is not None))
-    if Path(args.model).is_dir():
-        inputs.watch(*(path for path in Path(args.model).rglob("*") if path.is_file()))
+    inputs.watch(*(path for path in (_model_file(args), args.subword_model, args.file) if path is not None))
     if args.data is not None and Path(args.data).is_dir():
         inputs.watch_data_bin(args.data)
+
+
+def _model_file(args) -> Path:
+    """The checkpoint; of an exported folder the manifest, which holds the hashes of the other files."""
+    model = Path(args.model)
+    return model / MANIFEST_NAME if model.is_dir() else model
 
 
 def _to_file(args, translator, opening: dict, inputs: Inputs) -> None:
     from fairseq_kd.evaluation.translate_file import FileWork, translate_file
 
-    model = Path(args.model)
-    made_from = {"model": inputs.sha256(model / MANIFEST_NAME if model.is_dir() else model), "opening": opening}
+    made_from = {"model": inputs.loaded(_model_file(args)), "opening": opening}  # a training may replace it now
     if args.subword_model not in (None, NO_MODEL):
         made_from["subword_model"] = inputs.sha256(args.subword_model)
     how = {"nbest": args.nbest, "long_lines": args.long_lines}

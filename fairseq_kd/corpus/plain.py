@@ -53,13 +53,13 @@ def text_of_data_bin(data_bin, languages: tuple[str, str], subword_model=None, i
     if manifest is None and subword_model is None:
         raise KDError(missing_model(data_bin))
     if manifest is None:
-        return text_of_model_file(subword_model)
+        return text_of_model_file(subword_model, form_of({}, in_form, data_bin))
     if subword_model is not None:
         raise KDError(f"{data_bin} has its own subword model, and --subword-model {subword_model} would be another: "
                       "leave --subword-model out")  # fmt: skip
     models = load_subword_models(data_bin, *languages)
     source, target = (models[lang] for lang in languages)
-    return make_plain_text(source, target.decode, form_of(manifest, in_form), languages)
+    return make_plain_text(source, target.decode, form_of(manifest, in_form, data_bin), languages)
 
 
 def text_of_folder(folder, manifest: dict, in_form: bool = False) -> PlainText:
@@ -67,7 +67,7 @@ def text_of_folder(folder, manifest: dict, in_form: bool = False) -> PlainText:
     names, kind = manifest["subword"]["files"], manifest["subword"]["kind"]
     paths = [names[lang] and Path(folder) / "subword" / names[lang] for lang in manifest["languages"]]
     source, target = (load_subword_model(kind, path) for path in paths)
-    return make_plain_text(source, target.decode, form_of(manifest, in_form), manifest["languages"])
+    return make_plain_text(source, target.decode, form_of(manifest, in_form, folder), manifest["languages"])
 
 
 def missing_model(where) -> str:
@@ -78,9 +78,15 @@ def missing_model(where) -> str:
     )
 
 
-def form_of(manifest: dict, in_form: bool) -> str:
-    """The form of the text of a data-bin, see `prepare_options.FORMS`; "cased" if nothing has to be done."""
-    return "cased" if in_form else manifest.get("form") or "cased"
+def form_of(manifest: dict, in_form: bool, where) -> str:
+    """The form that Moses must give to text, see `prepare_options.FORMS`; "cased" if nothing has to be done.
+
+    in_form: the text has the form of the data. Raises KDError when the data have no special form.
+    """
+    form = manifest.get("form") or "cased"
+    if in_form and form == "cased":
+        raise KDError(f"--in-form has no effect with {where}, whose text is plain text: leave it out")
+    return "cased" if in_form else form
 
 
 def make_plain_text(source_model, decode: Callable[[str], str], form: str, languages) -> PlainText:
@@ -115,19 +121,28 @@ def split_line(line: str, fits: Callable[[str], bool]) -> Iterator[str]:
     A part ends after the last end of a sentence in the second half of what fits, else after the last word that fits,
     else (a single word that is too long) after the last character. At least one character always fits.
     """
-    while line and not fits(line):
-        low, high = 1, len(line) - 1  # line[:low] is taken to fit, line[:high + 1] does not
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if fits(line[:middle].strip()) else (low, middle - 1)
-        length = low
+    while line:
+        length = _longest(line, fits)
+        if length == len(line):
+            yield line
+            return
         while length > 1 and not fits(line[: _cut(line, length)].strip()):  # a shorter prefix can have more subwords
             length -= 1
         cut = _cut(line, length)
         yield line[:cut].strip()
         line = line[cut:].strip()
-    if line:
-        yield line
+
+
+def _longest(line: str, fits: Callable[[str], bool]) -> int:
+    """The length of the longest prefix that fits, at least 1. Longer prefixes are taken to have more subwords."""
+    high = 1
+    while high < len(line) and fits(line[: 2 * high].strip()):
+        high *= 2
+    low, high = min(high, len(line)), min(2 * high, len(line))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(line[:middle].strip()) else (low, middle - 1)
+    return low
 
 
 def _cut(line: str, length: int) -> int:

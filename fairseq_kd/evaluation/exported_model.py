@@ -65,7 +65,7 @@ def _text(folder, manifest: dict, subword_model, in_form: bool) -> PlainText:
     if manifest["subword"] is None and subword_model is None:
         raise KDError(missing_model(folder))
     if manifest["subword"] is None:
-        return text_of_model_file(subword_model, form_of(manifest, in_form), manifest["languages"])
+        return text_of_model_file(subword_model, form_of(manifest, in_form, folder), manifest["languages"])
     if subword_model is not None:
         raise KDError(f"{folder} has its own subword model, and --subword-model {subword_model} would be another: "
                       "leave --subword-model out")  # fmt: skip

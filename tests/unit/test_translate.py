@@ -13,7 +13,7 @@ from conftest import run_fairseq
 from docs_helpers import blocks_run_by
 
 from fairseq_kd.cli.main import main
-from fairseq_kd.corpus.plain import make_plain_text, split_line
+from fairseq_kd.corpus.plain import form_of, make_plain_text, split_line
 from fairseq_kd.corpus.subword import WordModel, load_decoder
 from fairseq_kd.evaluation.evaluate import evaluate
 from fairseq_kd.evaluation.system import TranslateOptions, open_system
@@ -58,6 +58,12 @@ def test_a_file_gives_the_hypotheses_of_evaluate(data_bin, teacher, text, expect
     assert run(teacher, text, "--data", data_bin, "--out", tmp_path / "new" / "out.txt") == 0
     assert (tmp_path / "new" / "out.txt").read_text().splitlines() == expected
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["out.txt"]
+    capsys.readouterr()
+    assert main(["translate", str(teacher), "--data", str(data_bin), *map(str, WORDS), str(text)]) == 0
+    assert capsys.readouterr().out.splitlines() == expected
+    with pytest.raises(SystemExit):
+        run(teacher, text, "--data", data_bin, "--colour")
+    assert "unrecognized arguments: --colour" in capsys.readouterr().err
     assert translate(text.read_text().splitlines(), teacher, data_bin, options=SHORT) == expected
     assert len(set(expected)) > 5
 
@@ -202,6 +208,14 @@ def test_a_line_is_cut_after_a_sentence_else_after_a_word(line, limit, parts):
     assert list(split_line(line, lambda part: len(part) <= limit)) == parts
 
 
+def test_half_precision_is_that_of_the_weights(data_bin, teacher, text, expected):
+    """bfloat16 can be tried on a CPU from Python."""
+    lines = text.read_text().splitlines()
+    translator = open_translator(teacher, data_bin, SHORT, dtype="bfloat16")
+    found = [one.text for one in translator.translate(lines)]
+    assert sum(ours == theirs for ours, theirs in zip(found, expected, strict=True)) > 15
+
+
 def test_a_translation_without_its_end_is_told(data_bin, teacher, text, capsys):
     words = ["translate", teacher, text, "--data", data_bin, "--cpu", "--max-len-b", 2, "--format", "tsv"]
     assert main([*map(str, words)]) == 0
@@ -211,10 +225,12 @@ def test_a_translation_without_its_end_is_told(data_bin, teacher, text, capsys):
 
 def test_text_of_a_tokenised_data_bin_is_tokenised_and_back():
     pytest.importorskip("sacremoses")
-    plain = make_plain_text(WordModel(), WordModel.decode, "lower-cased", ("en", "en"))
+    plain = make_plain_text(WordModel(), WordModel.decode, form_of({"form": "lower-cased"}, False, "."), ("en", "en"))
     assert plain.encode(plain.form("  It's \t fine.\r")) == "it &apos;s fine ."
     assert plain.decode("it &apos;s fine .") == "it's fine."
     assert plain.form("") == ""
+    plain = make_plain_text(WordModel(), WordModel.decode, form_of({"form": "lower-cased"}, True, "."), ("en", "en"))
+    assert plain.encode(plain.form("it &apos;s fine .")) == plain.decode("it &apos;s fine .") == "it &apos;s fine ."
 
 
 def test_a_word_that_is_a_symbol_of_fairseq_is_refused_without_subwords(teacher, data_bin, tmp_path, capsys):
@@ -249,6 +265,7 @@ def test_a_data_bin_without_a_subword_model_needs_one(data_bin, teacher, text, e
         (["--fp16"], "--fp16 is for CUDA"),
         (["--fp16", "--bf16"], "--fp16"),
         (["--trust-checkpoint", "x.pt"], "is not the MODEL"),
+        (["--in-form"], "--in-form has no effect"),
         (["--out", "TEXT"], "is the text itself"),
         (["--out", "/dev/null/x"], "cannot write to"),
         (["--data", "no-folder"], "no-folder"),
