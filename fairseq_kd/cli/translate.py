@@ -129,9 +129,11 @@ def _model_file(args) -> Path:
 def _to_file(args, translator, opening: dict, inputs: Inputs) -> None:
     from fairseq_kd.evaluation.translate_file import FileWork, translate_file
 
-    made_from = {"model": inputs.loaded(_model_file(args)), "opening": opening}  # a training may replace it now
-    if args.subword_model not in (None, NO_MODEL):
-        made_from["subword_model"] = inputs.sha256(args.subword_model)
+    model = args.subword_model
+    made_from = {
+        "model": inputs.loaded(_model_file(args)),  # a training may replace it now
+        "opening": opening | {"subword_model": model if model in (None, NO_MODEL) else inputs.sha256(model)},
+    }
     how = {"nbest": args.nbest, "long_lines": args.long_lines}
     notices = Notices(_say, translator.options)
     work = FileWork(translator, Path(args.file), Path(args.out), args.format, how, notices, args.buffer or BUFFER)

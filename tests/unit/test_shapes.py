@@ -9,7 +9,7 @@ from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.models.shapes import WIDTHS, Shape, nearest_shape, read_number
 
-SIZES = {"3M": 3_000_000, "5.5M": 5_500_000, "9m": 9_000_000, "17M": 17_000_000, "66M": 66_000_000, "146M": 146_000_000}
+SIZES = ("3M", "9m", "17M", "66M", "146M")
 
 
 def check_proportions(shape: Shape) -> None:
