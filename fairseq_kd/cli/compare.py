@@ -33,7 +33,12 @@ def add_arguments(parser) -> None:
         help="no tests: write the scores of each run, and for single runs those of the resamples, from which a study "
         "tests its claims. The systems may have different noise in their sources; needs --system and --out",
     )
-    parser.add_argument("--metric", choices=METRICS, default=defaults.metric, help="(default %(default)s)")
+    parser.add_argument(
+        "--metric",
+        default=defaults.metric,
+        metavar="NAME",
+        help=f"{', '.join(METRICS)}, or the name of a metric of `evaluate --metric` (default %(default)s)",
+    )
     parser.add_argument("--out", metavar="FILE.json", help="write the comparison here")
     parser.add_argument(
         "--alpha",

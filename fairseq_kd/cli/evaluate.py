@@ -9,7 +9,9 @@ from fairseq_kd.cli.user_dir import add_user_dir
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.evaluation.calibration import BINS, check_diagram, draw_reliability
 from fairseq_kd.evaluation.evaluate import evaluate
+from fairseq_kd.evaluation.gap import GapOptions
 from fairseq_kd.evaluation.measures import Measures, TeacherOptions
+from fairseq_kd.evaluation.other_metrics import load_metrics
 from fairseq_kd.evaluation.results import summary
 from fairseq_kd.evaluation.robustness import KINDS as NOISES
 from fairseq_kd.evaluation.robustness import NoiseLevels
@@ -55,6 +57,19 @@ def _add_measures(parser) -> None:
     group.add_argument("--noise", choices=NOISES, help="operation of the noise; mix: a third each (default mix)")
     group.add_argument("--noise-seed", type=int, metavar="S", help="seed of the noise (default 1)")
     group.add_argument(
+        "--gap", action="store_true", help="overfitting: the loss per token on the subset and on the training set"
+    )
+    group.add_argument("--gap-data", metavar="DIR", help="data-bin of the training, for --gap (default DATA_BIN)")
+    group.add_argument("--gap-seed", type=int, metavar="S", help="seed of the sample of --gap (default 1)")
+    group.add_argument(
+        "--metric",
+        nargs="+",
+        action="extend",
+        metavar="[NAME=]MODULE:CALLABLE",
+        help="other metrics: functions of installed packages, whose code is run with sources, hypotheses and "
+        "references. Give this option after DATA_BIN",
+    )
+    group.add_argument(
         "--latency", type=int, metavar="N", help="time N sentences, one at a time: median and 95th percentile"
     )
 
@@ -93,25 +108,39 @@ def _measures(args) -> Measures:
             raise KDError(f"--{name} has no effect without --calibration")
     if args.teacher_data is not None and args.teacher is None:
         raise KDError("--teacher-data has no effect without --teacher")
-    noise = {"kind": args.noise, "seed": args.noise_seed}
-    noise = {name: value for name, value in noise.items() if value is not None}
+    noise = _given(kind=args.noise, seed=args.noise_seed)
     if noise and args.noise_levels is None:
         raise KDError("--noise and --noise-seed have no effect without --noise-levels")
+    gap = _given(data=args.gap_data, seed=args.gap_seed)
+    if gap and not args.gap:
+        raise KDError("--gap-data and --gap-seed have no effect without --gap")
     for name in ("bins", "latency"):
         if getattr(args, name) == 0:  # inside, 0 stands for an option that was not given
             raise KDError(f"--{name} 0: must be at least 1")
     if args.diagram is not None:
         check_diagram(args.diagram)
-    teacher, trust = None, args.trust_checkpoint
-    others = (args.teacher or "").split(os.pathsep)
-    if trust is not None and trust not in (args.checkpoint, *others):
-        raise KDError(f"--trust-checkpoint {trust} is not the --checkpoint {args.checkpoint}, and no --teacher")
-    if args.teacher is not None:
-        teacher = TeacherOptions(args.teacher, args.teacher_data, trust if trust in others else None)
     return Measures(
         resamples=args.confidence_n,
         bins=(BINS if args.bins is None else args.bins) if args.calibration else 0,
         latency=args.latency or 0,
-        teacher=teacher,
+        teacher=_teacher(args),
         noise=None if args.noise_levels is None else NoiseLevels(tuple(args.noise_levels), **noise),
+        metrics=load_metrics(args.metric),
+        gap=GapOptions(**gap) if args.gap else None,
     )
+
+
+def _given(**options) -> dict:
+    """The options that are not None."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _teacher(args) -> TeacherOptions | None:
+    """The options of --teacher. Raises KDError when trust is given to a file that is not opened."""
+    trust = args.trust_checkpoint
+    others = (args.teacher or "").split(os.pathsep)
+    if trust is not None and trust not in (args.checkpoint, *others):
+        raise KDError(f"--trust-checkpoint {trust} is not the --checkpoint {args.checkpoint}, and no --teacher")
+    if args.teacher is None:
+        return None
+    return TeacherOptions(args.teacher, args.teacher_data, trust if trust in others else None)

@@ -18,8 +18,16 @@ def add_tokenize_argument(parser) -> None:
 
 
 def add_decoding_arguments(parser) -> None:
-    """Declare the options."""
+    """Declare the options of decoding and of scoring."""
     add_tokenize_argument(parser)
+    add_search_arguments(parser)
+    group = parser.add_argument_group("for a data-bin made by fairseq-preprocess")
+    group.add_argument("--reference", metavar="FILE", help="plain-text references, one sentence per line")
+    group.add_argument("--post-process", choices=KINDS, help="how subwords are joined")
+
+
+def add_search_arguments(parser) -> None:
+    """Declare the options of `TranslateOptions`."""
     defaults = TranslateOptions()
     group = parser.add_argument_group("decoding")
     group.add_argument("--beam", type=int, default=defaults.beam, help="beam size (default %(default)s)")
@@ -38,9 +46,6 @@ def add_decoding_arguments(parser) -> None:
     )
     group.add_argument("--fp16", action="store_true", help="half precision, on CUDA")
     group.add_argument("--cpu", action="store_true", help="do not use CUDA")
-    group = parser.add_argument_group("for a data-bin made by fairseq-preprocess")
-    group.add_argument("--reference", metavar="FILE", help="plain-text references, one sentence per line")
-    group.add_argument("--post-process", choices=KINDS, help="how subwords are joined")
 
 
 def decoding_options(args) -> TranslateOptions:

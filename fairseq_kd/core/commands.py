@@ -20,6 +20,7 @@ COMMANDS = {
     "compact": "remove the closed gates from an adaptive student",
     "export": "write a student as a CTranslate2 model, and compare its BLEU, size and speed",
     "select-teacher": "measure loss and BLEU of the checkpoints of a training, and choose the teacher among them",
+    "translate": "translate lines of plain text with a checkpoint or an exported student",
     "evaluate": "translate a subset and score it: BLEU, chrF, TER with intervals, calibration, agreement, cost",
     "compare": "compare results of evaluate: paired tests over segments and over seeds",
     "study": "run a whole experiment from one YAML file, or continue it",

@@ -16,6 +16,8 @@ from fairseq_kd.corpus.prepare_options import PrepareOptions
 from fairseq_kd.corpus.scripts import HEAD_PAIRS, fit_lengths
 from fairseq_kd.corpus.text import CleaningReport, read_pairs
 
+MOSES = "tokenised text needs sacremoses (pip install 'fairseq_kd[moses]'); `--form cased` does without"
+
 
 class Tokenise:
     """A function from a line to its tokens between spaces, with Moses' escapes (&apos; and so on)."""
@@ -28,15 +30,29 @@ class Tokenise:
         try:
             from sacremoses import MosesTokenizer
         except ImportError as error:
-            raise KDError(
-                "tokenised text needs sacremoses (pip install 'fairseq_kd[moses]'); `--form cased` does without"
-            ) from error
+            raise KDError(MOSES) from error
         self._tokenizer, self._lower = MosesTokenizer(lang), lower
 
     def __call__(self, line: str) -> str:
         """The tokens of one line."""
         tokens = self._tokenizer.tokenize(line, return_str=True)
         return tokens.lower() if self._lower else tokens
+
+
+class Detokenise:
+    """A function from Moses tokens between spaces to text. The case stays: lower-case text stays lower-case."""
+
+    def __init__(self, lang: str):
+        """lang: two-letter code. Raises KDError when sacremoses is not installed."""
+        try:
+            from sacremoses import MosesDetokenizer
+        except ImportError as error:
+            raise KDError(MOSES) from error
+        self._detokenizer = MosesDetokenizer(lang)
+
+    def __call__(self, line: str) -> str:
+        """The text of one line, without Moses' escapes."""
+        return self._detokenizer.detokenize(line.split())
 
 
 PAIRS_AT_ONCE = 20_000

@@ -36,9 +36,10 @@ from statistics import mean, stdev
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
+from fairseq_kd.evaluation.other_metrics import check_metric, comparable, lower_is_better
 from fairseq_kd.evaluation.results import check_same_segments, read_result
 from fairseq_kd.evaluation.significance import TESTS, holm, paired_t, segment_tests, welch_t
-from fairseq_kd.scoring.score import LOWER_IS_BETTER, Scorer, check_seed
+from fairseq_kd.scoring.score import check_seed
 
 FORMAT = 2
 T_TESTS = ("paired_t", "welch_t")
@@ -47,7 +48,10 @@ SCATTER = ("error", "interval")
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """resamples: of the paired bootstrap. trials: of approximate randomisation. alpha: significance level."""
+    """metric: of sacreBLEU, or the name of a metric of `evaluate --metric`. resamples: of the paired bootstrap.
+
+    trials: of approximate randomisation. alpha: significance level.
+    """
 
     metric: str = "bleu"
     resamples: int = 1000
@@ -74,17 +78,18 @@ def compare(systems: dict[str, list], options: CompareOptions) -> dict:
     paths = [path for files in systems.values() for path in files]
     results = {path: read_result(path) for path in paths}
     check_same_segments(paths, [results[path] for path in paths], options.metric)
+    check_metric(paths, [results[path] for path in paths], options.metric)
     systems = {name: _by_seed(files, results) for name, files in systems.items()}
     baseline, *others = systems
     pairings = {name: _pairing(systems[name], systems[baseline], results) for name in others}
     measured = _measure(systems, pairings, results, options)
+    first = results[systems[baseline][0]]
     rows = [_describe(name, files, results, measured) for name, files in systems.items()]
     for row in rows[1:]:
         row |= _test(row, rows[0], pairings[row["name"]], [measured[path] for path in systems[row["name"]]])
     _correct(rows[1:])
     for row in rows[1:]:
-        row |= _decide(row, options)
-    first = results[systems[baseline][0]]
+        row |= _decide(row, options, lower_is_better(first, options.metric))
     return {
         "format": FORMAT,
         "kind": "comparison",
@@ -133,10 +138,11 @@ def _measure(systems: dict, pairings: dict, results: dict, options: CompareOptio
     paired = [systems[name] for name in others if pairings[name] != "none"]
     alone = [[path] for name in others if pairings[name] == "none" for path in systems[name]]
     progress = Progress("comparing", len(results), "results")
-    measured, scorer = {}, Scorer(results[systems[baseline][0]]["tokenize"])
+    measured = {}
     for paths in [*zip(systems[baseline], *paired, strict=True), *alone]:
-        hypotheses = [results[path]["hypotheses"] for path in paths]
-        found = segment_tests(options.metric, hypotheses, results[paths[0]]["references"], samples, scorer)
+        compared = [comparable(results[path], options.metric)[0] for path in paths]
+        scorer = comparable(results[paths[0]], options.metric)[1]
+        found = segment_tests(options.metric, compared, results[paths[0]]["references"], samples, scorer)
         for index, path in enumerate(paths):
             measured[path] = {test: {key: values[index] for key, values in found[test].items()} for test in TESTS}
             progress.advance(1)
@@ -188,10 +194,10 @@ def _correct(rows: list[dict]) -> None:
         found["p_holm"] = p
 
 
-def _decide(row: dict, options: CompareOptions) -> dict:
+def _decide(row: dict, options: CompareOptions, lower: bool) -> dict:
     test = next((test for test in T_TESTS if row[test]), "approximate_randomisation")
     p = row[test]["p_holm"] if test in T_TESTS else row[test]["p_holm"][0]
-    better = (row["difference"] < 0) == (options.metric in LOWER_IS_BETTER)
+    better = (row["difference"] < 0) == lower
     shown = p is not None and p < options.alpha and row["difference"] != 0
     return {"decided_by": test, "verdict": ("better" if better else "worse") if shown else "no difference shown"}
 

@@ -23,6 +23,9 @@ and on request:
     agreement             {"teacher", "tokens", "top1", "bleu", "teacher_hypotheses"}: `measures.agreement`
     robustness            {"noise", "seed", "levels"}: `robustness`
     latency               {"sentences", "p50_ms", "p95_ms", "mean_ms"}: `efficiency`
+    gap                   {"data", "seed", "train", "evaluated", "too_long", "gap_bits", "interval"}: `gap`
+    metrics               name -> {"score", "signature", "verbose", "callable", "lower_is_better", "segments"}, with
+                          intervals also "mean" and "ci": `other_metrics`
 
 Format 1 had no ter, seed, behaviour, efficiency, sources_sha256 and references.
 """

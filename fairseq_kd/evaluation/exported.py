@@ -95,6 +95,8 @@ def _export(checkpoint, data_bin, out: Path, quantize, subset, options, given: d
             **request,
             **compared(before, after, Path(checkpoint).stat().st_size, (folder / "model.bin").stat().st_size),
             "subword": subword,
+            "form": segments.origin["form"],
+            "max_positions": [system.source_limit(), system.model.max_positions()[1]],
             "versions": library_versions(),
             "files": hash_files(folder),
         }

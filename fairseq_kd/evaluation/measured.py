@@ -17,9 +17,10 @@ import numpy as np
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.evaluation.estimates import Estimate, over_seeds, over_segments
+from fairseq_kd.evaluation.other_metrics import check_metric, comparable
 from fairseq_kd.evaluation.results import check_same_segments, read_result
 from fairseq_kd.evaluation.significance import measured_scores
-from fairseq_kd.scoring.score import Scorer, check_seed
+from fairseq_kd.scoring.score import check_seed
 
 FORMAT = 1
 DIGITS = 6  # of the scores of resamples after the point
@@ -71,17 +72,17 @@ def measure(systems: dict[str, list], metric: str, resamples: int) -> dict:
     paths = [path for files in systems.values() for path in files]
     results = {path: read_result(path) for path in paths}
     check_same_segments(paths, [results[path] for path in paths], metric, sources=False)
+    check_metric(paths, [results[path] for path in paths], metric)
     runs = _paired(systems, results)
     first = results[paths[0]]
     single = len(next(iter(runs.values()))) == 1
-    scorer, progress = Scorer(first["tokenize"]), Progress("scoring", len(paths), "results")
+    progress = Progress("scoring", len(paths), "results")
     rows = []
     for name, files in runs.items():
         scores, resampled = [], None
         for path in files:
-            found = measured_scores(
-                metric, [results[path]["hypotheses"]], first["references"], resamples if single else 0, scorer
-            )
+            units, scorer = comparable(results[path], metric)
+            found = measured_scores(metric, [units], first["references"], resamples if single else 0, scorer)
             scores += found[0]
             resampled = np.round(found[1][0], DIGITS).tolist() if single else None
             progress.advance(1)

@@ -1,7 +1,7 @@
 """The measures in addition to the scores. Whether they can be measured is checked before the decoding begins.
 
 Agreement with a teacher is measured here: token by token under gold prefixes, and by comparing translations. The other
-measures are in `calibration`, `robustness` and `efficiency`.
+measures are in `calibration`, `gap`, `robustness`, `efficiency` and `other_metrics`.
 """
 
 from dataclasses import dataclass
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.evaluation.calibration import calibration, observe
 from fairseq_kd.evaluation.efficiency import check_latency, latency
+from fairseq_kd.evaluation.gap import Gap, GapOptions
+from fairseq_kd.evaluation.other_metrics import OtherMetric
 from fairseq_kd.evaluation.robustness import NoiseLevels, Robustness
 from fairseq_kd.evaluation.segments import Segments
 from fairseq_kd.evaluation.system import System, translate
@@ -48,7 +50,8 @@ class TeacherOptions:
 class Measures:
     """resamples: of the bootstrap intervals; bins: of the calibration; latency: how many sentences are timed.
 
-    0 switches each of them off, None switches off agreement (teacher) and robustness (noise).
+    0 switches each of them off, None switches off agreement (teacher), robustness (noise) and overfitting (gap).
+    metrics: of other packages.
     """
 
     resamples: int = 0
@@ -56,6 +59,8 @@ class Measures:
     latency: int = 0
     teacher: TeacherOptions | None = None
     noise: NoiseLevels | None = None
+    metrics: tuple[OtherMetric, ...] = ()
+    gap: GapOptions | None = None
 
     def __post_init__(self):
         if self.resamples < 0 or self.resamples == 1:
@@ -73,10 +78,13 @@ class Measuring:
         data_bin, subset = segments.origin["data_bin"], segments.origin["subset"]
         if measures.latency:
             check_latency(measures.latency, len(system.dataset))
-        if measures.bins or measures.teacher:
+        if measures.bins or measures.teacher or measures.gap:
             _check_gold(system, subset)
         self.teachers = measures.teacher and measures.teacher.open(system, data_bin, subset)
         self.robustness = measures.noise and Robustness(measures.noise, system, segments, scorer)
+        self.gap = measures.gap and Gap(measures.gap, system, data_bin)
+        for metric in measures.metrics:
+            metric.check(segments.sources(system), segments.references)
 
     def run(self, hypotheses: list[str], bleu: dict) -> dict:
         """The entries of the result for the requested measures. hypotheses, bleu: of the subset without noise."""
@@ -85,11 +93,16 @@ class Measuring:
             pad, device = self.system.task.target_dictionary.pad(), self.system.options.device()
             batches = gold_batches(self.system.dataset, pad, device, "calibration")
             found["calibration"] = calibration(observe(self.system.frozen, batches), self.measures.bins)
+        if self.gap:
+            found["gap"] = self.gap.run(self.segments.origin["subset"], self.measures.resamples)
         if self.teachers:
             decode, resamples = self.segments.decode, self.measures.resamples
             found["agreement"] = agreement(self.system, self.teachers, hypotheses, decode, self.scorer, resamples)
         if self.robustness:
             found["robustness"] = self.robustness.run(bleu, self.measures.resamples)
+        if self.measures.metrics:
+            texts = self.segments.sources(self.system), hypotheses, self.segments.references
+            found["metrics"] = {m.name: m.measure(*texts, self.measures.resamples) for m in self.measures.metrics}
         if self.measures.latency:
             found["latency"] = latency(self.system, self.measures.latency)
         return found
@@ -100,8 +113,8 @@ def _check_gold(system: System, subset: str) -> None:
     dataset = system.dataset
     if dataset.tgt is None:
         raise KDError(
-            f"subset {subset!r} is binarised without its target side, so no gold prefixes exist for --calibration "
-            "and --teacher: leave these options out, or binarise both sides"
+            f"subset {subset!r} is binarised without its target side, so no gold prefixes exist for --calibration, "
+            "--teacher and --gap: leave these options out, or binarise both sides"
         )
     check_positions(dataset.src_sizes, dataset.tgt_sizes, system.model.max_positions())
 

@@ -2,6 +2,7 @@
 
 from fairseq_kd.artifacts.records import DamagedRecord, read_record
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.evaluation.printed import describe_gap, describe_metrics
 from fairseq_kd.scoring.tokenizers import STANDARD, TOKENIZERS
 
 FORMAT = 2  # format of the result of `evaluate`
@@ -50,12 +51,12 @@ def _check_segments(path, result: dict) -> None:
 def check_same_segments(paths: list, results: list[dict], metric: str, sources: bool = True) -> None:
     """Raises KDError when a result has other segments than the first result: paired tests need the same segments.
 
-    metric: the compared metric; the tokeniser does not matter for chrF, which has no words. sources: whether the source
+    metric: the compared metric; the tokeniser matters for BLEU and TER only, which have words. sources: whether the source
     text must also be the same; test sets with and without noise share only their references.
     """
     first, why = results[0], "paired tests need the same segments; evaluate all systems on the same subset"
     for path, result in zip(paths[1:], results[1:], strict=True):
-        if metric != "chrf" and result["tokenize"] != first["tokenize"]:
+        if metric in ("bleu", "ter") and result["tokenize"] != first["tokenize"]:
             raise KDError(
                 f"{path} was scored by the tokeniser {result['tokenize']}, {paths[0]} by {first['tokenize']}: their "
                 "BLEU and TER count different words; evaluate all systems with the same --tokenize"
@@ -86,9 +87,11 @@ def summary(result: dict) -> list[str]:
         lines.append(f"    scores of {result['form']} text: not comparable with scores of plain text")
     lines += [_behaviour(result["behaviour"]), *_efficiency(result)]
     sections = {
+        "metrics": describe_metrics,
         "latency": _latency,
         "calibration": _calibration,
         "agreement": _agreement,
+        "gap": describe_gap,
         "robustness": _robustness,
     }
     return lines + [line for name, describe in sections.items() if name in result for line in describe(result[name])]
@@ -164,9 +167,10 @@ DECIDED_BY = {
 def table(comparison: dict) -> list[str]:
     """The lines that `fairseq-kd compare` prints, from the result of `compare.compare`."""
     baseline, *others = comparison["systems"]
-    metric = NAMES[comparison["metric"]]
+    name, metric = comparison["metric"], NAMES.get(comparison["metric"], "score")
     width = max(len(system["name"]) for system in comparison["systems"]) + 2
-    lines = [f"{metric} of {comparison['segments']:,} segments against {baseline['name']}; p after Holm's correction"]
+    about = f"{NAMES.get(name, name)} of {comparison['segments']:,} segments against {baseline['name']}"
+    lines = [f"{about}; p after Holm's correction"]
     if len(baseline["scores"]) > 1:
         lines += ["", *_over_runs(comparison, width, metric), *_not_paired(baseline, others)]
         lines += ["", "seed by seed, over segments"] if any(system["pairing"] == "seed" for system in others) else []
@@ -178,14 +182,16 @@ def table(comparison: dict) -> list[str]:
 
 
 def _over_runs(comparison: dict, width: int, metric: str) -> list[str]:
+    digits = _digits(comparison)
     lines = [
         f"{'system':<{width}}{'runs':>6}{metric:>9}{'sd':>7}{'difference':>12}{'test':>10}{'t':>8}{'p':>9}{'p Holm':>9}"
     ]
     for system in comparison["systems"]:
-        line = f"{system['name']:<{width}}{len(system['scores']):>6}{system['mean']:>9.2f}{system['sd']:>7.2f}"
+        line = f"{system['name']:<{width}}{len(system['scores']):>6}{system['mean']:>9.{digits}f}"
+        line += f"{system['sd']:>7.{digits}f}"
         if (found := system["paired_t"] or system["welch_t"]) is not None:
             test, t = "paired" if system["paired_t"] else "Welch", "-" if found["t"] is None else f"{found['t']:.2f}"
-            line += f"{system['difference']:>+12.2f}{test:>10}{t:>8}{_p(found['p']):>9}{_p(found['p_holm']):>9}"
+            line += f"{system['difference']:>+12.{digits}f}{test:>10}{t:>8}{_p(found['p']):>9}{_p(found['p_holm']):>9}"
         lines.append(line)
     return lines
 
@@ -201,26 +207,31 @@ def _not_paired(baseline: dict, others: list[dict]) -> list[str]:
 
 
 def _over_segments(comparison: dict, width: int, metric: str) -> list[str]:
-    baseline, *others = comparison["systems"]
+    (baseline, *others), digits = comparison["systems"], _digits(comparison)
     lines = [
         f"{'system':<{width}}{'seed':>6}{metric:>9}{'± 95 %':>8}{'difference':>12}"
         f"{'bootstrap p':>13}{'p Holm':>9}{'randomisation p':>17}{'p Holm':>9}"
     ]
     paired = [system for system in others if system["pairing"] != "none"]
     for run, theirs in enumerate(baseline["scores"]):
-        lines.append(_run(baseline, run, width))
+        lines.append(_run(baseline, run, width, digits))
         for system in paired:
             bootstrap, randomised = system["bootstrap"], system["approximate_randomisation"]
-            line = f"{_run(system, run, width)}{system['scores'][run] - theirs:>+12.2f}"
+            line = f"{_run(system, run, width, digits)}{system['scores'][run] - theirs:>+12.{digits}f}"
             line += f"{_p(bootstrap['p'][run]):>13}{_p(bootstrap['p_holm'][run]):>9}"
             lines.append(f"{line}{_p(randomised['p'][run]):>17}{_p(randomised['p_holm'][run]):>9}")
     rest = [system for system in others if system["pairing"] == "none"]
-    return [*lines, *(_run(system, run, width) for system in rest for run in range(len(system["scores"])))]
+    return [*lines, *(_run(system, run, width, digits) for system in rest for run in range(len(system["scores"])))]
 
 
-def _run(system: dict, run: int, width: int) -> str:
+def _digits(comparison: dict) -> int:
+    """Digits after the point: metrics of other packages may go from 0 to 1."""
+    return 2 if comparison["metric"] in NAMES else 4
+
+
+def _run(system: dict, run: int, width: int, digits: int) -> str:
     seed = "-" if system["seeds"][run] is None else system["seeds"][run]
-    return f"{system['name']:<{width}}{seed:>6}{system['scores'][run]:>9.2f}{system['ci'][run]:>8.2f}"
+    return f"{system['name']:<{width}}{seed:>6}{system['scores'][run]:>9.{digits}f}{system['ci'][run]:>8.{digits}f}"
 
 
 def _p(value: float | None) -> str:

@@ -84,8 +84,8 @@ def search_backend(models: list, task, dataset, options: TranslateOptions) -> Fa
 class System:
     """A model that can translate `dataset` and give probabilities under gold prefixes.
 
-    frozen: the evaluated model. seed: of its training; None if the checkpoint records none. dictionary_check: see
-    `_check_recorded_dictionaries`.
+    frozen: the evaluated model. dataset: None if no subset was loaded. seed: of its training; None if the checkpoint
+    records none. dictionary_check: see `_check_recorded_dictionaries`.
     """
 
     frozen: FrozenModel
@@ -100,6 +100,12 @@ class System:
     def model(self):
         """The network, in eval mode on its device."""
         return self.frozen.model
+
+    def source_limit(self) -> int:
+        """The largest number of source tokens, with EOS, for which model and task have positions."""
+        from fairseq import utils
+
+        return utils.resolve_max_positions(self.task.max_positions(), self.model.max_positions())[0]
 
     def translate(self, dataset=None, label: str = "decoding") -> list[str]:
         """Hypotheses as subword strings, in the order of `dataset`. None: the subset of the system."""
@@ -117,30 +123,47 @@ def open_system(
     Raises KDError for a checkpoint or data-bin that cannot be used, when the subset has another number of sentences,
     and when a sentence is too long for the model.
     """
+    system = load_system(checkpoint, data_bin, options, subset=subset, trust=trust, data_option=data_option)
+    if len(system.dataset) != sentences:
+        raise KDError(
+            f"there are {sentences} references, but subset {subset!r} of {data_bin} has {len(system.dataset)} "
+            "sentences, so they cannot be compared: give the references of this subset (--reference) or another "
+            "--subset"
+        )
+    check_lengths(system, system.dataset)
+    return system
+
+
+def load_system(
+    checkpoint, data_bin, options: TranslateOptions, *, subset=None, dtype=None, trust=False, data_option="DATA_BIN"
+) -> System:
+    """Load the model of `checkpoint` with the dictionaries of `data_bin`, and the subset.
+
+    subset: None: no subset is loaded, and the system has no dataset. dtype: of the weights; None: the dtype of
+    `options`. Raises KDError for a checkpoint or data-bin that cannot be used.
+    """
     state = read_checkpoint(checkpoint, trust=trust)
     updates, seed = updates_of(state), state["cfg"].common.get("seed")
     recorded = configure_own_task(checkpoint, state, data=data_bin, data_option=data_option)
-    _read_as_it_is_stored(state["cfg"].task, data_bin, subset)
+    if subset is not None:
+        _read_as_it_is_stored(state["cfg"].task, data_bin, subset)
     dictionary_check = _check_recorded_dictionaries(checkpoint, recorded, state["cfg"].task)
     model, task = build_model(checkpoint, state, trust)
+    dataset = None if subset is None else _load_subset(task, data_bin, subset)
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        raise KDError(f"some weights of {checkpoint} are not finite: its training diverged; use another checkpoint")
+    model.to(options.device())
+    frozen = FrozenModel(model, task, checkpoint, dtype or options.dtype())
+    return System(frozen, task, dataset, options, updates, seed, dictionary_check)
+
+
+def _load_subset(task, data_bin, subset: str):
     try:
         task.load_dataset(subset)
     except FileNotFoundError as error:
         languages = f"{task.cfg.source_lang}-{task.cfg.target_lang}"
         raise KDError(f"{data_bin} has no subset {subset!r} for {languages} (--subset)") from error
-    if not all(parameter.isfinite().all() for parameter in model.parameters()):
-        raise KDError(f"some weights of {checkpoint} are not finite: its training diverged; use another checkpoint")
-    dataset = task.dataset(subset)
-    if len(dataset) != sentences:
-        raise KDError(
-            f"there are {sentences} references, but subset {subset!r} of {data_bin} has {len(dataset)} sentences, so "
-            "they cannot be compared: give the references of this subset (--reference) or another --subset"
-        )
-    model.to(options.device())
-    frozen = FrozenModel(model, task, checkpoint, options.dtype())
-    system = System(frozen, task, dataset, options, updates, seed, dictionary_check)
-    check_lengths(system, dataset)
-    return system
+    return task.dataset(subset)
 
 
 def _read_as_it_is_stored(task_cfg, data_bin, subset: str) -> None:
@@ -156,10 +179,8 @@ def _read_as_it_is_stored(task_cfg, data_bin, subset: str) -> None:
 
 def check_lengths(system: System, dataset) -> None:
     """Raises KDError when a source sentence is too long for the model or for a batch."""
-    from fairseq import utils
-
     sizes = np.asarray(dataset.src_sizes)
-    limit = utils.resolve_max_positions(system.task.max_positions(), system.model.max_positions())[0]
+    limit = system.source_limit()
     too_long = np.flatnonzero(sizes > limit)
     if len(too_long):
         raise KDError(

@@ -38,16 +38,17 @@ def collate(dataset, sentences: np.ndarray, device: torch.device) -> dict:
 
 
 def gold_batches(
-    dataset, pad: int, device: torch.device, label: str, max_tokens: int | None = None
+    dataset, pad: int, device: torch.device, label: str, max_tokens: int | None = None, sentences=None
 ) -> Iterator[tuple[dict, torch.Tensor]]:
     """Yield (fairseq batch, keep (B, T): where its target is not padding), each sentence once.
 
     The decoder input is the gold prefix, as in training. label: of the progress on standard error. max_tokens: of a
-    batch, with padding; None: MAX_TOKENS.
+    batch, with padding; None: MAX_TOKENS. sentences: the numbers of those that are wanted; None: all.
     """
     lengths = np.maximum(dataset.src_sizes, dataset.tgt_sizes)
-    progress = Progress(label, len(dataset), "sentences")
-    for numbers in length_sorted(np.arange(len(dataset)), lengths, max_tokens or MAX_TOKENS):
+    sentences = np.arange(len(dataset)) if sentences is None else sentences
+    progress = Progress(label, len(sentences), "sentences")
+    for numbers in length_sorted(sentences, lengths, max_tokens or MAX_TOKENS):
         sample = collate(dataset, numbers, device)
         yield sample, sample["target"].ne(pad)
         progress.advance(len(numbers))
