@@ -4,6 +4,7 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,28 @@ from fairseq_kd.sequence.decode_options import DecodeOptions, Hypothesis
 from fairseq_kd.teacher.ensemble import Teachers
 
 
+@dataclass(frozen=True)
+class Given:
+    """Where the sentences come from.
+
+    data_bin: has the sentences. like: the data-bin whose dictionaries, other subsets, raw text and subword model the
+    new one takes over; None: `data_bin`. files: other files of `data_bin` that are taken over. described: entries of
+    the manifest that are not part of the request.
+    """
+
+    data_bin: Path
+    like: Path | None = None
+    files: tuple[str, ...] = ()
+    described: dict = field(default_factory=dict)
+
+    @property
+    def the_rest(self) -> Path:
+        """The data-bin of everything else."""
+        return self.like or self.data_bin
+
+
 def assemble(
-    folder: Path, request: dict, teachers: Teachers, options: DecodeOptions, data_bin: Path, blocks: list
+    folder: Path, request: dict, teachers: Teachers, options: DecodeOptions, given: Given, blocks: list
 ) -> dict:
     """Write the data-bin from the parts of all blocks, in order, then its manifest; return the manifest.
 
@@ -29,7 +50,9 @@ def assemble(
     task, subset = teachers.task, options.subset
     source_lang, target_lang = pair = (task.cfg.source_lang, task.cfg.target_lang)
     prefix = f"{subset}.{source_lang}-{target_lang}"
-    names = link_the_rest(data_bin, folder, subset, pair)
+    names = link_the_rest(given.the_rest, folder, subset, pair)
+    for name in given.files:
+        link(given.data_bin / name, folder / name)
     kept, dropped, fallbacks, tokens = [], Counter(), Counter(), 0
     same_symbols = _same_symbols(task)
     progress = Progress("assembling", len(teachers.dataset), "sentences")
@@ -39,9 +62,11 @@ def assemble(
     ):
         for number, (hypotheses, closeness, chosen, fallback) in enumerate(_sentences(folder, blocks)):
             _write_hypotheses(text, number, hypotheses, closeness, chosen, task.target_dictionary.symbols)
-            fallbacks.update([fallback] if fallback else [])
+            fallbacks.update([fallback] if fallback and hypotheses else [])
             source = teachers.dataset.src[number].numpy()[:-1] if options.filters else ()
-            reason = reason_to_drop(source, hypotheses[chosen], options.filters, same_symbols)
+            reason = fallback
+            if hypotheses:
+                reason = reason_to_drop(source, hypotheses[chosen], options.filters, same_symbols)
             if reason is None:
                 target.add(np.append(hypotheses[chosen].tokens, task.target_dictionary.eos()))
                 tokens += len(hypotheses[chosen].tokens)
@@ -52,15 +77,16 @@ def assemble(
         progress.finish()
         if not kept:
             raise KDError("the filters drop every sentence: loosen them")
-        names += [*target.close(), f"{subset}.hypotheses.{target_lang}.tsv"]
-    names += _sources(folder, prefix, teachers, data_bin, kept)
-    names += [_write_kept(folder, subset, kept)] if options.filters else []
+        names += [*target.close(), f"{subset}.hypotheses.{target_lang}.tsv", *given.files]
+    names += _sources(folder, prefix, teachers, given.data_bin, kept)
+    names += [_write_kept(folder, subset, kept)] if options.filters or options.fallback == "drop" else []
     manifest = request | {
         "pairs": len(kept),
         "target_tokens": tokens,
         "fallbacks": dict(sorted(fallbacks.items())),
         "dropped": dict(sorted(dropped.items())),
-        **inherited(data_bin, subset),
+        **inherited(given.the_rest, subset),
+        **given.described,
         "source_lang": source_lang,
         "target_lang": target_lang,
         "files": hashes(folder, names),
