@@ -58,7 +58,7 @@ class Like:
         return Lengths(source=float(found[1]) if found else None)
 
     def damage(self, counted: str) -> str | None:
-        """"empty" or "too_long", measured as in the training set of the data-bin; None for a line to keep."""
+        """ "empty" or "too_long", measured as in the training set of the data-bin; None for a line to keep."""
         length, _ = self._lengths.of(counted, "")
         return self.options.rules.damage(length, length)
 

@@ -78,7 +78,8 @@ def load_pair(
     """(FrozenModel of a checkpoint, task with `subset` loaded), in the languages of the model.
 
     data: folder with the model's dictionaries; None: the folder recorded in the checkpoint. dtype, trust: see
-    `load_frozen`. open_task: called with the languages instead of `open_data` on `data_bin`. Raises KDError when checkpoint or data-bin cannot be used, or when their dictionaries differ.
+    `load_frozen`. open_task: called with the languages instead of `open_data` on `data_bin`.
+    Raises KDError when checkpoint or data-bin cannot be used, or when their dictionaries differ.
     """
     pairs = _language_pairs(data_bin)
     languages = pairs[0] if len(pairs) == 1 else (None, None)  # for a checkpoint that records none
@@ -91,7 +92,8 @@ def load_pair(
 def open_data(data_bin, languages: tuple[str, str], subset: str, *, needs_target: bool = True):
     """A translation task on `data_bin` with `subset` loaded as in fairseq-train.
 
-    needs_target: False where the sources are enough. Raises KDError when dictionaries or subset are missing, and for what `check_subset` refuses.
+    needs_target: False where the sources are enough.
+    Raises KDError when dictionaries or subset are missing, and for what `check_subset` refuses.
     """
     from fairseq.tasks.translation import TranslationConfig, TranslationTask
 

@@ -138,9 +138,7 @@ class DecodeWork:
         if fallback is not None:
             if self.options.fallback == "error":
                 why = "whose source is empty" if fallback == "empty_source" else "whose source is not empty"
-                raise KDError(
-                    f"the teacher gives nothing for sentence {number}, {why} ({self._other_fallbacks})"
-                )
+                raise KDError(f"the teacher gives nothing for sentence {number}, {why} ({self._other_fallbacks})")
             hypotheses = self._without_answer(number)
         chosen, nearness = 0, [None] * len(hypotheses)
         if fallback is None and self.options.select == "closest":
