@@ -1,5 +1,6 @@
 """`fairseq-kd study`: a whole experiment from one YAML file."""
 
+import sys
 from pathlib import Path
 
 from fairseq_kd.core.errors import KDError
@@ -59,6 +60,41 @@ def check_run_options(args) -> None:
             raise KDError(f"--{name} {getattr(args, name)}: must be at least 1")
 
 
+def check_options_of_run(args) -> None:
+    """Name the options of `study run` that were given with another action.
+
+    `status` and `report` accept them, so that the line of a run can be given with another action. Raises KDError with
+    `plan`, and for words that neither `run` nor Snakemake knows.
+    """
+    given = [f"--{name.replace('_', '-')}" for name in ("jobs", "cpu", "dry_run", "old_stages") if getattr(args, name)]
+    given += ["--threads"] if args.threads != 1 and not args.calibrate else []
+    given += args.passed_on
+    if not given:
+        return
+    if args.action == "plan":
+        raise KDError(f"{' '.join(given)}: no effect with study plan, only with study run")
+    if args.passed_on:
+        _check_options_of_snakemake(args.passed_on)
+    print(f"{' '.join(given)}: no effect with study {args.action}, only with study run", file=sys.stderr)
+
+
+def _check_options_of_snakemake(words: list[str]) -> None:
+    """Raises KDError when Snakemake's parser does not accept the words as options."""
+    try:
+        from snakemake.cli import get_argument_parser
+    except ImportError as error:
+        raise KDError(f"{' '.join(words)}: options of Snakemake, which is not installed: leave them out") from error
+
+    def refuse(message: str):
+        raise KDError(f"{' '.join(words)}: {message}")
+
+    parser = get_argument_parser()
+    parser.error = refuse
+    known, others = parser.parse_known_args(words)
+    if others := [*others, *known.targets]:
+        raise KDError(f"{' '.join(others)}: neither study run nor Snakemake has this option")
+
+
 def run(args) -> int | None:
     """Run the action."""
     from fairseq_kd import register
@@ -67,10 +103,8 @@ def run(args) -> int | None:
 
     check_run_options(args)
     register()
-    given = [f"--{name.replace('_', '-')}" for name in ("jobs", "cpu", "dry_run", "old_stages") if getattr(args, name)]
-    given += ["--threads"] if args.threads != 1 and not args.calibrate else []
-    if args.action != "run" and (given := [*given, *args.passed_on]):
-        raise KDError(f"{' '.join(given)}: no effect with study {args.action}, only with study run")
+    if args.action != "run":
+        check_options_of_run(args)
     if args.action != "plan" and args.calibrate:
         raise KDError(f"--calibrate has no effect with study {args.action}, only with study plan")
     work = Path(args.out).absolute()

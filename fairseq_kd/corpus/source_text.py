@@ -90,7 +90,8 @@ def describe_text(files: list, like, inputs: Inputs) -> dict:
     paths = [Path(path) for path in files]
     for path in paths:
         if not path.is_file():
-            raise KDError(f"--source-text {path} {'is a folder, not a file' if path.is_dir() else 'is not there'}")
+            what = "is not a file that can be read twice" if path.exists() else "is not there"
+            raise KDError(f"--source-text {path} {what}: give files of text, one sentence per line")
         if sum(path.resolve() == other.resolve() for other in paths) > 1:
             raise KDError(f"--source-text {path} is given twice")
     inputs.watch(*paths)

@@ -50,9 +50,7 @@ def assemble(
     task, subset = teachers.task, options.subset
     source_lang, target_lang = pair = (task.cfg.source_lang, task.cfg.target_lang)
     prefix = f"{subset}.{source_lang}-{target_lang}"
-    names = link_the_rest(given.the_rest, folder, subset, pair)
-    for name in given.files:
-        link(given.data_bin / name, folder / name)
+    names = _take_over(folder, given, subset, pair)
     kept, dropped, fallbacks, tokens = [], Counter(), Counter(), 0
     same_symbols = _same_symbols(task)
     progress = Progress("assembling", len(teachers.dataset), "sentences")
@@ -64,20 +62,22 @@ def assemble(
             _write_hypotheses(text, number, hypotheses, closeness, chosen, task.target_dictionary.symbols)
             fallbacks.update([fallback] if fallback and hypotheses else [])
             source = teachers.dataset.src[number].numpy()[:-1] if options.filters else ()
-            reason = fallback
-            if hypotheses:
-                reason = reason_to_drop(source, hypotheses[chosen], options.filters, same_symbols)
+            chosen = hypotheses[chosen] if hypotheses else None
+            reason = reason_to_drop(source, chosen, options.filters, same_symbols) if chosen else fallback
             if reason is None:
-                target.add(np.append(hypotheses[chosen].tokens, task.target_dictionary.eos()))
-                tokens += len(hypotheses[chosen].tokens)
+                target.add(np.append(chosen.tokens, task.target_dictionary.eos()))
+                tokens += len(chosen.tokens)
                 kept.append(number)
             else:
                 dropped[reason] += 1
             progress.advance(1)
         progress.finish()
         if not kept:
-            raise KDError("the filters drop every sentence: loosen them")
-        names += [*target.close(), f"{subset}.hypotheses.{target_lang}.tsv", *given.files]
+            listed = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in sorted(dropped.items()))
+            raise KDError(
+                f"filters or missing answers drop every sentence ({listed}): loosen them, or check the teacher"
+            )
+        names += [*target.close(), f"{subset}.hypotheses.{target_lang}.tsv"]
     names += _sources(folder, prefix, teachers, given.data_bin, kept)
     names += [_write_kept(folder, subset, kept)] if options.filters or options.fallback == "drop" else []
     manifest = request | {
@@ -94,6 +94,13 @@ def assemble(
     teachers.inputs.check()  # sources and other subsets were taken from the data-bin just now
     write_record(folder / "manifest.json", manifest)
     return manifest
+
+
+def _take_over(folder: Path, given: Given, subset: str, pair: tuple[str, str]) -> list[str]:
+    """Link what is not made anew; return the names."""
+    for name in given.files:
+        link(given.data_bin / name, folder / name)
+    return [*link_the_rest(given.the_rest, folder, subset, pair), *given.files]
 
 
 def reason_to_drop(source: list[int], chosen: Hypothesis, filters: dict, same_symbols: Callable) -> str | None:

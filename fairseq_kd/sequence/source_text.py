@@ -79,13 +79,16 @@ def _sentences_of(out: Path) -> Path:
 
 def check_without_gold(options: DecodeOptions) -> None:
     """Raises KDError for options that need gold targets or another subset."""
-    why = "--source-text has no gold targets"
     if options.how.reads_gold:
         others = " or ".join(name for name, strategy in STRATEGIES.items() if not strategy.reads_gold)
-        raise KDError(f"--strategy {options.strategy} reads gold targets, and {why}: give --strategy {others}")
+        raise KDError(
+            f"--strategy {options.strategy} reads gold targets, and --source-text has none: give --strategy {others}"
+        )
     if options.select == "closest":
-        raise KDError(f"--select closest compares with gold targets, and {why}: leave it out")
+        raise KDError("--select closest compares with gold targets, and --source-text has none: leave it out")
     if options.fallback == "reference":
-        raise KDError(f"--fallback reference writes gold targets, and {why}: give --fallback drop or error")
+        raise KDError(
+            "--fallback reference writes gold targets, and --source-text has none: give --fallback drop or error"
+        )
     if options.subset != "train":
         raise KDError(f"--subset {options.subset} has no effect with --source-text, which becomes the training set")

@@ -203,7 +203,7 @@ def test_bad_input_is_one_clear_error(sentences, data_bin, teacher, tmp_path):
     (tmp_path / "stock").mkdir()
     for files, like, out, message in (
         ([tmp_path / "no"], data_bin, "out", "--source-text .*no is not there"),
-        ([tmp_path], data_bin, "out", "is a folder, not a file"),
+        ([tmp_path], data_bin, "out", "is not a file that can be read twice"),
         ([text, text], data_bin, "out", "text is given twice"),
         ([write(tmp_path / "empty", ["", " "])], data_bin, "out", "leaves no usable line: 2 lines read, 0 kept, 2 em"),
         ([text], tmp_path / "no", "out", "--like .*no is not a folder"),
