@@ -47,26 +47,46 @@ def assemble(
     The parts are streamed: of the whole corpus, only the sentence lengths are in memory.
     Raises KDError when a part has been damaged, and when the data-bin was changed since it was read.
     """
-    task, subset = teachers.task, options.subset
-    source_lang, target_lang = pair = (task.cfg.source_lang, task.cfg.target_lang)
+    source_lang, target_lang = pair = (teachers.task.cfg.source_lang, teachers.task.cfg.target_lang)
+    subset = options.subset
     prefix = f"{subset}.{source_lang}-{target_lang}"
     names = _take_over(folder, given, subset, pair)
+    kept, found, written = _write_targets(folder, prefix, teachers, options, blocks)
+    names += [*written, *_sources(folder, prefix, teachers, given.data_bin, kept)]
+    names += [_write_kept(folder, subset, kept)] if options.filters or options.fallback == "drop" else []
+    manifest = request | {
+        "pairs": len(kept),
+        **found,
+        **inherited(given.the_rest, subset),
+        **given.described,
+        "source_lang": source_lang,
+        "target_lang": target_lang,
+        "files": hashes(folder, names),
+    }
+    teachers.inputs.check()  # sources and other subsets were taken from the data-bin just now
+    write_record(folder / "manifest.json", manifest)
+    return manifest
+
+
+def _write_targets(folder: Path, prefix: str, teachers: Teachers, options: DecodeOptions, blocks: list) -> tuple:
+    """Write targets and hypotheses; return (numbers of the sentences kept, counts for the manifest, names of files)."""
+    dictionary, lang = teachers.task.target_dictionary, teachers.task.cfg.target_lang
     kept, dropped, fallbacks, tokens = [], Counter(), Counter(), 0
-    same_symbols = _same_symbols(task)
+    same_symbols, hypotheses_name = _same_symbols(teachers.task), f"{options.subset}.hypotheses.{lang}.tsv"
     progress = Progress("assembling", len(teachers.dataset), "sentences")
     with (
-        SideWriter(folder, f"{prefix}.{target_lang}", task.target_dictionary) as target,
-        _text_file(folder / f"{subset}.hypotheses.{target_lang}.tsv") as text,
+        SideWriter(folder, f"{prefix}.{lang}", dictionary) as target,
+        _text_file(folder / hypotheses_name) as text,
     ):
         for number, (hypotheses, closeness, chosen, fallback) in enumerate(_sentences(folder, blocks)):
-            _write_hypotheses(text, number, hypotheses, closeness, chosen, task.target_dictionary.symbols)
+            _write_hypotheses(text, number, hypotheses, closeness, chosen, dictionary.symbols)
             fallbacks.update([fallback] if fallback and hypotheses else [])
             source = teachers.dataset.src[number].numpy()[:-1] if options.filters else ()
-            chosen = hypotheses[chosen] if hypotheses else None
-            reason = reason_to_drop(source, chosen, options.filters, same_symbols) if chosen else fallback
+            best = hypotheses[chosen] if hypotheses else None
+            reason = reason_to_drop(source, best, options.filters, same_symbols) if best else fallback
             if reason is None:
-                target.add(np.append(chosen.tokens, task.target_dictionary.eos()))
-                tokens += len(chosen.tokens)
+                target.add(np.append(best.tokens, dictionary.eos()))
+                tokens += len(best.tokens)
                 kept.append(number)
             else:
                 dropped[reason] += 1
@@ -77,23 +97,9 @@ def assemble(
             raise KDError(
                 f"filters or missing answers drop every sentence ({listed}): loosen them, or check the teacher"
             )
-        names += [*target.close(), f"{subset}.hypotheses.{target_lang}.tsv"]
-    names += _sources(folder, prefix, teachers, given.data_bin, kept)
-    names += [_write_kept(folder, subset, kept)] if options.filters or options.fallback == "drop" else []
-    manifest = request | {
-        "pairs": len(kept),
-        "target_tokens": tokens,
-        "fallbacks": dict(sorted(fallbacks.items())),
-        "dropped": dict(sorted(dropped.items())),
-        **inherited(given.the_rest, subset),
-        **given.described,
-        "source_lang": source_lang,
-        "target_lang": target_lang,
-        "files": hashes(folder, names),
-    }
-    teachers.inputs.check()  # sources and other subsets were taken from the data-bin just now
-    write_record(folder / "manifest.json", manifest)
-    return manifest
+        names = [*target.close(), hypotheses_name]
+    counts = {"target_tokens": tokens, "fallbacks": dict(sorted(fallbacks.items()))}
+    return kept, counts | {"dropped": dict(sorted(dropped.items()))}, names
 
 
 def _take_over(folder: Path, given: Given, subset: str, pair: tuple[str, str]) -> list[str]:

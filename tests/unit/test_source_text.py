@@ -13,10 +13,8 @@ from itertools import islice
 import numpy as np
 import pytest
 from cache_helpers import content
-from conftest import assert_user_error
 from docs_helpers import blocks_run_by
 from fairseq.data import Dictionary
-from process_helpers import run_python
 
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.cli.main import main
@@ -232,22 +230,22 @@ def test_the_commands_about_monolingual_text(sentences, data_bin, teacher, tmp_p
     assert len(open_data("data-bin/more", LANGUAGES, "train").dataset("train")) == 409
 
 
-def test_on_the_command_line(sentences, data_bin, teacher, tmp_path):
-    text = write(tmp_path / "text", [*sentences[:5], sentences[0]])
-    words = ["-m", "fairseq_kd.cli.main", "decode", "--teacher", teacher, "--out", tmp_path / "out", "--cpu"]
-    words += ["--max-len-b", "9"]
+def test_on_the_command_line(sentences, data_bin, teacher, tmp_path, capsys):
+    text, data_bin = write(tmp_path / "text", [*sentences[:5], sentences[0]]), str(data_bin)
+    words = ["decode", "--teacher", str(teacher), "--out", str(tmp_path / "out"), "--cpu", "--max-len-b", "9"]
     for more, message in (
         ([], "give either DATA_BIN or --source-text FILE --like DATA_BIN as the sentences: neither is given"),
         ([data_bin, "--source-text", text], "as the sentences: both are given"),
         (["--source-text", text], "--source-text needs --like DATA_BIN"),
         ([data_bin, "--like", data_bin], "has no effect without --source-text"),
     ):
-        assert_user_error(run_python(*words, *more), message)
-    result = run_python(*words, "--source-text", text, "--like", data_bin)
-    assert result.returncode == 0, result.stderr
-    assert "out is complete: 5 pairs of 5 sentences" in result.stdout
-    assert "of the text: 6 lines read, 5 kept, 1 repeated; " in result.stdout
-    assert f"next: fairseq-kd mix {data_bin} {tmp_path / 'out'} --out MIXED" in result.stdout
+        assert main([*words, *more]) == 2
+        assert message in capsys.readouterr().err
+    assert main([*words, "--source-text", text, "--like", data_bin]) == 0
+    said = capsys.readouterr().out
+    assert "out is complete: 5 pairs of 5 sentences" in said
+    assert "of the text: 6 lines read, 5 kept, 1 repeated; " in said
+    assert f"next: fairseq-kd mix {data_bin} {tmp_path / 'out'} --out MIXED" in said
 
 
 def test_hashes_of_lines_are_new_once(tmp_path):
