@@ -12,6 +12,7 @@ from itertools import islice
 
 import numpy as np
 import pytest
+import torch
 from cache_helpers import content
 from docs_helpers import blocks_run_by
 from fairseq.data import Dictionary
@@ -117,6 +118,24 @@ def test_mix_joins_it_with_the_original_and_the_rest_is_the_originals(sentences,
         assert (tmp_path / "out" / name).read_bytes() == (data_bin / name).read_bytes()
     again = quiet([tmp_path / "text"], tmp_path / "mixed", teacher, tmp_path / "like-mixed")
     assert again["pairs"] == 60 and side(tmp_path / "like-mixed", "qab") == side(tmp_path / "out", "qab")
+
+
+def test_a_teacher_of_the_other_direction_translates_text_in_its_own_source_language(
+    corpus, data_bin, teacher, tmp_path
+):
+    state = torch.load(teacher)
+    state["cfg"]["task"] |= {"source_lang": LANGUAGES[1], "target_lang": LANGUAGES[0]}
+    torch.save(state, tmp_path / "back.pt")
+    tested = (corpus / "test.qab").read_text().splitlines()[0]
+    line = next(line for line in (corpus / "train.qab").read_text().splitlines() if line != tested)
+    found = quiet([write(tmp_path / "text", [line, tested])], data_bin, tmp_path / "back.pt", tmp_path / "out")
+    assert (found["source_lang"], found["target_lang"], found["pairs"]) == ("qab", "qaa", 1)
+    assert found["cleaning"]["dropped"] == {"evaluation": 1}
+    task = open_data(tmp_path / "out", ("qab", "qaa"), "train")
+    assert task.source_dictionary.string(task.dataset("train").src[0], bpe_symbol="sentencepiece") == line
+    assert sorted(path.name for path in (tmp_path / "out").glob("train.*.bin")) == [
+        "train.qab-qaa.qaa.bin", "train.qab-qaa.qab.bin",
+    ]  # fmt: skip
 
 
 def test_killed_at_random_moments_it_goes_on_to_the_same_bytes_also_in_shards(sentences, data_bin, teacher, tmp_path):
