@@ -46,6 +46,7 @@ setup(
         "pyarrow>=15",
         "regex",
         "filelock>=4",
+        "tqdm>=4.62",
     ],
     extras_require={
         # the distribution of fairseq that installs on Python 3.11 and 3.12; leave it out to keep your own

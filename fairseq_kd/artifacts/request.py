@@ -25,21 +25,31 @@ def begin(folder: Path, request: dict) -> dict:
     When several processes begin together, the first to record decides, and the others compare their requests with it.
     Raises KDError when `folder` cannot be written, holds another artefact, or was begun from another request.
     """
-    if (recorded := _recorded(folder, request)) is not None:
+    if (recorded := check_free(folder, request)) is not None:
         return recorded
-    ensure_writable_folder(folder)
-    others = [name for name in _visible(folder) if name != PARTS or _visible(folder / PARTS)]
-    if others:
-        if (recorded := _recorded(folder, request)) is not None:  # begun by another process since the first look
-            return recorded
-        raise KDError(
-            f"{folder} already holds {others[0]!r}{' and more' if others[1:] else ''} and is not {a_kind(request)}: "
-            "choose another --out"
-        )
     create_record(folder / PARTS / MANIFEST_NAME, request)
     if (recorded := _recorded(folder, request)) is None:
         raise KDError(f"{folder} was removed while the work in it began: run the same command again")
     return recorded
+
+
+def check_free(folder: Path, request: dict) -> dict | None:
+    """The recorded request of `folder`; None where the folder is free for the work, which is then made.
+
+    request: as much of it as is known. Raises KDError as `begin` does.
+    """
+    if (recorded := _recorded(folder, request)) is not None:
+        return recorded
+    ensure_writable_folder(folder)
+    others = [name for name in _visible(folder) if name != PARTS or _visible(folder / PARTS)]
+    if not others:
+        return None
+    if (recorded := _recorded(folder, request)) is not None:  # begun by another process since the first look
+        return recorded
+    raise KDError(
+        f"{folder} already holds {others[0]!r}{' and more' if others[1:] else ''} and is not {a_kind(request)}: "
+        "choose another --out"
+    )
 
 
 def _recorded(folder: Path, request: dict) -> dict | None:

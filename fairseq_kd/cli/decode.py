@@ -1,9 +1,13 @@
-"""`fairseq-kd decode`: teacher + data-bin -> a data-bin with the teacher's targets (sequence-level distillation)."""
+"""`fairseq-kd decode`: teacher + data-bin -> a data-bin with the teacher's targets (sequence-level distillation).
+
+The sentences are a subset of a data-bin, or monolingual text (--source-text).
+"""
 
 import time
 
 from fairseq_kd.cli.translation import add_tokenize_argument
 from fairseq_kd.cli.user_dir import add_user_dir
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.inference.device import parse_shard
 from fairseq_kd.sequence.decode_options import BACKENDS, DTYPES, FALLBACKS, METRICS, SELECTIONS, DecodeOptions
 from fairseq_kd.sequence.strategies import STRATEGIES, all_options, as_option, strategies_with
@@ -12,7 +16,16 @@ from fairseq_kd.sequence.strategies import STRATEGIES, all_options, as_option, s
 def add_arguments(parser) -> None:
     """Declare the options."""
     defaults = DecodeOptions()
-    parser.add_argument("data_bin", metavar="DATA_BIN")
+    parser.add_argument("data_bin", metavar="DATA_BIN", nargs="?", help="the sentences; or give --source-text")
+    parser.add_argument(
+        "--source-text",
+        nargs="+",
+        metavar="FILE",
+        help="the sentences: text in the teacher's source language, one per line, plain or compressed",
+    )
+    parser.add_argument(
+        "--like", metavar="DATA_BIN", help="for --source-text: the data-bin whose subwords and dictionaries it gets"
+    )
     parser.add_argument("--teacher", required=True, metavar="FILE[:FILE]", help="checkpoint, or several as an ensemble")
     parser.add_argument("--out", required=True, metavar="DIR", help="the new data-bin; the same command continues it")
     parser.add_argument("--subset", default=defaults.subset, help="train, valid, ... (default %(default)s)")
@@ -37,8 +50,8 @@ def _add_selection(group, defaults: DecodeOptions) -> None:
     group.add_argument(
         "--fallback",
         choices=FALLBACKS,
-        default=defaults.fallback,
-        help="where the teacher has no answer: write the gold target and count it, or stop (default %(default)s)",
+        help="where the teacher has no answer: write the gold target and count it, drop the sentence and count it, or "
+        f"stop (default {defaults.fallback}; for --source-text drop)",
     )
     group.add_argument(
         "--max-length-ratio", type=float, metavar="R", help="drop pairs with longer side / shorter side above R"
@@ -84,26 +97,25 @@ def _add_strategy(parser, defaults: DecodeOptions) -> None:
 
 def options_of(args) -> DecodeOptions:
     """The checked options. Raises KDError for values that cannot be used."""
-    return DecodeOptions(**{name: getattr(args, name) for name in DecodeOptions.names()})
+    given = {name: getattr(args, name) for name in DecodeOptions.names()}
+    given["fallback"] = args.fallback or ("drop" if args.source_text else DecodeOptions.fallback)
+    return DecodeOptions(**given)
 
 
 def run(args) -> None:
     """Make the data-bin, or continue it, and print its content."""
-    from fairseq_kd.sequence.decode import decode
-
+    check_sentences(args)
     options = options_of(args)
     shard, started = parse_shard(args.shard), time.monotonic()
-    manifest = decode(
-        args.data_bin,
-        args.teacher,
-        args.out,
-        options,
-        shard=shard,
-        teacher_data=args.teacher_data,
-        trust=args.trust_checkpoint,
-        post_process=args.post_process,
-        workers=args.workers,
-    )
+    how = {"shard": shard, "teacher_data": args.teacher_data, "trust": args.trust_checkpoint, "workers": args.workers}
+    if args.source_text:
+        from fairseq_kd.sequence.source_text import decode_text
+
+        manifest = decode_text(args.source_text, args.like, args.teacher, args.out, options, **how)
+    else:
+        from fairseq_kd.sequence.decode import decode
+
+        manifest = decode(args.data_bin, args.teacher, args.out, options, post_process=args.post_process, **how)
     if manifest is None:
         print(
             f"share {shard[0]} of {shard[1]} of {args.out} is finished, others are not: the last to finish joins all "
@@ -111,6 +123,22 @@ def run(args) -> None:
         )
         return
     print_summary(args, manifest, time.monotonic() - started)
+
+
+def check_sentences(args) -> None:
+    """Raises KDError unless the sentences are given once, and for options without an effect on them."""
+    if (args.data_bin is None) == (args.source_text is None):
+        found = "both are" if args.data_bin else "neither is"
+        raise KDError(f"give either DATA_BIN or --source-text FILE --like DATA_BIN as the sentences: {found} given")
+    if args.source_text and not args.like:
+        raise KDError(
+            "--source-text needs --like DATA_BIN, the data-bin of the teacher: its subword model and dictionaries make "
+            "sentences of the text"
+        )
+    if args.like and not args.source_text:
+        raise KDError(f"--like {args.like} has no effect without --source-text")
+    if args.source_text and args.post_process:
+        raise KDError(f"--post-process {args.post_process} has no effect without --select closest")
 
 
 def print_summary(args, manifest: dict, seconds: float) -> None:
@@ -124,5 +152,10 @@ def print_summary(args, manifest: dict, seconds: float) -> None:
         print(f"    {count:,} gold targets replace the teacher's ({reason.replace('_', ' ')})")
     for reason, count in manifest["dropped"].items():
         print(f"    {count:,} pairs dropped ({reason.replace('_', ' ')})")
-    if manifest["subset"] == "train":
+    if "cleaning" in manifest:
+        from fairseq_kd.corpus.source_text import LINES_NAME, describe_report
+
+        print(f"    of the text: {describe_report(manifest['cleaning'])}; {args.out}/{LINES_NAME} has each line")
+        print(f"next: fairseq-kd mix {args.like} {args.out} --out MIXED, or fairseq-train {args.out} ...")
+    elif manifest["subset"] == "train":
         print(f"next: fairseq-train {args.out} ...")

@@ -19,6 +19,7 @@ REQUIRED = {
     "pyarrow": "pyarrow",
     "regex": "regex",
     "filelock": "filelock",
+    "tqdm": "tqdm",
 }
 # module -> (distribution, extra of setup.py that brings it, what needs it)
 OPTIONAL = {

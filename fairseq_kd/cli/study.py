@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from fairseq_kd.cli import study_init
+from fairseq_kd.cli.study_options import check_options
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.study.state import CHOICES, SHOW
 
@@ -67,42 +68,17 @@ def check_run_options(args) -> None:
             raise KDError(f"--{name} {getattr(args, name)}: must be at least 1")
 
 
-def _check_action(args) -> None:
-    """Raises KDError for options of another action, and without the folder of a study."""
-    if args.action != "init":
-        if given := study_init.given_options(args):
-            raise KDError(f"{' '.join(given)}: no effect with study {args.action}, only with study init")
-        if args.out is None:
-            raise KDError(f"study {args.action} needs --out WORK, the folder of everything that is made")
-        return
-    names = ("out", "recipe", "raw", "calibrate", "jobs", "cpu", "dry_run", "old_stages")
-    given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name)] + args.passed_on
-    if given or args.threads != 1:
-        raise KDError(f"{' '.join(given or ['--threads'])}: no effect with study init")
-
-
 def run(args) -> int | None:
     """Run the action."""
     from fairseq_kd import register
     from fairseq_kd.study.check import check_same_study, open_plan
     from fairseq_kd.study.plan import PLAN_NAME
 
-    _check_action(args)
+    check_options(args)
     check_run_options(args)
     register()
     if args.action == "init":
         return study_init.run(args)
-    names = ("jobs", "cpu", "dry_run", "with_report", "old_stages")
-    given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name)]
-    given += ["--threads"] if args.threads != 1 and not args.calibrate else []
-    if args.action != "run" and (given := [*given, *args.passed_on]):
-        raise KDError(f"{' '.join(given)}: no effect with study {args.action}, only with study run")
-    if args.with_report and args.dry_run:
-        raise KDError("--with-report has no effect with --dry-run, which makes no results")
-    if args.action != "plan" and args.calibrate:
-        raise KDError(f"--calibrate has no effect with study {args.action}, only with study plan")
-    if args.action != "report" and args.latex:
-        raise KDError(f"--latex has no effect with study {args.action}, only with study report")
     work = Path(args.out).absolute()
     plan = open_plan(args.spec, work, args.recipe, args.raw, args.old_stages if args.action == "run" else SHOW)
     if args.action in ("status", "report"):

@@ -109,39 +109,34 @@ def write_clean_text(
 
 def _with_damage(pairs: Iterable, languages, options: PrepareOptions, report: CleaningReport) -> Iterator[tuple]:
     """(number, source as written, target as written, kind of damage or None) of each pair; sets `report.measured`."""
-    in_form = _in_form(pairs, languages, options)
-    head = list(itertools.islice(in_form, HEAD_PAIRS))
+    written = in_form(pairs, languages, options)
+    head = list(itertools.islice(written, HEAD_PAIRS))
     lengths = fit_lengths([counted for *_, counted in head])
     report.measured = dict(zip(languages, lengths.describe(), strict=True))
-    for number, source, target, counted in itertools.chain(head, in_form):
+    for number, (source, target), counted in itertools.chain(head, written):
         yield number, source, target, options.rules.damage(*lengths.of(*counted))
 
 
-def _in_form(pairs: Iterable, languages, options: PrepareOptions) -> Iterator[tuple]:
-    """(number, source, target) -> (number, source, target as written, (source, target as counted for cleaning))."""
+def in_form(items: Iterable, languages, options: PrepareOptions) -> Iterator[tuple[object, tuple, tuple]]:
+    """(number, line of each language) -> (number, the lines as they are written, the lines as cleaning counts them)."""
     if options.form == "cased" and not options.count_tokens:
-        for number, source, target in pairs:
-            yield number, source, target, (source, target)
+        for number, *sides in items:
+            yield number, tuple(sides), tuple(sides)
         return
     with ExitStack() as stack:
         tokenisers = [
             stack.enter_context(map_lines(Tokenise(lang, options.form == "lower-cased"), options.workers))
             for lang in languages
         ]
-        for block in _blocks(pairs):
+        for block in in_blocks(items):
             numbers, *sides = zip(*block, strict=True)
             tokenised = [tokenise(list(side)) for tokenise, side in zip(tokenisers, sides, strict=True)]
-            as_written = sides if options.form == "cased" else tokenised
-            for number, source, target, *counted in zip(numbers, *as_written, *tokenised, strict=True):
-                yield number, source, target, counted
+            written = sides if options.form == "cased" else tokenised
+            yield from zip(numbers, zip(*written, strict=True), zip(*tokenised, strict=True), strict=True)
 
 
-def _blocks(items: Iterable) -> Iterator[list]:
-    block = []
-    for item in items:
-        block.append(item)
-        if len(block) == PAIRS_AT_ONCE:
-            yield block
-            block = []
-    if block:
+def in_blocks(items: Iterable) -> Iterator[list]:
+    """Lists of PAIRS_AT_ONCE neighbouring items; the last list is shorter."""
+    items = iter(items)
+    while block := list(itertools.islice(items, PAIRS_AT_ONCE)):
         yield block

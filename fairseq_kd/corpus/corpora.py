@@ -15,6 +15,7 @@ newstest2013, as in Vaswani et al. 2017; fairseq's script takes every 100th trai
 between spaces; that script counts subwords.
 """
 
+from contextlib import ExitStack
 from functools import partial
 
 from fairseq_kd.artifacts.inputs import Inputs
@@ -207,6 +208,9 @@ def prepare_by_name(
     """
     corpus = CORPORA[name]
     languages = corpus.choose_languages(source_lang, target_lang)
-    with Inputs() as inputs, corpus.open(languages, options, inputs, raw=raw, stems=stems, spec=spec) as found:
-        files, origin = found
+    with ExitStack() as stack:
+        with Inputs() as inputs:
+            found = corpus.open(languages, options, inputs, raw=raw, stems=stems, spec=spec)
+            files, origin = stack.enter_context(found)
+        # prepare ends its own use of `inputs` before the stack removes temporary files, which would look like a change
         return prepare(name, files, *languages, out, options, say, origin=origin, inputs=inputs)

@@ -51,8 +51,8 @@ def _check_segments(path, result: dict) -> None:
 def check_same_segments(paths: list, results: list[dict], metric: str, sources: bool = True) -> None:
     """Raises KDError when a result has other segments than the first result: paired tests need the same segments.
 
-    metric: the compared metric; the tokeniser matters for BLEU and TER only, which have words. sources: whether the source
-    text must also be the same; test sets with and without noise share only their references.
+    metric: the compared metric; the tokeniser matters for BLEU and TER only, which have words. sources: whether the
+    source text must also be the same; test sets with and without noise share only their references.
     """
     first, why = results[0], "paired tests need the same segments; evaluate all systems on the same subset"
     for path, result in zip(paths[1:], results[1:], strict=True):

@@ -85,7 +85,8 @@ def read_checkpoint(path, trust: bool = False) -> dict:
     except Refused as error:
         raise KDError(f"{path} {error}. {TRUST}") from error
     except (OSError, MemoryError) as error:  # a truncated file raises other errors in torch
-        raise KDError(f"checkpoint {path} cannot be read ({type(error).__name__}: {error})") from error
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        raise KDError(f"checkpoint {path} cannot be read ({reason})") from error
     except Exception as error:  # a damaged file can fail anywhere in torch, fairseq or omegaconf
         if (name := refused_type(error)) is not None:
             raise KDError(refusal(path, name)) from error

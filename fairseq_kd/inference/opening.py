@@ -73,23 +73,27 @@ def check_positions(src_sizes: np.ndarray, tgt_sizes: np.ndarray, limits: tuple[
             )
 
 
-def load_pair(data_bin, checkpoint, subset: str, *, data=None, dtype: str = "float32", trust: bool = False):
+def load_pair(
+    data_bin, checkpoint, subset: str, *, data=None, dtype: str = "float32", trust: bool = False, open_task=None
+):
     """(FrozenModel of a checkpoint, task with `subset` loaded), in the languages of the model.
 
     data: folder with the model's dictionaries; None: the folder recorded in the checkpoint. dtype, trust: see
-    `load_frozen`. Raises KDError when checkpoint or data-bin cannot be used, or when their dictionaries differ.
+    `load_frozen`. open_task: called with the languages instead of `open_data` on `data_bin`.
+    Raises KDError when checkpoint or data-bin cannot be used, or when their dictionaries differ.
     """
     pairs = _language_pairs(data_bin)
     languages = pairs[0] if len(pairs) == 1 else (None, None)  # for a checkpoint that records none
     model = load_frozen(checkpoint, data=data, languages=languages, dtype=dtype, trust=trust)
-    task = open_data(data_bin, model.languages, subset)
+    task = open_task(model.languages) if open_task else open_data(data_bin, model.languages, subset)
     model.check_dictionaries(task.source_dictionary, task.target_dictionary, (str(checkpoint), str(data_bin)))
     return model, task
 
 
-def open_data(data_bin, languages: tuple[str, str], subset: str):
+def open_data(data_bin, languages: tuple[str, str], subset: str, *, needs_target: bool = True):
     """A translation task on `data_bin` with `subset` loaded as in fairseq-train.
 
+    needs_target: False where the sources are enough.
     Raises KDError when dictionaries or subset are missing, and for what `check_subset` refuses.
     """
     from fairseq.tasks.translation import TranslationConfig, TranslationTask
@@ -114,7 +118,7 @@ def open_data(data_bin, languages: tuple[str, str], subset: str):
         task.load_dataset(subset, combine=subset == "train")
     except FileNotFoundError as error:
         raise KDError(f"{data_bin} has no subset {subset!r} for {source}-{target} (--subset)") from error
-    if task.dataset(subset).tgt is None:
+    if needs_target and task.dataset(subset).tgt is None:
         raise KDError(f"subset {subset!r} of {data_bin} has no target side, but both sides are needed: binarise both")
     return task
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,49 +19,46 @@ from fairseq_kd.sequence.decode_options import DecodeOptions, Hypothesis
 from fairseq_kd.teacher.ensemble import Teachers
 
 
+@dataclass(frozen=True)
+class Given:
+    """Where the sentences come from.
+
+    data_bin: has the sentences. like: the data-bin whose dictionaries, other subsets, raw text and subword model the
+    new one takes over; None: `data_bin`. files: other files of `data_bin` that are taken over. described: entries of
+    the manifest that are not part of the request.
+    """
+
+    data_bin: Path
+    like: Path | None = None
+    files: tuple[str, ...] = ()
+    described: dict = field(default_factory=dict)
+
+    @property
+    def the_rest(self) -> Path:
+        """The data-bin of everything else."""
+        return self.like or self.data_bin
+
+
 def assemble(
-    folder: Path, request: dict, teachers: Teachers, options: DecodeOptions, data_bin: Path, blocks: list
+    folder: Path, request: dict, teachers: Teachers, options: DecodeOptions, given: Given, blocks: list
 ) -> dict:
     """Write the data-bin from the parts of all blocks, in order, then its manifest; return the manifest.
 
     The parts are streamed: of the whole corpus, only the sentence lengths are in memory.
     Raises KDError when a part has been damaged, and when the data-bin was changed since it was read.
     """
-    task, subset = teachers.task, options.subset
-    source_lang, target_lang = pair = (task.cfg.source_lang, task.cfg.target_lang)
+    source_lang, target_lang = pair = (teachers.task.cfg.source_lang, teachers.task.cfg.target_lang)
+    subset = options.subset
     prefix = f"{subset}.{source_lang}-{target_lang}"
-    names = link_the_rest(data_bin, folder, subset, pair)
-    kept, dropped, fallbacks, tokens = [], Counter(), Counter(), 0
-    same_symbols = _same_symbols(task)
-    progress = Progress("assembling", len(teachers.dataset), "sentences")
-    with (
-        SideWriter(folder, f"{prefix}.{target_lang}", task.target_dictionary) as target,
-        _text_file(folder / f"{subset}.hypotheses.{target_lang}.tsv") as text,
-    ):
-        for number, (hypotheses, closeness, chosen, fallback) in enumerate(_sentences(folder, blocks)):
-            _write_hypotheses(text, number, hypotheses, closeness, chosen, task.target_dictionary.symbols)
-            fallbacks.update([fallback] if fallback else [])
-            source = teachers.dataset.src[number].numpy()[:-1] if options.filters else ()
-            reason = reason_to_drop(source, hypotheses[chosen], options.filters, same_symbols)
-            if reason is None:
-                target.add(np.append(hypotheses[chosen].tokens, task.target_dictionary.eos()))
-                tokens += len(hypotheses[chosen].tokens)
-                kept.append(number)
-            else:
-                dropped[reason] += 1
-            progress.advance(1)
-        progress.finish()
-        if not kept:
-            raise KDError("the filters drop every sentence: loosen them")
-        names += [*target.close(), f"{subset}.hypotheses.{target_lang}.tsv"]
-    names += _sources(folder, prefix, teachers, data_bin, kept)
-    names += [_write_kept(folder, subset, kept)] if options.filters else []
+    names = _take_over(folder, given, subset, pair)
+    kept, found, written = _write_targets(folder, prefix, teachers, options, blocks)
+    names += [*written, *_sources(folder, prefix, teachers, given.data_bin, kept)]
+    names += [_write_kept(folder, subset, kept)] if options.filters or options.fallback == "drop" else []
     manifest = request | {
         "pairs": len(kept),
-        "target_tokens": tokens,
-        "fallbacks": dict(sorted(fallbacks.items())),
-        "dropped": dict(sorted(dropped.items())),
-        **inherited(data_bin, subset),
+        **found,
+        **inherited(given.the_rest, subset),
+        **given.described,
         "source_lang": source_lang,
         "target_lang": target_lang,
         "files": hashes(folder, names),
@@ -68,6 +66,47 @@ def assemble(
     teachers.inputs.check()  # sources and other subsets were taken from the data-bin just now
     write_record(folder / "manifest.json", manifest)
     return manifest
+
+
+def _write_targets(folder: Path, prefix: str, teachers: Teachers, options: DecodeOptions, blocks: list) -> tuple:
+    """Write targets and hypotheses; return (numbers of the sentences kept, counts for the manifest, names of files)."""
+    dictionary, lang = teachers.task.target_dictionary, teachers.task.cfg.target_lang
+    kept, dropped, fallbacks, tokens = [], Counter(), Counter(), 0
+    same_symbols, hypotheses_name = _same_symbols(teachers.task), f"{options.subset}.hypotheses.{lang}.tsv"
+    progress = Progress("assembling", len(teachers.dataset), "sentences")
+    with (
+        SideWriter(folder, f"{prefix}.{lang}", dictionary) as target,
+        _text_file(folder / hypotheses_name) as text,
+    ):
+        for number, (hypotheses, closeness, chosen, fallback) in enumerate(_sentences(folder, blocks)):
+            _write_hypotheses(text, number, hypotheses, closeness, chosen, dictionary.symbols)
+            fallbacks.update([fallback] if fallback and hypotheses else [])
+            source = teachers.dataset.src[number].numpy()[:-1] if options.filters else ()
+            best = hypotheses[chosen] if hypotheses else None
+            reason = reason_to_drop(source, best, options.filters, same_symbols) if best else fallback
+            if reason is None:
+                target.add(np.append(best.tokens, dictionary.eos()))
+                tokens += len(best.tokens)
+                kept.append(number)
+            else:
+                dropped[reason] += 1
+            progress.advance(1)
+        progress.finish()
+        if not kept:
+            listed = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in sorted(dropped.items()))
+            raise KDError(
+                f"filters or missing answers drop every sentence ({listed}): loosen them, or check the teacher"
+            )
+        names = [*target.close(), hypotheses_name]
+    counts = {"target_tokens": tokens, "fallbacks": dict(sorted(fallbacks.items()))}
+    return kept, counts | {"dropped": dict(sorted(dropped.items()))}, names
+
+
+def _take_over(folder: Path, given: Given, subset: str, pair: tuple[str, str]) -> list[str]:
+    """Link what is not made anew; return the names."""
+    for name in given.files:
+        link(given.data_bin / name, folder / name)
+    return [*link_the_rest(given.the_rest, folder, subset, pair), *given.files]
 
 
 def reason_to_drop(source: list[int], chosen: Hypothesis, filters: dict, same_symbols: Callable) -> str | None:

@@ -159,7 +159,8 @@ def convert(teachers: Teachers) -> Path:
                 _convert(teacher, final)
     except OSError as error:
         raise KDError(
-            f"cannot keep the converted teacher in {final.parent} ({error}); set FAIRSEQ_KD_CACHE to a writable folder"
+            f"cannot keep the converted teacher in {final.parent} ({error.strerror or error}); set FAIRSEQ_KD_CACHE to "
+            "a writable folder"
         ) from error
     return final
 

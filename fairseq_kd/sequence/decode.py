@@ -10,6 +10,7 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.export.runtime import CannotComputeError
 from fairseq_kd.inference.device import choose_device
+from fairseq_kd.sequence.assemble import Given
 from fairseq_kd.sequence.ctranslate2_backend import convert, reason_against, teacher_backend
 from fairseq_kd.sequence.decode_options import DecodeOptions
 from fairseq_kd.sequence.work import Closeness, DecodeWork, open_closeness
@@ -43,17 +44,22 @@ def decode(
     Raises KDError when data, teacher, options and `out` do not fit together.
     """
     check_new_data_bin(out)
-    dtype = "float32" if options.dtype == "int8" else options.dtype
     with Inputs() as inputs:
-        opened = {"data": teacher_data, "dtype": dtype, "trust": trust, "inputs": inputs}
+        opened = {"data": teacher_data, "dtype": dtype_of_models(options), "trust": trust, "inputs": inputs}
         teachers = open_teachers(data_bin, teacher, options.subset, **opened)
         if len(teachers.dataset) == 0:
             raise KDError(f"subset {options.subset!r} of {data_bin} has no sentences: there is nothing to decode")
         closeness = open_closeness(data_bin, teachers, options, post_process)
         backend = choose_backend(teachers, options, workers, say)
-        work = DecodeWork(teachers, options, backend, closeness, Path(data_bin), block_sentences)
-        request = describe(data_bin, teachers, options, backend, closeness) | {"block_sentences": block_sentences}
+        work = DecodeWork(teachers, options, backend, closeness, Given(Path(data_bin)), block_sentences)
+        identity = describe_data(data_bin, teachers)
+        request = describe(identity, teachers, options, backend, closeness) | {"block_sentences": block_sentences}
         return work_through(out, request, work, shard, inputs)
+
+
+def dtype_of_models(options: DecodeOptions) -> str:
+    """The type in which fairseq's models are loaded; CTranslate2 quantises by itself."""
+    return "float32" if options.dtype == "int8" else options.dtype
 
 
 def choose_backend(teachers: Teachers, options: DecodeOptions, workers=None, say=print):
@@ -88,10 +94,20 @@ def choose_backend(teachers: Teachers, options: DecodeOptions, workers=None, say
     return options.how.open_fairseq(teachers, options.settings(), options.max_tokens, device)
 
 
-def describe(data_bin, teachers: Teachers, options: DecodeOptions, backend, closeness: Closeness | None) -> dict:
-    """Everything on which the data depend, for the manifest."""
-    cfg, versions = teachers.task.cfg, library_versions()
-    pair = (cfg.source_lang, cfg.target_lang)
+def describe_data(data_bin, teachers: Teachers) -> dict:
+    """The identity of the sentences of a data-bin, for `describe`."""
+    cfg = teachers.task.cfg
+    names = data_files(data_bin, teachers.subset, cfg.source_lang, cfg.target_lang)
+    return {
+        "sentences": len(teachers.dataset),
+        "data_bin": str(Path(data_bin).absolute()),
+        "data": teachers.inputs.hashes(data_bin, names),
+    }
+
+
+def describe(identity: dict, teachers: Teachers, options: DecodeOptions, backend, closeness: Closeness | None) -> dict:
+    """Everything on which the data depend, for the manifest. identity: of the sentences."""
+    versions = library_versions()
     return {
         "kind": KIND,
         "format": FORMAT,
@@ -105,14 +121,12 @@ def describe(data_bin, teachers: Teachers, options: DecodeOptions, backend, clos
         "backend": backend.name,
         "dtype": options.dtype,
         "max_tokens": backend.max_tokens,
-        "sentences": len(teachers.dataset),
         "teacher": teachers.fingerprint(),
         "dictionaries": {
             "source": dictionary_hash(teachers.task.source_dictionary),
             "target": dictionary_hash(teachers.task.target_dictionary),
         },
-        "data_bin": str(Path(data_bin).absolute()),
-        "data": teachers.inputs.hashes(data_bin, data_files(data_bin, options.subset, *pair)),
+        **identity,
         "device": choose_device(options.cpu).type,
         "versions": {name: versions[name] for name in VERSIONS if name in versions},
     }

@@ -21,7 +21,7 @@ BACKENDS = ("auto", "fairseq", "ctranslate2")
 DTYPES = ("float32", "bfloat16", "float16", "int8")
 SELECTIONS = ("best", "closest")
 METRICS = ("bleu", "chrf")
-FALLBACKS = ("reference", "error")
+FALLBACKS = ("reference", "drop", "error")
 
 
 @dataclass(frozen=True, init=False)
@@ -38,7 +38,7 @@ class DecodeOptions:
     select: str = "best"
     metric: str = "bleu"
     tokenize: str | None = None  # for the metric bleu; None: the default of the target language
-    fallback: str = "reference"  # where the teacher has no answer: "reference" (the gold target, counted) or "error"
+    fallback: str = "reference"  # where the teacher has no answer: the gold target, or no pair (counted), or an error
     max_length_ratio: float | None = None
     drop_empty: bool = False
     drop_copies: bool = False

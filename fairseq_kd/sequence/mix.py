@@ -117,10 +117,7 @@ def _write(folder: Path, tasks: list, times, seed: int) -> tuple[list[int], list
 def _check_dictionaries(first_path, first, path, task) -> None:
     pairs = (first.source_dictionary, task.source_dictionary), (first.target_dictionary, task.target_dictionary)
     for side, (ours, theirs) in zip(("source", "target"), pairs, strict=True):
-        try:
-            check_same_dictionary(ours, theirs, side, (str(first_path), str(path)))
-        except KDError as error:
-            raise KDError(f"{first_path} and {path} have different {side} dictionaries: {error}") from error
+        check_same_dictionary(ours, theirs, side, (str(first_path), str(path)))
 
 
 def _describe(data_bins, times, languages, seed, inputs: Inputs) -> dict:

@@ -1,7 +1,8 @@
 """Decoding in blocks, and the choice of one hypothesis among the n best.
 
 A part file holds one JSON line per sentence: the hypotheses [[score, closeness or null, token ids], ...], best first,
-the number of the chosen one, and null or the reason why the gold target replaces the teacher's answer.
+the number of the chosen one, and null or the reason why the teacher has no answer. Then the only hypothesis is the gold
+target (--fallback reference), or there is none (--fallback drop).
 """
 
 import json
@@ -18,7 +19,7 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.subword import subword_decoder
 from fairseq_kd.scoring.score import Scorer, choose_scorer
 from fairseq_kd.scoring.tokenizers import LOOKED_AT
-from fairseq_kd.sequence.assemble import assemble
+from fairseq_kd.sequence.assemble import Given, assemble
 from fairseq_kd.sequence.backend import empty_sources
 from fairseq_kd.sequence.decode_options import DecodeOptions, Hypothesis
 from fairseq_kd.teacher.ensemble import Teachers
@@ -91,7 +92,7 @@ class DecodeWork:
     options: DecodeOptions
     backend: object
     closeness: Closeness | None
-    data_bin: Path
+    given: Given
     block_sentences: int
     label: str = "decoding"
     unit: str = "sentences"
@@ -114,7 +115,7 @@ class DecodeWork:
         if self.options.fallback == "error" and found.any():
             raise KDError(
                 f"sentence {np.flatnonzero(found)[0]} is longer than the teacher's positions, {int(found.sum()):,} are "
-                "in all (--fallback reference keeps their gold targets)"
+                f"in all ({self._other_fallbacks})"
             )
         return found
 
@@ -137,10 +138,8 @@ class DecodeWork:
         if fallback is not None:
             if self.options.fallback == "error":
                 why = "whose source is empty" if fallback == "empty_source" else "whose source is not empty"
-                raise KDError(
-                    f"the teacher gives nothing for sentence {number}, {why} (--fallback reference keeps its gold)"
-                )
-            hypotheses = [Hypothesis(self.teachers.dataset.tgt[number].numpy()[:-1], float("nan"))]
+                raise KDError(f"the teacher gives nothing for sentence {number}, {why} ({self._other_fallbacks})")
+            hypotheses = self._without_answer(number)
         chosen, nearness = 0, [None] * len(hypotheses)
         if fallback is None and self.options.select == "closest":
             texts = [self._text(hypothesis.tokens) for hypothesis in hypotheses]
@@ -151,6 +150,17 @@ class DecodeWork:
             for h, near in zip(hypotheses, nearness, strict=True)
         ]
         return json.dumps([listed, chosen, fallback], separators=(",", ":")) + "\n"
+
+    def _without_answer(self, number: int) -> list[Hypothesis]:
+        """What takes the place of a missing answer: the gold target, or nothing."""
+        if self.options.fallback == "drop":
+            return []
+        return [Hypothesis(self.teachers.dataset.tgt[number].numpy()[:-1], float("nan"))]
+
+    @property
+    def _other_fallbacks(self) -> str:
+        gold = "--fallback reference keeps the gold targets, " if self.teachers.dataset.tgt is not None else ""
+        return f"{gold}--fallback drop leaves such sentences out"
 
     @cached_property
     def _empty_sources(self) -> np.ndarray:
@@ -166,7 +176,7 @@ class DecodeWork:
 
     def join(self, folder: Path, request: dict) -> dict:
         """See `assemble`."""
-        return assemble(folder, request, self.teachers, self.options, self.data_bin, self.blocks)
+        return assemble(folder, request, self.teachers, self.options, self.given, self.blocks)
 
     def check(self, folder: Path, manifest: dict) -> None:
         """Raises KDError when a file of the finished data-bin is missing or was changed."""

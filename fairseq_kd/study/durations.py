@@ -19,7 +19,7 @@ from fairseq_kd.artifacts.records import read_record, write_record
 from fairseq_kd.artifacts.writing import ensure_writable_folder
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.process import dying_with_this_process
-from fairseq_kd.core.progress import Progress
+from fairseq_kd.core.progress import Progress, format_seconds
 from fairseq_kd.study.factors import is_kd_option
 from fairseq_kd.study.key import TRAININGS, inputs_of
 from fairseq_kd.study.plan import PLAN_NAME, Plan
@@ -71,6 +71,23 @@ class Estimates:
         found = [self.seconds(name) for name in names]
         return sum(seconds for seconds in found if seconds is not None), found.count(None)
 
+    def describe(self, names) -> str:
+        """The sum of the seconds, as text: "not known" where no stage has an estimate, "at least ..." where some have
+        none.
+        """
+        seconds, unknown = self.total(names := list(names))
+        if names and unknown == len(names):
+            return "not known"
+        return ("at least " if unknown else "") + format_seconds(seconds)
+
+    def measurable(self) -> list[str]:
+        """The stages without an estimate that `calibrate` measures: trainings without an online teacher."""
+        return [
+            name
+            for name, stage in self.plan.stages.items()
+            if stage.kind in TRAININGS and "--teacher" not in stage.command and self.seconds(name) is None
+        ]
+
 
 def shape(stage: Stage) -> str:
     """The part of a command that decides how long a stage takes (for a training: how long an update takes)."""
@@ -96,11 +113,7 @@ def calibrate(plan: Plan, work: Path, threads: int) -> None:
         write_record(work / PLAN_NAME, plan.as_dict())
         estimates, path = Estimates(plan, work), work / CALIBRATION
         known = read_record(path, REMEDY) or {}
-        unknown = {
-            shape(stage): stage
-            for stage in plan.stages.values()
-            if stage.kind in TRAININGS and estimates.seconds(stage.name) is None and "--teacher" not in stage.command
-        }
+        unknown = {shape(stage): stage for stage in map(plan.stages.get, estimates.measurable())}
         _prepare(plan, work, unknown.values())
         alike = {}
         for key, stage in unknown.items():

@@ -31,9 +31,13 @@ def format_plan(plan: Plan, work: Path) -> str:
         if names:
             done = sum(states[name] == "done" for name in names)
             seconds, unknown = estimates.total(names)
-            hours = "not known" if unknown == len(names) else f"{seconds / 3600:.2f}" + (" +" if unknown else "")
+            hours = "not known" if unknown == len(names) else _hours(seconds) + (" +" if unknown else "")
             lines.append(f"{kind:<10}{len(names):>8}{plan.asked[kind]:>17}{done:>7}{hours:>11}")
     return "\n".join([*lines, *_total(plan, estimates), *_older(plan)])
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.2f}" if seconds >= 18 or not seconds else "<0.01"
 
 
 def _older(plan: Plan) -> list[str]:
@@ -42,12 +46,18 @@ def _older(plan: Plan) -> list[str]:
 
 
 def _total(plan: Plan, estimates: Estimates) -> list[str]:
-    seconds, unknown = estimates.total(plan.stages)
-    remaining, _ = estimates.total(estimates.unfinished)
     lines = [f"{'all':<10}{len(plan.stages):>8}{sum(plan.asked.values()):>17}", ""]
-    lines.append(f"one stage at a time: {seconds / 3600:.2f} hours, {remaining / 3600:.2f} of them remaining")
+    _, unknown = estimates.total(plan.stages)
+    lines.append(f"time of all stages, one at a time: {estimates.describe(plan.stages)}")
+    if 0 < len(estimates.unfinished) < len(plan.stages):
+        lines.append(f"time of the stages that remain: {estimates.describe(estimates.unfinished)}")
     if unknown:
-        lines.append(f"without {unknown} stages whose time is not known yet (--calibrate measures it)")
+        measurable = len(estimates.measurable())
+        measured = f"--calibrate measures {measurable} of them, " if measurable else ""
+        lines.append(
+            f"not known: the time of {unknown} stages ({measured}the first finished stage of a kind shows the time of "
+            "the others)"
+        )
     return lines
 
 
@@ -97,12 +107,13 @@ class StudyProgress(Progress):
         self._running = states.count("running")
         self.reach(states.count("done"), f"{self._running} running, {states.count('failed')} failed")
 
-    def _line(self, elapsed: float, note: str) -> str:
+    def _text(self, elapsed: float, note: str) -> str:
         estimates = Estimates(self.plan, self.work, self._records)
         seconds, unknown = estimates.total(estimates.unfinished)
-        running = max(1, self._running)
-        time = "?" if not seconds else f"{'more than' if unknown else 'about'} {format_seconds(seconds / running)}"
-        return f"{self.label}: {self.done:,}/{self.total:,} {self.unit}, {time} left, {note}"
+        time = f"{'more than' if unknown else 'about'} {format_seconds(seconds / max(1, self._running))} left"
+        if unknown and not seconds:
+            time = "time left not known"
+        return f"{self.done:,}/{self.total:,} {self.unit}, {time}, {note}"
 
 
 def write_results(plan: Plan, work: Path) -> dict:

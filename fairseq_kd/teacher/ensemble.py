@@ -94,12 +94,20 @@ def read_teacher(
 
 
 def open_teachers(
-    data_bin, paths: str, subset: str, *, data=None, dtype="float32", trust=None, inputs: Inputs | None = None
+    data_bin,
+    paths: str,
+    subset: str,
+    *,
+    data=None,
+    dtype="float32",
+    trust=None,
+    inputs: Inputs | None = None,
+    open_task=None,
 ) -> Teachers:
     """Load the checkpoints in `paths` (joined by ":", as for fairseq-generate) and the subset.
 
     data, dtype: see `load_frozen`. trust: the path of a checkpoint that may contain code; it must be one of `paths`.
-    inputs: gets the files.
+    inputs: gets the files. open_task: see `load_pair`.
     Raises KDError when a checkpoint cannot be used, or when its dictionaries differ from the dictionaries of the data.
     """
     listed = [path for path in str(paths).split(os.pathsep) if path]
@@ -111,7 +119,7 @@ def open_teachers(
     inputs.watch(*listed)
     inputs.watch_data_bin(data_bin)
     options = {"data": data, "dtype": dtype}
-    first, task = load_pair(data_bin, listed[0], subset, trust=trust == listed[0], **options)
+    first, task = load_pair(data_bin, listed[0], subset, trust=trust == listed[0], open_task=open_task, **options)
     members = [first]
     for path in listed[1:]:
         member = load_frozen(path, languages=first.languages, trust=trust == path, **options)

@@ -321,6 +321,14 @@ def test_a_file_that_is_no_subword_model_is_refused(model, tmp_path):
         model(path)
 
 
+def test_the_reason_of_a_refusal_is_not_hidden_by_the_end_of_temporary_files(tmp_path, capsys):
+    """The synthetic corpus is a temporary folder, which is removed as soon as the data-bin is refused."""
+    (tmp_path / "model").write_bytes(b"\0 nothing of the kind")
+    words = ["--pairs", "20", "--subword-model", str(tmp_path / "model"), "--out", str(tmp_path / "out")]
+    assert main(["prepare", "synthetic", *words]) == 2
+    assert f"error: {tmp_path / 'model'} is not a SentencePiece model" in capsys.readouterr().err
+
+
 def test_hashes_of_multi30k_are_those_of_the_files_in_a_local_copy():
     from pathlib import Path
 

@@ -1,3 +1,8 @@
+import fcntl
+import os
+import struct
+import termios
+import threading
 from dataclasses import replace
 
 import pytest
@@ -177,12 +182,37 @@ def test_a_checkpoint_that_was_refused_is_kept(tmp_path, teacher):
     assert last.read_bytes() == before
 
 
+def test_progress_on_a_terminal_is_one_line_that_fits_and_is_cleared():
+    """A terminal of 60 columns: every text begins at the first column, and none is longer than the line."""
+    reader, writer = os.openpty()
+    fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
+    threads = threading.active_count()
+    with open(writer, "w") as stream:
+        progress = Progress("decoding", 500, "sentences", stream=stream)
+        for done in (100, 250):
+            progress._last_shown = -1
+            progress.reach(done, "a note that is longer than what is left of the line")
+        assert threading.active_count() == threads  # the processes that are forked meanwhile would inherit a lock
+        progress.finish()
+        unknown = Progress("reading", None, "lines", stream=stream)
+        unknown.advance(7)
+        unknown.finish()
+        shown = os.read(reader, 10_000).decode()
+    os.close(reader)
+    assert "\n" not in shown
+    lines = [line for line in shown.split("\r") if line.strip()]
+    assert len(lines) == 3 and all(len(line) < 60 for line in lines)
+    assert lines[0].startswith("decoding: 100/500 sentences, ") and lines[1].startswith("decoding: 250/500 sentences, ")
+    assert lines[2].startswith("reading: 7 lines") and shown.endswith(" \r")  # blanks over the last text
+
+
 def test_progress_counts_only_new_work_for_its_rate(capsys):
     progress = Progress("training", 100, "updates", done=90)
     progress.reach(95, "loss 2.0")
     shown = capsys.readouterr().err
     assert shown.startswith("training: 95/100 updates, ") and shown.endswith("loss 2.0\n")
-    assert [format_seconds(s) for s in (5, 65, 3700)] == ["0:05", "1:05", "1:01:40"]
+    expected = {5: "5 s", 65: "1 min 05 s", 3599.6: "1 h 00 min", 3700: "1 h 01 min", 90000: "25 h 00 min"}
+    assert {seconds: format_seconds(seconds) for seconds in expected} == expected
 
 
 @pytest.mark.parametrize(

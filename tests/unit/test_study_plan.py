@@ -242,8 +242,8 @@ def test_a_run_neither_uses_nor_repeats_in_silence_what_other_versions_made(old_
 
 def test_what_becomes_of_older_stages_is_asked_where_they_are_run(tmp_path, capsys):
     words = [str(write_spec(tmp_path)), "--out", str(tmp_path / "work"), "--old-stages", "reuse"]
-    assert main(["study", "status", *words]) == 2
-    assert "--old-stages: no effect with study status" in capsys.readouterr().err
+    assert main(["study", "plan", *words]) == 2
+    assert "--old-stages: no effect with study plan, only with study run" in capsys.readouterr().err
 
 
 def test_raw_text_is_known_by_its_content(tmp_path, corpus):
@@ -365,6 +365,11 @@ def test_time_is_estimated_from_what_is_done(tmp_path):
     students = [name for name, stage in plan.stages.items() if stage.kind == "student"]
     estimates = Estimates(plan, tmp_path)
     assert estimates.total(plan.stages) == (0, 22)
+    shown = format_plan(plan, tmp_path).splitlines()
+    assert "time of all stages, one at a time: not known" in shown and not any("0.00" in line for line in shown)
+    # one teacher and eight students are trained, none of them with the teacher beside it
+    assert shown[-1].startswith("not known: the time of 22 stages (--calibrate measures 9 of them, ")
+    assert StudyProgress(plan, tmp_path)._text(1.0, "0 running") == "0/22 stages, time left not known, 0 running"
     finish(plan, tmp_path, students[0], 60.0)  # ce, seed 1
     estimates = Estimates(plan, tmp_path)
     assert estimates.seconds(students[1]) == 60  # ce, seed 2
@@ -413,7 +418,7 @@ def test_the_line_of_progress_reads_a_record_once_and_again_when_it_has_changed(
     progress = StudyProgress(plan, tmp_path)
     for _ in range(5):
         progress.look()
-        progress._line(1.0, "")
+        progress._text(1.0, "")
     assert progress.done == 1 and read == [names[0]]
     finish(plan, tmp_path, names[1], 1.0)
     (tmp_path / "stages" / names[0] / "done.json").write_text("{")  # cut off

@@ -239,7 +239,10 @@ def test_every_cell_has_a_name_of_its_own_that_can_be_a_folder(tmp_path):
     [
         (["plan", "nothing"], "there is no spec nothing"),
         (["run", "smoke", "--jobs", "0"], "--jobs 0: must be at least 1"),
-        (["status", "smoke", "--dry-run"], "no effect with study status"),
+        (["plan", "smoke", "--dry-run"], "--dry-run: no effect with study plan, only with study run"),
+        (["status", "smoke", "--jobz", "2"], "--jobz 2: neither study run nor Snakemake has this option"),
+        (["report", "smoke", "--cpu", "everything"], "everything: neither study run nor Snakemake has this option"),
+        (["status", "smoke", "--executor", "slrm"], "argument --executor/-e: invalid choice: 'slrm'"),
         (["plan", "smoke", "--executor", "slurm"], "--executor slurm: no effect with study plan"),
         (["run", "smoke", "--calibrate"], "--calibrate has no effect with study run"),
         (["plan", "smoke", "--raw", "x"], "raw has no effect with the synthetic corpus"),
@@ -248,6 +251,20 @@ def test_every_cell_has_a_name_of_its_own_that_can_be_a_folder(tmp_path):
 def test_bad_options_are_one_error(tmp_path, words, message, capsys):
     assert main(["study", *words, "--out", str(tmp_path / "work")]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_line_of_a_run_shows_the_status_and_names_what_has_no_effect(tmp_path, capsys):
+    words = ["smoke", "--out", str(tmp_path / "work"), "--jobs", "2", "--threads", "3", "--cpu", "--dry-run"]
+    words += ["--old-stages", "reuse", "--keep-going", "--latency-wait", "9", "--rerun-incomplete"]
+    assert main(["study", "status", *words]) == 0
+    said = capsys.readouterr()
+    assert said.err == (
+        "--jobs --cpu --dry-run --old-stages --threads --keep-going --latency-wait 9 --rerun-incomplete: "
+        "no effect with study status, only with study run\n"
+    )
+    assert main(["study", "status", *words[:3]]) == 0 and capsys.readouterr().out == said.out
+    assert main(["study", "report", *words]) == 2  # for another reason
+    assert "holds no study yet" in capsys.readouterr().err and not (tmp_path / "work").exists()
 
 
 def test_a_folder_that_is_not_a_study_is_refused(tmp_path, capsys):
