@@ -75,12 +75,14 @@ def register() -> None:
     from fairseq_kd.core.process import show_fatal_signals
     from fairseq_kd.inference.checkpoint import let_checkpoints_be_sent
     from fairseq_kd.inference.confinement import confine
+    from fairseq_kd.training.memory import prepare_trainings
     from fairseq_kd.training.process import install_exit_handling
 
     show_fatal_signals()
     confine()
     let_checkpoints_be_sent()
     install_exit_handling()
+    prepare_trainings()
 
 
 def _is_command() -> bool:

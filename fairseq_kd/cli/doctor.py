@@ -5,6 +5,7 @@ import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
+from fairseq_kd.core.cores import advice_on_threads, busy_cores, usable_cores
 from fairseq_kd.core.paths import PACKAGE
 from fairseq_kd.version import __version__
 
@@ -79,6 +80,11 @@ def _report_torch() -> list[str]:
     import torch
 
     print(f"torch         {torch.__version__}    {torch.get_num_threads()} threads")
+    cores, busy = usable_cores(), busy_cores()
+    occupied = "" if busy is None else f", {busy:.1f} of them busy now"
+    print(f"cores         {cores} usable{occupied}")
+    if not torch.cuda.is_available() and (advice := advice_on_threads(torch.get_num_threads(), cores, busy)):
+        print(f"note          {advice}")
     for index in range(torch.cuda.device_count()):
         print(f"device        cuda:{index} {torch.cuda.get_device_name(index)}")
     if not torch.cuda.is_available():

@@ -18,6 +18,7 @@ from fairseq_kd.core.errors import KDError, exit_on_user_error
 from fairseq_kd.core.hydra_paths import resolve_paths
 from fairseq_kd.core.paths import config_folder
 from fairseq_kd.inference.checkpoint import read_checkpoint
+from fairseq_kd.models.dropout import use_fast_dropout
 from fairseq_kd.models.layers import LAYER_OPTIONS, StudentDecoder, StudentEncoder
 from fairseq_kd.models.sublayers import FFN_TYPES, MORE_ACTIVATIONS
 
@@ -120,7 +121,9 @@ class KDStudentModel(TransformerModel):
             args = Namespace(**args)
         with exit_on_user_error():
             check_student_options(args, task)
-            return super().build_model(args, task)
+            model = super().build_model(args, task)
+        use_fast_dropout(model)
+        return model
 
     @classmethod
     def gated(cls, cfg) -> frozenset[str]:

@@ -3,7 +3,6 @@
 The same call continues a killed run.
 """
 
-import os
 import re
 import shlex
 import shutil
@@ -25,9 +24,6 @@ from fairseq_kd.inference.checkpoint import DamagedCheckpoint, read_checkpoint, 
 RECORD = "train.json"  # exists once the run is complete
 REQUEST = "request.json"  # exists from the start
 LOG_LINES_SHOWN = 15
-# By default glibc returns the memory of large tensors to the kernel at every step. The kernel then clears the pages
-# again, which takes CPU time (docs/benchmarks.md). Other C libraries ignore these variables.
-KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34)}
 
 
 def train(folder, arguments: list[str], inputs: dict, max_update: int, label: str) -> dict:
@@ -139,7 +135,6 @@ def _read(path: Path) -> dict | None:
 def _run(command: list[str], log: Path, max_update: int, label: str) -> None:
     """Run fairseq-train; write its output to `log` and the progress to standard error."""
     arguments = [sys.executable, "-m", "fairseq_cli.train", *command[1:]]
-    environment = os.environ | {name: os.environ.get(name, value) for name, value in KEEP_MEMORY.items()}
     progress = None
     with (
         open(log, "a", encoding="utf-8") as file,
@@ -149,7 +144,6 @@ def _run(command: list[str], log: Path, max_update: int, label: str) -> None:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            env=environment,
             preexec_fn=dying_with_this_process(),
         ) as process,
     ):
