@@ -40,6 +40,10 @@ def add_arguments(parser) -> None:
         help=f"{', '.join(METRICS)}, or the name of a metric of `evaluate --metric` (default %(default)s)",
     )
     parser.add_argument("--out", metavar="FILE.json", help="write the comparison here")
+    _add_test_options(parser, defaults)
+
+
+def _add_test_options(parser, defaults: CompareOptions) -> None:
     parser.add_argument(
         "--alpha",
         type=float,

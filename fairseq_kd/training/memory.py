@@ -52,7 +52,7 @@ def _is_glibc() -> bool:
 
 
 def begin_training_on_cpu() -> None:
-    """Keep memory, and log it; log advice if there are too many threads. A user error ends the process with status 2."""
+    """Keep memory and log it; log advice if there are too many threads. A user error ends the process, status 2."""
     with exit_on_user_error():
         logger.info(keep_memory())
     threads = torch.get_num_threads()
