@@ -195,9 +195,9 @@ def test_a_finished_data_bin_is_kept_and_another_request_refused(data_bin, tmp_p
 def test_a_data_bin_of_fairseq_preprocess_needs_to_know_how_subwords_make_words(data_bin, tmp_path):
     plain = tmp_path / "plain"
     shutil.copytree(data_bin, plain, ignore=shutil.ignore_patterns("manifest.json", "raw", "subword"))
-    with pytest.raises(KDError, match="run `fairseq-kd adopt .* or give --post-process sentencepiece.*, or --level subword"):
+    with pytest.raises(KDError, match="fairseq-kd adopt .* or give --post-process .*, or --level subword"):
         noise(plain, tmp_path / "out", delete=0.1)
-    with pytest.raises(KDError, match="run `fairseq-kd adopt .* or give a --level and a --word-tokenizer that need no model"):
+    with pytest.raises(KDError, match="fairseq-kd adopt .* or give a --level and a --word-tokenizer that"):
         noise(plain, tmp_path / "out", delete=0.1, level="char", post_process="sentencepiece")
     with pytest.raises(KDError, match="--post-process words: must be one of"):
         noise(plain, tmp_path / "out", delete=0.1, post_process="words")
