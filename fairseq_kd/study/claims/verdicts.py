@@ -128,6 +128,7 @@ def _p(value: float) -> str:
 def power_note() -> str:
     """What "would have found" means, for a report."""
     return (
-        f"The difference that a study would have found is the one that it finds with a probability of {POWER * 100:.0f} %, if "
-        f"the true scatter is the observed one, at the level {ALPHA} divided by the number of undecided claims."
+        f"The difference that a study would have found is the one that it finds with a probability of "
+        f"{POWER * 100:.0f} %, if the true scatter is the observed one, at the level {ALPHA} divided by the number of "
+        "undecided claims."
     )
