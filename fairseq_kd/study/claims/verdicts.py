@@ -121,8 +121,8 @@ def _power(outcome: Outcome, detectable: float | None) -> str:
     """What the study would have found."""
     if detectable is not None:
         return f"with {outcome.sample} this study would have found {outcome.finds.format(f'{detectable:.2f}')}"
-    if outcome.p is None:
-        return "no test is possible, because the observed values do not vary"
+    if outcome.detectable is not None:
+        return "the observed values do not vary, so the smallest detectable difference is not known"
     return "the file of the test is of an earlier version, so the smallest detectable difference is not known"
 
 
@@ -133,6 +133,7 @@ def _p(value: float) -> str:
 def power_note() -> str:
     """What "would have found" means, for a report."""
     return (
-        f"The difference that a study would have found is the one that it finds with a probability of {POWER:.0%}, if "
-        f"the true scatter is the observed one, at the level {ALPHA} divided by the number of undecided claims."
+        f"The difference that a study would have found is the one that it finds with a probability of "
+        f"{POWER * 100:.0f} %, if the true scatter is the observed one, at the level {ALPHA} divided by the number of "
+        "undecided claims."
     )
