@@ -10,6 +10,7 @@ from loss_layer import SIZES, Layer
 from train_step import timed
 
 from fairseq_kd.loss import fused
+from fairseq_kd.loss.signal import ROWS_AT_A_TIME
 
 VARIANTS = ("stock CE", "fused CE", "fused cached KD, tail shapes", "fused online KD")
 LIMIT = "limit: matrix products"
@@ -20,7 +21,7 @@ def measure(bench: Bench, section: Section) -> None:
     """Every number of tokens and size of loss_layer.py."""
     section.note(
         f"As benchmarks/loss_layer.py, in bfloat16: features -> loss and gradients of features and projection. The "
-        f"other columns take chunks of {fused.CHUNK_ROWS} rows, as on a CPU. The limit multiplies 512 rows at a time."
+        f"other columns take chunks of {ROWS_AT_A_TIME} rows, as on a CPU. The limit multiplies 512 rows at a time."
     )
     sizes = {"V = 300, d = 128": (300, 128)} if bench.cpu else SIZES
     with mock.patch.dict(SIZES, sizes):
@@ -38,7 +39,7 @@ def one_size(bench: Bench, section: Section, size: str, tokens: int) -> None:
         stock.append(own)
         figures = {"ms": own, "of stock": own / stock[0]}
         if variant.startswith("fused"):
-            other = milliseconds(bench, layer, variant, fused.CHUNK_ROWS)
+            other = milliseconds(bench, layer, variant, ROWS_AT_A_TIME)
             figures |= {"rows": rows, "ms, small chunks": other, "of stock, small chunks": other / stock[0]}
         return figures
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fairseq_kd.loss import fused
+from fairseq_kd.loss import signal as signals
 from fairseq_kd.loss.divergences import DIVERGENCES
 from fairseq_kd.loss.fused import fused_loss, token_nll
 from fairseq_kd.loss.objective import Objective, reference_losses
@@ -21,7 +22,7 @@ GRID += list(itertools.product(SHAPED, ("shaped",), *OPTIONS))
 
 @pytest.fixture(autouse=True)
 def several_chunks(monkeypatch):
-    monkeypatch.setattr(fused, "CHUNK_ROWS", 4)
+    monkeypatch.setattr(signals, "ROWS_AT_A_TIME", 4)
 
 
 def inputs(dtype=torch.float64, seed=0):
@@ -275,7 +276,7 @@ def test_matrix_products_of_another_type_leave_the_gradients_theirs():
 
 def test_many_tokens_of_one_type_do_not_overflow_float16(monkeypatch):
     """512 rows push the same row of the projection: 512 · 0.5 · 8 = 2048, which leaves little room for a scale."""
-    monkeypatch.setattr(fused, "CHUNK_ROWS", 512)
+    monkeypatch.setattr(signals, "ROWS_AT_A_TIME", 512)
     x, w = torch.full((512, 2), 8.0, dtype=torch.float16), torch.zeros(2, 2, dtype=torch.float16)
     _, _, dw = by_fused(x, w, torch.zeros(512, dtype=torch.long), None, Objective())
     torch.testing.assert_close(dw.float(), torch.tensor([[-2048.0, -2048.0], [2048.0, 2048.0]]), rtol=1e-3, atol=0)
@@ -345,7 +346,7 @@ def test_types_that_the_teacher_excludes_leave_losses_and_gradients_finite(diver
 @pytest.mark.parametrize("weight", [0.3, 1.0])
 def test_logits_that_are_excluded_leave_losses_and_gradients_finite(divergence, kind, temperature, weight):
     """Logits of -inf, as a product in float16 can give."""
-    from fairseq_kd.loss.chunk import Chunk, top_k
+    from fairseq_kd.loss.chunk import Chunk, gold_gradient, losses_of, top_k
 
     x, w, target, teacher = inputs()
     teacher = excluded_by_teacher(teacher, most=10)
@@ -362,11 +363,15 @@ def test_logits_that_are_excluded_leave_losses_and_gradients_finite(divergence, 
     (expected,) = torch.autograd.grad(losses.loss.sum(), logits)
     assert bool(losses.loss.isfinite().all()) and bool(expected.isfinite().all())
     z, *spare = logits.detach().clone(), torch.empty_like(logits), torch.empty_like(logits)
-    chunk = Chunk(z, target, None, spare.__getitem__)
-    fused_dense = objective.divergence.fused_dense
-    ours = fused_dense(chunk, objective, signal, 0, N) if kind == "dense" else top_k(chunk, objective, signal)
-    torch.testing.assert_close(ours[0], losses.loss.detach(), rtol=1e-10, atol=0)
-    torch.testing.assert_close(ours[2], losses.kd, rtol=1e-10, atol=0)
+    chunk = Chunk(z, target, gold_gradient(objective, target, V, torch.float64, taught=True), spare.__getitem__)
+    if kind == "dense":
+        ours = objective.divergence.fused_dense(chunk, objective, signal, 0, N)
+    else:
+        closed = objective.divergence.fused_top_k
+        terms = closed and closed(signal, objective, torch.float64).of_rows(0, N)
+        ours = top_k(chunk, objective, signal, terms)
+    torch.testing.assert_close(losses_of(ours, objective, None, V), losses.loss.detach(), rtol=1e-10, atol=0)
+    torch.testing.assert_close(ours.kd, losses.kd, rtol=1e-10, atol=0)
     torch.testing.assert_close(z, expected, rtol=1e-9, atol=1e-12)
 
 
@@ -387,5 +392,5 @@ def test_what_has_no_weight_is_not_in_the_loss_even_if_it_is_infinite(weight):
 
 def test_chunks_are_large_on_cuda_where_launching_a_kernel_takes_longer_than_a_small_chunk():
     assert [fused.chunk_rows(torch.device("cuda"), size) for size in (10_000, 32_000)] == [6656, 2048]
-    assert fused.chunk_rows(torch.device("cuda"), 10**8) == fused.CHUNK_ROWS
-    assert fused.chunk_rows(torch.device("cpu"), 10_000) == fused.CHUNK_ROWS
+    assert fused.chunk_rows(torch.device("cuda"), 10**8) == signals.ROWS_AT_A_TIME
+    assert fused.chunk_rows(torch.device("cpu"), 10_000) == signals.ROWS_AT_A_TIME
