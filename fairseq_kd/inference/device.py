@@ -1,10 +1,37 @@
-"""The device on which a command runs, and the share of the work that it does."""
+"""The device on which a command runs, copies to it and from it, and the share of the work that a process does."""
 
 import os
+from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from fairseq_kd.core.errors import KDError
+
+
+def to_host(tensors: tuple[torch.Tensor, ...]) -> Callable[[], list[torch.Tensor]]:
+    """Begin to copy tensors to the host. The returned function waits for these copies and returns them.
+
+    It does not wait for what was queued on the device after this call.
+    """
+    if all(tensor.device.type != "cuda" for tensor in tensors):
+        return lambda: list(tensors)
+    copies, copied = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in tensors], torch.cuda.Event()
+    for copy, tensor in zip(copies, tensors, strict=True):
+        copy.copy_(tensor, non_blocking=True)
+    copied.record()
+
+    def wait() -> list[torch.Tensor]:
+        copied.synchronize()
+        return copies
+
+    return wait
+
+
+def to_device(values: np.ndarray, device: torch.device) -> torch.Tensor:
+    """The values on the device; for CUDA from pinned memory, so that the host does not wait."""
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def choose_device(cpu: bool) -> torch.device:

@@ -54,7 +54,7 @@ class Chunk:
 
 
 def gold_gradient(objective: Objective, target: torch.Tensor, vocabulary: int, dtype, taught: bool) -> torch.Tensor:
-    """The gradient of -(1 - α) · (1 - ε - ε_i) · z_gold by z_gold, (N,). taught: whether there is a signal; else α = 0."""
+    """The gradient of -(1 - α) · (1 - ε - ε_i) · z_gold by z_gold, (N,). taught: with a signal; else α = 0."""
     smoothing, weight = objective.label_smoothing, objective.kd_weight if taught else 0.0
     value = (1 - smoothing - smoothing / (vocabulary - 1)) * (weight - 1)
     zeros = torch.zeros(target.shape, dtype=dtype, device=target.device)

@@ -191,7 +191,7 @@ class _Chunks:
         accumulate(self.d_projection, gradient.t(), x)
 
     def _multiply_scaled(self, z, x, d_features):
-        """The same in float16, scaled so that small values are kept. The scale is a tensor: a number would wait for CUDA."""
+        """The same in float16, scaled so that small values are kept. The scale is a tensor: no wait for CUDA."""
         scale = LARGEST_HALF / torch.linalg.vector_norm(z, float("inf")).clamp(min=1e-6)
         gradient = torch.mul(z, scale, out=self._buffer("half", len(z), x.dtype))
         multiply(gradient, self.w, d_features).div_(scale)

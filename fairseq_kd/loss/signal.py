@@ -6,6 +6,7 @@ positions where `keep` (B, T) is true, in row-major order.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -139,5 +140,8 @@ def top_k(lprobs: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor, tor
 class SignalSource(Protocol):
     """Answers for one batch at a time."""
 
-    def signal(self, sample, keep: torch.Tensor, temperature: float) -> DenseSignal | TopKSignal:
-        """The teacher's signal at `temperature` for the N positions of a fairseq batch where `keep` (B, T) is true."""
+    def request(self, sample, keep: torch.Tensor, temperature: float) -> Callable[[], DenseSignal | TopKSignal]:
+        """A function that returns the signal at `temperature` for a fairseq batch, where `keep` (B, T) is true.
+
+        Called before the student runs; the function it returns is called after the student was launched.
+        """

@@ -100,7 +100,8 @@ class KDAdaptiveModel(KDStudentModel):
 
     def get_extra_state(self):
         """λ1, λ2 and their update, in double precision: a buffer would be rounded with the model's dtype."""
-        return torch.cat([self.capacity.multipliers, self.capacity.multipliers.new_tensor([self.capacity.update])])
+        multipliers = self.capacity.multipliers.cpu()
+        return torch.cat([multipliers, multipliers.new_tensor([self.capacity.update])])
 
     def set_extra_state(self, state):
         """Continue as if the training had not stopped: the next update draws its gates and moves λ1 and λ2."""
