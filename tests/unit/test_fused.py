@@ -1,12 +1,15 @@
 """The fused loss against the readable one, finite differences, and gradients worked out by hand."""
 
+import collections
 import itertools
+import math
 from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from fairseq_kd.loss import fused
+from fairseq_kd.loss import fused, products
 from fairseq_kd.loss import signal as signals
 from fairseq_kd.loss.divergences import DIVERGENCES
 from fairseq_kd.loss.fused import fused_loss, token_nll
@@ -274,6 +277,32 @@ def test_matrix_products_of_another_type_leave_the_gradients_theirs():
         assert (ours - theirs).abs().max() <= 3e-2 * theirs.abs().max()
 
 
+def test_the_scale_of_a_float16_gradient_does_not_depend_on_the_number_of_rows(monkeypatch):
+    """512 rows: a scale that left room for their sum (16) would round the probability e^-18 by 2 %."""
+    monkeypatch.setattr(signals, "ROWS_AT_A_TIME", 512)
+    x, w = torch.full((512, 1), 8.0, dtype=torch.float16), torch.tensor([[0.0], [0.0], [-2.25]], dtype=torch.float16)
+    _, _, dw = by_fused(x, w, torch.zeros(512, dtype=torch.long), None, Objective())
+    assert dw[2].item() == pytest.approx(512 * 8 * math.exp(-18) / 2, rel=2e-3)
+
+
+def test_a_cuda_without_wide_products_is_announced_and_takes_the_way_of_the_cpu(caplog, monkeypatch):
+    def cannot(*shape, **options):
+        raise TypeError("mm() got an unexpected keyword argument 'out_dtype'")
+
+    caplog.set_level("INFO")
+    monkeypatch.setattr(products.torch, "ones", cannot)
+    assert products.returns_float32.__wrapped__("cuda") is False
+    assert "no half-precision product with a float32 result on cuda (mm() got an unexpected" in caplog.text
+
+
+def test_float16_on_a_cpu_is_multiplied_in_float32():
+    large = torch.full((2, 600), 16.0, dtype=torch.float16)  # 600 · 256 is above the largest float16
+    out = products.multiply(large, large.t(), torch.empty(2, 2))
+    assert out.tolist() == [[153600.0] * 2] * 2
+    products.accumulate(out, large, large.t())
+    assert out.tolist() == [[307200.0] * 2] * 2
+
+
 def test_many_tokens_of_one_type_do_not_overflow_float16(monkeypatch):
     """512 rows push the same row of the projection: 512 · 0.5 · 8 = 2048, which leaves little room for a scale."""
     monkeypatch.setattr(signals, "ROWS_AT_A_TIME", 512)
@@ -388,6 +417,53 @@ def test_what_has_no_weight_is_not_in_the_loss_even_if_it_is_infinite(weight):
             teacher = DenseSignal(torch.tensor(probs, dtype=torch.float64).log(), None)
             losses = reference_losses(lprobs, torch.tensor(target), teacher, Objective(weight))
             torch.testing.assert_close(losses.loss, -torch.tensor(expected[key], dtype=torch.float64).log())
+
+
+class Operations(TorchDispatchMode):
+    """Counts what torch computes while it is entered, without views."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = collections.Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if not function.is_view:
+            self.counts[function.overloadpacket.__name__] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def operations(kind, rows=N, dtype=torch.float32, gradient=True):
+    x, w, target, teacher = inputs(dtype)
+    x, w, target, signal = x[:rows], w.requires_grad_(), target[:rows], signal_of(kind, teacher.float()[:rows])
+    with torch.set_grad_enabled(gradient), Operations() as found:
+        fused_loss(x.requires_grad_(), w, target, signal, Objective(label_smoothing=0.1))
+    return found.counts
+
+
+@pytest.mark.parametrize("kind", ["dense", "top_k", "shaped", None])
+def test_validation_multiplies_once_a_chunk_and_training_three_times(kind):
+    """8 rows against 4: one chunk more. The products that do not grow with the chunks are small."""
+    counts = [operations(kind, rows, gradient=gradient) for gradient in (False, True) for rows in (8, 4)]
+    two, one, two_trained, one_trained = (found["mm"] + found["addmm"] + found["addmm_"] for found in counts)
+    assert (two - one, two_trained - one_trained) == (1, 3)
+
+
+def test_losses_without_a_gradient_are_those_with_one():
+    for kind in ("dense", "top_k", "shaped", None):
+        x, w, target, teacher = inputs()
+        with_gradient = fused_loss(x.requires_grad_(), w, target, signal_of(kind, teacher), Objective())
+        with torch.no_grad():
+            without = fused_loss(x, w, target, signal_of(kind, teacher), Objective())
+        assert not without.loss.requires_grad and torch.equal(without.loss, with_gradient.loss.detach())
+        assert torch.equal(without.nll, with_gradient.nll) and torch.equal(without.correct, with_gradient.correct)
+
+
+@pytest.mark.parametrize(("kind", "most"), [("shaped", 40), ("top_k", 45), ("dense", 36), (None, 18)])
+def test_a_chunk_is_few_operations(kind, most):
+    """Each of them is one launch or more on a GPU. Autograd of the readable definition took 90 to 130."""
+    for dtype in (torch.float32, torch.bfloat16):
+        two, one = (sum(operations(kind, rows, dtype).values()) for rows in (8, 4))
+        assert two - one <= most, (dtype, two - one)
 
 
 def test_chunks_are_large_on_cuda_where_launching_a_kernel_takes_longer_than_a_small_chunk():
