@@ -185,12 +185,14 @@ def rebuild(delta: torch.Tensor, tail: torch.Tensor, temperature: float) -> tupl
     return lprobs, torch.where(tail.isinf(), tail, tail.clamp(min=SMALLEST_TAIL))
 
 
-def sentence_crcs(tokens: torch.Tensor, padding: int) -> np.ndarray:
+def sentence_crcs(tokens: torch.Tensor | np.ndarray, padding: int) -> np.ndarray:
     """zlib.crc32 (uint32) of each sentence of a batch (B, T): its ids as little-endian int32, without padding.
 
     Padding may be at either end. EOS counts.
     """
-    rows = np.ascontiguousarray(tokens.detach().cpu().numpy().astype("<i4"))  # (B, T)
+    if isinstance(tokens, torch.Tensor):
+        tokens = tokens.detach().cpu().numpy()
+    rows = np.ascontiguousarray(tokens.astype("<i4"))  # (B, T)
     real = rows != padding
     starts = real.argmax(axis=1)
     ends = rows.shape[1] - real[:, ::-1].argmax(axis=1)

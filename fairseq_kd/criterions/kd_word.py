@@ -26,6 +26,7 @@ from fairseq_kd.criterions.source import (
     online_source,
     training_source,
 )
+from fairseq_kd.inference.device import prefer_attention_without_plans
 from fairseq_kd.inference.supported import check_training_task, output_projection
 from fairseq_kd.loss.divergences import DIVERGENCES
 from fairseq_kd.loss.fused import fused_loss, token_nll
@@ -79,6 +80,7 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
     def _begin_training(self, split: str) -> None:
         with exit_on_user_error():
             check_training_data(self.task.cfg, split)
+            prefer_attention_without_plans()
             _ = self.source
 
     def load_state_dict(self, state_dict, strict=True):

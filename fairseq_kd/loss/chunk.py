@@ -66,13 +66,14 @@ def gold_only(chunk: Chunk) -> Values:
     z_gold = chunk.pick_gold()
     lse, best = softmax_(chunk.z)
     chunk.add_gold()
-    return Values(lse, z_gold, z_gold >= best)
+    return Values(lse, z_gold, best)
 
 
 def top_k(chunk: Chunk, objective: Objective, signal: TopKSignal, differentiate=None) -> Values:
     """A truncated teacher: the divergence depends on the k named logits and on the log-sum-exp of the others.
 
-    differentiate: see `by_buckets`, which is the default.
+    differentiate: see `by_buckets`, which is the default. Its third result can be None, for a divergence that is
+    computed later.
     """
     z, weight, tau = chunk.z, objective.kd_weight, objective.student_temperature
     differentiate = differentiate or by_buckets(objective, signal)
@@ -91,7 +92,7 @@ def top_k(chunk: Chunk, objective: Objective, signal: TopKSignal, differentiate=
         z.mul_(column(1 - weight)).addcmul_(tempered, gradient[:, -1:] / tau)
         z.scatter_add_(1, signal.ids, gradient[:, :-1] / tau)
     chunk.add_gold()
-    return Values(lse, z_gold, z_gold >= best, kd, named[:, 0] >= best)
+    return Values(lse, z_gold, best, named[:, 0], kd)
 
 
 def by_autograd(chunk: Chunk, objective: Objective, signal) -> Values:
@@ -99,13 +100,14 @@ def by_autograd(chunk: Chunk, objective: Objective, signal) -> Values:
 
     Here chunk.z also receives the part of label smoothing.
     """
-    z_gold, lse = chunk.pick_gold(), chunk.z.logsumexp(dim=1)
+    values = Values(chunk.z.logsumexp(dim=1), chunk.pick_gold(), chunk.z.amax(dim=1))
+    z_taught = chunk.z.gather(1, signal.most_probable().unsqueeze(1)).squeeze(1)
     with torch.enable_grad():
         logits = chunk.z.clone().requires_grad_()
         losses = reference_losses(torch.log_softmax(logits, dim=1), chunk.gold, signal, objective)
         (gradient,) = torch.autograd.grad(losses.loss.sum(), logits)
     chunk.z.copy_(gradient)
-    return Values(lse, z_gold, losses.correct, losses.kd, losses.agreed)
+    return values._replace(z_taught=z_taught, kd=losses.kd)
 
 
 def by_buckets(objective: Objective, signal: TopKSignal):

@@ -204,8 +204,10 @@ class _Chunks:
         if self.needs_gradient and self.weight is not None:
             self.d_weight = loss
         loss = loss if self.weight is None else weighted(self.weight, loss)
-        logged = (values.lse - values.z_gold, values.correct, values.kd, values.agreed)
-        self.sums = [each.sum(dtype=self.dtype) for each in (loss, *logged) if each is not None]
+        logged = [loss, values.lse - values.z_gold, values.z_gold >= values.best]
+        if self.signal is not None:
+            logged += [values.kd, values.z_taught >= values.best]
+        self.sums = [each.sum(dtype=self.dtype) for each in logged]
         if not self.needs_gradient:
             return
         if self.each:
@@ -218,7 +220,8 @@ class _Chunks:
         if not self.values:
             none = self._empty(0)
             return Values(none, none, none, *(() if self.signal is None else (none, none)))
-        return Values(*(None if part[0] is None else torch.cat(part) for part in zip(*self.values, strict=True)))
+        values = Values(*(None if part[0] is None else torch.cat(part) for part in zip(*self.values, strict=True)))
+        return values if self.terms is None else values._replace(kd=self.terms.divergence())
 
     def gradients(self) -> list:
         """The gradients by features, projection and, if there is one, weight."""

@@ -11,16 +11,17 @@ import torch
 
 
 class Values(NamedTuple):
-    """What a loss and its log need of n tokens, each (n,).
+    """What a loss and its log need of n tokens, each (n,), in nats.
 
-    lse: log-sum-exp of the logits; z_gold: logit of the gold token; correct, kd, agreed: as in `objective.Losses`.
+    lse: log-sum-exp of the logits; z_gold, best, z_taught: the logits of the gold token, of the student's most probable
+    entry and of the teacher's; kd: the divergence.
     """
 
     lse: torch.Tensor
     z_gold: torch.Tensor
-    correct: torch.Tensor
+    best: torch.Tensor
+    z_taught: torch.Tensor | None = None
     kd: torch.Tensor | None = None
-    agreed: torch.Tensor | None = None
 
 
 def temper(lprobs: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -397,8 +397,9 @@ def test_logits_that_are_excluded_leave_losses_and_gradients_finite(divergence, 
         ours = objective.divergence.fused_dense(chunk, objective, signal, 0, N)
     else:
         closed = objective.divergence.fused_top_k
-        terms = closed and closed(signal, objective, torch.float64).of_rows(0, N)
-        ours = top_k(chunk, objective, signal, terms)
+        terms = closed and closed(signal, objective, torch.float64)
+        ours = top_k(chunk, objective, signal, terms and terms.of_rows(0, N))
+        ours = ours._replace(kd=terms.divergence()) if terms else ours
     torch.testing.assert_close(losses_of(ours, objective, None, V), losses.loss.detach(), rtol=1e-10, atol=0)
     torch.testing.assert_close(ours.kd, losses.kd, rtol=1e-10, atol=0)
     torch.testing.assert_close(z, expected, rtol=1e-9, atol=1e-12)
@@ -458,7 +459,7 @@ def test_losses_without_a_gradient_are_those_with_one():
         assert torch.equal(without.nll, with_gradient.nll) and torch.equal(without.correct, with_gradient.correct)
 
 
-@pytest.mark.parametrize(("kind", "most"), [("shaped", 40), ("top_k", 45), ("dense", 36), (None, 18)])
+@pytest.mark.parametrize(("kind", "most"), [("shaped", 32), ("top_k", 36), ("dense", 36), (None, 18)])
 def test_a_chunk_is_few_operations(kind, most):
     """Each of them is one launch or more on a GPU. Autograd of the readable definition took 90 to 130."""
     for dtype in (torch.float32, torch.bfloat16):

@@ -45,7 +45,7 @@ class TruncatedKL:
         else:
             self._add_shapes(signal, probs, tail)
             self.shape_gradient = -factor * self.shape_weight / tau
-        self.none = self.pull == 0  # 0 · inf = 0
+        self.seen = []  # of each chunk: named, rest, lse
         self.pull_gradient = column(factor) * self.pull
         self.lse_gradient = (1 - weight if tau == 1 else 0) + factor * self.total
 
@@ -89,18 +89,24 @@ class TruncatedKL:
         """The function `differentiate` of `chunk.by_buckets`, for the rows from start to before end."""
 
         def differentiate(named, rest):
-            gradient = torch.cat([named, rest.unsqueeze(1)], dim=1)
-            lse, _ = softmax_(gradient)
-            pull = self.pull[start:end] * named.masked_fill(self.none[start:end], 0)
-            kd = torch.addcmul(self.constant[start:end], self.total[start:end], lse).sub_(pull.sum(dim=1))
+            outcomes = torch.cat([named, rest.unsqueeze(1)], dim=1)
+            gradient = torch.softmax(outcomes, dim=1)
+            lse = outcomes.amax(dim=1) - gradient.amax(dim=1).log()
+            self.seen.append((named, rest, lse))
             gradient.mul_(self.lse_gradient[start:end].unsqueeze(1))
             gradient[:, :-1].sub_(self.pull_gradient[start:end])
             if self.tail is not None:
-                kd.sub_(self.tail[start:end] * rest)
                 gradient[:, -1].sub_(self.tail_gradient[start:end]).masked_fill_(rest == -math.inf, 0)
-            return gradient, lse, kd
+            return gradient, lse, None
 
         return differentiate
+
+    def divergence(self) -> torch.Tensor:
+        """The KL of all tokens, (N,), after `of_rows` for all of them, in order."""
+        named, rest, lse = (torch.cat(parts) for parts in zip(*self.seen, strict=True))
+        pulled = (self.pull * named.masked_fill(self.pull == 0, 0)).sum(dim=1)  # 0 · inf = 0
+        value = torch.addcmul(self.constant, self.total, lse).sub_(pulled)
+        return value if self.tail is None else value.sub_(self.tail * rest)
 
 
 @register
@@ -149,7 +155,7 @@ class ForwardKL(Divergence):
             add_rows_(scale_rows_(z, 1 - weight), tempered, factor)
         add_rows_(z, probs, -factor)
         chunk.add_gold()
-        return Values(lse, z_gold, z_gold >= best, value, named >= best)
+        return Values(lse, z_gold, best, named, value)
 
 
 @register
