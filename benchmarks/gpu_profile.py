@@ -43,7 +43,7 @@ def measure(bench: Bench, section: Section) -> None:
         section.attempt("per update", {"variant": name}, row)
     for implementation in () if bench.cpu else ("torch's choice", "without cuDNN"):
         labels = {"attention": implementation}
-        section.attempt("updates with batches of a new shape", labels, lambda: new_shapes(bench, data, arch, tokens))  # noqa: B023
+        section.attempt("updates with batches of a new shape", labels, lambda: new_shapes(bench, data, arch, tokens))
         torch.backends.cuda.enable_cudnn_sdp(False)
     torch.backends.cuda.enable_cudnn_sdp(True)
 

@@ -37,6 +37,31 @@ def to_device(values: np.ndarray, device: torch.device) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
+class Upload:
+    """Arrays that are filled on the host and then copied to a device: for CUDA from pinned memory, without a wait."""
+
+    def __init__(self, device: torch.device):
+        self.device, self._tensors = device, []
+
+    def allocate(self, rows: int, columns: int, dtype: np.dtype) -> np.ndarray:
+        """An array to fill. Its type is one that torch has, or uint16."""
+        own = np.dtype(np.int16) if dtype == np.uint16 else dtype
+        kind = torch.from_numpy(np.empty(0, own)).dtype
+        tensor = torch.empty(rows, columns, dtype=kind, pin_memory=self.device.type == "cuda")
+        self._tensors.append((tensor, dtype == np.uint16))
+        return tensor.numpy().view(dtype)
+
+    def send(self) -> list[torch.Tensor]:
+        """The arrays on the device, in the order of their allocation; uint16 as int64."""
+        sent = ((tensor.to(self.device, non_blocking=True), unsigned) for tensor, unsigned in self._tensors)
+        return [tensor.long().bitwise_and_(0xFFFF) if unsigned else tensor for tensor, unsigned in sent]
+
+
+def gpu_name(device: torch.device) -> str | None:
+    """The name of the GPU, such as NVIDIA H200; None for a CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
+
+
 def prefer_attention_without_plans() -> None:
     """Switch off cuDNN's attention in this process; torch's other implementations replace it.
 

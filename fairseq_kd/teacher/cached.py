@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from fairseq_kd.artifacts.hashes import data_hashes, dictionary_hash, sha256_file
-from fairseq_kd.cache.format import Rows, rebuild, sentence_crcs
+from fairseq_kd.cache.format import rebuild, sentence_crcs
 from fairseq_kd.cache.reader import CacheReader
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_one
-from fairseq_kd.inference.device import to_device, to_host
+from fairseq_kd.inference.device import Upload, to_host
 from fairseq_kd.inference.frozen import data_folder
 from fairseq_kd.loss.signal import DenseSignal, TopKSignal
 
@@ -71,24 +71,22 @@ class CachedSignalSource:
         return self.request(sample, keep, temperature)()
 
     def _rebuild(self, rows: np.ndarray, temperature: float, device) -> TopKSignal | DenseSignal:
-        column = self.reader.tail_column(temperature)
-        stored = self.reader.rows(rows)
-        ids = to_device(stored.ids.astype(np.int32), device).long()  # (N, k)
-        delta = to_device(stored.delta, device)
-        tail = to_device(np.ascontiguousarray(stored.tail[:, column]), device)
+        column, upload = self.reader.tail_column(temperature), Upload(device)
+        stored = dict(zip(self.reader.take(rows, upload.allocate), upload.send(), strict=True))
+        ids, tail = stored["ids"].long(), stored["tail"][:, column]  # (N, k), (N,)
         if not self.reader.format.is_dense:
-            return TopKSignal(ids, *rebuild(delta, tail, temperature), *self._tail_shapes(stored, temperature, device))
-        lprobs, _ = rebuild(delta, tail, temperature=1.0)
+            shapes = self._tail_shapes(stored.get("shape_ids"), temperature, device)
+            return TopKSignal(ids, *rebuild(stored["delta"], tail, temperature), *shapes)
+        lprobs, _ = rebuild(stored["delta"], tail, temperature=1.0)
         return DenseSignal(torch.empty_like(lprobs).scatter_(1, ids, lprobs), None, temperature)
 
-    def _tail_shapes(self, stored: Rows, temperature: float, device):
-        """(shapes, shape_ids) as in TopKSignal."""
-        if stored.shape_ids is None:
+    def _tail_shapes(self, shape_ids: torch.Tensor | None, temperature: float, device):
+        """(shapes, shape_ids) as in TopKSignal. shape_ids: as stored, (N, 1)."""
+        if shape_ids is None:
             return None, None
         if (temperature, device) not in self._shapes:
             self._shapes[temperature, device] = self.reader.tail_shapes(temperature).to(device)
-        shape_ids = to_device(stored.shape_ids[:, 0], device).long()  # (N,)
-        return self._shapes[temperature, device], shape_ids
+        return self._shapes[temperature, device], shape_ids[:, 0].long()
 
     def _check_subset(self) -> None:
         made_of = self.reader.manifest["subset"]
