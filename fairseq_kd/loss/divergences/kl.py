@@ -51,13 +51,14 @@ class TruncatedKL:
 
     def _add_shapes(self, signal: TopKSignal, probs, tail) -> None:
         self.shape_ids, self.tail = signal.shape_ids, None
-        self.shapes = signal.shapes.to(probs.dtype).exp()  # (G, V)
-        lprobs = signal.shapes[signal.shape_ids.unsqueeze(1), signal.ids].to(probs.dtype)  # (N, k)
+        log_shapes = signal.shapes.to(probs.dtype)  # (G, V), finite
+        self.shapes = log_shapes.exp()
+        lprobs = log_shapes[signal.shape_ids.unsqueeze(1), signal.ids]  # (N, k)
         named = lprobs.exp()
         outside = self.shapes.sum(dim=1)[self.shape_ids] - named.sum(dim=1)  # Σ M over the entries that are not named
         log_w = tail - outside.clamp(min=SMALLEST_OUTSIDE).log()
         self.shape_weight = w = log_w.exp()
-        negentropy = torch.xlogy(self.shapes, self.shapes).sum(dim=1)[self.shape_ids] - (named * lprobs).sum(dim=1)
+        negentropy = (self.shapes * log_shapes).sum(dim=1)[self.shape_ids] - (named * lprobs).sum(dim=1)
         self.constant += w * (outside * log_w + negentropy)
         self.total = probs.sum(dim=1) + w * outside
         self.pull = probs - w.unsqueeze(1) * named
