@@ -75,7 +75,7 @@ def test_the_capacity_takes_as_many_operations_for_two_layers_as_for_twenty_and_
         for name in ("detach", "slice_backward", "slice", "select", "new_empty_strided", "copy_"):  # of each score
             own.pop(name, None)
         found.append(sum(own.values()))
-    assert found[0] == found[1] <= 90
+    assert found[0] == found[1] <= 100
 
 
 def test_scores_stay_in_float32_and_keep_their_digits_in_half_precision():
