@@ -55,15 +55,12 @@ def token_nll(features, projection, target) -> torch.Tensor:
     parts = []
     features, projection = (t.to(_natural_dtype(features)) for t in (features, projection))
     logits = DenseSignal(features, projection)
-    rows = chunk_rows(features.device, projection.size(0))
+    rows = rows_at_a_time(features.device, projection.size(0))
     for start in range(0, features.size(0), rows):
         z = logits.logits(start, start + rows)
         z_gold = z.gather(1, target[start : start + rows].unsqueeze(1)).squeeze(1)
         parts.append(softmax_(z)[0] - z_gold)
     return torch.cat(parts) if parts else features.new_zeros(0)
-
-
-chunk_rows = rows_at_a_time
 
 
 def _natural_dtype(features) -> torch.dtype:
@@ -108,7 +105,7 @@ class _Chunks:
         self.needs_gradient, vocabulary = needs_gradient, projection.size(0)
         self.dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
         self.weight = None if weight is None else weight.to(self.dtype)
-        self.chunk_rows = chunk_rows(features.device, vocabulary)
+        self.chunk_rows = rows_at_a_time(features.device, vocabulary)
         self.buffers, self.values = {}, []
         self.gold_gradient = gold_gradient(objective, target, vocabulary, self.dtype, signal is not None)
         if needs_gradient:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fairseq_kd.loss import fused, products
+from fairseq_kd.loss import products
 from fairseq_kd.loss import signal as signals
 from fairseq_kd.loss.divergences import DIVERGENCES
 from fairseq_kd.loss.fused import fused_loss, token_nll
@@ -468,6 +468,6 @@ def test_a_chunk_is_few_operations(kind, most):
 
 
 def test_chunks_are_large_on_cuda_where_launching_a_kernel_takes_longer_than_a_small_chunk():
-    assert [fused.chunk_rows(torch.device("cuda"), size) for size in (10_000, 32_000)] == [6656, 2048]
-    assert fused.chunk_rows(torch.device("cuda"), 10**8) == signals.ROWS_AT_A_TIME
-    assert fused.chunk_rows(torch.device("cpu"), 10_000) == signals.ROWS_AT_A_TIME
+    assert [signals.rows_at_a_time(torch.device("cuda"), size) for size in (10_000, 32_000)] == [6656, 2048]
+    assert signals.rows_at_a_time(torch.device("cuda"), 10**8) == signals.ROWS_AT_A_TIME
+    assert signals.rows_at_a_time(torch.device("cpu"), 10_000) == signals.ROWS_AT_A_TIME
