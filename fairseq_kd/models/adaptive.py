@@ -95,7 +95,7 @@ class KDAdaptiveModel(KDStudentModel):
         super().set_num_updates(num_updates)
         self.capacity.begin(num_updates)
         await_criterion(self)
-        for name, value in self.capacity.report().items():
+        for name, value in self.capacity.logged().items():
             metrics.log_scalar(name, value, weight=0, priority=900, round=1 if name.startswith("open") else 4)
 
     def get_extra_state(self):

@@ -110,8 +110,12 @@ class Capacity:
         first, second = self.multipliers.to(excess).unbind()
         return first * excess + second * excess**2
 
+    def report(self) -> dict[str, float]:
+        """The values of `logged`, as numbers."""
+        return {name: value.item() for name, value in self.logged().items()}
+
     @torch.no_grad()
-    def report(self) -> dict[str, torch.Tensor]:
+    def logged(self) -> dict[str, torch.Tensor]:
         """The values to log, as 0-d tensors: on CUDA only what is printed waits for the device.
 
         capacity: s. capacity_parameters: the expected number of parameters. capacity_kept: the share that `fairseq-kd

@@ -34,7 +34,7 @@ class OnlineSignalSource:
     def __init__(self, path, task, *, data=None, dtype: str = "float32", trust: bool = False, top_k: int = 0):
         """task: of the student; its dictionaries must equal the teacher's. top_k: entries to keep, 0 for all.
 
-        dtype: one of `frozen.DTYPES`, or SAME, which `choose_dtype` replaces before the first call.
+        dtype: one of `frozen.DTYPES`, or SAME, which `choose_dtype` replaces; float32 if it is not called first.
 
         Raises KDError when top_k is not smaller than the vocabulary.
         """
@@ -80,6 +80,7 @@ class OnlineSignalSource:
         if self.teacher is None:
             task_cfg = self._task.cfg
             languages = (getattr(task_cfg, "source_lang", None), getattr(task_cfg, "target_lang", None))
+            self._arguments["dtype"] = self._arguments["dtype"].replace(SAME, "float32")  # no student has called
             teacher = load_frozen(**self._arguments, languages=languages)
             teacher.check_dictionaries(self._task.source_dictionary, self._task.target_dictionary)
             self.teacher = teacher

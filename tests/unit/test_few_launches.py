@@ -65,11 +65,11 @@ def test_the_capacity_takes_as_many_operations_for_two_layers_as_for_twenty_and_
     found = []
     for parts in (2, 20):
         capacity = capacity_of(parts)
-        capacity.begin(0), capacity.report()  # constants are made
+        capacity.begin(0), capacity.logged()  # constants are made
         with Operations() as counted:
             capacity.begin(1)
             capacity.penalty().backward()
-            capacity.report()
+            capacity.logged()
         assert counted.waits == 0
         own = counted.counts
         for name in ("detach", "slice_backward", "slice", "select", "new_empty_strided", "copy_"):  # of each score
