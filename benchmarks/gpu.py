@@ -11,7 +11,7 @@ results.md in FOLDER hold everything so far. A section that fails is recorded, a
                 online; at V = 10k and 32k, 4k, 16k and 32k tokens, with two students
     decoding    tokens per second of `fairseq-kd cache`, sentences per second of fairseq's search and of CTranslate2
     profile     synchronisations and kernels of an update, the places that wait, the longest kernels
-    loss        milliseconds of the loss layer alone, also with more rows in a chunk than the product takes
+    loss        milliseconds and kernels of the loss layer alone
 
 --dry-run does the same at tiny sizes, in seconds. The exit status is 1 when something failed or is out of tolerance.
 """

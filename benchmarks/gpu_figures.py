@@ -16,7 +16,7 @@ from gpu_report import Section
 from train_step import timed
 
 STOCK = "stock cross-entropy"
-WARM_UP = 2
+WARM_UP = 3
 MIB = 2**20
 
 

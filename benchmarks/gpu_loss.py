@@ -1,15 +1,18 @@
-"""The loss layer alone, with the chunks of the product and with small ones. Part of `gpu.py`."""
+"""The loss layer alone, and the kernels that it launches. Part of `gpu.py`."""
 
+import math
 import statistics
 from unittest import mock
 
 import torch
 from gpu_data import Bench
+from gpu_profile import on_device
 from gpu_report import Section
 from loss_layer import SIZES, Layer
+from torch.profiler import ProfilerActivity, profile
 from train_step import timed
 
-from fairseq_kd.loss import fused
+from fairseq_kd.loss.signal import rows_at_a_time
 
 VARIANTS = ("stock CE", "fused CE", "fused cached KD, tail shapes", "fused online KD")
 LIMIT = "limit: matrix products"
@@ -19,8 +22,8 @@ STOCK = "stock CE"
 def measure(bench: Bench, section: Section) -> None:
     """Every number of tokens and size of loss_layer.py."""
     section.note(
-        f"As benchmarks/loss_layer.py, in bfloat16: features -> loss and gradients of features and projection. The "
-        f"other columns take chunks of {fused.CHUNK_ROWS} rows, as on a CPU. The limit multiplies 512 rows at a time."
+        "As benchmarks/loss_layer.py, in bfloat16: features -> loss and gradients of features and projection. The "
+        "limit multiplies 512 rows at a time. Kernels: all that ran on the GPU in one run, copies and fills too."
     )
     sizes = {"V = 300, d = 128": (300, 128)} if bench.cpu else SIZES
     with mock.patch.dict(SIZES, sizes):
@@ -31,26 +34,25 @@ def measure(bench: Bench, section: Section) -> None:
 
 def one_size(bench: Bench, section: Section, size: str, tokens: int) -> None:
     """A row for each variant."""
-    rows, stock = fused.chunk_rows(torch.device(bench.device), SIZES[size][0]), []
+    layer, stock = Layer(tokens, size, bench.device, torch.bfloat16), []
+    chunk = rows_at_a_time(torch.device(bench.device), SIZES[size][0])
 
-    def row(variant, layer):
-        own = milliseconds(bench, layer, variant, rows)
-        stock.append(own)
-        figures = {"ms": own, "of stock": own / stock[0]}
-        if variant.startswith("fused"):
-            other = milliseconds(bench, layer, variant, fused.CHUNK_ROWS)
-            figures |= {"rows": rows, "ms, small chunks": other, "of stock, small chunks": other / stock[0]}
-        return figures
-
-    layer = Layer(tokens, size, bench.device, torch.bfloat16)
-    for variant in (*VARIANTS, LIMIT):
-        labels = {"tokens": tokens, "variant": variant}
-        section.attempt(size, labels, lambda variant=variant: row(variant, layer))
-
-
-def milliseconds(bench: Bench, layer: Layer, variant: str, rows: int) -> float:
-    """Median of some rounds, the first left out."""
-    signal = layer.signal(variant)
-    with mock.patch.object(fused, "chunk_rows", lambda *_: rows):
+    def row(variant):
+        signal = layer.signal(variant)
         times = [timed(lambda: layer.run(variant, signal), bench.device) for _ in range(bench.sizes.rounds + 1)]
-    return 1000 * statistics.median(times[1:])
+        stock.append(1000 * statistics.median(times[1:]))
+        found = {"ms": stock[-1], "of stock": stock[-1] / stock[0], "kernels": kernels(bench, layer, variant, signal)}
+        return found | ({"chunks": math.ceil(tokens / chunk)} if variant.startswith("fused") else {})
+
+    for variant in (*VARIANTS, LIMIT):
+        section.attempt(size, {"tokens": tokens, "variant": variant}, lambda variant=variant: row(variant))
+
+
+def kernels(bench: Bench, layer: Layer, variant: str, signal) -> int:
+    """How many kernels a run launches; without a GPU the number of operations."""
+    with profile(activities=[ProfilerActivity.CPU, *([] if bench.cpu else [ProfilerActivity.CUDA])]) as found:
+        timed(lambda: layer.run(variant, signal), bench.device)
+    events = found.key_averages()
+    if bench.cpu:
+        return sum(event.count for event in events if event.key.startswith("aten::"))
+    return sum(event.count for event in on_device(events))

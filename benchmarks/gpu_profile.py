@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from gpu_data import Bench, RandomData
+from gpu_data import LENGTH, Bench, RandomData
 from gpu_figures import STOCK, criterions, precision, trainer_of
 from gpu_report import Section
 from torch.profiler import ProfilerActivity, profile
@@ -17,7 +17,8 @@ LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaun
 COPIES = ("cudaMemcpyAsync", "cudaMemsetAsync")
 LONGEST = "kd_word, cached"  # whose kernels are listed
 TOP = 10
-WARM_UP, TIMED = 2, 3  # updates
+WARM_UP, TIMED = 3, 9  # updates
+SHAPES = 5
 
 
 def measure(bench: Bench, section: Section) -> None:
@@ -40,6 +41,19 @@ def measure(bench: Bench, section: Section) -> None:
             return counts(events, bench) | busy(events, update)
 
         section.attempt("per update", {"variant": name}, row)
+    for implementation in () if bench.cpu else ("torch's choice", "without cuDNN"):
+        labels = {"attention": implementation}
+        section.attempt("updates with batches of a new shape", labels, lambda: new_shapes(bench, data, arch, tokens))
+        torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.backends.cuda.enable_cudnn_sdp(True)
+
+
+def new_shapes(bench: Bench, data: RandomData, arch: str, tokens: int) -> dict:
+    """Median milliseconds of stock updates, each with a number of sentences that no update before had."""
+    update = Update(bench, data, trainer_of(bench, data, arch, criterions(data)[STOCK]), tokens)
+    batches = iter([data.batch(number, tokens - LENGTH * (number + 1)) for number in range(SHAPES)])
+    times = [timed(lambda: update.trainer.train_step([next(batches)]), bench.device) for _ in range(SHAPES)]
+    return {"ms": 1000 * statistics.median(times), "ms of a known shape": busy([], update)["ms"]}
 
 
 def variants(data: RandomData, arch: str):
@@ -87,7 +101,7 @@ def counts(events, bench: Bench) -> dict:
 def busy(events, update: Update) -> dict:
     """Milliseconds of an update without the profiler, and of all kernels in one."""
     found = {"ms": 1000 * statistics.median(timed(update, update.bench.device) for _ in range(TIMED))}
-    if not update.bench.cpu:
+    if not update.bench.cpu and events:
         kernels = sum(event.self_device_time_total for event in on_device(events)) / 1000
         found |= {"ms of kernels": kernels, "GPU busy": kernels / found["ms"]}
     return found

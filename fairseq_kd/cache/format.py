@@ -150,7 +150,12 @@ class Rows:
 
 
 def encode(lprobs: torch.Tensor, cache_format: CacheFormat, root_shapes: torch.Tensor | None = None) -> Rows:
-    """The values to store for teacher log-probabilities (n, V) at temperature 1, before rounding to the stored dtypes.
+    """The values to store, as `encoded`, on the host."""
+    return Rows(*(tensor.cpu().numpy() for tensor in encoded(lprobs, cache_format, root_shapes)))
+
+
+def encoded(lprobs, cache_format: CacheFormat, root_shapes: torch.Tensor | None = None) -> list[torch.Tensor]:
+    """The fields of `Rows` for teacher log-probabilities (n, V) at temperature 1, before rounding to the stored dtypes.
 
     root_shapes (G, V): square roots of the tail shapes at temperature 1, if the format has shapes.
     The tail at T is the sum over the entries that are left out, so that a small tail keeps its precision.
@@ -166,7 +171,7 @@ def encode(lprobs: torch.Tensor, cache_format: CacheFormat, root_shapes: torch.T
     rows = [ids, delta, torch.stack(tails, dim=-1)]
     if cache_format.tail_shapes:
         rows.append(affinity(lprobs, ids, root_shapes).argmax(dim=-1, keepdim=True))  # (n, 1)
-    return Rows(*(tensor.cpu().numpy() for tensor in rows))
+    return rows
 
 
 def rebuild(delta: torch.Tensor, tail: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -180,12 +185,14 @@ def rebuild(delta: torch.Tensor, tail: torch.Tensor, temperature: float) -> tupl
     return lprobs, torch.where(tail.isinf(), tail, tail.clamp(min=SMALLEST_TAIL))
 
 
-def sentence_crcs(tokens: torch.Tensor, padding: int) -> np.ndarray:
+def sentence_crcs(tokens: torch.Tensor | np.ndarray, padding: int) -> np.ndarray:
     """zlib.crc32 (uint32) of each sentence of a batch (B, T): its ids as little-endian int32, without padding.
 
     Padding may be at either end. EOS counts.
     """
-    rows = np.ascontiguousarray(tokens.detach().cpu().numpy().astype("<i4"))  # (B, T)
+    if isinstance(tokens, torch.Tensor):
+        tokens = tokens.detach().cpu().numpy()
+    rows = np.ascontiguousarray(tokens.astype("<i4"))  # (B, T)
     real = rows != padding
     starts = real.argmax(axis=1)
     ends = rows.shape[1] - real[:, ::-1].argmax(axis=1)

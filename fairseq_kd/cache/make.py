@@ -11,17 +11,17 @@ from fairseq_kd.artifacts.blocks import offsets_of
 from fairseq_kd.artifacts.hashes import data_files, dictionary_hash
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.manifest import library_versions
-from fairseq_kd.cache.format import CacheFormat, Rows, encode, sentence_crcs
+from fairseq_kd.cache.format import CacheFormat, Rows, encoded, sentence_crcs
 from fairseq_kd.cache.tail_shapes import fit, sample_sentences
 from fairseq_kd.cache.writer import write_cache
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.core.public import errors_name_arguments
 from fairseq_kd.corpus.binarise import ORIGIN
-from fairseq_kd.inference.device import choose_device
+from fairseq_kd.inference.device import choose_device, to_host
 from fairseq_kd.inference.frozen import FrozenModel
 from fairseq_kd.inference.opening import check_longest, check_positions, collate, length_sorted, load_pair
-from fairseq_kd.loss.signal import ROWS_AT_A_TIME
+from fairseq_kd.loss.signal import rows_at_a_time
 
 TAIL_SHAPES = 64
 VERSIONS = ("fairseq_kd", "fairseq", "ve-fairseq", "torch", "numpy")
@@ -68,9 +68,14 @@ class TeacherRows:
         rows = Rows(**{name: np.empty((offsets[-1], columns), dtype) for name, (dtype, columns) in arrays.items()})
         crc = np.empty((end - start, 2), dtype=np.uint32)
         roots = None if shapes is None else self.root_shapes(shapes)
+        before = None  # on CUDA a batch is stored while the device computes the next one
         for sentences in self.batches(np.arange(start, end)):
-            self._fill(sentences, start, offsets, rows, crc, roots)
-            advance(int(self.sizes[sentences].sum()))
+            batch = self._launch(sentences, roots)
+            if before is not None:
+                advance(self._store(before, start, offsets, rows, crc))
+            before = batch
+        if before is not None:
+            advance(self._store(before, start, offsets, rows, crc))
         return rows, crc
 
     def fit(self) -> np.ndarray:
@@ -100,32 +105,45 @@ class TeacherRows:
         for sentences in self.batches(chosen):
             sample, keep = self.collate(sentences)
             signal = self.teacher.signal(sample, keep)
-            for first in range(0, len(signal), ROWS_AT_A_TIME):
-                lprobs = signal.rows(first, first + ROWS_AT_A_TIME)
+            step = rows_at_a_time(keep.device, signal.vocabulary)
+            for first in range(0, len(signal), step):
+                lprobs = signal.rows(first, first + step)
                 self._check_finite(not lprobs.isnan().any(), sentences)
                 yield lprobs
             progress.advance(len(sentences))
         progress.finish()
 
-    def _fill(self, sentences: np.ndarray, start: int, offsets, rows: Rows, crc, root_shapes) -> None:
-        """Write the rows and crcs of one batch to their places in the block that starts at sentence `start`."""
+    def _launch(self, sentences: np.ndarray, root_shapes):
+        """Begin to compute one batch. Returns (sentences, a function that waits for the results, see `_store`)."""
         sample, keep = self.collate(sentences)
-        self._check_padding(sample, keep)
-        inside = sample["id"].cpu().numpy() - start  # (B,)
-        crc[inside, 0] = sentence_crcs(sample["net_input"]["src_tokens"], self.task.source_dictionary.pad())
-        crc[inside, 1] = sentence_crcs(sample["target"], self.task.target_dictionary.pad())
-        on_cpu = keep.cpu()
-        places = (torch.from_numpy(offsets[inside]).unsqueeze(1) + on_cpu.cumsum(dim=1) - 1)[on_cpu].numpy()  # (N,)
-        signal = self.teacher.signal(sample, keep)
-        for first in range(0, len(places), ROWS_AT_A_TIME):
-            chunk = encode(signal.rows(first, first + ROWS_AT_A_TIME), self.format, root_shapes)
-            self._check_finite(np.isfinite(chunk.delta).all() and not np.isnan(chunk.tail).any(), sentences)
-            for name in self.format.token_arrays():
-                getattr(rows, name)[places[first : first + ROWS_AT_A_TIME]] = getattr(chunk, name)
+        signal, parts = self.teacher.signal(sample, keep), []
+        step = rows_at_a_time(keep.device, signal.vocabulary)
+        for first in range(0, len(signal), step):
+            parts.append(encoded(signal.rows(first, first + step), self.format, root_shapes))
+        values = [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
+        batch = (sample["id"], sample["net_input"]["src_tokens"], sample["target"], keep)
+        return sentences, to_host((*batch, *values))
 
-    def _check_padding(self, sample, keep: torch.Tensor) -> None:
-        numbers = sample["id"].cpu().numpy()
-        padded = numbers[keep.sum(dim=1).cpu().numpy() != self.sizes[numbers]]
+    def _store(self, batch, start: int, offsets, rows: Rows, crc) -> int:
+        """Write the rows and crcs of one batch to their places in the block that starts at sentence `start`.
+
+        Returns the number of its tokens.
+        """
+        sentences, wait = batch
+        numbers, source, target, keep, *values = wait()
+        self._check_padding(numbers.numpy(), keep)
+        inside = numbers.numpy() - start  # (B,)
+        crc[inside, 0] = sentence_crcs(source, self.task.source_dictionary.pad())
+        crc[inside, 1] = sentence_crcs(target, self.task.target_dictionary.pad())
+        places = (torch.from_numpy(offsets[inside]).unsqueeze(1) + keep.cumsum(dim=1) - 1)[keep].numpy()  # (N,)
+        found = Rows(*(tensor.numpy() for tensor in values))
+        self._check_finite(np.isfinite(found.delta).all() and not np.isnan(found.tail).any(), sentences)
+        for name in self.format.token_arrays():
+            getattr(rows, name)[places] = getattr(found, name)
+        return len(places)
+
+    def _check_padding(self, numbers: np.ndarray, keep: torch.Tensor) -> None:
+        padded = numbers[keep.sum(dim=1).numpy() != self.sizes[numbers]]
         if len(padded):
             raise KDError(
                 f"the target of sentence {padded.min() + 1:,} holds the padding symbol as a word, which no position of "

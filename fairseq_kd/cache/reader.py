@@ -52,6 +52,15 @@ class CacheReader:
         """The stored values of these rows, in this order and in the stored dtypes."""
         return Rows(**{name: array[rows] for name, array in self._arrays.items()})
 
+    def take(self, rows: np.ndarray, allocate) -> dict[str, np.ndarray]:
+        """As `rows`, by name, written to arrays of allocate(rows, columns, dtype), such as memory that a GPU copies."""
+        found = {}
+        for name, array in self._arrays.items():
+            assert len(rows) == 0 or (rows.min() >= 0 and rows.max() < len(array)), "rows outside of the cache"
+            found[name] = allocate(len(rows), array.shape[1], array.dtype)
+            np.take(array, rows, axis=0, out=found[name], mode="clip")  # the default would copy once more
+        return found
+
     def tail_column(self, temperature: float) -> int:
         """The column of the tail at `temperature`. Raises KDError when it is not stored."""
         stored = self.format.temperatures

@@ -50,7 +50,10 @@ def add_folders(parser, required: bool = True) -> None:
 def add_run_options(parser) -> None:
     """Declare how stages are run."""
     parser.add_argument(
-        "--jobs", type=int, metavar="N", help="stages at a time (default: one per core, or one per GPU)"
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="stages at a time (default: one per core, or per GPU if there are more GPUs)",
     )
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads per stage (default %(default)s)")
     parser.add_argument("--cpu", action="store_true", help="do not use CUDA")

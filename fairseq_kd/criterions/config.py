@@ -13,6 +13,7 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_one
 from fairseq_kd.inference.frozen import DTYPES
 from fairseq_kd.loss.divergences import DIVERGENCES, PARAMETERS
+from fairseq_kd.teacher.online import SAME
 
 PATHS = ("teacher", "teacher_cache", "teacher_data", "trust_checkpoint")
 TEMPERATURES = ("teacher_temperature", "student_temperature")
@@ -68,8 +69,12 @@ class KDWordConfig(DivergenceParameters):
         default=None,
         metadata={"help": "load this checkpoint (of the teacher) even if it contains objects that can run code"},
     )
-    teacher_dtype: ChoiceEnum(tuple(DTYPES)) = field(
-        default="float32", metadata={"help": "floating-point type in which the teacher runs"}
+    teacher_dtype: ChoiceEnum((SAME, *DTYPES)) = field(
+        default=SAME,
+        metadata={
+            "help": "floating-point type in which the teacher runs. same: the type of the student's products on CUDA "
+            "(--fp16, --bf16, --amp), float32 on a CPU"
+        },
     )
     kd_weight: float = field(
         default=0.5, metadata={"help": "weight α of the teacher's term, 0 to 1; the gold tokens have the weight 1 - α"}

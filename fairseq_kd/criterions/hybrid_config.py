@@ -35,12 +35,13 @@ class LearnedGate(torch.nn.Module):
     def forward(self, states: torch.Tensor, padding: torch.Tensor | None) -> torch.Tensor:
         """g (B,), float32, from the encoder's output (S, B, d) and its padding mask (B, S); None: no padding."""
         states = states.detach().float()
-        if padding is None or not padding.any():
-            mean = states.mean(dim=0)  # (B, d)
-        else:
-            real = (~padding).t().unsqueeze(-1)  # (S, B, 1)
-            mean = (states * real).sum(dim=0) / real.sum(dim=0)
-        return torch.sigmoid(mean @ self.weight.float() + self.bias.float())
+        with torch.autocast(states.device.type, enabled=False):
+            if padding is None:
+                mean = states.mean(dim=0)  # (B, d)
+            else:
+                real = (~padding).t().unsqueeze(-1)  # (S, B, 1)
+                mean = (states * real).sum(dim=0) / real.sum(dim=0)
+            return torch.sigmoid(mean @ self.weight.float() + self.bias.float())
 
 
 @dataclass

@@ -28,7 +28,7 @@ from fairseq.models.transformer import TransformerModelBase
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.criterions.hybrid_config import KDHybridConfig, LearnedGate, check_hybrid_options, scheduled
-from fairseq_kd.criterions.kd_word import KDWordCriterion, scatter
+from fairseq_kd.criterions.kd_word import KDWordCriterion, places_of, rows_at, scatter
 from fairseq_kd.inference.supported import is_fully_sharded, unwrapped
 
 STOCK = (FairseqEncoderDecoderModel.forward, TransformerModelBase.forward)
@@ -109,24 +109,26 @@ class KDHybridCriterion(KDWordCriterion):
         distilled = self._distilled(sample)
         fused = self.implementation(model) == "fused" and reduce
         keep, keep_distilled = self.kept(sample), self.kept(distilled)  # (B, T), (B, T2)
-        signal = self.teacher_signal(model, sample, keep)
+        places, places_distilled = places_of(keep), places_of(keep_distilled)
+        request = self.teacher_signal(model, sample, keep)
         options = {"features_only": True} if fused else {}
         outputs = two_passes(model, sample["net_input"], distilled["prev_output_tokens"], **options)
         g = self.sentence_weights(sample, outputs[2])  # (B,)
-        token = self.losses(model, outputs[0], sample["target"], keep, signal, fused, _of_tokens(g, keep))
-        weight = _of_tokens(1 - g, keep_distilled)
-        sentence = self.losses(model, outputs[1], distilled["target"], keep_distilled, None, fused, weight)
+        weight = rows_at(g.unsqueeze(1).expand(keep.shape), places)
+        token = self.losses(model, outputs[0], sample["target"], places, request(), fused, weight)
+        weight = rows_at((1 - g).unsqueeze(1).expand(keep_distilled.shape), places_distilled)
+        sentence = self.losses(model, outputs[1], distilled["target"], places_distilled, None, fused, weight)
         sums, distilled_sums = self.logged(token.sum()), sentence.sum()
         if reduce:
             loss = sums.loss + distilled_sums.loss
         else:
             loss = torch.cat([scatter(token.loss, keep), scatter(sentence.loss, keep_distilled)])
-        loss, sample_size, logging_output = self.result(model, sample, keep, loss, sums)
+        loss, sample_size, logging_output = self.result(model, sample, len(places), loss, sums)
         logging_output |= {
             "gate": g.detach().sum(),
             "gated_sentences": len(g),
             "sentence_loss": distilled_sums.nll.data,
-            "distilled_tokens": keep_distilled.sum().data,
+            "distilled_tokens": len(places_distilled),
         }
         return loss, sample_size, logging_output
 
@@ -177,8 +179,3 @@ class KDHybridCriterion(KDWordCriterion):
         if tokens > 0:
             loss = sum(log.get("sentence_loss", 0) for log in logging_outputs)
             metrics.log_scalar("sentence_loss", loss / tokens / math.log(2), tokens, round=3)
-
-
-def _of_tokens(values: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-    """For each of the N positions where `keep` (B, T) is true, the value (B,) of its sentence; (N,)."""
-    return values.unsqueeze(1).expand(keep.shape)[keep]

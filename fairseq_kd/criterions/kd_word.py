@@ -27,6 +27,7 @@ from fairseq_kd.criterions.source import (
     online_source,
     training_source,
 )
+from fairseq_kd.inference.device import prefer_attention_without_plans
 from fairseq_kd.inference.supported import check_training_task, output_projection
 from fairseq_kd.loss.divergences import DIVERGENCES
 from fairseq_kd.loss.fused import fused_loss, token_nll
@@ -81,6 +82,7 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
     def _begin_training(self, split: str) -> None:
         with exit_on_user_error():
             check_training_data(self.task.cfg, split)
+            prefer_attention_without_plans()
             _ = self.source
 
     def load_state_dict(self, state_dict, strict=True):
@@ -110,28 +112,32 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
     def _forward(self, model, sample, reduce):
         fused = self.implementation(model) == "fused" and reduce
         keep = self.kept(sample)  # (B, T)
-        signal = self.teacher_signal(model, sample, keep)
+        places, request = places_of(keep), self.teacher_signal(model, sample, keep)
         net_output = model(**sample["net_input"], **({"features_only": True} if fused else {}))
-        losses = self.losses(model, net_output, sample["target"], keep, signal, fused)
+        signal = request()
+        losses = self.losses(model, net_output, sample["target"], places, signal, fused)
         sums = self.logged(losses.sum())
-        return self.result(model, sample, keep, sums.loss if reduce else scatter(losses.loss, keep), sums)
+        return self.result(model, sample, len(places), sums.loss if reduce else scatter(losses.loss, keep), sums)
 
-    def result(self, model, sample, keep, loss, sums: Losses):
-        """The result of `forward`, for a reduced or an unreduced loss."""
+    def result(self, model, sample, tokens: int, loss, sums: Losses):
+        """The result of `forward`, for a reduced or an unreduced loss. tokens: number of positions that count."""
         if self.recent is not None and model.training:
             loss = loss + 0.0 * self.recent.anchor.sum()  # see RecentTokens
         sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
-        return loss, sample_size, self._logging_output(sample, sample_size, keep, loss, sums)
+        return loss, sample_size, self._logging_output(sample, sample_size, tokens, loss, sums)
 
     def teacher_signal(self, model, sample, keep):
-        """The teacher's signal for the gold target where `keep` (B, T) is true; None if no signal is needed.
+        """A function that returns the teacher's signal for the gold target where `keep` (B, T) is true.
 
-        A dummy batch gets no signal, because it may come from another subset than the training set.
+        It returns None if no signal is needed. A dummy batch gets no signal, because it may come from another subset
+        than the training set.
         """
-        if self.calls.is_dummy:
-            return None
         source = self.source if model.training else self.online if self.cfg.kd_valid else None
-        return None if source is None else source.signal(sample, keep, self.cfg.teacher_temperature)
+        if self.calls.is_dummy or source is None:
+            return lambda: None
+        if source is self.online:
+            source.choose_dtype(model)
+        return source.request(sample, keep, self.cfg.teacher_temperature)
 
     def logged(self, sums: Losses) -> Losses:
         """`sums`; for a dummy batch with zeros for the values of a signal: all ranks must log the same names."""
@@ -142,7 +148,8 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
     def kept(self, sample) -> torch.Tensor:
         """The target positions (B, T) that count: neither padding nor ignored prefix."""
         keep = sample["target"].ne(self.padding_idx)
-        keep[:, : self.ignore_prefix_size] = False
+        if self.ignore_prefix_size > 0:
+            keep[:, : self.ignore_prefix_size] = False
         return keep
 
     def implementation(self, model) -> str:
@@ -155,21 +162,21 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
             logger.info(f"{self.cfg._name} computes its loss by the {self._implementation} implementation")
         return self._implementation
 
-    def losses(self, model, net_output, target, keep, signal, fused: bool, weight=None) -> Losses:
-        """Losses of the N positions of target (B, T) where `keep` is true; with fused=True only their sums.
+    def losses(self, model, net_output, target, places, signal, fused: bool, weight=None) -> Losses:
+        """Losses of N positions of target (B, T); with fused=True only their sums. places (N,): see `places_of`.
 
         net_output: the student's output; features only if fused. weight (N,) multiplies each token's loss.
         """
-        target = target[keep]
+        target = rows_at(target, places)
         if not fused:
-            lprobs = model.get_normalized_probs(net_output, log_probs=True)[keep]  # (N, V)
+            lprobs = rows_at(model.get_normalized_probs(net_output, log_probs=True), places)  # (N, V)
 
             def nll():
                 return -lprobs.detach().gather(-1, target.unsqueeze(-1)).squeeze(-1)
 
             losses = reference_losses(lprobs, target, signal, self._weighted(model, signal, nll))
             return losses if weight is None else replace(losses, loss=weighted(weight, losses.loss))
-        features, projection = net_output[0][keep], output_projection(model)  # (N, d), (V, d)
+        features, projection = rows_at(net_output[0], places), output_projection(model)  # (N, d), (V, d)
 
         def nll():
             return token_nll(features, projection, target)
@@ -195,7 +202,7 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
             chosen = self.recent.hardest(values, self.cfg.kd_select_rate)
         return replace(self.objective, kd_weight=chosen * self.cfg.kd_weight)
 
-    def _logging_output(self, sample, sample_size, keep, loss, sums: Losses):
+    def _logging_output(self, sample, sample_size, tokens, loss, sums: Losses):
         logging_output = {
             "loss": loss.data,
             "nll_loss": sums.nll.data,
@@ -204,9 +211,9 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
             "sample_size": sample_size,
         }
         if sums.kd is not None:
-            logging_output |= {"kd_loss": sums.kd.data, "n_agreed": sums.agreed.data, "kd_tokens": keep.sum().data}
+            logging_output |= {"kd_loss": sums.kd.data, "n_agreed": sums.agreed.data, "kd_tokens": tokens}
         if self.report_accuracy:
-            logging_output |= {"n_correct": sums.correct.data, "total": keep.sum().data}
+            logging_output |= {"n_correct": sums.correct.data, "total": tokens}
         return logging_output
 
     @classmethod
@@ -219,6 +226,19 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
             agreed = sum(log.get("n_agreed", 0) for log in logging_outputs)
             metrics.log_scalar("kd_loss", kd_loss / tokens / math.log(2), tokens, round=3)
             metrics.log_scalar("agreement", 100 * agreed / tokens, tokens, round=2)
+
+
+def places_of(keep: torch.Tensor) -> torch.Tensor:
+    """The numbers of the N positions where `keep` (B, T) is true, in row-major order, (N,).
+
+    Computed once per batch and before the student runs: on CUDA it waits, and then nothing is queued yet.
+    """
+    return keep.flatten().nonzero().squeeze(1)
+
+
+def rows_at(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """`values` (B, T, ...) at the N places, (N, ...). A mask would count its places again, in the backward pass too."""
+    return values.flatten(0, 1).index_select(0, places)
 
 
 def scatter(values: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ Keys of the result (JSON), "format" 2. The name at the end of an entry is the fu
     efficiency            {"parameters", "weights_bytes", "checkpoint_bytes", "operations_per_token",
                           "operations_length", "sentences_per_second", "peak_rss_bytes"}: `efficiency`
     seconds, parameters   of decoding; of the model
-    decoding, device, threads, versions
+    decoding, device, gpu, threads, versions
     sources_sha256        of the source text with a newline after each sentence
     hypotheses, references     plain text, one entry per segment
 
@@ -42,6 +42,7 @@ from fairseq_kd.evaluation.measures import Measures, Measuring
 from fairseq_kd.evaluation.results import FORMAT
 from fairseq_kd.evaluation.segments import Segments, read_segments, text_hash
 from fairseq_kd.evaluation.system import System, TranslateOptions, open_system
+from fairseq_kd.inference.device import gpu_name
 from fairseq_kd.scoring.score import Scorer, check_seed, choose_scorer
 
 NGRAM = 4  # words, as in seq-rep-4 of Welleck et al. 2020
@@ -150,6 +151,7 @@ def _score(system: System, segments: Segments, scorer: Scorer, measures: Measure
         "seed": system.seed,
         "decoding": options.as_dict(),
         "device": str(options.device()),
+        "gpu": gpu_name(options.device()),
         "threads": torch.get_num_threads(),
         "versions": library_versions(),
         "sources_sha256": text_hash(sources),

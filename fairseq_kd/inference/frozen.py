@@ -13,6 +13,7 @@ import contextlib
 from pathlib import Path
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fairseq_kd.artifacts.data_bin import language_pairs
 from fairseq_kd.core.errors import KDError
@@ -25,6 +26,9 @@ from fairseq_kd.inference.supported import check_configuration, check_model, out
 from fairseq_kd.loss.signal import DenseSignal
 
 PRETRAINED = ("encoder_embed_path", "decoder_embed_path")
+# Not cuDNN's attention: in half precision it builds a plan for each new shape of a batch, which takes longer than the
+# forward pass.
+ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -61,7 +65,8 @@ class FrozenModel:
         if device != self._device:
             self.model, self._device = self.model.to(device), device
         projection = output_projection(self.model)
-        with torch.autocast(device.type, enabled=False):  # a training's mixed precision must not change this model
+        # a training's mixed precision must not change this model
+        with torch.autocast(device.type, enabled=False), sdpa_kernel(ATTENTION):
             if projection is not None:
                 features = self.model(**net_input, features_only=True)[0]  # (B, T, d)
                 return DenseSignal(features[keep], projection.detach(), temperature)

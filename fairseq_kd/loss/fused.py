@@ -12,22 +12,22 @@ numbers. The chain rule does the rest, because dr/dz_j is the softmax over the o
     dloss/dz_j = g_j for a named entry,  g_r · exp(z_j - r) for any other.
 
 The log-sum-exp of all z, on which the cross-entropy depends, is the same kind of function. A divergence can have fast
-paths of its own (`Divergence`): forward KL has one for a tail of a known shape, where it depends on one number more,
-and one for the whole distribution of an online teacher. Autograd differentiates every other combination, chunk by
-chunk.
+paths of its own (`Divergence`): forward KL has a closed form for a truncated teacher and for the whole distribution of
+an online teacher. Autograd differentiates every other combination, chunk by chunk.
 
 Label smoothing adds -ε_i to every column of dloss/dz. This has rank one, so it needs Σ x and Σ W and no pass over V.
+All that needs no logits is computed once for all rows, before or after the chunks: on a GPU, small operations cost the
+time of their launch.
 """
 
 import torch
 
-from fairseq_kd.loss.chunk import Chunk, by_autograd, gold_only, top_k
+from fairseq_kd.loss.chunk import Chunk, by_autograd, gold_gradient, gold_only, losses_of, top_k
 from fairseq_kd.loss.objective import Losses, Objective
-from fairseq_kd.loss.rows import softmax_, weighted
-from fairseq_kd.loss.signal import DenseSignal, TopKSignal
+from fairseq_kd.loss.products import accumulate, multiply
+from fairseq_kd.loss.rows import Values, softmax_, weighted
+from fairseq_kd.loss.signal import DenseSignal, TopKSignal, rows_at_a_time
 
-CHUNK_ROWS = 512  # on a CPU more rows do not make the products faster, and the buffer is small (20 MiB at V = 10k)
-CUDA_ENTRIES = 2**26  # logits per chunk: with fewer, launching the kernels takes longer than running them
 LARGEST_HALF = 2.0**15  # float16 ends at 65,504
 
 
@@ -38,13 +38,15 @@ def fused_loss(features, projection, target, signal, objective: Objective, matmu
     not nll and kd; None means 1. Differentiable once by features, projection and weight.
     features may be float16, bfloat16, float32 or float64. Softmax, loss and the gradient of the projection are float32,
     or float64 if the features are. The matrix products are computed in matmul_dtype; None: the features' type, or the
-    type that autocast chooses.
+    type that autocast chooses. Where no gradient is recorded (validation), none is computed.
     """
-    arguments = (features, projection, target, signal, objective, matmul_dtype or _natural_dtype(features))
-    loss, nll, kd, agreed, correct = _FusedLoss.apply(*arguments, weight)
-    if signal is None:
-        return Losses(loss, nll, correct)
-    return Losses(loss, nll, correct, kd, agreed)
+    arguments = (features, projection, target, signal, objective, matmul_dtype or _natural_dtype(features), weight)
+    wanted = (features, projection, *(() if weight is None else (weight,)))
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in wanted):
+        sums = _FusedLoss.apply(*arguments)
+    else:
+        sums = _run(*arguments, needs_gradient=False).sums
+    return Losses(*sums)
 
 
 @torch.no_grad()
@@ -52,20 +54,13 @@ def token_nll(features, projection, target) -> torch.Tensor:
     """-log q(gold) of each of the N tokens, in nats, (N,); arguments as in `fused_loss`."""
     parts = []
     features, projection = (t.to(_natural_dtype(features)) for t in (features, projection))
-    rows = chunk_rows(features.device, projection.size(0))
+    logits = DenseSignal(features, projection)
+    rows = rows_at_a_time(features.device, projection.size(0))
     for start in range(0, features.size(0), rows):
-        z = features[start : start + rows] @ projection.t()
-        z = z if z.dtype == torch.float64 else z.float()
+        z = logits.logits(start, start + rows)
         z_gold = z.gather(1, target[start : start + rows].unsqueeze(1)).squeeze(1)
         parts.append(softmax_(z)[0] - z_gold)
     return torch.cat(parts) if parts else features.new_zeros(0)
-
-
-def chunk_rows(device: torch.device, vocabulary: int) -> int:
-    """How many rows of logits are computed at a time."""
-    if device.type != "cuda":
-        return CHUNK_ROWS
-    return max(CHUNK_ROWS, round(CUDA_ENTRIES / vocabulary / 128) * 128)
 
 
 def _natural_dtype(features) -> torch.dtype:
@@ -74,17 +69,21 @@ def _natural_dtype(features) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else features.dtype
 
 
+def _run(features, projection, target, signal, objective, matmul_dtype, weight, needs_gradient) -> "_Chunks":
+    with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
+        x, w = features.to(matmul_dtype), projection.to(matmul_dtype)
+        chunks = _Chunks(x, w, target, signal, objective, weight, needs_gradient)
+        for start in range(0, features.size(0), chunks.chunk_rows):
+            chunks.add(start, min(start + chunks.chunk_rows, features.size(0)))
+        chunks.finish()
+    return chunks
+
+
 class _FusedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, features, projection, target, signal, objective, matmul_dtype, weight):
-        needed = any(ctx.needs_input_grad)
-        with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
-            chunks = _Chunks(features.to(matmul_dtype), projection.to(matmul_dtype), signal, objective, weight, needed)
-            for start in range(0, features.size(0), chunks.chunk_rows):
-                chunks.add(start, min(start + chunks.chunk_rows, features.size(0)), target)
-            if needed:
-                chunks.finish()
-                ctx.save_for_backward(*chunks.gradients())
+        chunks = _run(features, projection, target, signal, objective, matmul_dtype, weight, needs_gradient=True)
+        ctx.save_for_backward(*chunks.gradients())
         ctx.dtypes = (features.dtype, projection.dtype) + (() if weight is None else (weight.dtype,))
         ctx.mark_non_differentiable(*chunks.sums[1:])
         return tuple(chunks.sums)
@@ -99,111 +98,128 @@ class _FusedLoss(torch.autograd.Function):
 
 
 class _Chunks:
-    """The chunks of a batch, one after the other: the buffers, the sums and the gradients."""
+    """The chunks of a batch, one after the other: the buffers, the values and the gradients."""
 
-    def __init__(self, features, projection, signal, objective, weight, needs_gradient):
-        self.x, self.w, self.signal, self.objective = features, projection, signal, objective
-        self.weight, self.needs_gradient = weight, needs_gradient
+    def __init__(self, features, projection, target, signal, objective, weight, needs_gradient):
+        self.x, self.w, self.target, self.signal, self.objective = features, projection, target, signal, objective
+        self.needs_gradient, vocabulary = needs_gradient, projection.size(0)
         self.dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
-        self.chunk_rows = chunk_rows(features.device, projection.size(0))
-        self.buffers = [self._empty(min(self.chunk_rows, features.size(0)), projection.size(0))]
-        self.sums = [self._empty().zero_() for _ in range(5)]
-        self.each = objective.label_smoothing / (projection.size(0) - 1)
-        self.w_sum = projection.sum(dim=0, dtype=self.dtype) if self.each else None
-        shapes, fused_tails = getattr(signal, "shapes", None), objective.divergence.fused_tails
-        shaped = shapes is not None and fused_tails is not None
-        self.tails = fused_tails(shapes, projection, self.dtype) if shaped else None
+        self.weight = None if weight is None else weight.to(self.dtype)
+        self.chunk_rows = rows_at_a_time(features.device, vocabulary)
+        self.buffers, self.values = {}, []
+        self.gold_gradient = gold_gradient(objective, target, vocabulary, self.dtype, signal is not None)
         if needs_gradient:
             self.d_features = self._empty(*features.shape)
             self.d_projection = self._empty(*projection.shape).zero_()
-            self.x_sum = self._empty(projection.size(1)).zero_()
-            self.d_weight = None if weight is None else self._empty(features.size(0))
+        self._prepare()
+
+    def _prepare(self):
+        """What needs the features in the type of the computations: terms of label smoothing and of the tail shapes."""
+        signal, objective, divergence = self.signal, self.objective, self.objective.divergence
+        top_k_class = divergence.fused_top_k if isinstance(signal, TopKSignal) else None
+        self.by_autograd = signal is not None and not (
+            (isinstance(signal, TopKSignal) and not divergence.needs_vocabulary)
+            or (isinstance(signal, DenseSignal) and divergence.fused_dense is not None)
+        )
+        self.terms = top_k_class(signal, objective, self.dtype) if top_k_class else None
+        self.each = objective.label_smoothing / (self.w.size(0) - 1)
+        self.z_sum = None
+        if not self.each and (self.terms is None or self.terms.shapes is None):
+            return
+        wide = self.x
+        if wide.dtype != self.dtype:  # the buffer of dX is not used yet
+            wide = self.d_features.copy_(self.x) if self.needs_gradient else self.x.to(self.dtype)
+        if self.terms is not None:
+            self.terms.see_student(wide, self.w, self.weight, self.needs_gradient)
+        if self.each:
+            self.w_sum = self.w.sum(dim=0, dtype=self.dtype)
+            self.z_sum = wide @ self.w_sum
+            self.smoothing = self._smoothing()
+            self.x_sum = self.smoothing @ wide
+
+    def _smoothing(self):
+        """What label smoothing takes from every column of the gradient, (N,)."""
+        weight = self.each * (1 if self.signal is None else 1 - self.objective.kd_weight)
+        weight = 0.0 if self.by_autograd else weight
+        return (1.0 if self.weight is None else self.weight) * (torch.zeros_like(self.z_sum) + weight)
 
     def _empty(self, *shape):
         return torch.empty(shape, dtype=self.dtype, device=self.x.device)
 
-    def _spare(self, number, rows):
-        while len(self.buffers) < number + 2:
-            self.buffers.append(torch.empty_like(self.buffers[0]))
-        return self.buffers[number + 1][:rows]
+    def _buffer(self, name, rows, dtype=None):
+        """An array (rows, V) that is kept for the next chunk."""
+        if name not in self.buffers:
+            most = min(self.chunk_rows, self.x.size(0))
+            self.buffers[name] = torch.empty(most, self.w.size(0), dtype=dtype or self.dtype, device=self.x.device)
+        return self.buffers[name][:rows]
 
-    def add(self, start, end, target):
-        """Loss and gradient of the rows from start to before end."""
-        x, objective, signal = self.x[start:end], self.objective.part(start, end), self.signal
-        divergence = objective.divergence
-        z = self.buffers[0][: end - start]
-        if x.dtype == self.dtype:
-            torch.mm(x, self.w.t(), out=z)
-        else:
-            z.copy_(x @ self.w.t())
-        z_sum = x.to(self.dtype) @ self.w_sum if self.each else None
-        shape_z = None if self.tails is None else self.tails.shape_z(x, signal.shape_ids[start:end])
-        chunk = Chunk(z, target[start:end], z_sum, lambda n: self._spare(n, end - start), self.tails, shape_z)
-        smoothing = self.each * (1 if signal is None else 1 - objective.kd_weight)
+    def add(self, start, end):
+        """Values and gradient of the rows from start to before end."""
+        z = multiply(self.x[start:end], self.w.t(), self._buffer("z", end - start))
+        rows = slice(start, end)
+        chunk = Chunk(z, self.target[rows], self.gold_gradient[rows], lambda number: self._buffer(number, end - start))
+        self.values.append(self._values(chunk, start, end))
+        if self.needs_gradient:
+            self._multiply(z, start, end)
+
+    def _values(self, chunk, start, end) -> Values:
+        objective, signal = self.objective.part(start, end), self.signal
         if signal is None:
-            losses = gold_only(chunk, objective)
-        elif isinstance(signal, TopKSignal) and not divergence.needs_vocabulary:
-            losses = top_k(chunk, objective, signal.part(start, end))
-        elif isinstance(signal, DenseSignal) and divergence.fused_dense is not None:
-            losses = divergence.fused_dense(chunk, objective, signal, start, end)
-        else:
-            losses, smoothing = by_autograd(chunk, objective, signal.part(start, end)), 0.0
-        if self.weight is not None:
-            losses, smoothing = self._weigh(start, losses, chunk, smoothing)
-        for total, values in zip(self.sums, losses, strict=True):
-            if values is not None:
-                total += values.sum()
-        if self.needs_gradient:
-            self._multiply(z, x, start, smoothing)
-            if self.tails is not None:
-                self.tails.add_gradient(self.d_features[start:end], x, signal.shape_ids[start:end], chunk.d_shape_z)
+            return gold_only(chunk)
+        if self.by_autograd:
+            return by_autograd(chunk, objective, signal.part(start, end))
+        if isinstance(signal, DenseSignal):
+            return objective.divergence.fused_dense(chunk, objective, signal, start, end)
+        return top_k(chunk, objective, signal.part(start, end), self.terms and self.terms.of_rows(start, end))
 
-    def _weigh(self, start, losses, chunk, smoothing):
-        """Multiply loss and gradient of each row by its weight. The gradient of the weight is the unweighted loss."""
-        end = start + chunk.z.size(0)
-        weight = self.weight[start:end].to(self.dtype)
-        loss, *others = losses
-        if self.needs_gradient:
-            self.d_weight[start:end] = loss
-            chunk.z.mul_(weight.unsqueeze(1))
-            if chunk.d_shape_z is not None:
-                chunk.d_shape_z *= weight
-        return (weighted(weight, loss), *others), smoothing * weight
+    def _multiply(self, z, start, end):
+        """dX = G W, dW += Gᵀ x, for the gradient G of the logits: z, times the weights of the rows."""
+        x, d_features = self.x[start:end], self.d_features[start:end]
+        weight = None if self.weight is None else self.weight[start:end].unsqueeze(1)
+        if x.dtype == torch.float16:
+            self._multiply_scaled(z if weight is None else z.mul_(weight), x, d_features)
+            return
+        gradient = z if x.dtype == self.dtype else self._buffer("half", len(z), x.dtype)
+        if weight is not None:
+            torch.mul(z, weight, out=gradient)
+        elif gradient is not z:
+            gradient.copy_(z)
+        multiply(gradient, self.w, d_features)
+        accumulate(self.d_projection, gradient.t(), x)
 
-    def _multiply(self, z, x, start, smoothing):
-        """dX = G W, dW += Gᵀ x, for the gradient G of the logits: z minus `smoothing` in every column."""
-        d_features = self.d_features[start : start + x.size(0)]
-        if x.dtype == self.dtype:
-            torch.mm(z, self.w, out=d_features)
-            self.d_projection.addmm_(z.t(), x)
-        else:
-            up = self._up(z, x)
-            gradient = z.mul_(up).to(x.dtype)
-            d_features.copy_(gradient @ self.w).div_(up)
-            self.d_projection += (gradient.t() @ x).to(self.dtype).div_(up)
-        if self.each:
-            if not isinstance(smoothing, torch.Tensor):
-                smoothing = d_features.new_full((x.size(0),), smoothing)
-            d_features.addr_(smoothing, self.w_sum, alpha=-1)
-            self.x_sum += smoothing @ x.to(self.dtype)
-
-    def _up(self, z, x):
-        """Factor for the gradient z in float16: small values are kept, and no sum over the rows can overflow.
-
-        A value in zᵀ x is at most rows · max |z| · max |x|. The factor is a 0-d tensor: a number would wait for CUDA.
-        """
-        if x.dtype != torch.float16:
-            return 1.0
-        bound = x.size(0) * z.abs().amax() * x.abs().amax().to(self.dtype)
-        return (LARGEST_HALF / bound.clamp(min=1e-6)).clamp(max=1024.0)
+    def _multiply_scaled(self, z, x, d_features):
+        """The same in float16, scaled so that small values are kept. The scale is a tensor: no wait for CUDA."""
+        scale = LARGEST_HALF / torch.linalg.vector_norm(z, float("inf")).clamp(min=1e-6)
+        gradient = torch.mul(z, scale, out=self._buffer("half", len(z), x.dtype))
+        multiply(gradient, self.w, d_features).div_(scale)
+        self.d_projection.addcdiv_(multiply(gradient.t(), x, self._empty(*self.w.shape)), scale)
 
     def finish(self):
-        """Add to dW the part of label smoothing, the same row for every entry, and the part of the tail shapes."""
+        """The sums of the values; and the parts of the gradient that come from label smoothing and tail shapes."""
+        values = self._all_values()
+        loss = losses_of(values, self.objective, self.z_sum, self.w.size(0))
+        if self.needs_gradient and self.weight is not None:
+            self.d_weight = loss
+        loss = loss if self.weight is None else weighted(self.weight, loss)
+        logged = [loss, values.lse - values.z_gold, values.z_gold >= values.best]
+        if self.signal is not None:
+            logged += [values.kd, values.z_taught >= values.best]
+        self.sums = [each.sum(dtype=self.dtype) for each in logged]
+        if not self.needs_gradient:
+            return
         if self.each:
-            self.d_projection -= self.x_sum
-        if self.tails is not None:
-            self.tails.finish(self.d_projection)
+            self.d_features.addr_(self.smoothing, self.w_sum, alpha=-1)
+            self.d_projection -= self.x_sum  # the same row for every entry
+        if self.terms is not None:
+            self.terms.add_gradient(self.d_features, self.d_projection)
+
+    def _all_values(self) -> Values:
+        if not self.values:
+            none = self._empty(0)
+            return Values(none, none, none, *(() if self.signal is None else (none, none)))
+        values = Values(*(None if part[0] is None else torch.cat(part) for part in zip(*self.values, strict=True)))
+        return values if self.terms is None else values._replace(kd=self.terms.divergence())
 
     def gradients(self) -> list:
         """The gradients by features, projection and, if there is one, weight."""
-        return [self.d_features, self.d_projection] + ([] if self.d_weight is None else [self.d_weight])
+        return [self.d_features, self.d_projection] + ([] if self.weight is None else [self.d_weight])

@@ -5,8 +5,23 @@ because a constant added to a row of logits does not change its softmax.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
+
+
+class Values(NamedTuple):
+    """What a loss and its log need of n tokens, each (n,), in nats.
+
+    lse: log-sum-exp of the logits; z_gold, best, z_taught: the logits of the gold token, of the student's most probable
+    entry and of the teacher's; kd: the divergence.
+    """
+
+    lse: torch.Tensor
+    z_gold: torch.Tensor
+    best: torch.Tensor
+    z_taught: torch.Tensor | None = None
+    kd: torch.Tensor | None = None
 
 
 def temper(lprobs: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -48,6 +63,24 @@ def weighted(weight: float | torch.Tensor, value: torch.Tensor) -> torch.Tensor:
 def column(weight: float | torch.Tensor) -> float | torch.Tensor:
     """A weight per row, (N,), as (N, 1), so that it multiplies rows of (N, V). One weight for all rows is unchanged."""
     return weight.unsqueeze(1) if isinstance(weight, torch.Tensor) else weight
+
+
+def scale_rows_(z: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
+    """Multiply the rows of z (N, V) by `weight`, in place; returns z. A weight of 1 for all rows costs nothing."""
+    return z if isinstance(weight, float) and weight == 1 else z.mul_(column(weight))
+
+
+def add_rows_(z: torch.Tensor, other: torch.Tensor, weight: float | torch.Tensor) -> None:
+    """Add weight · other to z (N, V), in place. Values of `other` are lost."""
+    if isinstance(weight, torch.Tensor):
+        z.add_(other.mul_(column(weight)))
+    else:
+        z.add_(other, alpha=weight)
+
+
+def row_dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Σ_v a_v b_v of each row, (N,). The values of b are lost."""
+    return b.mul_(a).sum(dim=1)
 
 
 def softmax_(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

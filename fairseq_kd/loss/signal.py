@@ -6,18 +6,28 @@ positions where `keep` (B, T) is true, in row-major order.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
+from fairseq_kd.loss.products import multiply
 from fairseq_kd.loss.rows import bucket, temper
 
-ROWS_AT_A_TIME = 512  # rows of V log-probabilities that exist at once where a signal is read part by part
+ROWS_AT_A_TIME = 512  # on a CPU more rows do not make the products faster, and a part is small (20 MiB at V = 10k)
+CUDA_ENTRIES = 2**26  # logits at a time: with fewer, launching the kernels takes longer than running them
 SMALLEST_TAIL = -16.0  # nats, a probability of about 1e-7: the least that changes a sum near 1 in float32
 # A tail shape's own mass outside of the k entries is at least 1e-3 (V - k) / V (`cache.tail_shapes`). So this bound
 # acts only where k > 0.9 V: there float32 could not tell the mass from 0, and the tail gets less than its mass.
 SMALLEST_OUTSIDE = 1e-4
+
+
+def rows_at_a_time(device: torch.device, vocabulary: int) -> int:
+    """How many rows of V logits or log-probabilities are computed at a time."""
+    if device.type != "cuda":
+        return ROWS_AT_A_TIME
+    return max(ROWS_AT_A_TIME, round(CUDA_ENTRIES / vocabulary / 128) * 128)
 
 
 @dataclass(frozen=True)
@@ -34,23 +44,33 @@ class DenseSignal:
     def __len__(self) -> int:
         return self.features.size(0)
 
+    @property
+    def vocabulary(self) -> int:
+        """V."""
+        return self.features.size(1) if self.projection is None else self.projection.size(0)
+
     def rows(self, start: int = 0, end: int | None = None, out: torch.Tensor | None = None) -> torch.Tensor:
         """Log-probabilities (n, V), float32 or wider, at the temperature, of the rows from start to before end.
 
         out: a tensor (n, V) that may hold the result. Without it the caller must not change the result, which can be a
         view of `features`.
         """
+        if self.projection is None:
+            return temper(self.features[start:end], self.temperature)
+        logits = self.logits(start, end, out)
+        return torch.log_softmax(logits, dim=-1, out=logits)
+
+    def logits(self, start: int = 0, end: int | None = None, out: torch.Tensor | None = None) -> torch.Tensor:
+        """As `rows`, but logits where there is a projection: each row can differ by a constant."""
         rows = self.features[start:end]
         if self.projection is None:
-            return temper(rows, self.temperature)
+            return self.rows(start, end)
         with torch.no_grad(), torch.autocast(rows.device.type, enabled=False):
-            if out is not None and out.dtype == rows.dtype:
-                logits = torch.mm(rows, self.projection.t(), out=out)
-            else:
-                logits = rows @ self.projection.t()
-                logits = logits if logits.dtype == torch.float64 else logits.float()
-            logits = logits if self.temperature == 1 else logits.div_(self.temperature)
-            return torch.log_softmax(logits, dim=-1, out=logits)
+            wide = torch.promote_types(rows.dtype, torch.float32)
+            if out is None or out.dtype != wide:
+                out = torch.empty(len(rows), len(self.projection), dtype=wide, device=rows.device)
+            logits = multiply(rows, self.projection.t(), out)
+            return logits if self.temperature == 1 else logits.div_(self.temperature)
 
     def part(self, start: int, end: int) -> "DenseSignal":
         """The rows from start to before end."""
@@ -62,8 +82,8 @@ class DenseSignal:
 
     def truncate(self, k: int) -> "TopKSignal":
         """The k most probable entries of each row and the mass of the others."""
-        starts = range(0, max(len(self), 1), ROWS_AT_A_TIME)
-        parts = [top_k(self.rows(start, start + ROWS_AT_A_TIME), k) for start in starts]
+        step = rows_at_a_time(self.features.device, self.vocabulary)
+        parts = [top_k(self.rows(start, start + step), k) for start in range(0, max(len(self), 1), step)]
         return TopKSignal(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
@@ -120,5 +140,8 @@ def top_k(lprobs: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor, tor
 class SignalSource(Protocol):
     """Answers for one batch at a time."""
 
-    def signal(self, sample, keep: torch.Tensor, temperature: float) -> DenseSignal | TopKSignal:
-        """The teacher's signal at `temperature` for the N positions of a fairseq batch where `keep` (B, T) is true."""
+    def request(self, sample, keep: torch.Tensor, temperature: float) -> Callable[[], DenseSignal | TopKSignal]:
+        """A function that returns the signal at `temperature` for a fairseq batch, where `keep` (B, T) is true.
+
+        Called before the student runs; the function it returns is called after the student was launched.
+        """

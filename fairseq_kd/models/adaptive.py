@@ -95,12 +95,13 @@ class KDAdaptiveModel(KDStudentModel):
         super().set_num_updates(num_updates)
         self.capacity.begin(num_updates)
         await_criterion(self)
-        for name, value in self.capacity.report().items():
+        for name, value in self.capacity.logged().items():
             metrics.log_scalar(name, value, weight=0, priority=900, round=1 if name.startswith("open") else 4)
 
     def get_extra_state(self):
         """λ1, λ2 and their update, in double precision: a buffer would be rounded with the model's dtype."""
-        return torch.cat([self.capacity.multipliers, self.capacity.multipliers.new_tensor([self.capacity.update])])
+        multipliers = self.capacity.multipliers.cpu()
+        return torch.cat([multipliers, multipliers.new_tensor([self.capacity.update])])
 
     def set_extra_state(self, state):
         """Continue as if the training had not stopped: the next update draws its gates and moves λ1 and λ2."""

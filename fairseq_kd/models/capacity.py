@@ -18,7 +18,8 @@ import math
 import torch
 
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.models.gates import HardConcreteGate
+from fairseq_kd.inference.device import to_device
+from fairseq_kd.models.gates import SPEED, HardConcreteGate, fixed_values, open_probability
 
 INITIAL_LAMBDA2 = 50.0  # nats per token
 
@@ -32,6 +33,8 @@ class Capacity:
         self.total, self.options = total, options
         columns = [torch.full((len(gate.score),), float(cost), device="cpu") for gate, cost in gates.values()]
         self.costs = torch.cat(columns)
+        self._sizes = [len(column) for column in columns]
+        self._on_device = {}  # by device: costs, and (parts, gates), 1 where a gate is in a part
         fixed = total - int(self.costs.sum().item())
         self.target = target_share(options.target, total, fixed)
         self.multipliers = torch.tensor([0.0, INITIAL_LAMBDA2], dtype=torch.float64, device="cpu")
@@ -49,24 +52,40 @@ class Capacity:
             return self.freeze(update)
         generator = torch.Generator().manual_seed((self.options.seed << 32) + update)
         uniform = torch.rand(len(self.costs), generator=generator).clamp(1e-6, 1 - 1e-6)
-        noise = torch.logit(uniform).split([len(gate.score) for gate in self.gates.values()])
-        for gate, drawn in zip(self.gates.values(), noise, strict=True):
+        noise = to_device(torch.logit(uniform).numpy(), self._device())
+        for gate, drawn in zip(self.gates.values(), noise.split(self._sizes), strict=True):
             gate.noise = drawn
         if update > self.update:
-            excess = self.expected_share().item() - self.target_at(update)
-            self.multipliers += self.options.rate * torch.tensor([excess, excess**2], dtype=torch.float64)
+            excess = self.expected_share().detach().double() - self.target_at(update)  # on the device: no wait for it
+            change = self.options.rate * torch.stack([excess, excess**2])
+            self.multipliers = self.multipliers.to(change.device) + change
             self.update = update
+
+    def _device(self) -> torch.device:
+        return next(iter(self.gates.values())).score.device
+
+    def _all(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(log α, decided) of all gates, in the order of the layer parts."""
+        gates = self.gates.values()
+        scores, decided = torch.cat([gate.score.float() for gate in gates]), torch.cat([gate.decided for gate in gates])
+        return SPEED * scores, decided
+
+    def _constants(self, device) -> tuple[torch.Tensor, torch.Tensor]:
+        if device not in self._on_device:
+            parts = torch.block_diag(*(torch.ones(1, size) for size in self._sizes))
+            self._on_device[device] = self.costs.to(device), parts.to(device)
+        return self._on_device[device]
 
     @torch.no_grad()
     def freeze(self, update: int) -> None:
         """Fix all gates, once: open the gates with the highest scores as far as the target allows, close the others."""
         if self.update < self.options.freeze:
             gates = self.gates.values()
-            order = torch.cat([gate.log_alpha() for gate in gates]).cpu().argsort(descending=True, stable=True)
+            order = self._all()[0].cpu().argsort(descending=True, stable=True)
             room = self.target * self.total - (self.total - self.costs.sum())
             opened = torch.empty(len(order), dtype=torch.int8)
             opened[order] = (self.costs[order].cumsum(0) <= room).to(torch.int8)
-            for gate, decided in zip(gates, opened.split([len(gate.score) for gate in gates]), strict=True):
+            for gate, decided in zip(gates, opened.split(self._sizes), strict=True):
                 gate.decided.copy_(decided)
                 gate.noise = None
         self.update = update
@@ -78,32 +97,38 @@ class Capacity:
 
     def expected_share(self) -> torch.Tensor:
         """s, the expected share of the parameters; a scalar with gradient."""
-        closed = 1 - torch.cat([gate.open_probability() for gate in self.gates.values()])
-        return 1 - (closed * self.costs.to(closed.device)).sum() / self.total
+        return self._share(open_probability(*self._all()))
+
+    def _share(self, opened: torch.Tensor) -> torch.Tensor:
+        return 1 - ((1 - opened) * self._constants(opened.device)[0]).sum() / self.total
 
     def penalty(self) -> torch.Tensor | None:
         """A scalar with gradient, in nats per token as the mean loss; None in the warm-up and after `freeze`."""
         if not self.options.warmup <= self.update < self.options.freeze:
             return None
         excess = self.expected_share() - self.target_at(self.update)
-        first, second = self.multipliers.tolist()
+        first, second = self.multipliers.to(excess).unbind()
         return first * excess + second * excess**2
 
-    @torch.no_grad()
     def report(self) -> dict[str, float]:
-        """The values to log.
+        """The values of `logged`, as numbers."""
+        return {name: value.item() for name, value in self.logged().items()}
+
+    @torch.no_grad()
+    def logged(self) -> dict[str, torch.Tensor]:
+        """The values to log, as 0-d tensors: on CUDA only what is printed waits for the device.
 
         capacity: s. capacity_parameters: the expected number of parameters. capacity_kept: the share that `fairseq-kd
         compact` would keep now. capacity_lambda1, capacity_lambda2: λ1 and λ2. open_...: the expected number of open
         gates in a part of a layer.
         """
-        share, opened = self.expected_share(), [gate.open_probability() for gate in self.gates.values()]
-        closed = torch.cat([gate.fixed_values() for gate in self.gates.values()]) == 0
-        kept = 1 - (closed * self.costs.to(closed.device)).sum() / self.total
-        values = torch.stack([share, share * self.total, kept, *(each.sum() for each in opened)]).tolist()
-        found = dict(zip(("capacity", "capacity_parameters", "capacity_kept"), values[:3], strict=True))
-        found |= dict(zip(("capacity_lambda1", "capacity_lambda2"), self.multipliers.tolist(), strict=True))
-        return found | {f"open_{name}": value for name, value in zip(self.gates, values[3:], strict=True)}
+        gates = self._all()
+        opened = open_probability(*gates)
+        share, kept = self._share(opened), self._share((fixed_values(*gates) != 0).float())
+        found = {"capacity": share, "capacity_parameters": share * self.total, "capacity_kept": kept}
+        found |= dict(zip(("capacity_lambda1", "capacity_lambda2"), self.multipliers.unbind(), strict=True))
+        counts = (self._constants(opened.device)[1] * opened).sum(dim=1)
+        return found | {f"open_{name}": count for name, count in zip(self.gates, counts.unbind(), strict=True)}
 
 
 class CapacityOptions:

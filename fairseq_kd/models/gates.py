@@ -35,28 +35,51 @@ class HardConcreteGate(nn.Module):
         self.register_buffer("decided", torch.full((n,), -1, dtype=torch.int8))
         self.noise: torch.Tensor | None = None
 
+    def _apply(self, fn, recurse=True):
+        """Keep the scores in float32 when the model becomes half precision.
+
+        A score collects the gradients of all tokens. In float16 they overflow first and dictate the scale of the loss.
+        """
+        before = self.score.detach()
+        super()._apply(fn, recurse)
+        if self.score.dtype in (torch.float16, torch.bfloat16):
+            self.score.data = before.to(self.score.device, torch.float32)
+        return self
+
     def log_alpha(self) -> torch.Tensor:
         """log α, (n,), in float32 even if the model trains in half precision."""
         return SPEED * self.score.float()
 
     def open_probability(self) -> torch.Tensor:
         """The probability that a drawn gate is not closed, (n,)."""
-        return self.unless_decided(torch.sigmoid(self.log_alpha() - BETA * math.log(-GAMMA / ZETA)))
+        return open_probability(self.log_alpha(), self.decided)
 
     def fixed_values(self) -> torch.Tensor:
         """The values of the gates when they are not drawn, (n,) in [0, 1]."""
-        return self.unless_decided(stretched(self.log_alpha()))
-
-    def unless_decided(self, values: torch.Tensor) -> torch.Tensor:
-        """`values` (n,), replaced by 1 or 0 for gates that are decided."""
-        return torch.where(self.decided < 0, values, self.decided.to(values.dtype))
+        return fixed_values(self.log_alpha(), self.decided)
 
     def forward(self) -> torch.Tensor:
         """The values of the gates, (n,) in [0, 1]."""
         if not self.training or self.noise is None:
             return self.fixed_values()
         log_alpha = self.log_alpha()
-        return self.unless_decided(stretched((self.noise.to(log_alpha.device) + log_alpha) / BETA))
+        drawn = stretched((self.noise.to(log_alpha.device) + log_alpha) / BETA)
+        return unless_decided(drawn, self.decided)
+
+
+def open_probability(log_alpha: torch.Tensor, decided: torch.Tensor) -> torch.Tensor:
+    """The probability that each of n drawn gates is not closed, (n,). decided: as in HardConcreteGate."""
+    return unless_decided(torch.sigmoid(log_alpha - BETA * math.log(-GAMMA / ZETA)), decided)
+
+
+def fixed_values(log_alpha: torch.Tensor, decided: torch.Tensor) -> torch.Tensor:
+    """The values of n gates when they are not drawn, (n,) in [0, 1]. decided: as in HardConcreteGate."""
+    return unless_decided(stretched(log_alpha), decided)
+
+
+def unless_decided(values: torch.Tensor, decided: torch.Tensor) -> torch.Tensor:
+    """`values` (n,), replaced by 1 or 0 for gates that are decided."""
+    return torch.where(decided < 0, values, decided.to(values.dtype))
 
 
 def stretched(x: torch.Tensor) -> torch.Tensor:
@@ -72,10 +95,24 @@ class GatedLinear(nn.Linear):
         self.gates = HardConcreteGate(groups)
         self.size = size
 
-    def gate_of_each_input(self) -> torch.Tensor:
-        """The value of the gate of each input, (in_features,)."""
-        return self.gates().repeat_interleave(self.size)
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in_features) -> (..., out_features)."""
-        return F.linear(x * self.gate_of_each_input().to(x.dtype), self.weight, self.bias)
+        gated = _Multiply.apply(x.unflatten(-1, (len(self.gates.score), self.size)), self.gates())
+        return F.linear(gated.flatten(-2), self.weight, self.bias)
+
+
+class _Multiply(torch.autograd.Function):
+    """x (..., groups, size) times gates (groups,). The gradient of the gates is summed in their own type, float32."""
+
+    @staticmethod
+    def forward(ctx, x, gates):
+        ctx.save_for_backward(x, gates)
+        return x * gates.to(x.dtype).unsqueeze(-1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        x, gates = ctx.saved_tensors
+        others = [place for place in range(x.dim()) if place != x.dim() - 2]
+        d_gates = (gradient * x).sum(dim=others, dtype=gates.dtype)
+        return gradient * gates.to(gradient.dtype).unsqueeze(-1), d_gates

@@ -196,7 +196,8 @@ def _interrupt(process: subprocess.Popen) -> None:
 
 
 def _arguments(work: Path, options: RunOptions, gpus: int) -> list[str]:
-    jobs = options.jobs or gpus or max(1, (os.cpu_count() or 1) // options.threads)
+    # stages that need no GPU run beside the others, which wait for a free GPU
+    jobs = options.jobs or max(1, gpus, (os.cpu_count() or 1) // options.threads)
     elsewhere = _is_elsewhere(options)
     return [
         *("--snakefile", str(SNAKEFILE), "--directory", str(work)),

@@ -6,17 +6,19 @@ other data.
 """
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from fairseq_kd.artifacts.hashes import data_hashes, dictionary_hash, sha256_file
-from fairseq_kd.cache.format import Rows, rebuild, sentence_crcs
+from fairseq_kd.cache.format import rebuild, sentence_crcs
 from fairseq_kd.cache.reader import CacheReader
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_one
 from fairseq_kd.core.public import errors_name_arguments
+from fairseq_kd.inference.device import Upload, to_host
 from fairseq_kd.inference.frozen import data_folder
 from fairseq_kd.loss.signal import DenseSignal, TopKSignal
 
@@ -54,42 +56,49 @@ class CachedSignalSource:
         if stated_teacher is not None:
             self._check_teacher(stated_teacher)
 
-    def signal(self, sample, keep: torch.Tensor, temperature: float) -> TopKSignal | DenseSignal:
-        """The teacher's signal at `temperature` for the positions of sample["target"] where `keep` (B, T) is true.
+    def request(self, sample, keep: torch.Tensor, temperature: float) -> Callable[[], TopKSignal | DenseSignal]:
+        """As in `SignalSource`. On CUDA the copy of the batch to the host begins here; the rows are read later.
 
         keep may omit positions, but must not keep padding. Rows are in row-major order of keep, on the device of the
-        target. Raises KDError when the batch is not from the data that the cache was made from.
+        target. The returned function raises KDError when the batch is not from the data that the cache was made from.
         """
-        if not self._data_is_checked:
-            self._check_data()
-            self._data_is_checked = True
-        sentences = sample["id"].cpu().numpy()
-        self._check_sentences(sample, sentences)
-        target = sample["target"]
-        real = target.ne(self.task.target_dictionary.pad())  # (B, T)
-        starts = torch.from_numpy(self.reader.offsets[sentences]).to(target.device)
-        rows = (starts.unsqueeze(1) + real.cumsum(dim=1) - 1)[keep]  # (N,)
-        return self._rebuild(rows.cpu().numpy(), temperature, target.device)
+        device = sample["target"].device
+        tensors = (sample["id"], sample["net_input"]["src_tokens"], sample["target"], keep)
+        on_host = to_host(tensors)
+
+        def answer() -> TopKSignal | DenseSignal:
+            if not self._data_is_checked:
+                self._check_data()
+                self._data_is_checked = True
+            numbers, source, target, kept = (tensor.numpy() for tensor in on_host())
+            self._check_sentences(source, target, numbers)
+            real = target != self.task.target_dictionary.pad()  # (B, T); with NumPy: no threads for so little work
+            rows = self.reader.offsets[numbers][:, None] + real.cumsum(axis=1) - 1
+            return self._rebuild(rows[kept], temperature, device)
+
+        return answer
+
+    def signal(self, sample, keep: torch.Tensor, temperature: float) -> TopKSignal | DenseSignal:
+        """The answer to `request`."""
+        return self.request(sample, keep, temperature)()
 
     def _rebuild(self, rows: np.ndarray, temperature: float, device) -> TopKSignal | DenseSignal:
-        column = self.reader.tail_column(temperature)
-        stored = self.reader.rows(rows)
-        ids = torch.from_numpy(stored.ids.astype(np.int32)).to(device).long()  # (N, k)
-        delta = torch.from_numpy(stored.delta).to(device)
-        tail = torch.from_numpy(np.ascontiguousarray(stored.tail[:, column])).to(device)
+        column, upload = self.reader.tail_column(temperature), Upload(device)
+        stored = dict(zip(self.reader.take(rows, upload.allocate), upload.send(), strict=True))
+        ids, tail = stored["ids"].long(), stored["tail"][:, column]  # (N, k), (N,)
         if not self.reader.format.is_dense:
-            return TopKSignal(ids, *rebuild(delta, tail, temperature), *self._tail_shapes(stored, temperature, device))
-        lprobs, _ = rebuild(delta, tail, temperature=1.0)
+            shapes = self._tail_shapes(stored.get("shape_ids"), temperature, device)
+            return TopKSignal(ids, *rebuild(stored["delta"], tail, temperature), *shapes)
+        lprobs, _ = rebuild(stored["delta"], tail, temperature=1.0)
         return DenseSignal(torch.empty_like(lprobs).scatter_(1, ids, lprobs), None, temperature)
 
-    def _tail_shapes(self, stored: Rows, temperature: float, device):
-        """(shapes, shape_ids) as in TopKSignal."""
-        if stored.shape_ids is None:
+    def _tail_shapes(self, shape_ids: torch.Tensor | None, temperature: float, device):
+        """(shapes, shape_ids) as in TopKSignal. shape_ids: as stored, (N, 1)."""
+        if shape_ids is None:
             return None, None
         if (temperature, device) not in self._shapes:
             self._shapes[temperature, device] = self.reader.tail_shapes(temperature).to(device)
-        shape_ids = torch.from_numpy(stored.shape_ids[:, 0]).to(device).long()  # (N,)
-        return self._shapes[temperature, device], shape_ids
+        return self._shapes[temperature, device], shape_ids[:, 0].long()
 
     def _check_subset(self) -> None:
         made_of = self.reader.manifest["subset"]
@@ -153,7 +162,7 @@ class CachedSignalSource:
                 "sentences differ): it was made from other data. Make a cache of these data"
             )
 
-    def _check_sentences(self, sample, sentences: np.ndarray) -> None:
+    def _check_sentences(self, source: np.ndarray, target: np.ndarray, sentences: np.ndarray) -> None:
         beyond = sentences[(sentences < 0) | (sentences >= len(self.reader))]
         if len(beyond):
             raise KDError(
@@ -163,7 +172,7 @@ class CachedSignalSource:
             )
         stored = self.reader.crc[sentences]  # (B, 2)
         padding = self.task.source_dictionary.pad(), self.task.target_dictionary.pad()
-        for column, tokens in enumerate((sample["net_input"]["src_tokens"], sample["target"])):
+        for column, tokens in enumerate((source, target)):
             found = sentence_crcs(tokens, padding[column])
             if len(different := np.flatnonzero(found != stored[:, column])):
                 raise KDError(

@@ -1,5 +1,7 @@
 """A teacher network that runs during the training of the student."""
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -7,6 +9,19 @@ import torch
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.inference.frozen import FrozenModel, load_frozen
 from fairseq_kd.loss.signal import DenseSignal, TopKSignal
+
+logger = logging.getLogger(__name__)
+
+SAME = "same"  # --teacher-dtype: the type of the student's products, where that is faster
+
+
+def type_of(model) -> str:
+    """The name of the type in which a student multiplies on CUDA; float32 on another device."""
+    parameter = next(model.parameters())
+    if parameter.device.type != "cuda":
+        return "float32"
+    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else parameter.dtype
+    return str(dtype).removeprefix("torch.")
 
 
 class OnlineSignalSource:
@@ -19,6 +34,8 @@ class OnlineSignalSource:
     def __init__(self, path, task, *, data=None, dtype: str = "float32", trust: bool = False, top_k: int = 0):
         """task: of the student; its dictionaries must equal the teacher's. top_k: entries to keep, 0 for all.
 
+        dtype: one of `frozen.DTYPES`, or SAME, which `choose_dtype` replaces; float32 if it is not called first.
+
         Raises KDError when top_k is not smaller than the vocabulary.
         """
         if top_k >= len(task.target_dictionary):
@@ -30,6 +47,12 @@ class OnlineSignalSource:
         self._task = task
         self._top_k = top_k
         self.teacher: FrozenModel | None = None
+
+    def choose_dtype(self, student) -> None:
+        """Replace SAME by the type of the student. Nothing happens for another type."""
+        if self._arguments["dtype"] == SAME:
+            self._arguments["dtype"] = type_of(student)
+            logger.info(f"the teacher runs in {self._arguments['dtype']} (--teacher-dtype same)")
 
     def check_file(self) -> None:
         """Raises KDError when the teacher is not loaded yet and its file cannot be opened. The file is not read."""
@@ -47,11 +70,17 @@ class OnlineSignalSource:
                 f"teacher {path} cannot be opened ({error.strerror}): check its owner and its mode"
             ) from error
 
+    def request(self, sample, keep: torch.Tensor, temperature: float) -> Callable[[], DenseSignal | TopKSignal]:
+        """As in `SignalSource`. The teacher runs before the student, whose activations are not in memory yet."""
+        signal = self.signal(sample, keep, temperature)
+        return lambda: signal
+
     def signal(self, sample, keep: torch.Tensor, temperature: float) -> DenseSignal | TopKSignal:
         """Run the teacher on the batch. Raises KDError when it cannot be loaded or has other dictionaries."""
         if self.teacher is None:
             task_cfg = self._task.cfg
             languages = (getattr(task_cfg, "source_lang", None), getattr(task_cfg, "target_lang", None))
+            self._arguments["dtype"] = self._arguments["dtype"].replace(SAME, "float32")  # no student has called
             teacher = load_frozen(**self._arguments, languages=languages)
             teacher.check_dictionaries(self._task.source_dictionary, self._task.target_dictionary)
             self.teacher = teacher

@@ -1,12 +1,16 @@
 """The fused loss against the readable one, finite differences, and gradients worked out by hand."""
 
+import collections
 import itertools
+import math
 from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from fairseq_kd.loss import fused
+from fairseq_kd.loss import products
+from fairseq_kd.loss import signal as signals
 from fairseq_kd.loss.divergences import DIVERGENCES
 from fairseq_kd.loss.fused import fused_loss, token_nll
 from fairseq_kd.loss.objective import Objective, reference_losses
@@ -21,7 +25,7 @@ GRID += list(itertools.product(SHAPED, ("shaped",), *OPTIONS))
 
 @pytest.fixture(autouse=True)
 def several_chunks(monkeypatch):
-    monkeypatch.setattr(fused, "CHUNK_ROWS", 4)
+    monkeypatch.setattr(signals, "ROWS_AT_A_TIME", 4)
 
 
 def inputs(dtype=torch.float64, seed=0):
@@ -273,9 +277,35 @@ def test_matrix_products_of_another_type_leave_the_gradients_theirs():
         assert (ours - theirs).abs().max() <= 3e-2 * theirs.abs().max()
 
 
+def test_the_scale_of_a_float16_gradient_does_not_depend_on_the_number_of_rows(monkeypatch):
+    """512 rows: a scale that left room for their sum (16) would round the probability e^-18 by 2 %."""
+    monkeypatch.setattr(signals, "ROWS_AT_A_TIME", 512)
+    x, w = torch.full((512, 1), 8.0, dtype=torch.float16), torch.tensor([[0.0], [0.0], [-2.25]], dtype=torch.float16)
+    _, _, dw = by_fused(x, w, torch.zeros(512, dtype=torch.long), None, Objective())
+    assert dw[2].item() == pytest.approx(512 * 8 * math.exp(-18) / 2, rel=2e-3)
+
+
+def test_a_cuda_without_wide_products_is_announced_and_takes_the_way_of_the_cpu(caplog, monkeypatch):
+    def cannot(*shape, **options):
+        raise TypeError("mm() got an unexpected keyword argument 'out_dtype'")
+
+    caplog.set_level("INFO")
+    monkeypatch.setattr(products.torch, "ones", cannot)
+    assert products.returns_float32.__wrapped__("cuda") is False
+    assert "no half-precision product with a float32 result on cuda (mm() got an unexpected" in caplog.text
+
+
+def test_float16_on_a_cpu_is_multiplied_in_float32():
+    large = torch.full((2, 600), 16.0, dtype=torch.float16)  # 600 · 256 is above the largest float16
+    out = products.multiply(large, large.t(), torch.empty(2, 2))
+    assert out.tolist() == [[153600.0] * 2] * 2
+    products.accumulate(out, large, large.t())
+    assert out.tolist() == [[307200.0] * 2] * 2
+
+
 def test_many_tokens_of_one_type_do_not_overflow_float16(monkeypatch):
     """512 rows push the same row of the projection: 512 · 0.5 · 8 = 2048, which leaves little room for a scale."""
-    monkeypatch.setattr(fused, "CHUNK_ROWS", 512)
+    monkeypatch.setattr(signals, "ROWS_AT_A_TIME", 512)
     x, w = torch.full((512, 2), 8.0, dtype=torch.float16), torch.zeros(2, 2, dtype=torch.float16)
     _, _, dw = by_fused(x, w, torch.zeros(512, dtype=torch.long), None, Objective())
     torch.testing.assert_close(dw.float(), torch.tensor([[-2048.0, -2048.0], [2048.0, 2048.0]]), rtol=1e-3, atol=0)
@@ -345,7 +375,7 @@ def test_types_that_the_teacher_excludes_leave_losses_and_gradients_finite(diver
 @pytest.mark.parametrize("weight", [0.3, 1.0])
 def test_logits_that_are_excluded_leave_losses_and_gradients_finite(divergence, kind, temperature, weight):
     """Logits of -inf, as a product in float16 can give."""
-    from fairseq_kd.loss.chunk import Chunk, top_k
+    from fairseq_kd.loss.chunk import Chunk, gold_gradient, losses_of, top_k
 
     x, w, target, teacher = inputs()
     teacher = excluded_by_teacher(teacher, most=10)
@@ -362,11 +392,16 @@ def test_logits_that_are_excluded_leave_losses_and_gradients_finite(divergence, 
     (expected,) = torch.autograd.grad(losses.loss.sum(), logits)
     assert bool(losses.loss.isfinite().all()) and bool(expected.isfinite().all())
     z, *spare = logits.detach().clone(), torch.empty_like(logits), torch.empty_like(logits)
-    chunk = Chunk(z, target, None, spare.__getitem__)
-    fused_dense = objective.divergence.fused_dense
-    ours = fused_dense(chunk, objective, signal, 0, N) if kind == "dense" else top_k(chunk, objective, signal)
-    torch.testing.assert_close(ours[0], losses.loss.detach(), rtol=1e-10, atol=0)
-    torch.testing.assert_close(ours[2], losses.kd, rtol=1e-10, atol=0)
+    chunk = Chunk(z, target, gold_gradient(objective, target, V, torch.float64, taught=True), spare.__getitem__)
+    if kind == "dense":
+        ours = objective.divergence.fused_dense(chunk, objective, signal, 0, N)
+    else:
+        closed = objective.divergence.fused_top_k
+        terms = closed and closed(signal, objective, torch.float64)
+        ours = top_k(chunk, objective, signal, terms and terms.of_rows(0, N))
+        ours = ours._replace(kd=terms.divergence()) if terms else ours
+    torch.testing.assert_close(losses_of(ours, objective, None, V), losses.loss.detach(), rtol=1e-10, atol=0)
+    torch.testing.assert_close(ours.kd, losses.kd, rtol=1e-10, atol=0)
     torch.testing.assert_close(z, expected, rtol=1e-9, atol=1e-12)
 
 
@@ -385,7 +420,54 @@ def test_what_has_no_weight_is_not_in_the_loss_even_if_it_is_infinite(weight):
             torch.testing.assert_close(losses.loss, -torch.tensor(expected[key], dtype=torch.float64).log())
 
 
+class Operations(TorchDispatchMode):
+    """Counts what torch computes while it is entered, without views."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = collections.Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if not function.is_view:
+            self.counts[function.overloadpacket.__name__] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def operations(kind, rows=N, dtype=torch.float32, gradient=True):
+    x, w, target, teacher = inputs(dtype)
+    x, w, target, signal = x[:rows], w.requires_grad_(), target[:rows], signal_of(kind, teacher.float()[:rows])
+    with torch.set_grad_enabled(gradient), Operations() as found:
+        fused_loss(x.requires_grad_(), w, target, signal, Objective(label_smoothing=0.1))
+    return found.counts
+
+
+@pytest.mark.parametrize("kind", ["dense", "top_k", "shaped", None])
+def test_validation_multiplies_once_a_chunk_and_training_three_times(kind):
+    """8 rows against 4: one chunk more. The products that do not grow with the chunks are small."""
+    counts = [operations(kind, rows, gradient=gradient) for gradient in (False, True) for rows in (8, 4)]
+    two, one, two_trained, one_trained = (found["mm"] + found["addmm"] + found["addmm_"] for found in counts)
+    assert (two - one, two_trained - one_trained) == (1, 3)
+
+
+def test_losses_without_a_gradient_are_those_with_one():
+    for kind in ("dense", "top_k", "shaped", None):
+        x, w, target, teacher = inputs()
+        with_gradient = fused_loss(x.requires_grad_(), w, target, signal_of(kind, teacher), Objective())
+        with torch.no_grad():
+            without = fused_loss(x, w, target, signal_of(kind, teacher), Objective())
+        assert not without.loss.requires_grad and torch.equal(without.loss, with_gradient.loss.detach())
+        assert torch.equal(without.nll, with_gradient.nll) and torch.equal(without.correct, with_gradient.correct)
+
+
+@pytest.mark.parametrize(("kind", "most"), [("shaped", 32), ("top_k", 36), ("dense", 36), (None, 18)])
+def test_a_chunk_is_few_operations(kind, most):
+    """Each of them is one launch or more on a GPU. Autograd of the readable definition took 90 to 130."""
+    for dtype in (torch.float32, torch.bfloat16):
+        two, one = (sum(operations(kind, rows, dtype).values()) for rows in (8, 4))
+        assert two - one <= most, (dtype, two - one)
+
+
 def test_chunks_are_large_on_cuda_where_launching_a_kernel_takes_longer_than_a_small_chunk():
-    assert [fused.chunk_rows(torch.device("cuda"), size) for size in (10_000, 32_000)] == [6656, 2048]
-    assert fused.chunk_rows(torch.device("cuda"), 10**8) == fused.CHUNK_ROWS
-    assert fused.chunk_rows(torch.device("cpu"), 10_000) == fused.CHUNK_ROWS
+    assert [signals.rows_at_a_time(torch.device("cuda"), size) for size in (10_000, 32_000)] == [6656, 2048]
+    assert signals.rows_at_a_time(torch.device("cuda"), 10**8) == signals.ROWS_AT_A_TIME
+    assert signals.rows_at_a_time(torch.device("cpu"), 10_000) == signals.ROWS_AT_A_TIME

@@ -83,9 +83,9 @@ class Divergence:
     # False: it has kinks, where rounding can choose another one-sided derivative. Tests of rounding allow for it.
     is_smooth: ClassVar[bool] = True
     # The fast paths of the fused loss. None: autograd, on chunks of rows.
-    # ShapedTails, or a class like it, for a truncated teacher with tail shapes.
-    fused_tails: ClassVar[type | None] = None
-    # (self, chunk, objective, signal, start, end) -> (loss, nll, kd, agreed, correct) for a whole distribution.
+    # TruncatedKL, or a class like it, for a truncated teacher.
+    fused_top_k: ClassVar[type | None] = None
+    # (self, chunk, objective, signal, start, end) -> Values, for a whole distribution.
     fused_dense: ClassVar[Callable | None] = None
 
     def __init__(self, **values: float):

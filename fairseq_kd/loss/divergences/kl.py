@@ -13,60 +13,101 @@ batch. So the KL is a function of the named logits, of lse and of `shape_z` = Σ
 and the chain rule gives -w (M W) for the features and -Mᵀ (Σ w x, summed per shape) for the projection.
 """
 
+import math
+
 import torch
 
 from fairseq_kd.loss.divergences.base import Divergence, register
-from fairseq_kd.loss.rows import column, kl, softmax_
+from fairseq_kd.loss.rows import Values, add_rows_, column, kl, row_dot, scale_rows_, softmax_
 from fairseq_kd.loss.signal import SMALLEST_OUTSIDE, DenseSignal, TopKSignal
 
 
-class ShapedTails:
-    """The tail shapes of a batch and the student's projection, and the gradient that they accumulate."""
+class TruncatedKL:
+    """Forward KL of N tokens from a truncated teacher, as a linear function of a few numbers of the student:
 
-    def __init__(self, shapes: torch.Tensor, projection: torch.Tensor, dtype: torch.dtype):
-        """shapes (G, V): ln M; projection (V, d): W; dtype: of all computations."""
-        self.lprobs = shapes.to(dtype)
-        self.probs = self.lprobs.exp()
-        self.mass = self.probs.sum(dim=1)  # (G,): 1, up to rounding
-        self.negentropy = (self.probs * self.lprobs).sum(dim=1)  # (G,)
-        self.projected = self.probs @ projection.to(dtype)  # (G, d)
-        self.gathered = torch.zeros_like(self.projected)
+        KL = constant - Σ_k pull_k · z_k - tail · rest + total · lse
 
-    def shape_z(self, x: torch.Tensor, shape_ids: torch.Tensor) -> torch.Tensor:
-        """Σ M z over the vocabulary, (n,), for the features x (n, d) and the shape of each row (n,)."""
-        of_all = x.to(self.projected.dtype) @ self.projected.t()  # (n, G)
-        return of_all.gather(1, shape_ids.unsqueeze(1)).squeeze(1)
+    for logits that are divided by the student's temperature τ. Everything but z_k, rest and lse is known before the
+    first chunk. With tail shapes, the term of `shape_z` is part of the constant, and `tail` is None.
+    """
 
-    def value(self, named, lse, shape_z, signal: TopKSignal) -> torch.Tensor:
-        """KL(teacher || student) of each token, in nats, (n,).
+    def __init__(self, signal: TopKSignal, objective, dtype: torch.dtype):
+        """dtype: of all computations."""
+        tau, weight = objective.student_temperature, objective.kd_weight
+        factor = weight * objective.scale
+        probs, tail = signal.lprobs.to(dtype).exp(), signal.tail.to(dtype)
+        self.tau, self.pull, self.tail, self.shapes = tau, probs, tail.exp(), None
+        self.constant = torch.xlogy(probs, probs).sum(dim=1)
+        if signal.shapes is None:
+            self.constant += self.tail * tail
+            self.total = probs.sum(dim=1) + self.tail
+            self.tail_gradient = factor * self.tail
+        else:
+            self._add_shapes(signal, probs, tail)
+            self.shape_gradient = -factor * self.shape_weight / tau
+        self.seen = []  # of each chunk: named, rest, lse
+        self.pull_gradient = column(factor) * self.pull
+        self.lse_gradient = (1 - weight if tau == 1 else 0) + factor * self.total
 
-        named (n, k): z of the named entries; lse (n,): log-sum-exp of all z; shape_z (n,). All are divided by the
-        student's temperature.
+    def _add_shapes(self, signal: TopKSignal, probs, tail) -> None:
+        self.shape_ids, self.tail = signal.shape_ids, None
+        log_shapes = signal.shapes.to(probs.dtype)  # (G, V), finite
+        self.shapes = log_shapes.exp()
+        lprobs = log_shapes[signal.shape_ids.unsqueeze(1), signal.ids]  # (N, k)
+        named = lprobs.exp()
+        outside = self.shapes.sum(dim=1)[self.shape_ids] - named.sum(dim=1)  # Σ M over the entries that are not named
+        log_w = tail - outside.clamp(min=SMALLEST_OUTSIDE).log()
+        self.shape_weight = w = log_w.exp()
+        negentropy = (self.shapes * log_shapes).sum(dim=1)[self.shape_ids] - (named * lprobs).sum(dim=1)
+        self.constant += w * (outside * log_w + negentropy)
+        self.total = probs.sum(dim=1) + w * outside
+        self.pull = probs - w.unsqueeze(1) * named
+
+    def see_student(self, x: torch.Tensor, projection: torch.Tensor, row_weight, needs_gradient: bool) -> None:
+        """Compute shape_z = Σ M z over the vocabulary for each token, and the gradient that comes through it.
+
+        x (N, d), in the type of all computations; projection (V, d); row_weight (N,) or None multiplies the gradient.
         """
-        lprobs = self.lprobs[signal.shape_ids.unsqueeze(1), signal.ids]  # (n, k)
-        probs = lprobs.exp()
-        outside = self.mass[signal.shape_ids] - probs.sum(dim=1)  # Σ M over the entries that are not named
-        log_w = signal.tail - outside.clamp(min=SMALLEST_OUTSIDE).log()
-        negentropy = self.negentropy[signal.shape_ids] - (probs * lprobs).sum(dim=1)
-        outside_z = shape_z - (probs * named).sum(dim=1)
-        top_probs = signal.lprobs.exp()
-        difference = (signal.lprobs - named + lse.unsqueeze(1)).masked_fill(top_probs == 0, 0)  # 0 ln 0 = 0
-        top = (top_probs * difference).sum(dim=1)
-        return top + log_w.exp() * (outside * (log_w + lse) + negentropy - outside_z)
+        if self.shapes is None:
+            return
+        self.projected = self.shapes @ projection.to(x.dtype)  # (G, d): M W
+        ids = self.shape_ids.unsqueeze(1)
+        shape_z = (x @ self.projected.t()).gather(1, ids).squeeze(1)
+        self.constant -= self.shape_weight * shape_z / self.tau
+        if needs_gradient:
+            each = self.shape_gradient if row_weight is None else self.shape_gradient * row_weight
+            self.by_shape = x.new_zeros(len(x), len(self.shapes))  # (N, G); products add in a fixed order
+            self.by_shape.scatter_(1, ids, each.unsqueeze(1))
+            self.gathered = self.by_shape.t() @ x  # (G, d)
 
-    def add_gradient(self, d_features, x, shape_ids, d_shape_z) -> None:
-        """Add the part of the gradient that comes through shape_z to d_features (n, d), and keep it for `finish`.
+    def add_gradient(self, d_features, d_projection) -> None:
+        """Add the gradient that comes through shape_z to d_features (N, d) and d_projection (V, d)."""
+        if self.shapes is not None:
+            d_features.addmm_(self.by_shape, self.projected)
+            d_projection.addmm_(self.shapes.t(), self.gathered)
 
-        d_shape_z (n,): the derivative of the loss by shape_z.
-        """
-        weights = self.projected.new_zeros(len(x), len(self.projected))  # (n, G); products add in a fixed order
-        weights.scatter_(1, shape_ids.unsqueeze(1), d_shape_z.unsqueeze(1))
-        d_features.addmm_(weights, self.projected)
-        self.gathered.addmm_(weights.t(), x.to(self.gathered.dtype))
+    def of_rows(self, start: int, end: int):
+        """The function `differentiate` of `chunk.by_buckets`, for the rows from start to before end."""
 
-    def finish(self, d_projection) -> None:
-        """Add what `add_gradient` kept to d_projection (V, d)."""
-        d_projection.addmm_(self.probs.t(), self.gathered)
+        def differentiate(named, rest):
+            outcomes = torch.cat([named, rest.unsqueeze(1)], dim=1)
+            gradient = torch.softmax(outcomes, dim=1)
+            lse = outcomes.amax(dim=1) - gradient.amax(dim=1).log()
+            self.seen.append((named, rest, lse))
+            gradient.mul_(self.lse_gradient[start:end].unsqueeze(1))
+            gradient[:, :-1].sub_(self.pull_gradient[start:end])
+            if self.tail is not None:
+                gradient[:, -1].sub_(self.tail_gradient[start:end]).masked_fill_(rest == -math.inf, 0)
+            return gradient, lse, None
+
+        return differentiate
+
+    def divergence(self) -> torch.Tensor:
+        """The KL of all tokens, (N,), after `of_rows` for all of them, in order."""
+        named, rest, lse = (torch.cat(parts) for parts in zip(*self.seen, strict=True))
+        pulled = (self.pull * named.masked_fill(self.pull == 0, 0)).sum(dim=1)  # 0 · inf = 0
+        value = torch.addcmul(self.constant, self.total, lse).sub_(pulled)
+        return value if self.tail is None else value.sub_(self.tail * rest)
 
 
 @register
@@ -81,36 +122,41 @@ class ForwardKL(Divergence):
     formula = "KL(p||q)"
     source = "Hinton et al. 2015, section 2"
     sees_tail_shapes = True
-    fused_tails = ShapedTails
+    fused_top_k = TruncatedKL
 
     def between(self, student, teacher):
         """KL(p || q)."""
         return kl(teacher, student)
 
     def fused_dense(self, chunk, objective, signal: DenseSignal, start: int, end: int):
-        """Loss and gradient of the rows from start to before end; the gradient of the KL is (q - p) / τ.
+        """Gradient and values of the rows from start to before end; the gradient of the KL is (q - p) / τ.
 
-        See `fairseq_kd.loss.chunk` for the arguments and the result.
+        See `fairseq_kd.loss.chunk` for the arguments and the result. With the logits t of the teacher (at its
+        temperature) and z of the student: KL = Σ p (t - z / τ) - lse(t) + lse(z / τ).
         """
         z, weight, tau = chunk.z, objective.kd_weight, objective.student_temperature
         z_gold, factor = chunk.pick_gold(), weight * objective.scale / tau
-        teacher_lprobs = signal.rows(start, end, out=chunk.spare(0))
-        named = z.gather(1, teacher_lprobs.argmax(dim=1, keepdim=True)).squeeze(1)
-        probs = torch.exp(teacher_lprobs, out=chunk.spare(1))
-        difference = torch.sub(teacher_lprobs, z, alpha=1 / tau, out=chunk.spare(0))  # overwrites teacher_lprobs
-        difference.masked_fill_(probs == 0, 0)  # 0 ln 0 = 0
-        value = torch.linalg.vecdot(probs, difference)
+        logits = signal.logits(start, end, out=chunk.spare(0)).to(z.dtype)
+        probs = torch.softmax(logits, dim=1, out=chunk.spare(1))
+        top, ids = logits.max(dim=1, keepdim=True)
+        value = (probs.gather(1, ids).log() - top).squeeze(1)  # -lse(t)
+        named = z.gather(1, ids).squeeze(1)
+        difference = torch.sub(logits, z, alpha=1 / tau, out=chunk.spare(0))  # overwrites the logits
+        if signal.projection is None:  # given log-probabilities can be -inf
+            difference.masked_fill_(probs == 0, 0)  # 0 ln 0 = 0
+        value += row_dot(probs, difference)
         if tau == 1:
             lse, best = softmax_(z)
             value += lse
-            z.mul_(column(1 - weight + factor))
+            scale_rows_(z, 1 - weight + factor)
         else:
             tempered = torch.div(z, tau, out=chunk.spare(0))
             value += softmax_(tempered)[0]
             lse, best = softmax_(z)
-            z.mul_(column(1 - weight)).add_(tempered.mul_(column(factor)))
-        z.sub_(probs.mul_(column(factor)))
-        return chunk.add_gold_loss(objective, z_gold, lse, value, named >= best, z_gold >= best)
+            add_rows_(scale_rows_(z, 1 - weight), tempered, factor)
+        add_rows_(z, probs, -factor)
+        chunk.add_gold()
+        return Values(lse, z_gold, best, named, value)
 
 
 @register
