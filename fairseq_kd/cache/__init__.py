@@ -4,6 +4,6 @@ from fairseq_kd.core.public import lazily
 
 _PLACES = {
     "CacheReader": "reader",
-    "cache_teacher": "make",
+    "cache_teacher": "api",
 }
 __all__, __getattr__, __dir__ = lazily(__name__, _PLACES)

@@ -1,6 +1,5 @@
 """Run a teacher on a subset of a data-bin and write its cache."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from fairseq_kd.cache.tail_shapes import fit, sample_sentences
 from fairseq_kd.cache.writer import write_cache
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
-from fairseq_kd.core.public import errors_name_arguments
 from fairseq_kd.corpus.binarise import ORIGIN
 from fairseq_kd.inference.device import choose_device, to_host
 from fairseq_kd.inference.frozen import FrozenModel
@@ -157,35 +155,6 @@ class TeacherRows:
                 f"the teacher's answers to some of the sentences {sentences.min()} to {sentences.max()} are not "
                 "finite: it was trained badly, or --teacher-dtype is too narrow for it"
             )
-
-
-@errors_name_arguments(temperatures="temperature")
-def cache_teacher(
-    data_bin,
-    teacher,
-    out,
-    *,
-    subset: str = "train",
-    top_k: int = 16,
-    temperatures: Sequence[float] = (1.0,),
-    store: str = "compact",
-    tail_shapes: int | None = None,
-    teacher_dtype: str = "float32",
-    teacher_data=None,
-    max_tokens: int = 4000,
-    cpu: bool = False,
-    trust_checkpoint=None,
-) -> dict:
-    """Write the cache `out` as `fairseq-kd cache` does, or continue it; return its manifest.
-
-    The arguments are the options of the command. trust_checkpoint: `teacher` again, if it may hold code.
-    Raises KDError when teacher, data and arguments do not fit together.
-    """
-    if trust_checkpoint is not None and str(trust_checkpoint) != str(teacher):
-        raise KDError(f"--trust-checkpoint {trust_checkpoint} is not the --teacher {teacher}")
-    options = CachingOptions(subset, top_k, tuple(temperatures), store, teacher_dtype, max_tokens, cpu, tail_shapes)
-    trust = trust_checkpoint is not None
-    return make_cache(data_bin, teacher, out, options, teacher_data=teacher_data, trust=trust)
 
 
 def make_cache(

@@ -222,7 +222,7 @@ def test_words_of_pieces_without_spaces_are_refused(tmp_path, capsys):
     assert main([*words, "--post-process", "sentencepiece"]) == 2
     assert "100 of 100 source sentences are in a script without spaces" in capsys.readouterr().err
     assert main([*words, "--post-process", "sentencepiece", "--word-tokenizer", "char"]) == 2
-    assert "--word-tokenizer char needs the subword model" in capsys.readouterr().err
+    assert "give a --level and a --word-tokenizer that need no model" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert main([*words, "--level", "subword"]) == 0
 
