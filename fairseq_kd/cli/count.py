@@ -120,5 +120,5 @@ def _search(args, wish: int):
 def _others(words: list[str]) -> list[str]:
     """The options without the numbers of layers, which the options of a shape hold."""
     layers = [f"--{side}-layers" for side in SIDES]
-    pairs = zip(["", *words], words, strict=False)
+    pairs = zip(["", *words[:-1]], words, strict=True) if words else ()
     return [word for before, word in pairs if before not in layers and word.split("=")[0] not in layers]

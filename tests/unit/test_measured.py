@@ -42,7 +42,7 @@ def studied(folder, seeds):
     for name, stage in plan.stages.items():
         if stage.kind == "compare":
             finish_stage(plan, folder, name, 1.0)
-            command = resolve(stage.command, folder, folder / "stages" / name, None)
+            command = resolve(stage.command, folder, folder / "stages" / name, None, {})
             fewer = ["500" if word == "10000" else word for word in command[1:]]
             assert main(fewer) == 0
     return plan, write_results(plan, folder), texts

@@ -159,7 +159,7 @@ def study(older, monkeypatch):
         path.write_text(text)
     (prepared,) = work.glob("stages/prepare-*/done.json")
     versions = json.loads(prepared.read_text())["versions"]
-    installed(monkeypatch, versions, "study.plan", "study.stage")
+    installed(monkeypatch, versions, "study.stages", "study.stage")
     return open_plan(str(spec), work), work
 
 
@@ -187,7 +187,7 @@ def test_a_study_of_other_versions_is_refused_until_the_user_chooses(study, olde
     from fairseq_kd.study.check import open_plan
 
     _, work = study
-    installed(monkeypatch, library_versions() | {"torch": "1.0"}, "study.plan")
+    installed(monkeypatch, library_versions() | {"torch": "1.0"}, "study.stages")
     with pytest.raises(KDError, match=r"1 of 5 stages .* were made by other versions: torch \S+, now 1\.0"):
         open_plan(str(older / "study.yaml"), work, old_stages=None)
     assert open_plan(str(older / "study.yaml"), work, old_stages="reuse").takes_older

@@ -41,7 +41,7 @@ def test_every_yaml_of_configs_is_read_by_what_uses_it(path):
         assert path.stem in shipped_specs("searches")  # more in test_search_command.py
     else:
         assert path.parent.name == "hydra", "say here who reads this file"
-        assert yaml.safe_load(path.read_text())["criterion"]["_name"] == "kd_word"
+        assert yaml.safe_load(path.read_text())["criterion"]["_name"] == path.stem
 
 
 def test_recipes_are_found_by_name():
