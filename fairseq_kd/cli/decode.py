@@ -9,7 +9,15 @@ from fairseq_kd.cli.translation import add_tokenize_argument
 from fairseq_kd.cli.user_dir import add_user_dir
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.inference.device import parse_shard
-from fairseq_kd.sequence.decode_options import BACKENDS, DTYPES, FALLBACKS, METRICS, SELECTIONS, DecodeOptions
+from fairseq_kd.sequence.decode_options import (
+    BACKENDS,
+    DTYPES,
+    FALLBACKS,
+    METRICS,
+    SELECTIONS,
+    DecodeOptions,
+    check_without_gold,
+)
 from fairseq_kd.sequence.strategies import STRATEGIES, all_options, as_option, strategies_with
 
 
@@ -97,14 +105,17 @@ def _add_strategy(parser, defaults: DecodeOptions) -> None:
 
 def options_of(args) -> DecodeOptions:
     """The checked options. Raises KDError for values that cannot be used."""
+    check_sentences(args)
     given = {name: getattr(args, name) for name in DecodeOptions.names()}
     given["fallback"] = args.fallback or ("drop" if args.source_text else DecodeOptions.fallback)
-    return DecodeOptions(**given)
+    options = DecodeOptions(**given)
+    if args.source_text:
+        check_without_gold(options)
+    return options
 
 
 def run(args) -> None:
     """Make the data-bin, or continue it, and print its content."""
-    check_sentences(args)
     options = options_of(args)
     shard, started = parse_shard(args.shard), time.monotonic()
     how = {"shard": shard, "teacher_data": args.teacher_data, "trust": args.trust_checkpoint, "workers": args.workers}

@@ -82,11 +82,8 @@ def hash_lines(lines: Iterable[str]) -> np.ndarray:
     return np.frombuffer(digests, "<u8")
 
 
-def describe_text(files: list, like, inputs: Inputs) -> dict:
-    """What decides about the sentences, for a manifest: the hashes of the files, in order, and of the data-bin `like`.
-
-    inputs: gets the files. Raises KDError for files that do not exist and for a file that is given twice.
-    """
+def check_text_files(files: list) -> list[Path]:
+    """The paths of the files. Raises KDError for files that do not exist and for a file that is given twice."""
     paths = [Path(path) for path in files]
     for path in paths:
         if not path.is_file():
@@ -94,6 +91,15 @@ def describe_text(files: list, like, inputs: Inputs) -> dict:
             raise KDError(f"--source-text {path} {what}: give files of text, one sentence per line")
         if sum(path.resolve() == other.resolve() for other in paths) > 1:
             raise KDError(f"--source-text {path} is given twice")
+    return paths
+
+
+def describe_text(files: list, like, inputs: Inputs) -> dict:
+    """What decides about the sentences, for a manifest: the hashes of the files, in order, and of the data-bin `like`.
+
+    inputs: gets the files. Raises KDError as `check_text_files` does.
+    """
+    paths = check_text_files(files)
     inputs.watch(*paths)
     inputs.watch_data_bin(like)
     return {

@@ -126,3 +126,20 @@ def _check_ranges(options: DecodeOptions) -> None:
         raise KDError(f"--max-tokens {options.max_tokens}: must be at least 1")
     if options.max_length_ratio is not None and options.max_length_ratio < 1:
         raise KDError(f"--max-length-ratio {options.max_length_ratio}: must be at least 1 (longer side / shorter side)")
+
+
+def check_without_gold(options: DecodeOptions) -> None:
+    """Raises KDError for options that monolingual text cannot have: they need gold targets, or another subset."""
+    if options.how.reads_gold:
+        others = " or ".join(name for name, strategy in STRATEGIES.items() if not strategy.reads_gold)
+        raise KDError(
+            f"--strategy {options.strategy} reads gold targets, and --source-text has none: give --strategy {others}"
+        )
+    if options.select == "closest":
+        raise KDError("--select closest compares with gold targets, and --source-text has none: leave it out")
+    if options.fallback == "reference":
+        raise KDError(
+            "--fallback reference writes gold targets, and --source-text has none: give --fallback drop or error"
+        )
+    if options.subset != "train":
+        raise KDError(f"--subset {options.subset} has no effect with --source-text, which becomes the training set")

@@ -11,15 +11,13 @@ from fairseq_kd.artifacts.blocks import work_through
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.manifest import read_manifest
 from fairseq_kd.artifacts.request import PARTS, check_free
-from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.corpus.like import Like, read_like
 from fairseq_kd.corpus.source_text import LINES_NAME, describe_text, make_sources
 from fairseq_kd.inference.opening import open_data
 from fairseq_kd.sequence.assemble import Given
 from fairseq_kd.sequence.decode import BLOCK_SENTENCES, KIND, choose_backend, describe, dtype_of_models
-from fairseq_kd.sequence.decode_options import DecodeOptions
-from fairseq_kd.sequence.strategies import STRATEGIES
+from fairseq_kd.sequence.decode_options import DecodeOptions, check_without_gold
 from fairseq_kd.sequence.work import DecodeWork
 from fairseq_kd.teacher.ensemble import open_teachers
 
@@ -75,20 +73,3 @@ def decode_text(
 def _sentences_of(out: Path) -> Path:
     """The data-bin that has the sentences: the finished one, else the sources."""
     return out if read_manifest(out) is not None else out / PARTS / SOURCES
-
-
-def check_without_gold(options: DecodeOptions) -> None:
-    """Raises KDError for options that need gold targets or another subset."""
-    if options.how.reads_gold:
-        others = " or ".join(name for name, strategy in STRATEGIES.items() if not strategy.reads_gold)
-        raise KDError(
-            f"--strategy {options.strategy} reads gold targets, and --source-text has none: give --strategy {others}"
-        )
-    if options.select == "closest":
-        raise KDError("--select closest compares with gold targets, and --source-text has none: leave it out")
-    if options.fallback == "reference":
-        raise KDError(
-            "--fallback reference writes gold targets, and --source-text has none: give --fallback drop or error"
-        )
-    if options.subset != "train":
-        raise KDError(f"--subset {options.subset} has no effect with --source-text, which becomes the training set")

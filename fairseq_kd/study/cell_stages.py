@@ -8,7 +8,7 @@ from fairseq_kd.study.cells import Cell
 from fairseq_kd.study.existing import Existing
 from fairseq_kd.study.existing_check import ExistingCheck
 from fairseq_kd.study.key import RawText, raw_text
-from fairseq_kd.study.sections import SHARES
+from fairseq_kd.study.sections import SHARES, SOURCE_TEXT
 from fairseq_kd.study.spec import Spec
 from fairseq_kd.study.stages import Stage, Stages
 from fairseq_kd.study.state import CHOSEN_TEACHER, OlderStages
@@ -43,7 +43,7 @@ class CellStages(Stages):
         if settings["init"] != "random":
             options["finetune-from-model"] = self._initialised(clean, teacher, settings, options)
         if "seq" in method:
-            data = self._decoded(data, teacher, settings)
+            data = self._decoded(data, clean, teacher, settings)
         if "word" in method:
             options |= {"criterion": "kd_word"} | settings["kd"] | self._signal(data, teacher, settings)
         elif method == "seq":
@@ -115,11 +115,17 @@ class CellStages(Stages):
         both = "checkpoint" in settings["teacher"] and "data-bin" in settings["data"]
         return {"teacher-data": self._prepared(settings)} if both else {}
 
-    def _decoded(self, data_bin: str, teacher: str, settings: dict) -> str:
-        if "data-bin" in settings["decode"]:
-            decoded = self._check.decoded(settings["decode"]["data-bin"], data_bin, teacher, settings)
+    def _decoded(self, data_bin: str, clean: str, teacher: str, settings: dict) -> str:
+        """The data-bin with the teacher's targets. clean: the data-bin before noise; monolingual text gets its form."""
+        options = settings["decode"]
+        if "data-bin" in options:
+            if SOURCE_TEXT in settings["assigned"]:
+                raise KDError(f"{self.spec.path}: source-text has no effect beside data-bin in one value of a factor: "
+                              "data-bin has the text already; leave one of them out")  # fmt: skip
+            decoded = self._check.decoded(options["data-bin"], data_bin, teacher, settings)
+        elif "source-text" in options:
+            decoded = self._decoded_text(clean, teacher, settings)
         else:
-            options = settings["decode"]
             by_text = options.get("select") == "closest" and options.get("metric", "bleu") == "bleu"
             scored = _tokenizer(settings) if by_text else {}
             given = {"teacher": teacher} | self._dictionaries(settings) | options | scored
@@ -128,6 +134,19 @@ class CellStages(Stages):
             return decoded
         times = {"times": [settings["mix-gold"], 1], "out": "@out/data-bin"}
         return self._tool("mix", ["mix", data_bin, decoded], times).path("data-bin")
+
+    def _decoded_text(self, clean: str, teacher: str, settings: dict) -> str:
+        """A data-bin of monolingual text with the teacher's targets."""
+        if settings["noise-level"]:
+            raise KDError(
+                f"{self.spec.path}: noise {settings['noise-level']:g} has no effect on the text of source-text in "
+                "decode, so noise would mean something else in these cells: exclude them, or give files whose text "
+                "already has the noise"
+            )
+        options = dict(settings["decode"])
+        given = {"source-text": self._check.source_text(options.pop("source-text"), clean), "like": clean}
+        given |= {"teacher": teacher} | self._dictionaries(settings) | options | {"out": "@out/data-bin"}
+        return self._tool("decode", ["decode"], given).path("data-bin")
 
     def _signal(self, data_bin: str, teacher: str, settings: dict) -> dict:
         if settings["signal"] == "online":

@@ -1,4 +1,5 @@
-"""Artefacts that a study takes as they are: a data-bin, teachers, caches and distilled data that a spec names by path.
+"""Artefacts that a study takes as they are: a data-bin, teachers, caches, distilled data and monolingual text, which a
+spec names by path.
 
 In a planned command `@existing/NAME` is the path of such an artefact. NAME is KIND-HASH, and HASH is made from the
 contents of its files alone. So an artefact that was moved or copied gives the same names of stages, and a changed one
@@ -22,7 +23,7 @@ PREFIX = "@existing/"
 HASH_LENGTH = 12  # hexadecimal digits
 # kind -> patterns of its files; "" is the path itself. The manifest of a cache has the hashes of the other files, which
 # every training compares.
-FILES = {"data-bin": DATA_BIN_FILES, "teacher": ("",), "cache": (MANIFEST_NAME,)}
+FILES = {"data-bin": DATA_BIN_FILES, "teacher": ("",), "cache": (MANIFEST_NAME,), "text": ("",)}
 
 
 def file_names(kind: str, path) -> list[str]:

@@ -6,7 +6,7 @@ of a cache, is found by the stage that reads the artefact.
 
 from pathlib import Path
 
-from fairseq_kd.artifacts.manifest import read_manifest
+from fairseq_kd.artifacts.manifest import MANIFEST_NAME, read_manifest
 from fairseq_kd.core.errors import KDError, prefixed_errors
 from fairseq_kd.study.existing import Existing
 from fairseq_kd.study.key import RawText
@@ -130,7 +130,7 @@ class ExistingCheck:
         return self._words[key]
 
     def decoded(self, folder: str, data_bin: str, teacher: str, settings: dict) -> str:
-        """A data-bin of `fairseq-kd decode` by this teacher from these data."""
+        """A data-bin of `fairseq-kd decode` by this teacher from these data, or from text like these data."""
         from fairseq_kd.core.paths import check_data_bin
         from fairseq_kd.sequence.decode import KIND
 
@@ -149,8 +149,32 @@ class ExistingCheck:
             self._words[key] = self.existing.add("data-bin", folder)
         return self._words[key]
 
+    def source_text(self, files, like: str) -> list[str]:
+        """The words for files of monolingual text. like: the word for the data-bin whose form the text gets."""
+        from fairseq_kd.corpus.like import read_like
+        from fairseq_kd.corpus.source_text import check_text_files
+
+        files = files if isinstance(files, list) else [files]
+        key = "text", tuple(files), like
+        if key not in self._words:
+            with prefixed_errors(f"{self.spec.path}: decode"):
+                if (data := self.existing.of(like)) is not None:
+                    read_like(data["path"])
+                check_text_files(files)
+                words = [self.existing.add("text", file) for file in files]
+                if repeated := [file for file, word in zip(files, words, strict=True) if words.count(word) > 1]:
+                    raise KDError(
+                        f"--source-text: {' and '.join(repeated)} have the same content, so each of their lines would "
+                        "count once: leave out all but one"
+                    )
+            self._words[key] = words
+        return self._words[key]
+
     def _check_origin(self, what: str, manifest: dict, data_bin: str, teacher: str) -> None:
-        """Raises KDError unless the manifest names this teacher and these training data, by their contents."""
+        """Raises KDError unless the manifest names this teacher and these data, by their contents.
+
+        The manifest of data that were made from text has the hash of one file of the data: of their manifest.
+        """
         data, checkpoint = self.existing.of(data_bin), self.existing.of(teacher)
         if data is None or checkpoint is None:
             made = "data" if data is None else "teacher"
@@ -165,7 +189,8 @@ class ExistingCheck:
                 f"{what} was made by {manifest['teacher']['path']}, which is not the content of {checkpoint['path']}: "
                 "give the teacher that made it, or leave this path out"
             )
-        if different := [name for name, sha256 in manifest["data"].items() if data["files"].get(name) != sha256]:
+        made_from = manifest["data"] if "data" in manifest else {MANIFEST_NAME: manifest["source_text"]["like"]}
+        if different := [name for name, sha256 in made_from.items() if data["files"].get(name) != sha256]:
             raise KDError(
                 f"{what} was made from another {different[0]} than the one in {data['path']}: give the data-bin from "
                 "which it was made, or leave this path out"

@@ -21,7 +21,9 @@ from fairseq_kd.quickstart.recipe import TRAINED
 from fairseq_kd.study.sections import (
     BUDGETS,
     EXISTING,
+    SOURCE_TEXT,
     check_factor_option,
+    check_files,
     check_mix,
     check_noise_level,
     check_seed,
@@ -86,13 +88,15 @@ def _check_labelled(spec: Spec, name: str, values: dict) -> None:
         check_keys(spec.path, f"the value {label!r} of the factor {name}", options, valid=tuple(options or ()))
         for key, value in options.items():
             _check_name(spec, key)
-            _check_value(spec, key, value, labelled=False)
+            _check_value(spec, key, value, labelled=False, lists=(SOURCE_TEXT,))
 
 
-def _check_value(spec: Spec, name: str, value, labelled: bool) -> None:
+def _check_value(spec: Spec, name: str, value, labelled: bool, lists=()) -> None:
+    """lists: the settings that may have a list here."""
     where = f"{spec.path}: the factor {name}"
-    if isinstance(value, list | dict) or value is None:
-        raise KDError(f"{where} has the value {value!r}; a value must be a word, a number, true or false")
+    if isinstance(value, dict) or value is None or (isinstance(value, list) and name not in lists):
+        label = f", or a label such as {name}: {{more: [FILE, FILE]}}" if name == SOURCE_TEXT else ""
+        raise KDError(f"{where} has the value {value!r}; a value must be a word, a number, true or false{label}")
     if labelled:
         return
     if name in CHOICES and value not in CHOICES[name]:
@@ -105,6 +109,8 @@ def _check_value(spec: Spec, name: str, value, labelled: bool) -> None:
         check_seed(spec.path, f"the factor {name}", value)
     if name in EXISTING:
         check_text(spec.path, f"the path in the factor {name}", value)
+    if name == SOURCE_TEXT:
+        check_files(spec.path, f"the text in the factor {name}", value)
     section, dot, option = name.rpartition(".")
     if dot and (section not in (*OPTION_SECTIONS, "budget") or not option):
         raise KDError(f"{where} names the unknown section {section!r}; the nearest valid one is "

@@ -10,7 +10,7 @@ import functools
 
 from fairseq_kd.core.commands import load_command
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.core.yaml_file import check_keys, is_number, nearest
+from fairseq_kd.core.yaml_file import check_keys, check_text, is_number, nearest
 from fairseq_kd.training.arguments import RESERVED, option_names
 
 SECTIONS = ("recipe", "data", "common", "teacher", "student", "budget", "kd", "select", "cache", "decode")
@@ -30,7 +30,7 @@ SET_BY_STUDY = {
     "student": _OF_TRAININGS,
     "kd": RESERVED,
     "cache": _OF_TEACHER_RUNS,
-    "decode": (*_OF_TEACHER_RUNS, "tokenize"),
+    "decode": (*_OF_TEACHER_RUNS, "tokenize", "like"),
     "data": ("out",),
     "evaluate": ("checkpoint", "subset", "out", "cpu"),
     "select": ("checkpoints", "by", "out", "cpu", "average", "out-checkpoint", "tokenize"),
@@ -67,6 +67,7 @@ EXISTING = {
     "cache.folder": "makes no cache",
     "decode.data-bin": "decodes no targets",
 }
+SOURCE_TEXT = "decode.source-text"  # setting whose value is one file, or a list of files
 
 
 @functools.cache
@@ -143,15 +144,25 @@ def check_shares(path, noise: dict) -> None:
         raise KDError(f"{path}: {', '.join(SHARES)} in noise are all 0, so no word would be changed; give one above 0")
 
 
+def check_files(path, where: str, value) -> None:
+    """Raises KDError unless `value` is the path of a file, or a list of such paths."""
+    if not value:
+        raise KDError(f"{path}: {where} must be a file or a list of files, found {value!r}: give one file or more")
+    for file in value if isinstance(value, list) else [value]:
+        check_text(path, where, file)
+
+
 def with_labelled_paths(factors):
     """The factors of a spec, in which `teacher.checkpoint: {big: FILE}` is {big: {teacher.checkpoint: FILE}}.
 
-    It is a short form for the settings in EXISTING, whose values are paths. Other factors stay as they are.
+    It is a short form for the settings in EXISTING and for SOURCE_TEXT, whose values are paths. Other factors stay as
+    they are.
     """
     if not isinstance(factors, dict):
         return factors  # `check_factors` refuses it
     found = dict(factors)
-    for name in EXISTING:
+    for name in (*EXISTING, SOURCE_TEXT):
+        paths = str | list if name == SOURCE_TEXT else str
         if isinstance(values := found.get(name), dict):
-            found[name] = {label: {name: path} if isinstance(path, str) else path for label, path in values.items()}
+            found[name] = {label: {name: path} if isinstance(path, paths) else path for label, path in values.items()}
     return found

@@ -22,6 +22,8 @@ from fairseq_kd.study.sections import (
     EXISTING,
     NOISE_DEFAULTS,
     SECTIONS,
+    SOURCE_TEXT,
+    check_files,
     check_noise_level,
     check_section,
     check_seed,
@@ -147,7 +149,7 @@ def _recipe_sections(path: Path, recipe) -> dict:
 
 
 def _check_existing(path, content: dict) -> None:
-    """Raises KDError for options beside the path of an artefact that exists: they would have no effect."""
+    """Raises KDError for values that are no paths, and for options without an effect beside what exists."""
     for setting, without in EXISTING.items():
         section, _, key = setting.partition(".")
         given = content.get(section) or {}
@@ -158,6 +160,9 @@ def _check_existing(path, content: dict) -> None:
             raise KDError(
                 f"{path}: {others[0]} in {section} has no effect beside {key}: the study {without}; leave it out"
             )
+    section, _, key = SOURCE_TEXT.partition(".")
+    if key in (content.get(section) or {}):
+        check_files(path, f"{key} in {section}", content[section][key])
 
 
 def _complete_data(path, data: dict) -> None:

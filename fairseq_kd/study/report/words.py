@@ -76,6 +76,7 @@ FACTORS = {
     "temperature": Words("how far the probabilities of teacher and student are flattened", "{}"),
     "teacher-temperature": Words("how far the teacher's probabilities are flattened", "{}"),
     "student-temperature": Words("how far the student's probabilities are flattened", "{}"),
+    "decode.source-text": Words("the text that the teacher translates", "{}"),
     "budget.student": Words("the length of the student's training", "{} updates", "updates of the student"),
     "budget.teacher": Words("the length of the teacher's training", "{} updates", "updates of the teacher"),
     "teacher.seed": Words("the random seed of the teacher's training", "{}"),
@@ -116,7 +117,8 @@ def about_value(spec: Spec, name: str, value, distils: bool = True) -> str:
         return _noise(spec, value, distils)
     if isinstance(spec.factors.get(name), dict):
         options = spec.factors[name][value]
-        return ", ".join(f"{key} {given}" for key, given in options.items()) or "the default of these options"
+        listed = {key: " and ".join(given) if isinstance(given, list) else given for key, given in options.items()}
+        return ", ".join(f"{key} {given}" for key, given in listed.items()) or "the default of these options"
     if name in FACTORS:
         values = FACTORS[name].values
         return values.format(value) if isinstance(values, str) else values.get(value, f"{name} {value}")
