@@ -73,8 +73,8 @@ def test_killed_in_the_middle_of_a_training_it_continues_and_then_repeats_nothin
 class InFork(Process):
     """What `fairseq_kd.training.run` uses of subprocess.Popen."""
 
-    def __init__(self, words, env, **_):
-        super().__init__(*words[1:], env=env)
+    def __init__(self, words, **_):
+        super().__init__(*words[1:])
 
     def __enter__(self):
         self.stdout = io.StringIO("".join(self.communicate()))
