@@ -10,6 +10,7 @@ the contents alone.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -56,18 +57,29 @@ MAKERS = {
 }
 KINDS = tuple(MAKERS)
 TRAININGS = ("teacher", "student")
+# 2: dropout masks of our own on the CPU (models/dropout.py); other architectures train as before
+FORMAT_OF_OUR_STUDENTS = 2
 ON_GPU = ("teacher", "select", "decode", "cache", "student", "evaluate")
 
 
-def made_by(kind: str, versions: dict) -> dict:
+def made_by(kind: str, versions: dict, command=()) -> dict:
     """The maker of a stage: {"format": number, library: version or None}. versions: the result of `library_versions`.
+
+    command: the words of the stage; the format of a training depends on its architecture.
 
     Builds of one version of torch (2.13.0+cpu, 2.13.0+cu126) count as the same, because the device is not a part of a
     request.
     """
     found = versions | {"fairseq": versions.get("fairseq", versions.get("ve-fairseq"))}
     named = {name: found.get(name) for name in MAKERS[kind].libraries}
-    return {"format": MAKERS[kind].format} | {name: value and value.partition("+")[0] for name, value in named.items()}
+    ours = kind in TRAININGS and trains_our_student(command)
+    number = FORMAT_OF_OUR_STUDENTS if ours else MAKERS[kind].format
+    return {"format": number} | {name: value and value.partition("+")[0] for name, value in named.items()}
+
+
+def trains_our_student(command) -> bool:
+    """Whether the words train an architecture of this package."""
+    return any(a == "--arch" and b.startswith(("kd_student", "kd_adaptive")) for a, b in itertools.pairwise(command))
 
 
 @dataclass(frozen=True)

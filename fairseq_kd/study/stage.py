@@ -146,7 +146,7 @@ def _check_maker(stage: dict) -> None:
         raise KDError(
             f"other versions made {stage['name']}, so this process cannot run it; run `fairseq-kd study run` again"
         )
-    planned, now = stage.get("made_by"), made_by(stage["kind"], library_versions())
+    planned, now = stage.get("made_by"), made_by(stage["kind"], library_versions(), stage["command"])
     if planned != now:
         raise KDError(
             f"{stage['name']} was planned for {planned}, this process has {now}: other versions were installed since; "

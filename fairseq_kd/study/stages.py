@@ -56,7 +56,7 @@ class Stages:
 
     def _add(self, kind: str, command: list, depends=None, updates: int = 0) -> Stage:
         self.asked[kind] += 1
-        inputs, maker = inputs_of(command), made_by(kind, self._versions)
+        inputs, maker = inputs_of(command), made_by(kind, self._versions, command)
         key = key_of(kind, command, depends, maker, {name: self._keys[name] for name in inputs})
         name, old = self._name(key)
         if name not in self.stages:

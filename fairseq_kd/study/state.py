@@ -3,6 +3,7 @@
 `OlderStages` finds the finished stages in WORK that other versions made. They are never used silently.
 """
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -189,8 +190,9 @@ class OlderStages:
             return None
         differences = {}
         for old in found.values():
-            kind = old.partition("-")[0]
-            for line in _differences(kind, record_of(self.folder / old) or {}, made_by(kind, versions)):
+            kind, record = old.partition("-")[0], record_of(self.folder / old) or {}
+            now = made_by(kind, versions, shlex.split(record.get("command") or ""))
+            for line in _differences(kind, record, now):
                 differences[line] = None
         said = f": {'; '.join(differences)}" if differences else ""
         return f"{len(found)} of {stages} stages in {self.folder.parent} were made by other versions{said}"

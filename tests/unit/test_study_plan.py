@@ -466,3 +466,17 @@ def test_a_folder_with_the_study_on_other_data_is_not_taken_for_one_that_has_not
     assert main(["study", action, str(path), "--out", str(work)]) == 2
     assert "holds the study mine with another recipe, with other data" in capsys.readouterr().err
     assert [path.name for path in work.iterdir()] == ["plan.json"]
+
+
+def test_a_training_of_our_students_has_a_format_of_its_own_because_its_dropout_has():
+    from fairseq_kd.study.key import MAKERS, made_by
+
+    versions = {"torch": "2.13.0+cpu", "fairseq": "0.12.3"}
+    for kind in ("teacher", "student"):
+        formats = {
+            arch: made_by(kind, versions, ["fairseq-train", "data", "--arch", arch, "--dropout", "0.1"])["format"]
+            for arch in ("transformer", "lstm", "kd_student", "kd_student_3m", "kd_adaptive_3m")
+        }
+        first = MAKERS[kind].format
+        assert formats == {"transformer": first, "lstm": first, **dict.fromkeys([*formats][2:], first + 1)}
+    assert made_by("evaluate", versions, ["fairseq-kd", "--arch", "kd_student"])["format"] == MAKERS["evaluate"].format
