@@ -42,8 +42,8 @@ class ClaimResult:
 
     @property
     def finding(self) -> str:
-        """The sentence without the verdict at its beginning."""
-        return self.sentence.partition(": ")[2] or self.sentence
+        """The sentence without the verdict at its beginning; empty for a claim that was not tested."""
+        return self.sentence.partition(": ")[2]
 
     def as_dict(self) -> dict:
         """For results.json."""
