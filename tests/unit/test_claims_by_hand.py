@@ -48,10 +48,9 @@ def _tested(claim: str, terms: tuple, results: dict) -> tuple[float, float]:
     signs = [sign for *_, sign in terms]
     values = np.array([_value(metric, signs, [one.sum(0) for one in of_seed]) for of_seed in sums])
     if len(values) > 1:
-        sides = [
-            ttest_1samp(values, at, alternative=side).pvalue for at, side in ((-MARGIN, "greater"), (MARGIN, "less"))
-        ]
-        return values.mean(), max(sides) if " = " in claim else ttest_1samp(values, 0).pvalue
+        sides = [ttest_1samp(values, -MARGIN, alternative="greater"), ttest_1samp(values, MARGIN, alternative="less")]
+        largest = max(side.pvalue for side in sides)
+        return values.mean(), largest if " = " in claim else ttest_1samp(values, 0).pvalue
     draw, (of_seed,), (value,) = np.random.default_rng(7), sums, values
     if claim.startswith("seq > word"):  # approximate randomisation: segments change sides
         swapped = [draw.random(len(of_seed[0])) < 0.5 for _ in range(RESAMPLES)]

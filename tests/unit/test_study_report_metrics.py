@@ -22,7 +22,7 @@ WRONG = {  # share of wrong words: noise, method -> one score per seed
 
 
 def finished(folder, seeds):
-    """(plan, work) of a study whose results hold the metrics `seconds` and `wrong`; the first has the name of an entry."""
+    """(plan, work) of a study with the metrics `wrong` and `seconds`, of which the second has the name of an entry."""
     factors = {"noise": [0, 10], "method": ["ce", "word"]} | ({"seed": [1, 2, 3]} if seeds > 1 else {})
     plan, work = plan_of(folder, factors=factors, decode=None), folder / "work"
     work.mkdir()
