@@ -27,8 +27,7 @@ class Finder:
         """The metric. Raises KDError for an unknown one, and for a metric of `evaluate --metric`."""
         if metric not in METRICS:
             raise KDError(f"{self.where}: unknown metric {metric!r}; claims know {', '.join(METRICS)}, and the report "
-                          "shows other metrics without a test; the nearest is "
-                          f"{nearest(metric, METRICS)!r}")  # fmt: skip
+                          "shows other metrics without a test")  # fmt: skip
         return metric
 
     def evaluation_set(self, on: str | None) -> str:
