@@ -5,9 +5,11 @@ import json
 import numpy as np
 from report_helpers import finish_stage, plan_of
 
+from fairseq_kd.cli.main import main
 from fairseq_kd.evaluation.significance import paired_t
 from fairseq_kd.study.claims import read_claim_results
 from fairseq_kd.study.show import write_results
+from fairseq_kd.study.stage import resolve
 
 SEGMENTS = 200
 
@@ -57,3 +59,12 @@ def _compared(rows) -> list[dict]:
     other["difference"] = float(np.mean(other["scores"]) - np.mean(baseline["scores"]))
     found = paired_t(other["scores"], baseline["scores"])
     return [baseline, other | {"decided_by": "paired_t", "paired_t": found | {"p_holm": found["p"]}}]
+
+
+def compare_results(plan, work) -> None:
+    """Run the comparisons of a plan whose results exist, in this process."""
+    for claim in plan.claims:
+        stage = plan.stages[claim["compare"]]
+        finish_stage(plan, work, stage.name, 1.0)
+        command = resolve(stage.command, work, work / "stages" / stage.name, None, {})
+        assert main(command[1:]) == 0

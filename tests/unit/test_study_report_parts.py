@@ -12,6 +12,7 @@ import pytest
 from conftest import ROOT
 from docs_helpers import blocks_run_by
 from report_helpers import finish_study, plan_of, write_comparison
+from study_helpers import spec_on, write_spec
 
 from fairseq_kd.cli.main import main
 from fairseq_kd.study.check import open_plan
@@ -41,7 +42,7 @@ def finished(tmp_path_factory):
     """(plan, work) of a finished study with LaTeX tables, whose data-bin says its sizes."""
     folder = tmp_path_factory.mktemp("parts")
     claims = ["seq > word at noise 0 by bleu", "ce > word at noise 10 by bleu", "seq > word at noise 10 by ter"]
-    plan, work = plan_of(folder, factors=FACTORS_OF_STUDY, claims=claims), folder / "work"
+    plan, work = plan_of(folder, factors=FACTORS_OF_STUDY, claims=claims, question=None), folder / "work"
     plan.spec.path.write_text(QUESTION + plan.spec.path.read_text())
     work.mkdir()
     finish_study(plan, work)
@@ -140,11 +141,18 @@ def test_every_value_that_the_study_knows_has_words_and_other_names_get_generic_
          "deleted, substituted or swapped, but not for the teacher"),
         ({"side": "both", "delete": 0, "swap": 0}, {"teacher-noise": ["same", "clean"]},
          "10 % of the words of both sides of the training set are substituted"),
+        ({}, {"who": {"trained": {}, "mine": {"teacher.checkpoint": "mine.pt"}}}, "10 % of the source words of the "
+         "training set are deleted, substituted or swapped, but not for teachers that existed before the study"),
     ],
 )  # fmt: skip
 def test_noise_in_words(tmp_path, noise, factors, words):
-    spec = plan_of(tmp_path, noise=noise, factors={"method": ["seq"], "noise": [10]} | factors).spec
+    spec = load_spec(write_spec(tmp_path, noise=noise, factors={"method": ["seq"], "noise": [10]} | factors))
     assert about_value(spec, "noise", 10) == words
+
+
+def test_an_existing_teacher_has_no_noise_of_the_study(data_bin, teacher, tmp_path):
+    spec = load_spec(spec_on(data_bin, teacher, tmp_path, factors={"method": ["word"], "noise": [10]}))
+    assert about_value(spec, "noise", 10).endswith("swapped, but not for the teacher, which existed before the study")
 
 
 def test_sizes_of_a_data_bin_without_a_manifest_are_counted(tmp_path, data_bin):

@@ -24,8 +24,11 @@ class Finder:
         return f"{self.where}, {self.text!r}"
 
     def check_metric(self, metric: str) -> str:
-        """The metric. Raises KDError for an unknown one."""
-        return self._known("metric", metric, METRICS)
+        """The metric. Raises KDError for an unknown one, and for a metric of `evaluate --metric`."""
+        if metric not in METRICS:
+            raise KDError(f"{self.where}: unknown metric {metric!r}; claims know {', '.join(METRICS)}, and the report "
+                          "shows other metrics without a test")  # fmt: skip
+        return metric
 
     def evaluation_set(self, on: str | None) -> str:
         """The set after `on`, or else the first set of the study."""

@@ -2,8 +2,7 @@
 
 from statistics import mean, stdev
 
-from fairseq_kd.scoring.score import LOWER_IS_BETTER
-from fairseq_kd.study.report.rows import METRICS, Row, Study
+from fairseq_kd.study.report.rows import METRICS, Row, Study, digits, entry_of
 from fairseq_kd.study.report.tables import NOT_DONE, Table
 
 NOISE = "noise"
@@ -32,7 +31,8 @@ def _by_training_noise(study: Study, metric: str) -> list[Table]:
                 found = {level: _by_seed(row, metric, on) for level, row in rows.items()}
                 lines.append((list(words), found))
         title = f"Drop of {METRICS.get(metric, metric)} on {on} by noise in the training set"
-        tables.append(_table(title, others, metric, levels, lines, f"drop-{metric}-training-noise-{on}"))
+        name = f"drop-{metric}-training-noise-{on}"
+        tables.append(_table(study, title, others, metric, levels, lines, name))
     return tables
 
 
@@ -61,7 +61,8 @@ def _by_test_noise(study: Study, metric: str) -> list[Table]:
             words = [[str(row.factors.get(name, "")) for name in study.factors] for row in rows]
             title = f"Drop of {METRICS.get(metric, metric)} by noise in the source of {subset}"
             lines = list(zip(words, found, strict=True))
-            tables.append(_table(title, list(study.factors), metric, levels, lines, f"drop-{metric}-{subset}-noise"))
+            name = f"drop-{metric}-{subset}-noise"
+            tables.append(_table(study, title, list(study.factors), metric, levels, lines, name))
     return tables
 
 
@@ -70,37 +71,39 @@ def _measured(row: Row, metric: str, subset: str) -> dict:
     found = {}
     for run in row.runs:
         for level in ((run.results.get(subset) or {}).get("robustness") or {}).get("levels", []):
-            if metric in level:
+            if metric in METRICS and metric in level:
                 found.setdefault(float(level["percent"]), {})[run.seed] = level[metric]["score"]
     return found
 
 
 def _by_seed(row: Row, metric: str, on: str) -> dict:
     results = {run.seed: run.results.get(on) for run in row.runs}
-    return {seed: result[metric]["score"] for seed, result in results.items() if result and metric in result}
+    return {seed: entry["score"] for seed, found in results.items() if found and (entry := entry_of(found, metric))}
 
 
-def _table(title: str, others: list, metric: str, levels: list, lines: list, name: str) -> Table:
+def _table(study: Study, title: str, others: list, metric: str, levels: list, lines: list, name: str) -> Table:
     """lines: [(values of the other factors as text, {level: {seed: score}})]."""
     noisy = [level for level in levels if level != 0]
     head = [*others, "no noise"]
     for level in noisy:
         head += [f"drop at {level:g} %", f"relative at {level:g} %"]
-    rows = []
+    rows, sign, places = [], -1 if study.lower_is_better(metric) else 1, digits(metric)
     for words, found in lines:
         clean = found.get(0, {})
-        cells = [cell for level in noisy for cell in _drop(clean, found.get(level, {}), metric in LOWER_IS_BETTER)]
-        rows.append([*words, f"{mean(clean.values()):.2f}" if clean else NOT_DONE, *cells])
+        cells = [cell for level in noisy for cell in _drop(clean, found.get(level, {}), sign, places)]
+        rows.append([*words, f"{mean(clean.values()):.{places}f}" if clean else NOT_DONE, *cells])
     return Table(title, head, rows, len(others), [NOTE], name)
 
 
-def _drop(clean: dict, noisy: dict, lower_is_better: bool) -> tuple[str, str]:
-    """(absolute drop, relative drop) as text. Runs are paired by their seeds where both have the same seeds."""
+def _drop(clean: dict, noisy: dict, sign: int, places: int) -> tuple[str, str]:
+    """(absolute drop, relative drop) as text. Runs are paired by their seeds where both have the same seeds.
+
+    sign: -1 for a metric where lower scores are better, else 1. places: digits after the point.
+    """
     if not clean or not noisy:
         return NOT_DONE, NOT_DONE
-    sign = -1 if lower_is_better else 1
     before, after = mean(clean.values()), mean(noisy.values())
-    text = f"{sign * (before - after):.2f}"
+    text = f"{sign * (before - after):.{places}f}"
     if clean.keys() == noisy.keys() and len(clean) > 1:
-        text += f" ± {stdev([clean[seed] - noisy[seed] for seed in clean]):.2f}"
+        text += f" ± {stdev([clean[seed] - noisy[seed] for seed in clean]):.{places}f}"
     return text, f"{sign * (before - after) / before:.1%}" if before > 0 else NOT_DONE

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fairseq_kd.study.plan import Plan
-from fairseq_kd.study.report.rows import Study
+from fairseq_kd.study.report.rows import Study, entry_of
 from fairseq_kd.study.report.tables import NOT_DONE, Table
 from fairseq_kd.study.state import end_of_log, record_of, stage_states
 
@@ -53,9 +53,9 @@ def unfinished(results: dict) -> list[str]:
 
 
 def signatures(study: Study) -> list[str]:
-    """sacreBLEU's signatures of all scores in the tables."""
-    found = [result[metric] for result in study.results() for metric in study.metrics() if metric in result]
-    return sorted({score["signature"] for score in found if "signature" in score})
+    """The signatures of all scores in the tables."""
+    found = [entry_of(result, metric) for result in study.results() for metric in study.metrics()]
+    return sorted({score["signature"] for score in found if score and "signature" in score})
 
 
 def version_table(plan: Plan, work: Path) -> Table:

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 
+from fairseq_kd.evaluation.other_metrics import lower_is_better
+from fairseq_kd.scoring.score import LOWER_IS_BETTER
 from fairseq_kd.study.state import read_output
 
 TEACHER = "teacher"
@@ -43,7 +45,7 @@ class Row:
 
     def scores(self, metric: str, on: str) -> list[float]:
         """One score per seed with a result."""
-        return [result[metric]["score"] for result in self.found(on) if metric in result]
+        return [entry["score"] for result in self.found(on) if (entry := entry_of(result, metric))]
 
     def mean(self, metric: str, on: str) -> float | None:
         """The mean of the scores; None without scores."""
@@ -80,10 +82,26 @@ class Study:
         return [result for row in [*self.teachers, *self.rows] for result in row.found(on)]
 
     def metrics(self) -> list[str]:
-        """The metrics that any result has: entries with a score and a signature."""
+        """The metrics that any result has: those of sacreBLEU, then those of `evaluate --metric` by name."""
         results = self.results()
-        known = {name for one in results for name, value in one.items() if isinstance(value, dict) and "score" in value}
-        return [*(name for name in METRICS if name in known), *sorted(known - METRICS.keys())]
+        others = {name for result in results for name in result.get("metrics", {})}
+        return [*(name for name in METRICS if any(name in result for result in results)), *sorted(others)]
+
+    def lower_is_better(self, metric: str) -> bool:
+        """Whether a lower score is better, as the results say for a metric of `evaluate --metric`."""
+        if metric in METRICS:
+            return metric in LOWER_IS_BETTER
+        return any(lower_is_better(result, metric) for result in self.results() if entry_of(result, metric))
+
+
+def entry_of(result: dict, metric: str) -> dict | None:
+    """The entry of a metric of sacreBLEU or of `evaluate --metric` in a result; None without it."""
+    return (result if metric in METRICS else result.get("metrics", {})).get(metric)
+
+
+def digits(metric: str) -> int:
+    """Digits after the point in tables: other metrics than sacreBLEU's often lie between 0 and 1."""
+    return 2 if metric in METRICS else 4
 
 
 def label(factors: dict) -> str:

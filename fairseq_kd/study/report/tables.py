@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from statistics import mean, stdev
 
 from fairseq_kd.evaluation.significance import holm, paired_t
-from fairseq_kd.scoring.score import LOWER_IS_BETTER
-from fairseq_kd.study.report.rows import METRICS, Row, Study
+from fairseq_kd.study.report.rows import METRICS, Row, Study, digits, entry_of
 
 ALPHA = 0.05
 BASELINE = "ce"
@@ -44,7 +43,7 @@ def find_marks(study: Study, metric: str) -> tuple[dict, int, str]:
     marks = {}
     for (number, on, ours, theirs, _), p in zip(found, holm([entry[-1] for entry in found]), strict=True):
         if p < ALPHA:
-            better = (sum(ours) < sum(theirs)) == (metric in LOWER_IS_BETTER)
+            better = (sum(ours) < sum(theirs)) == study.lower_is_better(metric)
             marks[number, on] = BETTER if better else WORSE
     return marks, len(found), MARKED
 
@@ -64,7 +63,7 @@ def baseline_of(study: Study, row: Row) -> Row | None:
 
 def _by_seed(row: Row, metric: str, on: str) -> dict:
     done = {run.seed: run.results[on] for run in row.runs if run.results[on] is not None}
-    return {seed: result[metric]["score"] for seed, result in done.items() if metric in result}
+    return {seed: entry["score"] for seed, result in done.items() if (entry := entry_of(result, metric))}
 
 
 NOT_DONE = "–"
@@ -122,7 +121,7 @@ def _scores(study: Study, metric: str) -> Table:
     if any("95 %" in cell for line in lines for cell in line):
         notes.append("With one seed, ± (95 %) is half of the interval from sacreBLEU's bootstrap.")
     about = f"{tests} tests against {BASELINE}, {len(marks)} of them are marked." if tests else ""
-    title = METRICS.get(metric, metric) + (" (less is better)" if metric in LOWER_IS_BETTER else "")
+    title = METRICS.get(metric, metric) + (" (less is better)" if study.lower_is_better(metric) else "")
     head = [*study.factors, *study.sets, "seeds"]
     return Table(title, head, lines, len(study.factors), [*notes, note], metric, about)
 
@@ -137,12 +136,14 @@ def score_text(row: Row, metric: str, on: str) -> str:
     scores = row.scores(metric, on)
     if not scores:
         return NOT_DONE
+    places = digits(metric)
+    shown = f"{mean(scores):.{places}f}"
     if len(scores) < len(row.runs):
-        return f"{mean(scores):.2f} ({len(scores)} of {len(row.runs)})"
+        return f"{shown} ({len(scores)} of {len(row.runs)})"
     if len(scores) > 1:
-        return f"{mean(scores):.2f} ± {stdev(scores):.2f}"
-    ci = row.found(on)[0][metric].get("ci")
-    return f"{scores[0]:.2f}" + ("" if ci is None else f" ± {ci:.2f} (95 %)")
+        return f"{shown} ± {stdev(scores):.{places}f}"
+    ci = entry_of(row.found(on)[0], metric).get("ci")
+    return shown + ("" if ci is None else f" ± {ci:.{places}f} (95 %)")
 
 
 def measure_tables(study: Study) -> list[Table]:

@@ -142,9 +142,18 @@ def noisy(spec: Spec, level, where: str) -> str:
 def _noise(spec: Spec, level, distils: bool) -> str:
     if level == 0:
         return "the training set is used as it is"
-    same = list(spec.factors.get("teacher-noise", ["same"]) or ["same"])
-    teacher = {("same",): ", for the teacher too", ("clean",): ", but not for the teacher"}.get(tuple(same), "")
-    return noisy(spec, level, "the training set") + (teacher if distils else "")
+    return noisy(spec, level, "the training set") + (_noise_of_teachers(spec) if distils else "")
+
+
+def _noise_of_teachers(spec: Spec) -> str:
+    """Whether the teachers were trained with the noise of the students; empty where a factor varies that."""
+    if "checkpoint" in spec.sections["teacher"]:
+        return ", but not for the teacher, which existed before the study"
+    options = [given for values in spec.factors.values() if isinstance(values, dict) for given in values.values()]
+    if any("teacher.checkpoint" in given for given in options):
+        return ", but not for teachers that existed before the study"
+    same = tuple(spec.factors.get("teacher-noise", ["same"]) or ["same"])
+    return {("same",): ", for the teacher too", ("clean",): ", but not for the teacher"}.get(same, "")
 
 
 # ISO 639-1: the languages of public corpora of translations
