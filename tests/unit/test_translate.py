@@ -366,8 +366,8 @@ def test_an_exported_folder_that_does_not_fit_is_refused(exported, data_bin, tex
 
 
 @needs_ctranslate2
-def test_the_commands_of_the_page(exported, data_bin, teacher, text, tmp_path, monkeypatch, capsys):
-    blocks = {block.language: block for block in blocks_run_by("test_the_commands_of_the_page")}
+def test_the_commands_of_the_page_about_translate(exported, data_bin, teacher, text, tmp_path, monkeypatch, capsys):
+    blocks = {block.language: block for block in blocks_run_by("test_the_commands_of_the_page_about_translate")}
     for name, target in (("student/checkpoint_best.pt", teacher), ("data-bin/mine", data_bin)):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).symlink_to(target)
