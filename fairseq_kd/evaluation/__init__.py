@@ -9,5 +9,6 @@ _PLACES = {
     "read_result": "results",
     "summary": "results",
     "table": "results",
+    "translate_lines": "api",
 }
 __all__, __getattr__, __dir__ = lazily(__name__, _PLACES)

@@ -12,6 +12,7 @@ from fairseq_kd.evaluation.evaluate import evaluate
 from fairseq_kd.evaluation.measures import Measures, TeacherOptions
 from fairseq_kd.evaluation.robustness import NoiseLevels
 from fairseq_kd.evaluation.system import TranslateOptions
+from fairseq_kd.evaluation.translate import translate
 from fairseq_kd.inference.device import choose_device
 from fairseq_kd.inference.opening import check_positions, gold_batches, load_pair
 
@@ -66,6 +67,37 @@ def evaluate_checkpoint(
     if out is not None:
         write_record(out, result)
     return result
+
+
+@errors_name_arguments()
+def translate_lines(
+    lines: Sequence[str],
+    model,
+    data=None,
+    *,
+    long_lines: str = "error",
+    subword_model=None,
+    in_form: bool = False,
+    beam: int = 5,
+    lenpen: float = 1.0,
+    max_len_a: float = 0.0,
+    max_len_b: int = 200,
+    max_tokens: int = 12000,
+    fp16: bool = False,
+    cpu: bool = False,
+    trust_checkpoint=None,
+) -> list[str]:
+    """Translate lines of plain text; return one line of plain text per line, in order, as `fairseq-kd translate` does.
+
+    model: a checkpoint of fairseq-train with `data`, the data-bin of its training, or a folder of `fairseq-kd export`
+    without it. long_lines: "error" or "split", for lines that are longer than the model's positions. subword_model: a
+    file or "none", for data without a subword model. in_form: the lines have the form of the data already.
+    trust_checkpoint: `model` again, if it may hold code. beam to cpu: see `TranslateOptions`.
+    Raises KDError for a model, data or lines that cannot be used.
+    """
+    options = TranslateOptions(beam, lenpen, max_len_a, max_len_b, max_tokens, fp16, cpu)
+    how = {"subword_model": subword_model, "in_form": in_form, "trust": _trusts(model, trust_checkpoint)}
+    return translate(lines, model, data, options=options, long_lines=long_lines, **how)
 
 
 def _teacher(paths, data) -> TeacherOptions | None:

@@ -15,7 +15,7 @@ from docs_helpers import blocks_run_by
 from fairseq_kd import KDError
 from fairseq_kd.cache import cache_teacher
 from fairseq_kd.core.public import COMMAND, lazily, naming_arguments
-from fairseq_kd.evaluation import calibrate, compare_results, evaluate_checkpoint
+from fairseq_kd.evaluation import calibrate, compare_results, evaluate_checkpoint, translate_lines
 from fairseq_kd.loss import make_divergence
 from fairseq_kd.noise import noise_lines
 from fairseq_kd.scoring import score_lines
@@ -68,7 +68,7 @@ def test_public_names_exist_and_none_is_the_name_of_a_module(name):
 
 def test_the_table_of_the_page_names_what_the_packages_export():
     rows = [row.split(" | ")[1:] for row in PAGE.read_text().splitlines() if "`fairseq_kd." in row and row[0] == "|"]
-    assert len(rows) == 7
+    assert len(rows) == 8
     for functions, packages in rows:
         listed = {f"fairseq_kd.{package}" for package in PACKAGES} & set(re.findall(r"`([\w.]+)`", packages))
         exported = {name for package in listed for name in importlib.import_module(package).__all__}
@@ -140,6 +140,11 @@ MISTAKES = {
     "score, intervals": (lambda d, t: score_lines(["a"], ["a"], resamples=1), "resamples 1: give 0 "),
     "score, tokeniser": (lambda d, t: score_lines(["a"], ["a"], tokenize="x"), "tokenize x: must be one of 13a"),
     "score, no spaces": (lambda d, t: score_lines(["我"], ["我"]), ".*; give tokenize zh or ja-mecab or char"),
+    "translate, beam": (lambda d, t: translate_lines(["a"], t, d, beam=0), "beam 0: must be at least 1"),
+    "translate, data": (
+        lambda d, t: translate_lines(["a"], t),
+        ".*the data-bin of its training is needed .data DATA_BIN",
+    ),
     "evaluate, beam": (lambda d, t: evaluate_checkpoint(d, t, beam=0), "beam 0: must be at least 1"),
     "evaluate, intervals": (lambda d, t: evaluate_checkpoint(d, t, resamples=1), "resamples 1: give 0"),
     "evaluate, noise": (lambda d, t: evaluate_checkpoint(d, t, noise_levels=[200]), "noise_levels 200: levels are"),
