@@ -141,10 +141,7 @@ MISTAKES = {
     "score, tokeniser": (lambda d, t: score_lines(["a"], ["a"], tokenize="x"), "tokenize x: must be one of 13a"),
     "score, no spaces": (lambda d, t: score_lines(["我"], ["我"]), ".*; give tokenize zh or ja-mecab or char"),
     "translate, beam": (lambda d, t: translate_lines(["a"], t, d, beam=0), "beam 0: must be at least 1"),
-    "translate, data": (
-        lambda d, t: translate_lines(["a"], t),
-        ".*the data-bin of its training is needed .data DATA_BIN",
-    ),
+    "translate, data": (lambda d, t: translate_lines(["a"], "x.pt"), "x.pt is a checkpoint.*data DATA_BIN"),
     "evaluate, beam": (lambda d, t: evaluate_checkpoint(d, t, beam=0), "beam 0: must be at least 1"),
     "evaluate, intervals": (lambda d, t: evaluate_checkpoint(d, t, resamples=1), "resamples 1: give 0"),
     "evaluate, noise": (lambda d, t: evaluate_checkpoint(d, t, noise_levels=[200]), "noise_levels 200: levels are"),
