@@ -257,7 +257,7 @@ def test_verdicts_are_sentences_below_their_claims(finished):
     html, markdown = ((work / f"report.{kind}").read_text() for kind in ("html", "md"))
     for verdict in found:
         assert verdict.sentence.endswith(verdict.finding)
-        assert f"- **{verdict.verdict}**: {verdict.text}. {verdict.finding}" in markdown.replace("\\", "")
+        assert f"- **{verdict.verdict}**: {verdict.text}: {verdict.finding}" in markdown.replace("\\", "")
         assert f"<b>{verdict.text}</b>: {verdict.finding}" in unescape(html)
     assert found[0].finding.startswith("the difference between seq and word is +0.71 BLEU (p 0.0030 after Holm's")
     assert count_verdicts(found) == "Of 3 claims: 1 supported, 1 refuted, 1 undecided."
