@@ -102,8 +102,8 @@ def test_the_box_names_data_models_factors_and_seeds_in_words(finished):
     _, work = finished
     box = (work / "report.md").read_text().partition("## What was tested")[2].partition("## What came out")[0]
     assert "train 29,000, valid 1,014, test 1,000 sentence pairs" in box
-    assert "- **Teacher**: 2 teachers: 515,072 parameters, transformer, 1 + 1 layers, width 16, 30 updates" in box
-    assert "- **Students**: 224,768 parameters, transformer, 1 + 1 layers, width 16, 30 updates" in box
+    assert "- **Teacher**: 2 teachers: 515,072 parameters, kd\\_student, 1 + 1 layers, width 16, 30 updates" in box
+    assert "- **Students**: 224,768 parameters, kd\\_student, 1 + 1 layers, width 16, 30 updates" in box
     changed = "10 % of the source words of the training set are deleted, substituted or swapped, for the teacher too"
     assert f"  - 10: {changed}\n" in box and "  - seq: sequence level: learns from the teacher's translations" in box
     assert "- **Seeds**: 3 per student (1, 2, 3); one per teacher." in box
