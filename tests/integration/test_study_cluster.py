@@ -45,7 +45,7 @@ def test_jobs_of_a_killed_study_go_on_and_count_and_one_that_fails_shows_its_log
     process = start(*words)
     _, err = process.communicate(timeout=900)
     assert process.returncode == 1, err[-3000:]
-    assert "which 1 of 2 cells need: encoder-attention-heads=3" in err and "must be divisible" in err
+    assert "which 1 of 2 cells need: encoder-attention-heads=3" in err and "cannot be divided among" in err
     good, bad = json.loads((work / "results.json").read_text())["cells"]
     assert (good["state"], bad["state"]) == ("done", "failed")
     folder = work / "cells" / good["name"] / "2-student"

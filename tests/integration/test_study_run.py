@@ -100,7 +100,7 @@ def test_a_study_that_is_killed_continues_and_a_cell_that_fails_leaves_the_other
     _, err = process.communicate(timeout=900)
     assert process.returncode == 1, err[-3000:]
     assert "failed: student-" in err and "which 1 of 2 cells need: encoder-attention-heads=3" in err
-    assert "must be divisible" in err  # the end of its log
+    assert "cannot be divided among" in err  # the end of its log
     results = json.loads((work / "results.json").read_text())
     good, bad = results["cells"]
     assert (good["state"], bad["state"]) == ("done", "failed") and bad["results"] == {"test": None}

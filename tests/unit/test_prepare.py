@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import json
 import os
+import shutil
 import subprocess
 import threading
 from dataclasses import replace
@@ -151,13 +152,14 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
 @pytest.mark.parametrize("name", ["iwslt14", "iwslt17", "wmt14", "multi30k"])
 def test_scripts_call_prepare(name, tmp_path):
     """With a fairseq-kd that prints its arguments: they are the arguments of the command line."""
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")  # where no .venv is beside it
     command = tmp_path / "fairseq-kd"
     command.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     command.chmod(0o755)
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    script = ROOT / "scripts" / f"prepare_{name}.sh"
+    script = tmp_path / "scripts" / f"prepare_{name}.sh"
     for extra, out in ((["my out", "--raw", "my raw"], "my out"), ([], f"data-bin/{name}.")):
         printed = subprocess.run([script, *extra], env=environment, capture_output=True, text=True, check=True).stdout
         command, *arguments = printed.splitlines()

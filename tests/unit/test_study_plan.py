@@ -142,8 +142,11 @@ SMOKE_REQUESTS = """
 
 
 def test_requests_of_a_shipped_study_do_not_change(tmp_path):
-    """Finished stages of users are found by these names."""
-    plan = open_plan("smoke", tmp_path / "work")
+    """Finished stages of users are found by these names. The recipe had this architecture then."""
+    recipe = (ROOT / "configs" / "quickstart" / "synthetic.yaml").read_text()
+    assert recipe.count("arch: kd_student\n") == 1
+    (tmp_path / "synthetic.yaml").write_text(recipe.replace("arch: kd_student\n", "arch: transformer\n"))
+    plan = open_plan("smoke", tmp_path / "work", str(tmp_path / "synthetic.yaml"))
     assert sorted(name.rpartition("-")[0] for name in plan.stages) == SMOKE_REQUESTS.split()
 
 
