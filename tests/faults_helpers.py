@@ -26,7 +26,7 @@ COMMANDS = {  # name: what `fairseq-kd` is given; {0} is the folder with the inp
     "mix": "mix {0}/data-bin {0}/decoded --times 1 0.5 --out {1}/out",
     "cache": "cache {0}/data-bin TEACHER --top-k 4 --tail-shapes 2 --cpu --out {1}/out",
     "decode": "decode {0}/data-bin TEACHER --backend fairseq --beam 2 --out {1}/out SHORT",
-    "select-teacher": "select-teacher {0}/data-bin --checkpoints {0}/checkpoints --beam 1 --out {1}/out SHORT",
+    "select-teacher": "select-teacher {0}/data-bin --checkpoints {0}/checkpoints --by low-loss --out {1}/out SHORT",
 }
 
 

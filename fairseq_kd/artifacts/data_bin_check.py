@@ -123,17 +123,22 @@ def _read_index(index: Path, data: Path) -> tuple[np.dtype, np.ndarray, int] | N
     return None
 
 
-def _check_side(side: Path, dictionary: Path) -> None:
+def read_dictionary(path):
+    """The dictionary of fairseq in a file. Raises KDError for a file that is missing or no dictionary."""
     from fairseq.data import Dictionary
 
     try:
-        size = len(Dictionary.load(str(dictionary))) if dictionary.is_file() else None
-    except (ValueError, RuntimeError, OSError) as error:
+        return Dictionary.load(str(path))
+    except Exception as error:  # what fairseq raises for text that is not UTF-8
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise KDError(
-            f"{dictionary} is not a dictionary of fairseq ({str(error).splitlines()[0]}): copy it again, or give "
-            "fairseq-preprocess the right one (--srcdict, --tgtdict)"
+            f"{path} is not a dictionary of fairseq ({reason}): copy it again, or give fairseq-preprocess the right "
+            "one (--srcdict, --tgtdict)"
         ) from error
-    check_side(side, size, dictionary)
+
+
+def _check_side(side: Path, dictionary: Path) -> None:
+    check_side(side, len(read_dictionary(dictionary)) if dictionary.is_file() else None, dictionary)
 
 
 def _read_mmap(index: Path, content: bytes) -> tuple[np.dtype, np.ndarray]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from fairseq_kd.artifacts.data_bin import check_format, format_of, load_side
-from fairseq_kd.artifacts.data_bin_check import check_the_rest
+from fairseq_kd.artifacts.data_bin_check import check_the_rest, read_dictionary
 from fairseq_kd.artifacts.hashes import data_files, sha256_file
 from fairseq_kd.artifacts.manifest import read_manifest
 from fairseq_kd.artifacts.writing import FileInProgress, file_in_progress, naming_file
@@ -64,7 +64,6 @@ def link_the_rest(original, out, subset: str, languages: tuple[str, str]) -> lis
     Subsets in fairseq's older format are rewritten, because one training reads one format.
     Raises KDError when a file was changed or removed since the manifest of `original` was written.
     """
-    from fairseq.data import Dictionary
 
     original, out = Path(original), Path(out)
     left_out = set(data_files(original, subset, *languages))
@@ -81,7 +80,7 @@ def link_the_rest(original, out, subset: str, languages: tuple[str, str]) -> lis
     for name in names:
         link(original / name, out / name)
     for side in sorted(again):
-        names += take_side(original, side, out, Dictionary.load(str(dictionaries[_language_of(side, dictionaries)])))
+        names += take_side(original, side, out, read_dictionary(dictionaries[_language_of(side, dictionaries)]))
     return names
 
 

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from fairseq_kd.artifacts.data_bin import Part, check_subset, format_of, parts_of, sentences
-from fairseq_kd.artifacts.data_bin_check import count_id
+from fairseq_kd.artifacts.data_bin_check import count_id, read_dictionary
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.locks import exclusive
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME, check_files, hash_files, library_versions, read_manifest
@@ -177,9 +177,8 @@ def _compared(parts: dict[str, Part]) -> list[Part]:
 
 
 def _dictionaries(data_bin: Path, languages) -> dict:
-    from fairseq.data import Dictionary
 
-    return {lang: Dictionary.load(str(data_bin / f"dict.{lang}.txt")) for lang in languages}
+    return {lang: read_dictionary(data_bin / f"dict.{lang}.txt") for lang in languages}
 
 
 def _keep_text(adoption: Adoption, parts, languages, dictionaries, models, stage: Path, say) -> dict[str, dict]:

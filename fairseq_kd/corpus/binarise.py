@@ -9,7 +9,7 @@ import logging
 import re
 from pathlib import Path
 
-from fairseq_kd.artifacts.data_bin_check import count_id
+from fairseq_kd.artifacts.data_bin_check import count_id, read_dictionary
 from fairseq_kd.core.errors import KDError
 
 SPECIAL_WORDS = ("<s>", "<pad>", "</s>", "<unk>")
@@ -63,11 +63,9 @@ def binarise(
 
 def count_unknown(folder, subset: str, source_lang: str, target_lang: str) -> dict[str, int]:
     """Language -> number of tokens of a binarised subset that were not in the dictionary."""
-    from fairseq.data import Dictionary
-
     counts = {}
     for lang in (source_lang, target_lang):
-        unknown = Dictionary.load(str(Path(folder) / f"dict.{lang}.txt")).unk()
+        unknown = read_dictionary(Path(folder) / f"dict.{lang}.txt").unk()
         counts[lang] = count_id(Path(folder) / f"{subset}.{source_lang}-{target_lang}.{lang}", unknown)
     return counts
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from fairseq_kd.artifacts.data_bin_check import read_dictionary
 from fairseq_kd.artifacts.manifest import check_files, read_prepared
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_data_bin
@@ -40,9 +41,8 @@ class Like:
     @cached_property
     def dictionaries(self) -> tuple:
         """Of source and target."""
-        from fairseq.data import Dictionary
 
-        return tuple(Dictionary.load(str(self.data_bin / f"dict.{lang}.txt")) for lang in self.languages)
+        return tuple(read_dictionary(self.data_bin / f"dict.{lang}.txt") for lang in self.languages)
 
     @property
     def _cleaning(self) -> dict:

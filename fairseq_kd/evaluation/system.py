@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from fairseq_kd.artifacts.data_bin import check_subset
+from fairseq_kd.artifacts.data_bin_check import read_dictionary
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.inference.checkpoint import read_checkpoint, updates_of
@@ -197,7 +198,6 @@ def _check_recorded_dictionaries(checkpoint, recorded: str, task_cfg) -> str:
     "content": two files, symbol by symbol. "place": DATA_BIN is the data-bin of the training. "size": the dictionaries
     of the training no longer exist, and only a dictionary of another size fails, when the weights are loaded.
     """
-    from fairseq.data import Dictionary
 
     for side, lang in (("source", task_cfg.source_lang), ("target", task_cfg.target_lang)):
         trained_with = Path(recorded) / f"dict.{lang}.txt"
@@ -207,5 +207,5 @@ def _check_recorded_dictionaries(checkpoint, recorded: str, task_cfg) -> str:
         if trained_with.samefile(here):
             warn_if_newer(here, checkpoint)
             return "place"
-        check_same_dictionary(Dictionary.load(str(trained_with)), Dictionary.load(str(here)), side, TRAINED_AND_GIVEN)
+        check_same_dictionary(read_dictionary(trained_with), read_dictionary(here), side, TRAINED_AND_GIVEN)
     return "content"

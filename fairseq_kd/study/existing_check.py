@@ -6,6 +6,7 @@ of a cache, is found by the stage that reads the artefact.
 
 from pathlib import Path
 
+from fairseq_kd.artifacts.data_bin_check import read_dictionary
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME, read_manifest
 from fairseq_kd.core.errors import KDError, prefixed_errors
 from fairseq_kd.study.existing import Existing
@@ -99,16 +100,15 @@ class ExistingCheck:
 
     def _check_dictionaries(self, path: str, state: dict, recorded: str, data_bin: str) -> None:
         """Compare the dictionaries by content where those of the training still exist, else by their sizes."""
-        from fairseq.data import Dictionary
 
         from fairseq_kd.inference.dictionaries import check_same_dictionary
 
         parts = (("source", "encoder"), ("target", "decoder"))
         for (side, part), lang in zip(parts, self._languages, strict=True):
             here, own = (Path(folder) / f"dict.{lang}.txt" for folder in (data_bin, recorded))
-            dictionary = Dictionary.load(str(here))
+            dictionary = read_dictionary(here)
             if own.is_file():
-                check_same_dictionary(Dictionary.load(str(own)), dictionary, side, (path, data_bin))
+                check_same_dictionary(read_dictionary(own), dictionary, side, (path, data_bin))
             weight = state["model"].get(f"{part}.embed_tokens.weight")
             if weight is not None and weight.shape[0] != len(dictionary):
                 raise KDError(

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fairseq.data import Dictionary, LanguagePairDataset, data_utils
+from fairseq.data import LanguagePairDataset, data_utils
 
+from fairseq_kd.artifacts.data_bin_check import read_dictionary
 from fairseq_kd.artifacts.hashes import data_files, files_of_side
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.inference.dictionaries import first_difference
@@ -38,7 +39,7 @@ def check_folder(of_gold, folder, languages) -> None:
 def check_dictionaries(folder, languages, dictionaries) -> None:
     """Compare the dictionaries (source, target) with `folder`. Raises KDError at the first difference."""
     for lang, ours in zip(languages, dictionaries, strict=True):
-        distilled = Dictionary.load(str(Path(folder) / f"dict.{lang}.txt"))
+        distilled = read_dictionary(Path(folder) / f"dict.{lang}.txt")
         if (found := first_difference(ours, distilled)) is not None:
             index, expected, other = found
             raise KDError(

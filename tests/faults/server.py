@@ -16,6 +16,7 @@ An event is what Python's audit hooks report for a file: open, rename, link, rem
 depend on how fast the machine is, and needs no change of the code that is tested.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -86,6 +87,11 @@ def run_child(case: dict, answers: int) -> None:
     os._exit(status)
 
 
+def _kill(process: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+        os.kill(process, signal.SIGKILL)
+
+
 def serve() -> None:
     """Answer requests until standard input ends."""
     import torch
@@ -106,7 +112,7 @@ def serve() -> None:
             run_child(case, child_answers)
         os.close(child_answers)
         if "kill_after" in case:
-            signal.signal(signal.SIGALRM, lambda *_: os.kill(process, signal.SIGKILL))  # noqa: B023
+            signal.signal(signal.SIGALRM, lambda *_: _kill(process))  # noqa: B023
             signal.setitimer(signal.ITIMER_REAL, case["kill_after"])
         _, status = os.waitpid(process, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)

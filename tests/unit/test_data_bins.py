@@ -271,3 +271,16 @@ def test_the_subset_that_a_training_loads_is_the_one_that_is_looked_at(stored, u
     with pytest.raises(SystemExit):
         task.load_dataset("dev")
     assert "11 sentences in dev.qaa-qab.qaa and 10 in dev.qaa-qab.qab" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"\x93garbage\n", b"word without a count\n", b""])
+def test_a_file_that_is_no_dictionary_is_one_error(tmp_path, content):
+    """fairseq raises a plain Exception for text that is not UTF-8, and a ValueError for other lines."""
+    from fairseq_kd.artifacts.data_bin_check import read_dictionary
+
+    (tmp_path / "dict.de.txt").write_bytes(content)
+    if not content:
+        assert len(read_dictionary(tmp_path / "dict.de.txt")) == 4  # the symbols of fairseq alone
+        return
+    with pytest.raises(KDError, match=r"dict\.de\.txt is not a dictionary of fairseq \(.+\): copy it again"):
+        read_dictionary(tmp_path / "dict.de.txt")
