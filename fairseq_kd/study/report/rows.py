@@ -6,10 +6,10 @@ from statistics import mean
 
 from fairseq_kd.evaluation.other_metrics import lower_is_better
 from fairseq_kd.scoring.score import LOWER_IS_BETTER
+from fairseq_kd.study.claims.base import NAMES as METRICS  # name in a result -> name in a report
 from fairseq_kd.study.state import read_output
 
 TEACHER = "teacher"
-METRICS = {"bleu": "BLEU", "chrf": "chrF2", "ter": "TER"}  # name in a result -> name in a report
 LONG = ("hypotheses", "references")  # entries of a result that a report does not need
 
 

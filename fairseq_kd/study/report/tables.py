@@ -6,10 +6,10 @@ A mark of significance compares a row with the row of method `ce` that has the s
 from dataclasses import dataclass, field
 from statistics import mean, stdev
 
+from fairseq_kd.evaluation.estimates import ALPHA
 from fairseq_kd.evaluation.significance import holm, paired_t
 from fairseq_kd.study.report.rows import METRICS, Row, Study, digits, entry_of
 
-ALPHA = 0.05
 BASELINE = "ce"
 BETTER, WORSE = " ▲", " ▼"
 MARKED = (

@@ -2,8 +2,9 @@
 
 from collections import Counter
 
+from fairseq_kd.evaluation.estimates import ALPHA
 from fairseq_kd.study.claims import ClaimResult, power_note
-from fairseq_kd.study.report.tables import ALPHA, NOT_DONE, Table
+from fairseq_kd.study.report.tables import NOT_DONE, Table
 
 ORDER = ("supported", "refuted", "crossing", "no crossing", "several crossings", "undecided", "not tested yet")
 
