@@ -176,7 +176,13 @@ def make_cache(
         inputs.watch(teacher_path)
         inputs.watch_data_bin(data_bin)
         teacher, task = load_pair(
-            data_bin, teacher_path, options.subset, data=teacher_data, dtype=options.teacher_dtype, trust=trust
+            data_bin,
+            teacher_path,
+            options.subset,
+            data=teacher_data,
+            dtype=options.teacher_dtype,
+            trust=trust,
+            signals_only=True,
         )
         inputs.loaded(teacher_path)
         compute = TeacherRows(teacher, task, _format(options, len(task.target_dictionary)), options)

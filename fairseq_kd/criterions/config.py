@@ -12,6 +12,7 @@ from fairseq.dataclass import ChoiceEnum
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_one
 from fairseq_kd.inference.frozen import DTYPES
+from fairseq_kd.inference.precision import AUTOCAST
 from fairseq_kd.loss.divergences import DIVERGENCES, PARAMETERS
 from fairseq_kd.teacher.online import SAME
 
@@ -72,8 +73,8 @@ class KDWordConfig(DivergenceParameters):
     teacher_dtype: ChoiceEnum((SAME, *DTYPES)) = field(
         default=SAME,
         metadata={
-            "help": "floating-point type in which the teacher runs. same: the type of the student's products on CUDA "
-            "(--fp16, --bf16, --amp), float32 on a CPU"
+            "help": "floating-point type in which the teacher runs. same: the type of the student's products "
+            "(--autocast; on CUDA also --fp16, --bf16, --amp)"
         },
     )
     kd_weight: float = field(
@@ -112,12 +113,15 @@ class KDWordConfig(DivergenceParameters):
             "rows, with more memory. auto: fused if the student allows it (fairseq's transformers)"
         },
     )
-    kd_matmul_dtype: ChoiceEnum(("same", "bfloat16")) = field(
-        default="same",
+    autocast: ChoiceEnum(AUTOCAST) = field(
+        default="none",
         metadata={
-            "help": "floating-point type of the loss's matrix products: same (as the student's features) or bfloat16, "
-            "which is faster on CPUs with instructions for it; its logits have 8 significant bits"
+            "help": "bfloat16: train with mixed precision: products in bfloat16; weights, optimizer and validation in "
+            "float32. On a CPU it applies to linear layers and to the loss, on CUDA it is torch's autocast"
         },
+    )
+    kd_matmul_dtype: ChoiceEnum(("same", "bfloat16")) = field(
+        default="same", metadata={"help": "replaced by --autocast bfloat16"}
     )
     kd_valid: bool = field(
         default=False,
@@ -133,6 +137,11 @@ def check_options(cfg, gold_only: bool = True) -> None:
 
     gold_only: whether --label-smoothing applies to the gold tokens and to no other target.
     """
+    if str(cfg.kd_matmul_dtype) != "same":
+        raise KDError(
+            f"--kd-matmul-dtype {cfg.kd_matmul_dtype} was replaced: give --autocast bfloat16, which covers the loss "
+            "and the linear layers of the student"
+        )
     _check_ranges(cfg)
     _check_teacher(cfg)
     _check_divergence(cfg)
@@ -144,8 +153,6 @@ def check_options(cfg, gold_only: bool = True) -> None:
         raise KDError(
             f"--label-smoothing {cfg.label_smoothing} has no effect with --kd-weight 1: the gold tokens have weight 0"
         )
-    if str(cfg.kd_implementation) == "reference":
-        refuse(cfg, ("kd_matmul_dtype",), "with --kd-implementation reference")
     if cfg.kd_weight == 0:
         refuse(cfg, ("kd_scale", "kd_select"), "with --kd-weight 0")
 

@@ -3,9 +3,12 @@
 import functools
 import os
 
+import torch
+
 from fairseq_kd.artifacts.data_bin import check_trainable
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_one_folder
+from fairseq_kd.inference.precision import check_bfloat16
 from fairseq_kd.inference.supported import check_model, output_projection
 from fairseq_kd.teacher.cached import CachedSignalSource
 from fairseq_kd.teacher.online import OnlineSignalSource
@@ -21,18 +24,29 @@ def choose_implementation(model, cfg) -> str:
     _refuse_adaptive_softmax(model)
     projection, selected = output_projection(model), str(cfg.kd_implementation)
     fits = projection is not None
-    needs = selected == "fused" or str(cfg.kd_matmul_dtype) != "same"
-    if needs and not fits:
+    if selected == "fused" and not fits:
         raise KDError(
-            "--kd-implementation fused and --kd-matmul-dtype do not fit: the student has no output projection "
-            "that can be applied by itself (it is not one of fairseq's transformers, or it is wrapped with "
-            "--find-unused-parameters or fully sharded); omit them"
-        )
-    if fits and str(cfg.kd_matmul_dtype) == str(projection.dtype).removeprefix("torch."):
-        raise KDError(
-            f"--kd-matmul-dtype {cfg.kd_matmul_dtype} has no effect: the student itself has that type (--bf16)"
+            "--kd-implementation fused does not fit: the student has no output projection that can be applied by "
+            "itself (it is not one of fairseq's transformers, or it is wrapped with --find-unused-parameters or fully "
+            "sharded); omit it"
         )
     return "fused" if fits and selected != "reference" else "reference"
+
+
+def device_of(model) -> torch.device:
+    """The device of a student."""
+    return next(model.parameters()).device
+
+
+def check_autocast(model, device: torch.device, dtype: str) -> None:
+    """Raises KDError when --autocast has no effect on this student, and if the device has no instructions for it."""
+    given = next(model.parameters()).dtype
+    if given != torch.float32 or torch.is_autocast_enabled(device.type):
+        raise KDError(
+            f"--autocast {dtype} has no effect with --fp16, --bf16 or --amp, which already choose the type of the "
+            "products: give one of them"
+        )
+    check_bfloat16(device, f"--autocast {dtype}")
 
 
 def _refuse_adaptive_softmax(model) -> None:
@@ -104,11 +118,14 @@ class TaskCalls:
     is_dummy: whether the criterion is being called with a dummy batch.
     """
 
-    def __init__(self, task, before_training_data):
-        """before_training_data(split): called before each load of a subset by a training."""
+    def __init__(self, task, before_training_data, around_update):
+        """before_training_data(split): called before each load of a subset by a training.
+
+        around_update(model): a context for the forward and backward pass of each batch.
+        """
         self.is_dummy = False
         task.load_dataset = self._announced(task.load_dataset, before_training_data)
-        task.train_step = self._marked(task.train_step)
+        task.train_step = self._marked(task.train_step, around_update)
 
     @staticmethod
     def _announced(load_dataset, before_training_data):
@@ -120,12 +137,13 @@ class TaskCalls:
 
         return load
 
-    def _marked(self, train_step):
+    def _marked(self, train_step, around_update):
         @functools.wraps(train_step)
         def step(sample, model, criterion, optimizer, update_num, ignore_grad=False, **kwargs):
             self.is_dummy = ignore_grad
             try:
-                return train_step(sample, model, criterion, optimizer, update_num, ignore_grad, **kwargs)
+                with around_update(model):
+                    return train_step(sample, model, criterion, optimizer, update_num, ignore_grad, **kwargs)
             finally:
                 self.is_dummy = False
 

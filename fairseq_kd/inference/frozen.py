@@ -22,6 +22,7 @@ from fairseq_kd.core.paths import check_one_folder
 from fairseq_kd.inference.checkpoint import TRUST, read_checkpoint
 from fairseq_kd.inference.confinement import Budget, OverBudget, confined
 from fairseq_kd.inference.dictionaries import check_same_dictionary, warn_if_newer
+from fairseq_kd.inference.precision import autocast
 from fairseq_kd.inference.supported import check_configuration, check_model, output_projection
 from fairseq_kd.loss.signal import DenseSignal
 
@@ -35,14 +36,20 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 class FrozenModel:
     """A fairseq model for inference: eval mode, no gradients, its own dtype, on the device of the batch."""
 
-    def __init__(self, model, task, path, dtype: str = "float32"):
-        """task: the task that built the model. path: its checkpoint. dtype: one of DTYPES."""
+    def __init__(self, model, task, path, dtype: str = "float32", signals_only: bool = False):
+        """task: the task that built the model. path: its checkpoint. dtype: of the weights, one of DTYPES.
+
+        signals_only: only `signal` runs the model. Then bfloat16 is on a CPU the type of the products, and weights and
+        features are float32 (`precision.autocast`): there attention and normalisation are slower in bfloat16, and less
+        exact.
+        """
         self.path = str(path)
         self.source_dictionary = task.source_dictionary
         self.target_dictionary = task.target_dictionary
         self.languages = (task.cfg.source_lang, task.cfg.target_lang)
-        self.model = model.to(DTYPES[dtype]).requires_grad_(False).eval()
-        self._device = torch.device("cpu")
+        self._dtype, self._device = DTYPES[dtype], torch.device("cpu")
+        self._mixed = signals_only and dtype == "bfloat16"
+        self.model = (model if self._mixed else model.to(self._dtype)).requires_grad_(False).eval()
 
     def check_dictionaries(self, source_dictionary, target_dictionary, names=("teacher", "student")) -> None:
         """Raises KDError when dictionaries differ in content from the dictionaries of this model.
@@ -62,14 +69,17 @@ class FrozenModel:
         net_input = sample["net_input"]
         self._check_lengths(net_input)
         device = net_input["prev_output_tokens"].device
+        narrow = self._mixed and device.type == "cpu"
         if device != self._device:
-            self.model, self._device = self.model.to(device), device
+            self.model = self.model.to(device) if narrow else self.model.to(device, self._dtype)
+            self._device = device
         projection = output_projection(self.model)
         # a training's mixed precision must not change this model
-        with torch.autocast(device.type, enabled=False), sdpa_kernel(ATTENTION):
+        with autocast(device.type, "bfloat16" if narrow else "none"), sdpa_kernel(ATTENTION):
             if projection is not None:
-                features = self.model(**net_input, features_only=True)[0]  # (B, T, d)
-                return DenseSignal(features[keep], projection.detach(), temperature)
+                features = self.model(**net_input, features_only=True)[0][keep]  # (N, d)
+                kind = torch.bfloat16 if narrow else features.dtype
+                return DenseSignal(features.to(kind), projection.detach().to(kind), temperature)
             net_output = self.model(**net_input)
             lprobs = self.model.get_normalized_probs(net_output, log_probs=True)  # (B, T, V)
             return DenseSignal(lprobs[keep].float(), None, temperature)
@@ -85,18 +95,20 @@ class FrozenModel:
                 )
 
 
-def load_frozen(path, *, data=None, languages=(None, None), dtype: str = "float32", trust: bool = False) -> FrozenModel:
+def load_frozen(
+    path, *, data=None, languages=(None, None), dtype: str = "float32", trust: bool = False, signals_only: bool = False
+) -> FrozenModel:
     """Read a checkpoint of fairseq-train and build its model with a separate task.
 
     data: folder with the model's dictionaries; None: the folder recorded in the checkpoint.
     languages: (source, target), for a checkpoint that records none because fairseq-train inferred them.
-    dtype: "float32", "float16" or "bfloat16". trust: see `read_checkpoint`.
+    dtype: "float32", "float16" or "bfloat16". trust: see `read_checkpoint`. signals_only: see `FrozenModel`.
     Raises KDError when the file or the dictionaries are missing or do not fit together.
     """
     state = read_checkpoint(path, trust=trust)
     configure_own_task(path, state, data, languages)
     model, task = build_model(path, state, trust)
-    return FrozenModel(model, task, path, dtype)
+    return FrozenModel(model, task, path, dtype, signals_only)
 
 
 def configure_own_task(path, state, data=None, languages=(None, None), data_option="--teacher-data") -> str:

@@ -73,18 +73,16 @@ def check_positions(src_sizes: np.ndarray, tgt_sizes: np.ndarray, limits: tuple[
             )
 
 
-def load_pair(
-    data_bin, checkpoint, subset: str, *, data=None, dtype: str = "float32", trust: bool = False, open_task=None
-):
+def load_pair(data_bin, checkpoint, subset: str, *, data=None, open_task=None, **options):
     """(FrozenModel of a checkpoint, task with `subset` loaded), in the languages of the model.
 
-    data: folder with the model's dictionaries; None: the folder recorded in the checkpoint. dtype, trust: see
-    `load_frozen`. open_task: called with the languages instead of `open_data` on `data_bin`.
+    data: folder with the model's dictionaries; None: the folder recorded in the checkpoint. open_task: called with the
+    languages instead of `open_data` on `data_bin`. options: dtype, trust and signals_only of `load_frozen`.
     Raises KDError when checkpoint or data-bin cannot be used, or when their dictionaries differ.
     """
     pairs = _language_pairs(data_bin)
     languages = pairs[0] if len(pairs) == 1 else (None, None)  # for a checkpoint that records none
-    model = load_frozen(checkpoint, data=data, languages=languages, dtype=dtype, trust=trust)
+    model = load_frozen(checkpoint, data=data, languages=languages, **options)
     task = open_task(model.languages) if open_task else open_data(data_bin, model.languages, subset)
     model.check_dictionaries(task.source_dictionary, task.target_dictionary, (str(checkpoint), str(data_bin)))
     return model, task

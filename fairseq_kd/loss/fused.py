@@ -24,7 +24,7 @@ import torch
 
 from fairseq_kd.loss.chunk import Chunk, by_autograd, gold_gradient, gold_only, losses_of, top_k
 from fairseq_kd.loss.objective import Losses, Objective
-from fairseq_kd.loss.products import accumulate, multiply
+from fairseq_kd.loss.products import accumulate, multiply, narrowed, padded_rows, pads
 from fairseq_kd.loss.rows import Values, softmax_, weighted
 from fairseq_kd.loss.signal import DenseSignal, TopKSignal, rows_at_a_time
 
@@ -149,18 +149,22 @@ class _Chunks:
     def _buffer(self, name, rows, dtype=None):
         """An array (rows, V) that is kept for the next chunk."""
         if name not in self.buffers:
-            most = min(self.chunk_rows, self.x.size(0))
+            most = padded_rows(min(self.chunk_rows, self.x.size(0)))
             self.buffers[name] = torch.empty(most, self.w.size(0), dtype=dtype or self.dtype, device=self.x.device)
         return self.buffers[name][:rows]
 
     def add(self, start, end):
         """Values and gradient of the rows from start to before end."""
-        z = multiply(self.x[start:end], self.w.t(), self._buffer("z", end - start))
-        rows = slice(start, end)
+        rows, x = slice(start, end), self.x[start:end]
+        narrow = None
+        if pads(x):
+            x = narrowed(x) if len(x) < self.chunk_rows else x
+            narrow = self._buffer("half", len(x), x.dtype)
+        z = multiply(x, self.w.t(), self._buffer("z", end - start), narrow)
         chunk = Chunk(z, self.target[rows], self.gold_gradient[rows], lambda number: self._buffer(number, end - start))
         self.values.append(self._values(chunk, start, end))
         if self.needs_gradient:
-            self._multiply(z, start, end)
+            self._multiply(z, x, start, end)
 
     def _values(self, chunk, start, end) -> Values:
         objective, signal = self.objective.part(start, end), self.signal
@@ -172,18 +176,19 @@ class _Chunks:
             return objective.divergence.fused_dense(chunk, objective, signal, start, end)
         return top_k(chunk, objective, signal.part(start, end), self.terms and self.terms.of_rows(start, end))
 
-    def _multiply(self, z, start, end):
+    def _multiply(self, z, x, start, end):
         """dX = G W, dW += Gᵀ x, for the gradient G of the logits: z, times the weights of the rows."""
-        x, d_features = self.x[start:end], self.d_features[start:end]
+        d_features = self.d_features[start:end]
         weight = None if self.weight is None else self.weight[start:end].unsqueeze(1)
         if x.dtype == torch.float16:
             self._multiply_scaled(z if weight is None else z.mul_(weight), x, d_features)
             return
-        gradient = z if x.dtype == self.dtype else self._buffer("half", len(z), x.dtype)
+        gradient = z if x.dtype == self.dtype else self._buffer("half", len(x), x.dtype)
         if weight is not None:
-            torch.mul(z, weight, out=gradient)
+            torch.mul(z, weight, out=gradient[: len(z)])
         elif gradient is not z:
-            gradient.copy_(z)
+            gradient[: len(z)].copy_(z)
+        gradient[len(z) :].zero_()
         multiply(gradient, self.w, d_features)
         accumulate(self.d_projection, gradient.t(), x)
 

@@ -13,13 +13,40 @@ import torch
 logger = logging.getLogger(__name__)
 
 
-def multiply(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    """Write a b to `out`, which has the type of a and b, or float32 if they are half precision. Returns out."""
+def padded_rows(count: int) -> int:
+    """The number of rows of a bfloat16 matrix on a CPU that holds `count` rows: at most a sixteenth more, if above 256.
+
+    oneDNN compiles kernels for each shape. With this rule a training soon has met all its shapes.
+    """
+    step = max(16, 2 ** ((count - 1).bit_length() - 5)) if count > 1 else 16
+    return -(-count // step) * step
+
+
+def narrowed(rows: torch.Tensor) -> torch.Tensor:
+    """Rows (n, d) in bfloat16, followed by rows of zeros (`padded_rows`)."""
+    result = torch.empty(padded_rows(len(rows)), rows.size(1), dtype=torch.bfloat16, device=rows.device)
+    result[: len(rows)].copy_(rows)
+    result[len(rows) :].zero_()
+    return result
+
+
+def multiply(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, narrow: torch.Tensor | None = None) -> torch.Tensor:
+    """Write the first rows of a b to `out`, which has the type of a and b, or float32 if they are half precision.
+
+    a may have more rows than out only where `pads` is true. narrow: memory for a product of that type. Returns out.
+    """
     if a.dtype == out.dtype:
         return torch.mm(a, b, out=out)
     if returns_float32(a.device.type):
         return torch.mm(a, b, out_dtype=out.dtype, out=out)
-    return out.copy_(_narrow(a, b))
+    if narrow is None or not pads(a):
+        return out.copy_(_narrow(a, b)[: len(out)])
+    return out.copy_(torch.mm(a, b, out=narrow)[: len(out)])
+
+
+def pads(rows: torch.Tensor) -> bool:
+    """Whether products with this matrix get rows of zeros (`narrowed`): bfloat16 on a CPU."""
+    return rows.dtype == torch.bfloat16 and rows.device.type == "cpu"
 
 
 def accumulate(out: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:

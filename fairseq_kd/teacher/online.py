@@ -15,11 +15,14 @@ logger = logging.getLogger(__name__)
 SAME = "same"  # --teacher-dtype: the type of the student's products, where that is faster
 
 
-def type_of(model) -> str:
-    """The name of the type in which a student multiplies on CUDA; float32 on another device."""
+def type_of(model, autocast: str = "none") -> str:
+    """The name of the type in which a student multiplies. autocast: one of `precision.AUTOCAST`, of the training.
+
+    A half-precision student on a CPU has a teacher in float32, because there it is no faster.
+    """
     parameter = next(model.parameters())
     if parameter.device.type != "cuda":
-        return "float32"
+        return "float32" if autocast == "none" else autocast
     dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else parameter.dtype
     return str(dtype).removeprefix("torch.")
 
@@ -48,10 +51,10 @@ class OnlineSignalSource:
         self._top_k = top_k
         self.teacher: FrozenModel | None = None
 
-    def choose_dtype(self, student) -> None:
-        """Replace SAME by the type of the student. Nothing happens for another type."""
+    def choose_dtype(self, student, autocast: str = "none") -> None:
+        """Replace SAME by the type of the student, see `type_of`. Nothing happens for another type."""
         if self._arguments["dtype"] == SAME:
-            self._arguments["dtype"] = type_of(student)
+            self._arguments["dtype"] = type_of(student, autocast)
             logger.info(f"the teacher runs in {self._arguments['dtype']} (--teacher-dtype same)")
 
     def check_file(self) -> None:
@@ -81,7 +84,7 @@ class OnlineSignalSource:
             task_cfg = self._task.cfg
             languages = (getattr(task_cfg, "source_lang", None), getattr(task_cfg, "target_lang", None))
             self._arguments["dtype"] = self._arguments["dtype"].replace(SAME, "float32")  # no student has called
-            teacher = load_frozen(**self._arguments, languages=languages)
+            teacher = load_frozen(**self._arguments, languages=languages, signals_only=True)
             teacher.check_dictionaries(self._task.source_dictionary, self._task.target_dictionary)
             self.teacher = teacher
         signal = self.teacher.signal(sample, keep, temperature)

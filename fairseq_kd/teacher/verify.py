@@ -67,7 +67,13 @@ def verify_cache(
         cpu=cpu,
     )
     loaded, task = load_pair(
-        data_bin, teacher, options.subset, data=teacher_data, dtype=options.teacher_dtype, trust=trust
+        data_bin,
+        teacher,
+        options.subset,
+        data=teacher_data,
+        dtype=options.teacher_dtype,
+        trust=trust,
+        signals_only=True,
     )
     temperatures = manifest["temperatures"]
     source = CachedSignalSource(
