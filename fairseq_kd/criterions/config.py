@@ -119,6 +119,10 @@ class KDWordConfig(DivergenceParameters):
             "which is faster on CPUs with instructions for it; its logits have 8 significant bits"
         },
     )
+    autocast: ChoiceEnum(("none", "bfloat16")) = field(
+        default="none",
+        metadata={"help": "floating-point type of the products in the student's forward pass and in the loss"},
+    )
     kd_valid: bool = field(
         default=False,
         metadata={"help": "log kd_loss and agreement on validation sets too; this needs the teacher"},
