@@ -3,10 +3,8 @@
 REQUEST is the hash of the command and of the contents of the files that the command names. Files of other stages count
 by the REQUEST of their stage, files of the user by their sha256. MAKER is the hash of the format number of the kind, of
 the versions of the libraries that the kind uses, and of the names of the inputs. So a stage that other versions made
-has another name but the same REQUEST, by which `state.OlderStages` finds it.
-
-A training on the gold target alone asks for cross-entropy. Its REQUEST is the one of older versions, which planned it
-with another criterion (`_as_asked`), and its MAKER is another one.
+has another name but the same REQUEST, by which `state.OlderStages` finds it. A training without a teacher's
+distribution keeps the REQUEST that it had with another criterion (`_as_asked`), and has another MAKER.
 
 Files of the user: stages run in another folder, so a command has absolute paths (`with_files`); the request depends on
 the contents alone.
@@ -61,24 +59,23 @@ MAKERS = {
 }
 KINDS = tuple(MAKERS)
 TRAININGS = ("teacher", "student")
-BEFORE = ("--criterion", "label_smoothed_cross_entropy")  # what CROSS_ENTROPY was until version 0.1.0
+BEFORE = ("--criterion", "label_smoothed_cross_entropy")  # CROSS_ENTROPY replaced these words
 ON_GPU = ("teacher", "select", "decode", "cache", "student", "evaluate")
 
 
 def made_by(kind: str, versions: dict, command=()) -> dict:
     """The maker of a stage: {"format": number, library: version or None}. versions: the result of `library_versions`.
 
-    command: the words of the stage. The format of a training counts the changes that its command meets: our
-    architectures have dropout masks of their own on the CPU (models/dropout.py), and students without a teacher's
-    distribution are trained by CROSS_ENTROPY. Other trainings give the same results as before.
+    command: the words of the stage. The format of a training counts the changes of its results: by the dropout masks of
+    our architectures on the CPU (models/dropout.py), and by CROSS_ENTROPY for students without a teacher's distribution.
 
     Builds of one version of torch (2.13.0+cpu, 2.13.0+cu126) count as the same, because the device is not a part of a
     request.
     """
     found = versions | {"fairseq": versions.get("fairseq", versions.get("ve-fairseq"))}
-    named = {name: found.get(name) for name in MAKERS[kind].libraries}
     changes = [kind in TRAININGS and trains_our_student(command), kind == "student" and is_cross_entropy(command)]
     number = MAKERS[kind].format + sum(changes)
+    named = {name: found.get(name) for name in MAKERS[kind].libraries}
     return {"format": number} | {name: value and value.partition("+")[0] for name, value in named.items()}
 
 
@@ -88,7 +85,7 @@ def trains_our_student(command) -> bool:
 
 
 def is_cross_entropy(command) -> bool:
-    """Whether the words train without a teacher's distribution, by CROSS_ENTROPY or by the criterion before it."""
+    """Whether the words train without a teacher's distribution, by CROSS_ENTROPY or BEFORE."""
     return "--criterion" in command and not {"--teacher", "--teacher-cache"} & set(command)
 
 
@@ -131,10 +128,10 @@ def inputs_of(command: list) -> list[str]:
 def _as_asked(command: list) -> list:
     """The command with the words BEFORE in place of CROSS_ENTROPY: both ask for the same training."""
     words = to_arguments(CROSS_ENTROPY)
-    places = [at for at in range(len(command)) if command[at : at + len(words)] == words]
-    if not places or not is_cross_entropy(command):
-        return command
-    return [*command[: places[0]], *BEFORE, *command[places[0] + len(words) :]]
+    for at in range(len(command) if is_cross_entropy(command) else 0):
+        if command[at : at + len(words)] == words:
+            return [*command[:at], *BEFORE, *command[at + len(words) :]]
+    return command
 
 
 def _renamed(command: list, names: dict[str, str]) -> list:
