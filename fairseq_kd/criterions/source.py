@@ -14,12 +14,11 @@ from fairseq_kd.teacher.online import OnlineSignalSource
 def choose_implementation(model, cfg) -> str:
     """ "fused" or "reference": the implementation of the loss that the student allows and --kd-implementation selects.
 
-    Raises KDError for a student that is not autoregressive, for one with an adaptive softmax and a teacher, and if the
-    selected implementation is not possible.
+    Raises KDError for a student that is not autoregressive or has an adaptive softmax, and if the selected
+    implementation is not possible.
     """
     check_model(model, "the student")
-    if cfg.teacher is not None or cfg.teacher_cache is not None:
-        _refuse_adaptive_softmax(model)
+    _refuse_adaptive_softmax(model)
     projection, selected = output_projection(model), str(cfg.kd_implementation)
     fits = projection is not None
     needs = selected == "fused" or str(cfg.kd_matmul_dtype) != "same"

@@ -67,7 +67,7 @@ def made_by(kind: str, versions: dict, command=()) -> dict:
     """The maker of a stage: {"format": number, library: version or None}. versions: the result of `library_versions`.
 
     command: the words of the stage. The format of a training counts the changes of its results: by the dropout masks of
-    our architectures on the CPU (models/dropout.py), and by CROSS_ENTROPY for students without a teacher's distribution.
+    our architectures on the CPU (models/dropout.py), by CROSS_ENTROPY for students without a teacher's distribution.
 
     Builds of one version of torch (2.13.0+cpu, 2.13.0+cu126) count as the same, because the device is not a part of a
     request.
