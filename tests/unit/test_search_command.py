@@ -107,6 +107,32 @@ def read_outputs(work):
     return {name: (work / name).read_bytes() for name in OUTPUTS}
 
 
+def test_the_precision_is_a_parameter_of_a_search_and_of_its_choice(tmp_path, monkeypatch):
+    def score(plan, stage):
+        student = next((plan.stages[name] for name in stage.inputs if plan.stages[name].kind == "student"), None)
+        return 20 + (student is not None and "--autocast" in student.command)
+
+    parameters = {"precision": ["float32", "bfloat16"], "kd-weight": [0.5, 0.9]}
+    search = {"algorithm": "grid", "teacher-checkpoints": 2, "parameters": parameters}
+    engine = Engine()
+    engine.score = score
+    assert run(tmp_path, monkeypatch, engine, search) == 0
+    plan = json.loads((tmp_path / "work" / "plan.json").read_text())["stages"].values()
+    trained = {kind: [s["command"] for s in plan if s["kind"] == kind] for kind in ("teacher", "student")}
+    assert [sum("--autocast" in words for words in trained[kind]) for kind in trained] == [1, 1]  # of the finalists
+    assert len(engine.begun) == len(set(engine.begun)) and sum("student-" in name for name in engine.begun) == 4
+    path = tmp_path / "work" / "chosen.yaml"
+    chosen = yaml.safe_load(path.read_text())
+    assert chosen["common"] == {"precision": "bfloat16"} and "precision" not in chosen["kd"]
+    again = search | {"start": "work/chosen.yaml"}
+    assert load_unchecked(tmp_path, monkeypatch, again).start == read_configuration(path)
+    with pytest.raises(KDError, match="the parameter precision must be float32 or bfloat16, found 'half'"):
+        load_unchecked(tmp_path, monkeypatch, search | {"parameters": {"precision": ["half"]}})
+    path.write_text("common: {lr: 1}\nkd: {kd-weight: 0.5}\n")
+    with pytest.raises(KDError, match="unknown key 'lr' in common; the nearest valid one is 'precision'"):
+        read_configuration(path)
+
+
 def test_a_search_asks_what_becomes_of_the_stages_of_other_versions(tmp_path, monkeypatch, capsys):
     from fairseq_kd.study.state import OlderStages
 
