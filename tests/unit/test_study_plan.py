@@ -558,7 +558,7 @@ def test_the_precision_of_the_teacher_and_of_the_students_are_factors_of_their_o
     kinds_of = Counter((stage.kind, "--autocast" in stage.command) for stage in plan.stages.values())
     assert (kinds_of["teacher", True], kinds_of["teacher", False]) == (1, 1)
     assert (kinds_of["student", True], kinds_of["student", False]) == (3, 0)  # ce does not depend on the teacher
-    with pytest.raises(KDError, match=r"the factors precision and teacher\.precision both set teacher\.precision"):
+    with pytest.raises(KDError, match=r"the factors teacher\.precision and precision both set teacher\.precision"):
         plan_of(tmp_path, factors=factors | {"precision": ["bfloat16"]}, decode=None)
 
 

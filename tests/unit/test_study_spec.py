@@ -52,9 +52,9 @@ def cells(tmp_path, **changes):
         ({"factors": {"method": ALL, "max-update": [10, 20]}}, "the factor max-update has no effect: max-update in "
          "student is set by the study; vary budget.student"),
         ({"factors": {"method": ALL, "criterion": ["x", "y"]}}, "is set by the study; vary method"),
-        ({"common": {"kd-weight": 0.5}}, "common: kd-weight has no effect on a training without a teacher; give it in kd"),
+        ({"common": {"kd-weight": 0.5}}, "common: kd-weight has no effect on a training without a teacher; give"),
         ({"common": {"kd-divergence": "js"}}, "common: --kd-divergence js has no effect without --teacher"),
-        ({"student": {"arch": "nonautoregressive_transformer"}}, "nonautoregressive_transformer is a NATransformerModel"),
+        ({"student": {"arch": "nonautoregressive_transformer"}}, "a NATransformerModel, which is non-autoreg"),
         ({"common": {"precision": "half"}}, "precision in common must be float32 or bfloat16, found 'half'"),
         ({"factors": {"method": ALL, "precision": ["bfloat"]}}, "the factor precision must be float32 or bfloat16"),
         ({"factors": {"method": ALL, "x": {"a": {"student.precision": 16}, "b": {}}}}, "bfloat16, found 16"),
