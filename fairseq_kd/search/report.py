@@ -156,10 +156,8 @@ def _teacher(plan: Plan, teacher: dict, work: Path) -> dict:
     stage, results = plan.stages[teacher["checkpoint"].split("/")[2]], teacher["results"]
     chosen = f" {stage.command[stage.command.index('--by') + 1]}" if "--by" in stage.command else ""
     (training,) = (plan.stages[name] for name in plan.needed([stage.name]) if plan.stages[name].kind == "teacher")
-    precision = f", {PRECISIONS[1]}" if "--autocast" in training.command else ""
-    return {"name": f"teacher{chosen}{precision}"} | {
-        key: _scores([results[subset]], work) for key, subset in SUBSETS.items()
-    }
+    name = f"teacher{chosen}" + (f", {PRECISIONS[1]}" if "--autocast" in training.command else "")
+    return {"name": name} | {key: _scores([results[subset]], work) for key, subset in SUBSETS.items()}
 
 
 def _as_yaml(found: dict) -> str:
