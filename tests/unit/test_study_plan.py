@@ -536,6 +536,14 @@ def test_plain_and_distilled_students_are_trained_by_one_criterion_and_differ_in
     assert teacher[at : at + 6] == ["--criterion", "kd_word", "--kd-weight", "0", "--seed", "1"]
 
 
+def test_the_calibration_measures_a_distilled_student_as_the_plain_one(tmp_path):
+    from fairseq_kd.study.durations import _without_teacher
+
+    plan = plan_of(tmp_path, factors={"method": ["ce", "word"], "student.precision": ["bfloat16"]}, decode=None)
+    ce, word = (plan.stages[cell["student"]].command for cell in plan.cells.values())
+    assert _without_teacher(ce) == ce == _without_teacher(word) != word and "--autocast" in ce
+
+
 def test_precision_is_an_option_of_every_training_and_float32_leaves_the_commands_as_they_are(tmp_path):
     factors = {"method": ["ce", "word", "seq"]}
     plain = plan_of(tmp_path, factors=factors)
