@@ -106,7 +106,6 @@ def check_training_task(task, criterion: str) -> None:
 def check_model(model, who: str) -> None:
     """Raises KDError unless `model` is supported. who: its name in the message, such as a path or "the student"."""
     from fairseq.models import FairseqEncoderDecoderModel, FairseqIncrementalDecoder
-    from fairseq.models.nat import FairseqNATModel
 
     model = unwrapped(model)
     kind = type(model)
@@ -115,7 +114,14 @@ def check_model(model, who: str) -> None:
             f"{who} is a {kind.__name__}; it must be an encoder-decoder translation model with an incremental decoder, "
             "such as fairseq's transformer"
         )
-    if isinstance(model, FairseqNATModel) or not _takes(kind, INPUTS):
+    check_autoregressive(kind, who)
+
+
+def check_autoregressive(kind, who: str) -> None:
+    """Raises KDError for a class of models that is non-autoregressive. who: see `check_model`."""
+    from fairseq.models.nat import FairseqNATModel
+
+    if issubclass(kind, FairseqNATModel) or not _takes(kind, INPUTS):
         raise KDError(
             f"{who} is a {kind.__name__}, which is non-autoregressive: it has no distribution over the next token, "
             "given the tokens before it, that could be learnt or compared. Give an autoregressive model, such as "

@@ -9,7 +9,7 @@ from pathlib import Path
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import config_folder
 from fairseq_kd.core.yaml_file import check_keys, read_yaml
-from fairseq_kd.training.arguments import RESERVED
+from fairseq_kd.training.arguments import PRECISION, RESERVED, check_precision
 
 SECTIONS = ("data", "common", "teacher", "student", "kd", "evaluate")
 OPTIONAL = ("evaluate",)
@@ -62,9 +62,12 @@ def load_recipe(path) -> Recipe:
     check_keys(path, "kd", content["kd"], KD_KEYS)
     for section in TRAINED:  # fairseq's own parser checks the names, see `run.check_trainings`
         check_keys(path, section, content[section], valid=content[section] or ())
-        for key in content[section]:
+        for key, value in content[section].items():
             if key in RESERVED:
-                raise KDError(f"{path}: {key} in {section} is set by the quickstart itself; leave it out")
+                remedy = f"give {PRECISION}" if key == "autocast" else "leave it out"
+                raise KDError(f"{path}: {key} in {section} is set by the quickstart itself; {remedy}")
+            if key == PRECISION:
+                check_precision(f"{path}: {key} in {section}", value)
     if "max-update" not in content["common"] and not all("max-update" in content[s] for s in ("teacher", "student")):
         raise KDError(f"{path}: max-update is needed in common, or in both teacher and student")
     return Recipe(path, **content)

@@ -14,12 +14,12 @@ from fairseq_kd.artifacts.records import DamagedRecord, read_record, write_recor
 from fairseq_kd.core.errors import KDError, prefixed_errors
 from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.corpus.corpora import prepare_by_name, usual_options
-from fairseq_kd.criterions.config import check_options
+from fairseq_kd.criterions.planned import check_planned
 from fairseq_kd.evaluation.evaluate import evaluate
 from fairseq_kd.evaluation.system import TranslateOptions
 from fairseq_kd.quickstart.recipe import Recipe
 from fairseq_kd.scoring.tokenizers import STANDARD, choose_tokenizer
-from fairseq_kd.training.arguments import parse_training, training_arguments
+from fairseq_kd.training.arguments import CROSS_ENTROPY, check_without_teacher, parse_training, training_arguments
 from fairseq_kd.training.run import train
 
 RESULT_KEYS = ("checkpoint_sha256", "manifest_sha256", "decoding", "parameters", "bleu", "chrf", "seconds")
@@ -63,10 +63,11 @@ def check_trainings(recipe: Recipe) -> None:
     for model, names in sections.items():
         arguments = _training_arguments(recipe, model, "DATA-BIN", "TEACHER", seed=1, cpu=True)
         where = f"{recipe.path}: {names}"
+        if model != DISTILLED:
+            check_without_teacher(where, _section(recipe, model))
         args = parse_training(where, arguments)
-        if model == DISTILLED:
-            with prefixed_errors(where):
-                check_options(args)
+        with prefixed_errors(where):
+            check_planned(args)
 
 
 class _Stages:
@@ -91,9 +92,13 @@ def _say(line: str) -> None:
     print(f"    {line}", file=sys.stderr, flush=True)
 
 
+def _section(recipe: Recipe, model: str) -> dict:
+    """The options of fairseq-train that the recipe gives for a model."""
+    return recipe.common | (recipe.teacher if model == TEACHER else recipe.student)
+
+
 def _max_update(recipe: Recipe, model: str) -> int:
-    section = recipe.teacher if model == TEACHER else recipe.student
-    return int((recipe.common | section)["max-update"])
+    return int(_section(recipe, model)["max-update"])
 
 
 def _training_options(recipe: Recipe, model, data_bin, teacher, seed, cpu) -> tuple[list[str], dict]:
@@ -105,12 +110,11 @@ def _training_options(recipe: Recipe, model, data_bin, teacher, seed, cpu) -> tu
 
 
 def _training_arguments(recipe: Recipe, model, data_bin, teacher, seed, cpu) -> list[str]:
-    section = recipe.teacher if model == TEACHER else recipe.student
-    options = recipe.common | section | {"seed": seed}
+    options = _section(recipe, model) | {"seed": seed}
     if model == DISTILLED:
         options |= {"criterion": "kd_word", "teacher": teacher} | recipe.kd
     else:
-        options["criterion"] = "label_smoothed_cross_entropy"
+        options |= CROSS_ENTROPY
     languages = recipe.data["source-lang"], recipe.data["target-lang"]
     return training_arguments(data_bin, *languages, options, cpu=cpu)
 

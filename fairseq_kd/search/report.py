@@ -32,6 +32,7 @@ from fairseq_kd.search.spec import TEST, VALIDATION, SearchSpec
 from fairseq_kd.search.strategies import Outcome, Run, Step, resolve_kd_word
 from fairseq_kd.study.plan import Plan
 from fairseq_kd.study.state import end_of_log, read_output, stage_states
+from fairseq_kd.training.arguments import PRECISION, PRECISIONS
 
 SUBSETS = {"validation": VALIDATION, "test": TEST}
 JSON_NAME, REPORT_NAME, CHOSEN_NAME = "search.json", "search.md", "chosen.yaml"
@@ -152,18 +153,21 @@ def _test(chosen: dict, robust: dict | None, work: Path) -> dict:
 
 
 def _teacher(plan: Plan, teacher: dict, work: Path) -> dict:
-    command, results = plan.stages[teacher["checkpoint"].split("/")[2]].command, teacher["results"]
-    chosen = f" {command[command.index('--by') + 1]}" if "--by" in command else ""
-    return {"name": f"teacher{chosen}"} | {key: _scores([results[subset]], work) for key, subset in SUBSETS.items()}
+    stage, results = plan.stages[teacher["checkpoint"].split("/")[2]], teacher["results"]
+    chosen = f" {stage.command[stage.command.index('--by') + 1]}" if "--by" in stage.command else ""
+    (training,) = (plan.stages[name] for name in plan.needed([stage.name]) if plan.stages[name].kind == "teacher")
+    name = f"teacher{chosen}" + (f", {PRECISIONS[1]}" if "--autocast" in training.command else "")
+    return {"name": name} | {key: _scores([results[subset]], work) for key, subset in SUBSETS.items()}
 
 
 def _as_yaml(found: dict) -> str:
     chosen, seeds = found["finalists"]["chosen"], len(found["seeds"])
     options = dict(chosen["options"])
     teacher = {"select-teacher": {"by": options.pop(CHOICE)}} if CHOICE in options else {}
+    common = {"common": {PRECISION: options.pop(PRECISION)}} if PRECISION in options else {}
     score = f"{chosen['validation']['mean']:.2f} BLEU on the validation set, {seeds} seeds"
     comment = f"# Chosen by `fairseq-kd search {found['name']}`: {score}.\n"
-    return comment + yaml.safe_dump(teacher | {"kd": options}, sort_keys=False)
+    return comment + yaml.safe_dump(teacher | common | {"kd": options}, sort_keys=False)
 
 
 def _report(found: dict) -> list[str]:

@@ -15,6 +15,7 @@ from fairseq_kd.core.errors import KDError, prefixed_errors
 from fairseq_kd.core.yaml_file import check_keys, is_number, nearest
 from fairseq_kd.search.strategies import SAME, Runs, Search, check_parameters
 from fairseq_kd.study.factors import CHOICES, settings_of
+from fairseq_kd.training.arguments import PRECISION, check_precision
 
 CHOICE = "teacher-choice"
 
@@ -39,8 +40,8 @@ class Range:
 
 
 def option_names() -> tuple[str, ...]:
-    """The parameters that a search can have: the choice of the teacher, and options of kd_word."""
-    return (CHOICE, *option_defaults())
+    """The parameters that a search can have: the choice of the teacher, the precision, and options of kd_word."""
+    return (CHOICE, PRECISION, *option_defaults())
 
 
 def option_defaults() -> dict:
@@ -82,6 +83,8 @@ def check_value(where: str, name: str, value) -> None:
     if name == CHOICE and value not in CHOICES[CHOICE]:
         closest = nearest(value, CHOICES[CHOICE])
         raise KDError(f"{where} has the value {value!r}; the nearest valid one is {closest!r}")
+    if name == PRECISION:
+        check_precision(where, value)
     if value == SAME and name != "student-temperature":
         raise KDError(f"{where} has the value {SAME!r}, which only student-temperature can have")
 

@@ -27,6 +27,7 @@ from fairseq_kd.study.plan import Plan
 from fairseq_kd.study.sections import SEEDS
 from fairseq_kd.study.spec import Spec, read_sections
 from fairseq_kd.study.state import OlderStages
+from fairseq_kd.training.arguments import PRECISION, PRECISIONS
 
 SECTIONS = ("recipe", "data", "common", "teacher", "student", "budget", "select", "cache", "evaluate", "search")
 ALGORITHMS = ("greedy", "grid", "optuna")
@@ -105,7 +106,8 @@ def load_search(path, recipe=None, raw=None) -> SearchSpec:
         raise KDError(f"{path}: unknown algorithm {algorithm!r}; the nearest valid one is "
                       f"{nearest(algorithm, ALGORITHMS)!r}")  # fmt: skip
     parameters = read_parameters(path, given["parameters"], algorithm)
-    defaults = {name: value for name, value in option_defaults().items() if name in dict(parameters)}
+    defaults = option_defaults() | {PRECISION: PRECISIONS[0]}
+    defaults = {name: value for name, value in defaults.items() if name in dict(parameters)}
     robust = defaults | read_configuration(config_folder() / "kd" / "robust.yaml")
     search = SearchSpec(
         trained=Spec(path, _sections(path, content, recipe, raw), {}, [], [], tuple(content)),
@@ -122,13 +124,18 @@ def load_search(path, recipe=None, raw=None) -> SearchSpec:
 
 
 def read_configuration(path) -> dict:
-    """A file like configs/kd/robust.yaml as option -> value; `by` in select-teacher becomes teacher-choice."""
+    """A file like configs/kd/robust.yaml as option -> value; `by` in select-teacher becomes teacher-choice.
+
+    It may also have the precision, as `common: {precision: VALUE}`.
+    """
     path = Path(path)
     content = read_yaml(path, "spec")
-    check_keys(path, "the configuration", content, ("select-teacher", "kd"), required=("kd",))
+    check_keys(path, "the configuration", content, ("select-teacher", "common", "kd"), required=("kd",))
     check_keys(path, "select-teacher", content.get("select-teacher", {}), ("by",))
-    check_keys(path, "kd", content["kd"], option_names()[1:])
+    check_keys(path, "common", content.get("common", {}), (PRECISION,))
+    check_keys(path, "kd", content["kd"], option_defaults())
     chosen = {CHOICE: content["select-teacher"]["by"]} if content.get("select-teacher") else {}
+    chosen |= content.get("common", {})
     for name, value in (chosen | content["kd"]).items():
         check_value(f"{path}: {name}", name, value)
     return {name: simplest(value) for name, value in (chosen | content["kd"]).items()}

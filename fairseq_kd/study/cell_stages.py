@@ -12,6 +12,7 @@ from fairseq_kd.study.sections import SHARES, SOURCE_TEXT
 from fairseq_kd.study.spec import Spec
 from fairseq_kd.study.stages import Stage, Stages
 from fairseq_kd.study.state import CHOSEN_TEACHER, OlderStages
+from fairseq_kd.training.arguments import CROSS_ENTROPY, check_without_teacher
 
 FROM_A_FILE = ("finetune-from-model", "restore-file")  # options that also say with which weights a student begins
 
@@ -35,8 +36,10 @@ class CellStages(Stages):
         data = self._noised(clean, "train", settings["noise-level"], settings)
         options = left_out(settings["common"] | settings["student"], "student", self.spec, settings)
         options = options | {"max-update": settings["budget"]["student"], "seed": settings["seed"]}
+        if "word" not in method:
+            check_without_teacher(f"{self.spec.path}: student or common", options)
         if method == "ce":
-            options["criterion"] = "label_smoothed_cross_entropy"
+            options |= CROSS_ENTROPY
         if method != "ce" or settings["init"] != "random":
             teacher = self._teacher(clean if settings["teacher-noise"] == "clean" else data, clean, settings)
             self._add_teacher(teacher, clean, cell)
@@ -47,7 +50,7 @@ class CellStages(Stages):
         if "word" in method:
             options |= {"criterion": "kd_word"} | settings["kd"] | self._signal(data, teacher, settings)
         elif method == "seq":
-            options["criterion"] = "label_smoothed_cross_entropy"
+            options |= CROSS_ENTROPY
         student = self._training("student", data, options)
         checkpoint = student.path("checkpoints/checkpoint_best.pt")
         if settings["compact"]:
@@ -96,8 +99,10 @@ class CellStages(Stages):
         return self._tool("select", ["select-teacher", data_bin], given).path(CHOSEN_TEACHER)
 
     def _teacher_training(self, data_bin: str, settings: dict) -> Stage:
-        options = {"criterion": "label_smoothed_cross_entropy", "seed": 1, "max-update": settings["budget"]["teacher"]}
-        given = left_out(dict(settings["common"]) | options | settings["teacher"], "teacher", self.spec, settings)
+        common, own = settings["common"], settings["teacher"]
+        check_without_teacher(f"{self.spec.path}: teacher or common", common | own)
+        options = CROSS_ENTROPY | {"seed": 1, "max-update": settings["budget"]["teacher"]}
+        given = left_out(common | options | own, "teacher", self.spec, settings)
         return self._training("teacher", data_bin, given)
 
     def _initialised(self, clean: str, teacher: str, settings: dict, options: dict) -> str:

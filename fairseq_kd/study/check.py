@@ -36,12 +36,12 @@ def check_commands(plan: Plan) -> None:
 
 
 def _check_training(where: str, words: list[str]) -> None:
-    from fairseq_kd.criterions.config import check_options
+    from fairseq_kd.criterions.planned import check_planned
 
     args = parse_training(where, words)
-    if args.criterion == "kd_word":
+    if args.criterion == "kd_word":  # in every plan; tests parse other commands too
         with prefixed_errors(where):
-            check_options(args)
+            check_planned(args)
 
 
 def _check_tool(where: str, words: list[str]) -> None:

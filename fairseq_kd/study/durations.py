@@ -26,6 +26,7 @@ from fairseq_kd.study.plan import PLAN_NAME, Plan
 from fairseq_kd.study.stage import resolve
 from fairseq_kd.study.stages import Stage
 from fairseq_kd.study.state import Records, end_of_log, stage_states
+from fairseq_kd.training.arguments import CROSS_ENTROPY
 
 CALIBRATION = "calibration.json"
 REMEDY = "remove it, and measure again by fairseq-kd study plan --calibrate"
@@ -168,11 +169,14 @@ def _seconds_per_update(plan: Plan, work: Path, stage: Stage, threads: int) -> f
 
 
 def _without_teacher(command: list[str]) -> list[str]:
+    """The command of a training, as one by CROSS_ENTROPY."""
     kept, words = [], iter(command)
     for word in words:
         option = word.removeprefix("--")
         if option != word and (option.startswith("teacher") or option in WEIGHTS or is_kd_option(option)):
             next(words)  # the value of the option
+        elif option != word or word != CROSS_ENTROPY["criterion"]:
+            kept.append(word)
         else:
-            kept.append("label_smoothed_cross_entropy" if word == "kd_word" else word)
+            kept += [word, "--kd-weight", str(CROSS_ENTROPY["kd-weight"])]
     return kept

@@ -12,7 +12,7 @@ from fairseq_kd.core.errors import KDError, prefixed_errors
 from fairseq_kd.study.existing import Existing
 from fairseq_kd.study.key import RawText
 from fairseq_kd.study.spec import Spec
-from fairseq_kd.training.arguments import parse_training, to_arguments, training_arguments
+from fairseq_kd.training.arguments import CROSS_ENTROPY, parse_training, to_arguments, training_arguments
 
 NEEDED_SUBSETS = ("train", "valid")
 
@@ -204,7 +204,7 @@ class ExistingCheck:
         from fairseq_kd.models.initialise import check_possible
 
         where = f"{self.spec.path}: init {settings['init']}"
-        options = options | {"criterion": "label_smoothed_cross_entropy"}  # the parser asks for one
+        options = options | CROSS_ENTROPY  # the parser asks for a criterion
         words = training_arguments(clean, *self._languages, options, user_dir="@user-dir")
         key = "init", teacher, str(to_arguments(options))
         if key in self._words:

@@ -30,6 +30,7 @@ from fairseq_kd.study.sections import (
     check_updates,
 )
 from fairseq_kd.study.spec import Spec
+from fairseq_kd.training.arguments import PRECISION, check_precision
 
 METHODS = ("ce", "word", "seq", "word+seq")
 CHOICES = {
@@ -48,6 +49,7 @@ ALIASES = {
     "divergence": ("kd.kd-divergence",),
     "alpha": ("kd.kd-weight",),
     "temperature": ("kd.teacher-temperature", "kd.student-temperature"),
+    PRECISION: (f"teacher.{PRECISION}", f"student.{PRECISION}"),
 }
 KD_OPTIONS = ("teacher-temperature", "student-temperature", "teacher-dtype")  # see is_kd_option
 OPTION_SECTIONS = ("data", *TRAINED, "select", "kd", "cache", "decode", "noise", "evaluate")
@@ -112,6 +114,8 @@ def _check_value(spec: Spec, name: str, value, labelled: bool, lists=()) -> None
     if name == SOURCE_TEXT:
         check_files(spec.path, f"the text in the factor {name}", value)
     section, dot, option = name.rpartition(".")
+    if option == PRECISION and section in ("", *TRAINED):
+        check_precision(where, value)
     if dot and (section not in (*OPTION_SECTIONS, "budget") or not option):
         raise KDError(f"{where} names the unknown section {section!r}; the nearest valid one is "
                       f"{nearest(section, OPTION_SECTIONS)!r}")  # fmt: skip

@@ -3,7 +3,8 @@
 REQUEST is the hash of the command and of the contents of the files that the command names. Files of other stages count
 by the REQUEST of their stage, files of the user by their sha256. MAKER is the hash of the format number of the kind, of
 the versions of the libraries that the kind uses, and of the names of the inputs. So a stage that other versions made
-has another name but the same REQUEST, by which `state.OlderStages` finds it.
+has another name but the same REQUEST, by which `state.OlderStages` finds it. A training without a teacher's
+distribution keeps the REQUEST that it had with another criterion (`_as_asked`), and has another MAKER.
 
 Files of the user: stages run in another folder, so a command has absolute paths (`with_files`); the request depends on
 the contents alone.
@@ -23,6 +24,7 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.yaml_file import nearest
 from fairseq_kd.corpus.corpora import CORPORA
 from fairseq_kd.corpus.entry import text_files
+from fairseq_kd.training.arguments import CROSS_ENTROPY, to_arguments
 
 REQUEST_LENGTH, MAKER_LENGTH = 12, 8  # hexadecimal digits
 FIRST_FORMAT, FIRST_VERSION = 1, "0.1.0"  # the version that named stages KIND-KEY
@@ -44,7 +46,7 @@ class Maker:
 MAKERS = {
     "prepare": Maker(1, ("sentencepiece", "subword-nmt", "fairseq")),
     "noise": Maker(1, ("numpy", "sentencepiece", "fairseq")),
-    "teacher": Maker(1, ("torch", "fairseq")),
+    "teacher": Maker(2, ("torch", "fairseq")),  # 2: CROSS_ENTROPY
     "select": Maker(1, ("torch", "fairseq", "sentencepiece", "sacrebleu")),
     "init": Maker(1, ("torch", "fairseq")),
     "decode": Maker(1, ("torch", "fairseq", "ctranslate2", "sentencepiece", "sacrebleu")),
@@ -57,29 +59,34 @@ MAKERS = {
 }
 KINDS = tuple(MAKERS)
 TRAININGS = ("teacher", "student")
-# 2: dropout masks of our own on the CPU (models/dropout.py); other architectures train as before
-FORMAT_OF_OUR_STUDENTS = 2
+BEFORE = ("--criterion", "label_smoothed_cross_entropy")  # CROSS_ENTROPY replaced these words
 ON_GPU = ("teacher", "select", "decode", "cache", "student", "evaluate")
 
 
 def made_by(kind: str, versions: dict, command=()) -> dict:
     """The maker of a stage: {"format": number, library: version or None}. versions: the result of `library_versions`.
 
-    command: the words of the stage; the format of a training depends on its architecture.
+    command: the words of the stage. The format of a training counts the changes of its results: by the dropout masks of
+    our architectures on the CPU (models/dropout.py), by CROSS_ENTROPY for students without a teacher's distribution.
 
     Builds of one version of torch (2.13.0+cpu, 2.13.0+cu126) count as the same, because the device is not a part of a
     request.
     """
     found = versions | {"fairseq": versions.get("fairseq", versions.get("ve-fairseq"))}
+    changes = [kind in TRAININGS and trains_our_student(command), kind == "student" and is_cross_entropy(command)]
+    number = MAKERS[kind].format + sum(changes)
     named = {name: found.get(name) for name in MAKERS[kind].libraries}
-    ours = kind in TRAININGS and trains_our_student(command)
-    number = FORMAT_OF_OUR_STUDENTS if ours else MAKERS[kind].format
     return {"format": number} | {name: value and value.partition("+")[0] for name, value in named.items()}
 
 
 def trains_our_student(command) -> bool:
     """Whether the words train an architecture of this package."""
     return any(a == "--arch" and b.startswith(("kd_student", "kd_adaptive")) for a, b in itertools.pairwise(command))
+
+
+def is_cross_entropy(command) -> bool:
+    """Whether the words train without a teacher's distribution, by CROSS_ENTROPY or BEFORE."""
+    return "--criterion" in command and not {"--teacher", "--teacher-cache"} & set(command)
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,7 @@ def key_of(kind: str, command: list, depends, maker: dict, inputs: dict[str, Key
     depends: JSON, what the result depends on besides the command. maker: the result of `made_by`. inputs: name of each
     stage in the command -> its key.
     """
+    command = _as_asked(command)
     asked = [kind, _renamed(command, {name: key.request for name, key in inputs.items()}), depends]
     first = [kind, _renamed(command, {name: key.former for name, key in inputs.items()}), depends]
     return Key(
@@ -115,6 +123,15 @@ def inputs_of(command: list) -> list[str]:
     """Names of the stages whose files a command names, each once."""
     found = (FILE_OF_STAGE.match(word) for word in command)
     return list(dict.fromkeys(match[1] for match in found if match))
+
+
+def _as_asked(command: list) -> list:
+    """The command with the words BEFORE in place of CROSS_ENTROPY: both ask for the same training."""
+    words = to_arguments(CROSS_ENTROPY)
+    for at in range(len(command) if is_cross_entropy(command) else 0):
+        if command[at : at + len(words)] == words:
+            return [*command[:at], *BEFORE, *command[at + len(words) :]]
+    return command
 
 
 def _renamed(command: list, names: dict[str, str]) -> list:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.study.spec import read_sections
-from fairseq_kd.training.arguments import parse_training, training_arguments
+from fairseq_kd.training.arguments import CROSS_ENTROPY, parse_training, training_arguments
 
 SIDES = ("encoder", "decoder")
 # options that must be the same in a teacher and in a student that begins with its weights
@@ -37,8 +37,7 @@ class Models:
 
 
 def _parsed(path: Path, sections: dict, who: str):
-    options = sections["common"] | sections[who] | {"max-update": 1, "seed": 1}
-    options["criterion"] = "label_smoothed_cross_entropy"
+    options = sections["common"] | sections[who] | {"max-update": 1, "seed": 1} | CROSS_ENTROPY
     languages = (sections["data"][f"{side}-lang"] for side in ("source", "target"))
     return parse_training(f"{path}: {who}", training_arguments("data-bin", *languages, options, user_dir="@user-dir"))
 

@@ -11,7 +11,7 @@ import functools
 from fairseq_kd.core.commands import load_command
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.yaml_file import check_keys, check_text, is_number, nearest
-from fairseq_kd.training.arguments import RESERVED, option_names
+from fairseq_kd.training.arguments import PRECISION, RESERVED, check_precision, option_names
 
 SECTIONS = ("recipe", "data", "common", "teacher", "student", "budget", "kd", "select", "cache", "decode")
 SECTIONS += ("noise", "evaluate")
@@ -28,7 +28,7 @@ SET_BY_STUDY = {
     "common": _OF_TRAININGS,
     "teacher": tuple(name for name in _OF_TRAININGS if name != "seed"),
     "student": _OF_TRAININGS,
-    "kd": RESERVED,
+    "kd": (*RESERVED, PRECISION),
     "cache": _OF_TEACHER_RUNS,
     "decode": (*_OF_TEACHER_RUNS, "tokenize", "like"),
     "data": ("out",),
@@ -48,6 +48,8 @@ _REMEDIES = {
     "criterion": ("vary method", "vary method"),
     "tokenize": ("give it in evaluate", "give it in evaluate"),
     "by": ("vary teacher-choice", "vary teacher-choice"),
+    "autocast": ("give precision in common, teacher or student", "vary precision"),
+    PRECISION: ("give it in common, teacher or student", "vary precision"),
 }
 # The commands of fairseq-kd that read a section, and the keys that the study itself reads there.
 PROGRAMS = {
@@ -93,6 +95,8 @@ def check_section(path, section: str, given) -> None:
         if key in SET_BY_STUDY.get(section, ()):
             remedy = _REMEDIES.get(key, ("leave it out",))[0]
             raise KDError(f"{path}: {key} in {section} is set by the study; {remedy}")
+        if key == PRECISION and section in ("common", *BUDGETS):
+            check_precision(f"{path}: {key} in {section}", given[key])
     check_keys(path, section, given, valid=valid_keys(section) or tuple(given))
 
 

@@ -7,12 +7,32 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import PACKAGE
 from fairseq_kd.core.yaml_file import nearest
 
+# cross-entropy with label smoothing: the loss of a distilled training with the weight 0 for the teacher
+CROSS_ENTROPY = {"criterion": "kd_word", "kd-weight": 0}
+PRECISION, PRECISIONS = "precision", ("float32", "bfloat16")  # a key of YAML files, and its values
 # the quickstart, a study and a search set these options themselves
 RESERVED = (
     *("save-dir", "seed", "criterion", "teacher", "user-dir", "source-lang", "target-lang", "total-num-update"),
     *("required-batch-size-multiple", "update-epoch-batch-itr", "no-epoch-checkpoints", "distributed-world-size"),
-    *("cpu", "num-workers", "log-format", "log-interval"),
+    *("cpu", "num-workers", "log-format", "log-interval", "autocast"),
 )
+
+
+def check_without_teacher(where: str, options: dict) -> None:
+    """Check the options of a training by CROSS_ENTROPY. where: file and section, for the message.
+
+    Raises KDError for options that only a training with a teacher can have; the checks of kd_word refuse the others.
+    """
+    for name in ("kd-weight", "teacher-cache"):
+        if name in options:
+            raise KDError(f"{where}: {name} has no effect on a training without a teacher; give it in kd")
+
+
+def check_precision(where: str, value) -> None:
+    """Raises KDError unless `value` is one of PRECISIONS. where: file and key, for the message."""
+    if value not in PRECISIONS:
+        raise KDError(f"{where} must be {' or '.join(PRECISIONS)}, found {value!r}; the nearest valid one is "
+                      f"{nearest(value, PRECISIONS)!r}")  # fmt: skip
 
 
 def to_arguments(options: dict) -> list[str]:
@@ -29,8 +49,13 @@ def to_arguments(options: dict) -> list[str]:
 
 
 def training_arguments(data_bin, source_lang, target_lang, options: dict, *, cpu=False, user_dir=PACKAGE) -> list[str]:
-    """The arguments of fairseq-train for one model, without --save-dir; options has max-update, seed, criterion."""
+    """The arguments of fairseq-train for one model, without --save-dir; options has max-update, seed, criterion.
+
+    The key `precision` becomes an option of the criterion, and float32 becomes no option.
+    """
     options = {"user-dir": user_dir, "source-lang": source_lang, "target-lang": target_lang} | options
+    if (precision := options.pop(PRECISION, PRECISIONS[0])) != PRECISIONS[0]:
+        options["autocast"] = precision
     if options.get("lr-scheduler") == "polynomial_decay":
         options["total-num-update"] = options["max-update"]
     # fairseq's default of 8 silently drops up to 7 of the longest sentences, of the validation set too

@@ -63,6 +63,9 @@ def test_killed_in_the_middle_of_a_training_it_continues_and_then_repeats_nothin
         assert record["updates"] == 60 and record["seconds"] > 0
         assert record["command"].startswith("fairseq-train ")
     assert "--criterion kd_word --teacher" in record["command"]
+    plain = json.loads((runs / "student-ce-1" / "train.json").read_text())["command"]
+    assert "--criterion kd_word --kd-weight 0 " in plain and "--teacher" not in plain
+    assert "kd_word computes its loss by the fused implementation" in log
 
     (runs / "student-ce-1" / "train.json").unlink()  # as if it had been killed between its last update and the record
     again, err = start(recipe, tmp_path).communicate(timeout=300)

@@ -40,6 +40,31 @@ def test_loss_and_gradient_equal_a_computation_by_torch_alone(data_bin, teacher,
         torch.testing.assert_close(gradient[name], parameter.grad, rtol=1e-4, atol=1e-5)
 
 
+LSTM = ("lstm", "--decoder-out-embed-dim", "16")
+CONVOLUTION = ("fconv", "--encoder-layers", "[(16, 3)]", "--decoder-layers", "[(16, 3)]")
+
+
+@pytest.mark.parametrize("arch", [LSTM, CONVOLUTION], ids=lambda words: words[0])
+def test_alpha_zero_equals_label_smoothed_cross_entropy_for_models_without_a_fused_loss(data_bin, arch):
+    from fairseq import options, tasks, utils
+    from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+
+    found = []
+    for criterion in (("kd_word", "--kd-weight", "0"), ("label_smoothed_cross_entropy",)):
+        words = [str(data_bin), "--arch", *arch, "--encoder-embed-dim", "16", "--decoder-embed-dim", "16"]
+        words += ["--criterion", *criterion, "--label-smoothing", "0.1", "--dropout", "0", "--optimizer", "sgd"]
+        cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), words))
+        utils.set_torch_seed(1)
+        task = tasks.setup_task(cfg.task)
+        model, criterion = task.build_model(cfg.model), task.build_criterion(cfg.criterion)
+        loss, sample_size, _ = criterion(model, batch(task, range(8)))
+        loss.backward()
+        found.append([loss, torch.tensor(sample_size), *(parameter.grad for parameter in model.parameters())])
+    assert len(found[0]) == len(found[1]) > 8
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize(("implementation", "atol"), [("reference", 1e-7), ("fused", 1e-5)])
 def test_alpha_zero_equals_label_smoothed_cross_entropy_over_20_updates(data_bin, teacher, implementation, atol):
     """The fused loss sums in another order; SGD keeps that small, Adam makes up to a step of it near 0."""

@@ -163,23 +163,25 @@ def study(older, monkeypatch):
     return open_plan(str(spec), work), work
 
 
-def test_an_unfinished_study_is_continued_where_it_was_killed(study):
-    from fairseq_kd.study.stage import _complete
+def test_the_students_of_a_study_that_were_trained_with_another_criterion_are_shown_or_made_again(study):
+    """Their trainings are continued as before by `train`, which the study calls."""
     from fairseq_kd.study.state import stage_states
+    from fairseq_kd.training.run import train
 
     plan, work = study
     states = stage_states(plan, work)
     found = sorted((plan.stages[name].kind, state) for name, state in states.items())
     students = [("student", "done"), ("student", "waiting")]
     assert found == [("evaluate", "waiting"), ("evaluate", "waiting"), ("prepare", "done"), *students]
-    (killed,) = (name for name, state in states.items() if name.startswith("student-") and state == "waiting")
-    folder = work / "stages" / killed
+    assert plan.about_older.endswith("were made by other versions: format 1 of student, now 2")
+    (again,) = (name for name, state in states.items() if name.startswith("student-") and state == "waiting")
+    (folder,) = (path for path in work.glob("stages/student-*") if not (path / "done.json").exists())
+    assert again != folder.name and again.rpartition("-")[0] == folder.name.rpartition("-")[0]
     log = (folder / "train.log").read_text()
     assert "Loaded checkpoint" not in log
-    _complete(work, plan.as_dict(), plan.as_dict()["stages"][killed], folder)
+    request = json.loads((folder / "request.json").read_text())
+    assert train(folder, request["command"][1:-2], request["inputs"], 60, "label")["updates"] == 60
     assert "Loaded checkpoint" in (folder / "train.log").read_text().removeprefix(log)
-    assert json.loads((folder / "done.json").read_text())["updates"] == 60
-    assert stage_states(plan, work)[killed] == "done"
 
 
 def test_a_study_of_other_versions_is_refused_until_the_user_chooses(study, older, monkeypatch):
@@ -188,7 +190,9 @@ def test_a_study_of_other_versions_is_refused_until_the_user_chooses(study, olde
 
     _, work = study
     installed(monkeypatch, library_versions() | {"torch": "1.0"}, "study.stages")
-    with pytest.raises(KDError, match=r"1 of 5 stages .* were made by other versions: torch \S+, now 1\.0"):
+    with pytest.raises(
+        KDError, match=r"1 of 5 stages .* were made by other versions: format 1 of student, now 2; torch \S+, now 1\.0"
+    ):
         open_plan(str(older / "study.yaml"), work, old_stages=None)
     assert open_plan(str(older / "study.yaml"), work, old_stages="reuse").takes_older
 

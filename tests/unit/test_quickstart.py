@@ -19,7 +19,15 @@ from fairseq_kd.corpus.corpora import CORPORA, usual_options
 from fairseq_kd.inference.checkpoint import read_checkpoint
 from fairseq_kd.models.student import SIZES, dimensions
 from fairseq_kd.quickstart.recipe import available_recipes, find_recipe, load_recipe
-from fairseq_kd.quickstart.run import DISTILLED, PLAIN, TEACHER, _training_options, format_table, run_quickstart
+from fairseq_kd.quickstart.run import (
+    DISTILLED,
+    PLAIN,
+    TEACHER,
+    _training_arguments,
+    _training_options,
+    format_table,
+    run_quickstart,
+)
 from fairseq_kd.study.spec import load_spec, shipped_specs
 from fairseq_kd.training.arguments import RESERVED, to_arguments, training_arguments
 from fairseq_kd.training.run import restore_last_checkpoint
@@ -70,6 +78,25 @@ def test_recipes_of_corpora_are_understood_by_fairseq(name, model, tmp_path):
     assert usual == usual_options(name, {}), "the corpus is prepared as `fairseq-kd prepare` does it"
 
 
+def test_all_models_have_one_criterion_and_the_precision_that_the_recipe_gives(tmp_path):
+    recipe = load_recipe(find_recipe("synthetic"))
+    fast = replace(recipe, common=recipe.common | {"precision": "bfloat16"})
+    mixed = replace(fast, student=recipe.student | {"precision": "float32"})
+    found = {}
+    for model in (TEACHER, PLAIN, DISTILLED):
+        usual, *others = (_training_arguments(each, model, "D", "T", 1, True) for each in (recipe, fast, mixed))
+        assert usual[usual.index("--criterion") + 1] == "kd_word" and "--autocast" not in usual
+        found[model] = [_without(words, "--autocast") == usual and "--autocast" in words for words in others]
+        assert usual[usual.index("--kd-weight") + 1] == ("0.7" if model == DISTILLED else "0")
+        assert ("--teacher" in usual) == (model == DISTILLED)
+    assert found == {TEACHER: [True, True], PLAIN: [True, False], DISTILLED: [True, False]}
+
+
+def _without(words, option):
+    at = words.index(option) if option in words else len(words)
+    return [*words[:at], *words[at + 2 :]]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -85,6 +112,9 @@ def test_recipes_of_corpora_are_understood_by_fairseq(name, model, tmp_path):
         ({"evaluate": {"bem": 5}}, "unknown key 'bem' in evaluate; the nearest valid one is 'beam'"),
         ({"kd": {"max-update": 9}}, "unknown key 'max-update' in kd"),
         ({"common": {"cpu": True}}, "cpu in common is set by the quickstart"),
+        ({"common": {"autocast": "bfloat16"}}, "autocast in common is set by the quickstart itself; give precision"),
+        ({"student": {"precision": "fp16"}}, "precision in student must be float32 or bfloat16, found 'fp16'"),
+        ({"kd": {"precision": "bfloat16"}}, "unknown key 'precision' in kd"),
         ({"kd": None}, "kd must be a mapping, found nothing"),
         ({"teacher": {}}, "max-update is needed"),
     ],
@@ -118,6 +148,8 @@ def test_a_recipe_with_the_keys_of_version_0_1_0_is_read_as_before(tmp_path):
         ),
         ("teacher", {"arch": "transfomer"}, "teacher or common: --arch transfomer: unknown; the nearest valid one is"),
         ("kd", {"kd-weight": 3}, "student, common or kd: --kd-weight 3.0: must be from 0"),
+        ("common", {"kd-weight": 0.5}, "teacher or common: kd-weight has no effect on a training without a teacher"),
+        ("student", {"kd-divergence": "js"}, "student or common: --kd-divergence js has no effect without --teacher"),
     ],
 )
 def test_a_training_that_fairseq_would_refuse_is_refused_before_the_data_are_made(tmp_path, section, options, message):

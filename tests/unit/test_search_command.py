@@ -4,6 +4,7 @@ import importlib.metadata
 import itertools
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -105,6 +106,35 @@ def run(tmp_path, monkeypatch, engine, search=GREEDY, **changes):
 
 def read_outputs(work):
     return {name: (work / name).read_bytes() for name in OUTPUTS}
+
+
+def test_the_precision_is_a_parameter_of_a_search_and_of_its_choice(tmp_path, monkeypatch):
+    trained = {}
+
+    def score(plan, stage):
+        trained.update((name, each) for name, each in plan.stages.items() if each.kind in ("teacher", "student"))
+        student = next((plan.stages[name] for name in stage.inputs if plan.stages[name].kind == "student"), None)
+        return 20 + (student is not None and "--autocast" in student.command)
+
+    parameters = {"precision": ["float32", "bfloat16"], "kd-weight": [0.5, 0.9]}
+    search = {"algorithm": "grid", "teacher-checkpoints": 2, "parameters": parameters}
+    engine = Engine()
+    engine.score = score
+    assert run(tmp_path, monkeypatch, engine, search) == 0
+    kinds = Counter((stage.kind, "--autocast" in stage.command) for stage in trained.values())
+    assert kinds == {("teacher", False): 1, ("teacher", True): 1, ("student", False): 2, ("student", True): 2}
+    report = (tmp_path / "work" / "search.md").read_text()
+    assert "| teacher low-loss | " in report and "| teacher low-loss, bfloat16 | " in report
+    path = tmp_path / "work" / "chosen.yaml"
+    chosen = yaml.safe_load(path.read_text())
+    assert chosen["common"] == {"precision": "bfloat16"} and "precision" not in chosen["kd"]
+    again = search | {"start": "work/chosen.yaml"}
+    assert load_unchecked(tmp_path, monkeypatch, again).start == read_configuration(path)
+    with pytest.raises(KDError, match="the parameter precision must be float32 or bfloat16, found 'half'"):
+        load_unchecked(tmp_path, monkeypatch, search | {"parameters": {"precision": ["half"]}})
+    path.write_text("common: {lr: 1}\nkd: {kd-weight: 0.5}\n")
+    with pytest.raises(KDError, match="unknown key 'lr' in common; the nearest valid one is 'precision'"):
+        read_configuration(path)
 
 
 def test_a_search_asks_what_becomes_of_the_stages_of_other_versions(tmp_path, monkeypatch, capsys):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT
 from corpora_helpers import IWSLT14_SETS, iwslt_members, tar
 from study_helpers import write_spec
@@ -469,6 +470,115 @@ def test_a_folder_with_the_study_on_other_data_is_not_taken_for_one_that_has_not
     assert main(["study", action, str(path), "--out", str(work)]) == 2
     assert "holds the study mine with another recipe, with other data" in capsys.readouterr().err
     assert [path.name for path in work.iterdir()] == ["plan.json"]
+
+
+def test_the_format_of_a_students_training_counts_the_changes_of_its_results():
+    from fairseq_kd.study.key import made_by
+
+    words = {
+        "word": ["--criterion", "kd_word", "--kd-weight", "0.5", "--teacher-cache", "@/stages/c/cache"],
+        "plain, before": ["--criterion", "label_smoothed_cross_entropy"],
+        "plain": ["--criterion", "kd_word", "--kd-weight", "0"],
+        "word, weight 0": ["--criterion", "kd_word", "--kd-weight", "0", "--teacher", "@/stages/t/t.pt"],
+    }
+    formats = {
+        (name, arch): made_by("student", {}, ["fairseq-train", "--arch", arch, *given])["format"]
+        for name, given in words.items()
+        for arch in ("transformer", "kd_student")
+    }
+    assert [*formats.values()] == [1, 2, 2, 3, 2, 3, 1, 2]  # before the change the plain ones had 1 and 2
+
+
+def test_a_training_without_a_teacher_asks_for_what_it_asked_with_the_criterion_before():
+    from fairseq_kd.study.key import key_of
+
+    def request(*words):
+        return key_of("student", ["fairseq-train", "data", *words, "--seed", "1"], None, {"format": 1}, {}).request
+
+    plain = request("--criterion", "kd_word", "--kd-weight", "0")
+    assert plain == request("--criterion", "label_smoothed_cross_entropy")
+    taught = ("--teacher", "@existing/t.pt")
+    weighted, before = ("kd_word", "--kd-weight", "0"), ("label_smoothed_cross_entropy",)
+    assert request("--criterion", *weighted, *taught) != request("--criterion", *before, *taught)
+    assert plain != request("--criterion", "kd_word", "--kd-weight", "0", "--autocast", "bfloat16")
+
+
+def test_a_training_that_was_made_with_another_criterion_is_shown_and_said_to_be_old(tmp_path, capsys):
+    """`record` has what fairseq_kd wrote before plain trainings used kd_word."""
+    spec, work = write_spec(tmp_path, factors={"method": ["ce"]}, teacher=None, decode=None), tmp_path / "work"
+    plan = open_plan(str(spec), work)
+    (name,) = (name for name, stage in plan.stages.items() if stage.kind == "student")
+    finish(plan, work, name, 1.0)
+    record = json.loads((work / "stages" / name / "done.json").read_text())
+    record["command"] = record["command"].replace("kd_word --kd-weight 0", "label_smoothed_cross_entropy")
+    record["made_by"] = plan.stages[name].made_by | {"format": 2}
+    (work / "stages" / name / "done.json").write_text(json.dumps(record))
+    (work / "stages" / name).rename(work / "stages" / f"{name.rpartition('-')[0]}-00000000")
+    write_json(work / "plan.json", plan.as_dict() | {"stages": {}})
+    assert main(["study", "plan", str(spec), "--out", str(work)]) == 0
+    said = f"1 of 3 stages in {work} were made by other versions: format 2 of student, now 3"
+    assert f"{said}; `study run` asks for --old-stages reuse or recompute" in capsys.readouterr().out
+    assert main(["study", "run", str(spec), "--out", str(work)]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_plain_and_distilled_students_are_trained_by_one_criterion_and_differ_in_the_teacher_alone(tmp_path):
+    plan = plan_of(tmp_path, factors={"method": ["ce", "word", "seq"]})
+    ce, word, seq = (plan.stages[cell["student"]].command for cell in plan.cells.values())
+    at = ce.index("--criterion")
+    assert ce[at : at + 4] == ["--criterion", "kd_word", "--kd-weight", "0"]
+    taught = ["--criterion", "kd_word", "--kd-weight", "0.7", "--teacher-cache"]
+    end = word.index("--teacher-cache") + 2
+    assert word[at : end - 1] == taught and [*word[:at], *word[end:]] == [*ce[:at], *ce[at + 4 :]]
+    assert seq[2:] == ce[2:] and seq[1] != ce[1]
+    (teacher,) = (stage.command for stage in plan.stages.values() if stage.kind == "teacher")
+    at = teacher.index("--criterion")
+    assert teacher[at : at + 6] == ["--criterion", "kd_word", "--kd-weight", "0", "--seed", "1"]
+
+
+def test_the_calibration_measures_a_distilled_student_as_the_plain_one(tmp_path):
+    from fairseq_kd.study.durations import _without_teacher
+
+    plan = plan_of(tmp_path, factors={"method": ["ce", "word"], "student.precision": ["bfloat16"]}, decode=None)
+    ce, word = (plan.stages[cell["student"]].command for cell in plan.cells.values())
+    assert _without_teacher(ce) == ce == _without_teacher(word) != word and "--autocast" in ce
+
+
+def test_precision_is_an_option_of_every_training_and_float32_leaves_the_commands_as_they_are(tmp_path):
+    factors = {"method": ["ce", "word", "seq"]}
+    plain = plan_of(tmp_path, factors=factors)
+    common = yaml.safe_load(write_spec(tmp_path).read_text())["common"]
+    assert plan_of(tmp_path, factors=factors, common=common | {"precision": "float32"}).stages == plain.stages
+    fast = plan_of(tmp_path, factors=factors, common=common | {"precision": "bfloat16"})
+    changed = [stage for stage in fast.stages.values() if "--autocast" in stage.command]
+    assert Counter(stage.kind for stage in changed) == {"teacher": 1, "student": 3}
+    for stage in changed:
+        at = stage.command.index("--autocast")
+        assert stage.command[at + 1] == "bfloat16"
+    both = plan_of(tmp_path, factors=factors | {"precision": ["float32", "bfloat16"]})
+    assert both.stages.keys() == plain.stages.keys() | fast.stages.keys()
+    assert [cell["factors"]["precision"] for cell in both.cells.values()] == ["float32", "bfloat16"] * 3
+
+
+def test_the_precision_of_the_teacher_and_of_the_students_are_factors_of_their_own(tmp_path):
+    factors = {"method": ["ce", "word"], "teacher.precision": ["float32", "bfloat16"]}
+    plan = plan_of(tmp_path, factors=factors | {"student.precision": ["bfloat16"]}, decode=None)
+    kinds_of = Counter((stage.kind, "--autocast" in stage.command) for stage in plan.stages.values())
+    assert (kinds_of["teacher", True], kinds_of["teacher", False]) == (1, 1)
+    assert (kinds_of["student", True], kinds_of["student", False]) == (3, 0)  # ce does not depend on the teacher
+    with pytest.raises(KDError, match=r"the factors teacher\.precision and precision both set teacher\.precision"):
+        plan_of(tmp_path, factors=factors | {"precision": ["bfloat16"]}, decode=None)
+
+
+def test_the_time_of_a_training_is_estimated_for_each_precision(tmp_path):
+    factors = {"method": ["ce"], "precision": ["float32", "bfloat16"], "seed": [1, 2]}
+    plan = plan_of(tmp_path, factors=factors, teacher=None, decode=None)
+    students = {name: plan.stages[cell["student"]] for name, cell in plan.cells.items()}
+    for precision, seconds in (("float32", 60), ("bfloat16", 30)):
+        finish(plan, tmp_path / "work", students[f"precision={precision},seed=1"].name, seconds)
+    estimates = Estimates(plan, tmp_path / "work")
+    found = [estimates.seconds(students[f"precision={each},seed=2"].name) for each in ("float32", "bfloat16")]
+    assert found == [60, 30]
 
 
 def test_a_training_of_our_students_has_a_format_of_its_own_because_its_dropout_has():

@@ -30,6 +30,10 @@ class Words:
     short: str = ""
 
 
+_PRECISIONS = {
+    "float32": "32 bits for all numbers",
+    "bfloat16": "16 bits (bfloat16) for most matrix products, 32 bits for the weights",
+}
 FACTORS = {
     "method": Words("what a student learns from", METHODS),
     "noise": Words("noise in the training set", {}, "noise in the training set, % of the words"),
@@ -77,6 +81,9 @@ FACTORS = {
     "teacher-temperature": Words("how far the teacher's probabilities are flattened", "{}"),
     "student-temperature": Words("how far the student's probabilities are flattened", "{}"),
     "decode.source-text": Words("the text that the teacher translates", "{}"),
+    "precision": Words("the precision of the numbers in all trainings", _PRECISIONS),
+    "teacher.precision": Words("the precision of the numbers in the teacher's training", _PRECISIONS),
+    "student.precision": Words("the precision of the numbers in the student's training", _PRECISIONS),
     "budget.student": Words("the length of the student's training", "{} updates", "updates of the student"),
     "budget.teacher": Words("the length of the teacher's training", "{} updates", "updates of the teacher"),
     "teacher.seed": Words("the random seed of the teacher's training", "{}"),
