@@ -59,22 +59,32 @@ KINDS = tuple(MAKERS)
 TRAININGS = ("teacher", "student")
 # 2: dropout masks of our own on the CPU (models/dropout.py); other architectures train as before
 FORMAT_OF_OUR_STUDENTS = 2
+BY_CTRANSLATE2 = ("--backend", "ctranslate2")  # words of an evaluation whose result depends on that library too
 ON_GPU = ("teacher", "select", "decode", "cache", "student", "evaluate")
 
 
 def made_by(kind: str, versions: dict, command=()) -> dict:
     """The maker of a stage: {"format": number, library: version or None}. versions: the result of `library_versions`.
 
-    command: the words of the stage; the format of a training depends on its architecture.
+    command: the words of the stage; the format of a training depends on its architecture, and the libraries of an
+    evaluation on its backend.
 
     Builds of one version of torch (2.13.0+cpu, 2.13.0+cu126) count as the same, because the device is not a part of a
     request.
     """
     found = versions | {"fairseq": versions.get("fairseq", versions.get("ve-fairseq"))}
-    named = {name: found.get(name) for name in MAKERS[kind].libraries}
+    named = {name: found.get(name) for name in libraries_of(kind, command)}
     ours = kind in TRAININGS and trains_our_student(command)
     number = FORMAT_OF_OUR_STUDENTS if ours else MAKERS[kind].format
     return {"format": number} | {name: value and value.partition("+")[0] for name, value in named.items()}
+
+
+def libraries_of(kind: str, command=()) -> tuple[str, ...]:
+    """The libraries whose versions can change the result of a stage. command: its words."""
+    libraries = MAKERS[kind].libraries
+    if kind == "evaluate" and BY_CTRANSLATE2 in itertools.pairwise(command):
+        return (*libraries, "ctranslate2")
+    return libraries
 
 
 def trains_our_student(command) -> bool:
