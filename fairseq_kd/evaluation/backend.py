@@ -4,17 +4,21 @@ Both run the same search in float32. What reads probabilities under gold prefixe
 agreement) runs on the models of fairseq with either backend.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.evaluation.system import System, TranslateOptions, search_backend
 from fairseq_kd.export.runtime import check_installed
+from fairseq_kd.inference.opening import length_sorted
 from fairseq_kd.sequence.backend import Backend
 from fairseq_kd.sequence.ctranslate2_backend import MAX_TOKENS, CTranslate2Backend, named_translator
+from fairseq_kd.sequence.decode_options import Hypothesis
 from fairseq_kd.sequence.strategies import STRATEGIES
 from fairseq_kd.teacher.ensemble import Teachers
 
@@ -92,7 +96,42 @@ class BackendOptions:
             return lambda dataset: search_backend(models.models(device), models.task, dataset, options)
         translator = named_translator(models, STRATEGIES["beam"], DTYPE, device, self.threads)
         settings, max_tokens, limit = options.as_dict(), batch_tokens(options), models.max_positions[1]
-        return lambda dataset: CTranslate2Backend(translator, models.task, dataset, settings, max_tokens, limit)
+        return lambda dataset: RankedAsByFairseq(translator, models.task, dataset, settings, max_tokens, limit)
+
+
+class RankedAsByFairseq(CTranslate2Backend):
+    """CTranslate2's beam search, whose answer is the hypothesis that fairseq ranks first.
+
+    No hypothesis begins with the end of the sentence (EOS). CTranslate2 takes EOS out before it normalises the first
+    step, fairseq afterwards. So the log-probability of every hypothesis of a sentence is larger by -log(1 - p(EOS)) in
+    CTranslate2, which makes shorter hypotheses better after the division by length^lenpen. This class subtracts it.
+    """
+
+    def __init__(self, translator, task, dataset, settings: dict, max_tokens: int, max_target_positions: int):
+        """settings: beam, lenpen, max_len_a and max_len_b. See `CTranslate2Backend`."""
+        settings = settings | {"nbest": settings["beam"]}
+        super().__init__(translator, task, dataset, settings, max_tokens, max_target_positions)
+
+    def translate_filled(self, sentences: np.ndarray, advance) -> dict[int, list[Hypothesis]]:
+        """See `Backend`. Each sentence has one hypothesis; its score is CTranslate2's."""
+        found = super().translate_filled(sentences, advance)
+        close = [n for n, answers in found.items() if len({len(one.tokens) for one in answers}) > 1]
+        excess = self._excess(np.array(close, dtype=np.int64))
+        return {number: [self._best(answers, excess.get(number, 0.0))] for number, answers in found.items()}
+
+    def _best(self, answers: list[Hypothesis], excess: float) -> Hypothesis:
+        lenpen = self.settings["lenpen"]
+        return max(answers, key=lambda one: one.score - excess / (len(one.tokens) + 1) ** lenpen)
+
+    def _excess(self, sentences: np.ndarray) -> dict[int, float]:
+        """Sentence number -> -log(1 - p(EOS)) at the first step."""
+        pending = []
+        for numbers in length_sorted(sentences, self._lengths, self.max_tokens):
+            sources = [self._source(int(number)) for number in numbers]
+            empty = [[] for _ in sources]  # the score of an empty target is log p(EOS)
+            answers = self.translator.score_batch(sources, empty, max_input_length=0, asynchronous=True)
+            pending += zip(numbers.tolist(), answers, strict=True)
+        return {number: -math.log1p(-math.exp(self._result(answer).log_probs[0])) for number, answer in pending}
 
 
 def batch_tokens(options: TranslateOptions) -> int:
