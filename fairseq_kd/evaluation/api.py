@@ -56,13 +56,8 @@ def evaluate_checkpoint(
     Raises KDError for input that cannot be used, before anything is translated.
     """
     options = TranslateOptions(beam, lenpen, max_len_a, max_len_b, max_tokens, fp16, cpu)
-    measures = Measures(
-        resamples=resamples,
-        bins=bins,
-        latency=latency,
-        teacher=_teacher(teacher, teacher_data),
-        noise=NoiseLevels(tuple(noise_levels)) if noise_levels else None,
-    )
+    noise = NoiseLevels(tuple(noise_levels)) if noise_levels else None
+    measures = Measures(resamples, bins, latency, _teacher(teacher, teacher_data), noise)
     how = {"reference": reference, "post_process": post_process, "tokenize": tokenize, "measures": measures}
     how["backend"] = BackendOptions(backend, workers)
     trust = _trusts(checkpoint, trust_checkpoint)
