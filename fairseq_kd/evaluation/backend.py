@@ -23,6 +23,7 @@ from fairseq_kd.sequence.strategies import STRATEGIES
 from fairseq_kd.teacher.ensemble import Teachers
 
 FAIRSEQ, CTRANSLATE2 = BACKENDS = ("fairseq", "ctranslate2")
+LARGEST = math.log1p(-(2.0**-24))  # log-probability of the largest float32 below 1
 DTYPE = "float32"  # of CTranslate2; quantised models are for `export`
 
 
@@ -131,7 +132,12 @@ class RankedAsByFairseq(CTranslate2Backend):
             empty = [[] for _ in sources]  # the score of an empty target is log p(EOS)
             answers = self.translator.score_batch(sources, empty, max_input_length=0, asynchronous=True)
             pending += zip(numbers.tolist(), answers, strict=True)
-        return {number: -math.log1p(-math.exp(self._result(answer).log_probs[0])) for number, answer in pending}
+        return {number: excess(self._result(answer).log_probs[0]) for number, answer in pending}
+
+
+def excess(lprob: float) -> float:
+    """-log(1 - p), in nats, of p = exp(lprob), a probability in float32. The largest p below 1 stands for p = 1."""
+    return -math.log(-math.expm1(min(lprob, LARGEST)))
 
 
 def batch_tokens(options: TranslateOptions) -> int:

@@ -1,6 +1,7 @@
 """`evaluate --backend ctranslate2`: the same translations and scores as fairseq's, or one error with the reason."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -17,10 +18,12 @@ from fairseq_kd.artifacts.derived import SideWriter
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.evaluation import evaluate_checkpoint
+from fairseq_kd.evaluation.backend import RankedAsByFairseq, excess
 from fairseq_kd.inference.opening import open_data
 from fairseq_kd.quickstart.recipe import Recipe, load_recipe
 from fairseq_kd.quickstart.run import _score, check_trainings
 from fairseq_kd.sequence.backend import FairseqBackend
+from fairseq_kd.sequence.decode_options import Hypothesis
 from fairseq_kd.study.check import open_plan
 from fairseq_kd.study.key import made_by
 
@@ -73,6 +76,18 @@ def test_both_backends_give_the_same_translations_and_scores(with_an_empty_sourc
         assert theirs["decoding"] == ours["decoding"] | {"backend": "ctranslate2", "max_tokens": 1024}
         assert [name for name in ours if ours[name] != theirs[name] and name not in NOT_THE_SAME] == []
     assert len(different) >= 10, "the models always give the same few translations"
+
+
+def test_the_mass_of_an_empty_translation_is_taken_out_before_hypotheses_are_ranked():
+    """p(EOS) = 0.5, log 2 = 0.693. One token: -1.0 - 0.693 / 2 = -1.35; three tokens: -1.1 - 0.693 / 4 = -1.27."""
+    ranked = RankedAsByFairseq.__new__(RankedAsByFairseq)
+    short, long = Hypothesis(np.zeros(1), -1.0), Hypothesis(np.zeros(3), -1.1)
+    ranked.settings = {"lenpen": 1.0}
+    assert excess(math.log(0.5)) == pytest.approx(math.log(2))
+    assert ranked._best([short, long], 0.0) is short and ranked._best([short, long], math.log(2)) is long
+    ranked.settings = {"lenpen": 0.0}  # the sums of the log-probabilities, which contain it alike
+    assert ranked._best([short, long], math.log(2)) is short
+    assert excess(0.0) == pytest.approx(24 * math.log(2)), "p = 1 to float32"
 
 
 def test_all_that_is_decoded_is_decoded_by_the_backend(data_bin, students, monkeypatch):
