@@ -4,9 +4,16 @@ import os
 
 from fairseq_kd.artifacts.records import write_record
 from fairseq_kd.artifacts.writing import ensure_writable_file
-from fairseq_kd.cli.translation import add_decoding_arguments, decoding_options, note_dictionary_check
+from fairseq_kd.cli.translation import (
+    add_backend_arguments,
+    add_decoding_arguments,
+    backend_options,
+    decoding_options,
+    note_dictionary_check,
+)
 from fairseq_kd.cli.user_dir import add_user_dir
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.evaluation.backend import BackendOptions
 from fairseq_kd.evaluation.calibration import BINS, check_diagram, draw_reliability
 from fairseq_kd.evaluation.evaluate import evaluate
 from fairseq_kd.evaluation.gap import GapOptions
@@ -33,6 +40,7 @@ def add_arguments(parser) -> None:
     )
     _add_measures(parser)
     add_decoding_arguments(parser)
+    add_backend_arguments(parser)
     add_user_dir(parser)
 
 
@@ -74,8 +82,14 @@ def _add_measures(parser) -> None:
     )
 
 
+def options_of(args) -> BackendOptions:
+    """The checked backend. A study calls this before anything runs: the other options may depend on the device."""
+    return backend_options(args)
+
+
 def run(args) -> None:
     """Evaluate and print."""
+    backend = options_of(args)
     measures = _measures(args)
     for path in (args.out, args.diagram):
         if path is not None:
@@ -90,6 +104,7 @@ def run(args) -> None:
         tokenize=args.tokenize,
         trust=args.trust_checkpoint == args.checkpoint,
         measures=measures,
+        backend=backend,
     )
     if args.out is not None:  # before anything is printed
         write_record(args.out, result)

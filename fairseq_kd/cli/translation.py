@@ -3,6 +3,7 @@
 import sys
 
 from fairseq_kd.corpus.subword import KINDS
+from fairseq_kd.evaluation.backend import BACKENDS, FAIRSEQ, BackendOptions
 from fairseq_kd.evaluation.system import TranslateOptions
 from fairseq_kd.scoring.tokenizers import TOKENIZERS
 
@@ -24,6 +25,20 @@ def add_decoding_arguments(parser) -> None:
     group = parser.add_argument_group("for a data-bin made by fairseq-preprocess")
     group.add_argument("--reference", metavar="FILE", help="plain-text references, one sentence per line")
     group.add_argument("--post-process", choices=KINDS, help="how subwords are joined")
+
+
+def add_backend_arguments(parser) -> None:
+    """Declare the options of `BackendOptions`."""
+    group = parser.add_argument_group("what decodes")
+    group.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default=FAIRSEQ,
+        help="ctranslate2: the same search in float32, faster on a CPU; transformers only (default %(default)s)",
+    )
+    group.add_argument(
+        "--workers", type=int, metavar="N", help="threads of ctranslate2 on a CPU (default: as many as torch uses)"
+    )
 
 
 def add_search_arguments(parser) -> None:
@@ -51,6 +66,13 @@ def add_search_arguments(parser) -> None:
 def decoding_options(args) -> TranslateOptions:
     """The given options. Raises KDError for a value out of range."""
     return TranslateOptions(**{name: getattr(args, name) for name in TranslateOptions.__dataclass_fields__})
+
+
+def backend_options(args) -> BackendOptions:
+    """The given options. Raises KDError for values that cannot be used together."""
+    options = BackendOptions(args.backend, args.workers)
+    options.check_fp16(args.fp16)
+    return options
 
 
 def note_dictionary_check(result: dict) -> None:

@@ -28,7 +28,8 @@ from fairseq.models.transformer import TransformerModelBase
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.criterions.hybrid_config import KDHybridConfig, LearnedGate, check_hybrid_options, scheduled
-from fairseq_kd.criterions.kd_word import KDWordCriterion, places_of, rows_at, scatter
+from fairseq_kd.criterions.kd_word import KDWordCriterion
+from fairseq_kd.criterions.places import places_of, rows_at, scatter
 from fairseq_kd.inference.supported import is_fully_sharded, unwrapped
 
 STOCK = (FairseqEncoderDecoderModel.forward, TransformerModelBase.forward)

@@ -21,6 +21,7 @@ from fairseq.logging import metrics
 from fairseq_kd.core.errors import KDError, exit_on_user_error
 from fairseq_kd.core.hydra_paths import resolve_paths
 from fairseq_kd.criterions.config import PATHS, KDWordConfig, check_options
+from fairseq_kd.criterions.places import places_of, rows_at, scatter
 from fairseq_kd.criterions.source import (
     TaskCalls,
     check_autocast,
@@ -252,22 +253,3 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
             agreed = sum(log.get("n_agreed", 0) for log in logging_outputs)
             metrics.log_scalar("kd_loss", kd_loss / tokens / math.log(2), tokens, round=3)
             metrics.log_scalar("agreement", 100 * agreed / tokens, tokens, round=2)
-
-
-def places_of(keep: torch.Tensor) -> torch.Tensor:
-    """The numbers of the N positions where `keep` (B, T) is true, in row-major order, (N,).
-
-    Computed once per batch and before the student runs: on CUDA it waits, and then nothing is queued yet.
-    """
-    return keep.flatten().nonzero().squeeze(1)
-
-
-def rows_at(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """`values` (B, T, ...) at the N places, (N, ...). A mask would count its places again, in the backward pass too."""
-    return values.flatten(0, 1).index_select(0, places)
-
-
-def scatter(values: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-    """`values` (N,) at the N places where `keep` is true, 0 elsewhere; (B * T, 1)."""
-    zeros = torch.zeros(keep.shape, dtype=values.dtype, device=values.device)
-    return zeros.masked_scatter(keep, values).view(-1, 1)

@@ -6,6 +6,7 @@ from fairseq_kd.artifacts.records import write_record
 from fairseq_kd.artifacts.writing import ensure_writable_file
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.public import errors_name_arguments
+from fairseq_kd.evaluation.backend import BackendOptions
 from fairseq_kd.evaluation.calibration import BINS, calibration, observe
 from fairseq_kd.evaluation.compare import CompareOptions, compare
 from fairseq_kd.evaluation.evaluate import evaluate
@@ -40,6 +41,8 @@ def evaluate_checkpoint(
     max_tokens: int = 12000,
     fp16: bool = False,
     cpu: bool = False,
+    backend: str = "fairseq",
+    workers: int | None = None,
     trust_checkpoint=None,
 ) -> dict:
     """Translate a subset and score it; return the result of `evaluation.evaluate`, which also holds the translations.
@@ -48,18 +51,15 @@ def evaluate_checkpoint(
     calibration. latency: sentences that are timed. teacher: measure the agreement with it; teacher_data: folder of its
     dictionaries, if it was moved. noise_levels: percentages of the source words that get noise. reference,
     post_process: for a data-bin of fairseq-preprocess. trust_checkpoint: `checkpoint` again, if it may hold code. beam
-    to cpu: see `TranslateOptions`. A measure that is 0, None or empty is not made.
+    to cpu: see `TranslateOptions`. backend, workers: see `BackendOptions`. A measure that is 0, None or empty is not
+    made.
     Raises KDError for input that cannot be used, before anything is translated.
     """
     options = TranslateOptions(beam, lenpen, max_len_a, max_len_b, max_tokens, fp16, cpu)
-    measures = Measures(
-        resamples=resamples,
-        bins=bins,
-        latency=latency,
-        teacher=_teacher(teacher, teacher_data),
-        noise=NoiseLevels(tuple(noise_levels)) if noise_levels else None,
-    )
+    noise = NoiseLevels(tuple(noise_levels)) if noise_levels else None
+    measures = Measures(resamples, bins, latency, _teacher(teacher, teacher_data), noise)
     how = {"reference": reference, "post_process": post_process, "tokenize": tokenize, "measures": measures}
+    how["backend"] = BackendOptions(backend, workers)
     trust = _trusts(checkpoint, trust_checkpoint)
     if out is not None:
         ensure_writable_file(out)

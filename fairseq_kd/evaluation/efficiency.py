@@ -9,7 +9,7 @@ import torch
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
-from fairseq_kd.evaluation.system import System, search_backend
+from fairseq_kd.evaluation.system import System
 from fairseq_kd.models.count import operations_per_token, parameter_count
 
 WARM_UP = 3  # sentences that are translated before the timing begins
@@ -80,7 +80,7 @@ def latency(system: System, sentences: int) -> dict:
 
     sentences: how many are timed, evenly spaced over the subset. The first few are also translated before, untimed.
     """
-    backend = search_backend([system.model], system.task, system.dataset, system.options)
+    backend = system.backend()
     chosen = np.linspace(0, len(system.dataset) - 1, sentences).round().astype(int)
     for number in chosen[:WARM_UP]:
         backend.translate(np.array([number]), lambda count: None)

@@ -12,7 +12,8 @@ Keys of the result (JSON), "format" 2. The name at the end of an entry is the fu
     efficiency            {"parameters", "weights_bytes", "checkpoint_bytes", "operations_per_token",
                           "operations_length", "sentences_per_second", "peak_rss_bytes"}: `efficiency`
     seconds, parameters   of decoding; of the model
-    decoding, device, gpu, threads, versions
+    decoding              the options; "backend" only for "ctranslate2", if missing fairseq: `BackendOptions`
+    device, gpu, threads, versions      of decoding; threads: of torch, or the workers of CTranslate2
     sources_sha256        of the source text with a newline after each sentence
     hypotheses, references     plain text, one entry per segment
 
@@ -20,7 +21,7 @@ and on request:
 
     calibration           {"tokens", "accuracy", "confidence", "ece", "nll_bits", "brier",
                           "bins": [{"tokens", "confidence", "accuracy"}]}: `calibration`
-    agreement             {"teacher", "tokens", "top1", "bleu", "teacher_hypotheses"}: `measures.agreement`
+    agreement             {"teacher", "tokens", "top1", "bleu", "teacher_hypotheses"}: `measures.Measuring`
     robustness            {"noise", "seed", "levels"}: `robustness`
     latency               {"sentences", "p50_ms", "p95_ms", "mean_ms"}: `efficiency`
     gap                   {"data", "seed", "train", "evaluated", "too_long", "gap_bits", "interval"}: `gap`
@@ -33,15 +34,14 @@ Format 1 had no ter, seed, behaviour, efficiency, sources_sha256 and references.
 import unicodedata
 from collections.abc import Iterable
 
-import torch
-
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.manifest import library_versions
+from fairseq_kd.evaluation.backend import BackendOptions
 from fairseq_kd.evaluation.efficiency import Meter, size
 from fairseq_kd.evaluation.measures import Measures, Measuring
 from fairseq_kd.evaluation.results import FORMAT
-from fairseq_kd.evaluation.segments import Segments, read_segments, text_hash
-from fairseq_kd.evaluation.system import System, TranslateOptions, open_system
+from fairseq_kd.evaluation.segments import read_segments, text_hash
+from fairseq_kd.evaluation.system import TranslateOptions, open_system
 from fairseq_kd.inference.device import gpu_name
 from fairseq_kd.scoring.score import Scorer, check_seed, choose_scorer
 
@@ -97,22 +97,26 @@ def evaluate(
     tokenize=None,
     trust=False,
     measures=None,
+    backend=None,
 ) -> dict:
     """Score `checkpoint` on `subset` of `data_bin` and return the result, ready for JSON.
 
     A data-bin made by `fairseq-kd prepare` contains references and subword model. For a data-bin made by plain
     fairseq-preprocess, reference (a text file) and post_process (how subwords are joined) must be given.
     tokenize: sacreBLEU's tokeniser; None: the tokeniser for the target language.
-    measures: None: scores without intervals, and the measures that cost no extra time.
+    measures: None: scores without intervals, and the measures that cost no extra time. backend: a `BackendOptions`;
+    None: fairseq.
     Raises KDError for input that cannot be used, before anything is decoded.
     """
     check_seed()
+    options, backend = options or TranslateOptions(), backend or BackendOptions()
+    backend.check_fp16(options.fp16)
     with Inputs() as inputs:
         inputs.watch(checkpoint, *([] if reference is None else [reference]))
         inputs.watch_data_bin(data_bin)
         segments = read_segments(data_bin, subset, reference, post_process)
         count = len(segments.references)
-        system = open_system(checkpoint, data_bin, subset, options or TranslateOptions(), count, trust=trust)
+        system = open_system(checkpoint, data_bin, subset, options, count, trust=trust)
         sizes = size(system, checkpoint)
         origin = {
             "checkpoint": str(checkpoint),
@@ -120,20 +124,22 @@ def evaluate(
             **segments.origin,
         }
         scorer = choose_scorer(system.task.cfg.target_lang, tokenize, segments.references)
-        result = _score(system, segments, scorer, measures or Measures(), origin, sizes)
+        system = backend.attach(system, subset, inputs)
+        measuring = Measuring(measures or Measures(), system, segments, scorer, backend)
+        result = _score(measuring, backend, origin, sizes)
         inputs.check()
     return result
 
 
-def _score(system: System, segments: Segments, scorer: Scorer, measures: Measures, origin: dict, sizes: dict) -> dict:
+def _score(measuring: Measuring, backend: BackendOptions, origin: dict, sizes: dict) -> dict:
     """Translate, score and measure. origin: the entries of the result about the evaluated files. sizes: see `size`."""
+    system, segments, scorer = measuring.system, measuring.segments, measuring.scorer
     options = system.options
-    measuring = Measuring(measures, system, segments, scorer)
-    with Meter(options.device()) as meter:
+    with Meter(backend.meter_device(options)) as meter:
         segmented = system.translate()
     hypotheses, references = [segments.decode(line) for line in segmented], segments.references
     sources = segments.sources(system)
-    scores = scorer.score(hypotheses, references, measures.resamples)
+    scores = scorer.score(hypotheses, references, measuring.measures.resamples)
     return {
         "format": FORMAT,
         "kind": "result",
@@ -149,10 +155,10 @@ def _score(system: System, segments: Segments, scorer: Scorer, measures: Measure
         "parameters": sizes["parameters"],
         "updates": system.updates,
         "seed": system.seed,
-        "decoding": options.as_dict(),
+        "decoding": backend.recorded(options),
         "device": str(options.device()),
         "gpu": gpu_name(options.device()),
-        "threads": torch.get_num_threads(),
+        "threads": backend.threads,
         "versions": library_versions(),
         "sources_sha256": text_hash(sources),
         "hypotheses": hypotheses,

@@ -10,11 +10,12 @@ import torch
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME, check_files, read_manifest
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.plain import PlainText, form_of, missing_model, text_of_folder, text_of_model_file
+from fairseq_kd.evaluation.backend import batch_tokens
 from fairseq_kd.evaluation.exported import KIND
 from fairseq_kd.evaluation.system import TranslateOptions
 from fairseq_kd.evaluation.translator import Model
 from fairseq_kd.export.runtime import SPECIAL, check_installed, load_translator, symbols
-from fairseq_kd.sequence.ctranslate2_backend import MAX_TOKENS, CTranslate2Backend
+from fairseq_kd.sequence.ctranslate2_backend import CTranslate2Backend
 
 POSITIONS = [1024, 1024]  # fairseq's defaults, for folders of versions that did not record them
 
@@ -34,7 +35,7 @@ def exported_model(
     source, target = (_dictionary(folder, side) for side in ("source", "target"))
     task = SimpleNamespace(source_dictionary=source, target_dictionary=target)
     source_limit, target_limit = manifest.get("max_positions", POSITIONS)
-    max_tokens = options.max_tokens if options.max_tokens != TranslateOptions.max_tokens else MAX_TOKENS[device.type]
+    max_tokens = batch_tokens(options)
 
     def backend(dataset, nbest: int) -> CTranslate2Backend:
         settings = options.as_dict() | {"nbest": nbest}

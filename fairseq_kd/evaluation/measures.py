@@ -7,6 +7,7 @@ measures are in `calibration`, `gap`, `robustness`, `efficiency` and `other_metr
 from dataclasses import dataclass
 
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.evaluation.backend import BackendOptions
 from fairseq_kd.evaluation.calibration import calibration, observe
 from fairseq_kd.evaluation.efficiency import check_latency, latency
 from fairseq_kd.evaluation.gap import Gap, GapOptions
@@ -73,7 +74,8 @@ class Measures:
 class Measuring:
     """The requested measures of one system. Raises KDError on construction for a measure that is not possible."""
 
-    def __init__(self, measures: Measures, system: System, segments: Segments, scorer: Scorer):
+    def __init__(self, measures: Measures, system: System, segments: Segments, scorer: Scorer, backend: BackendOptions):
+        """backend: translates for the teacher; the system has a search of its own."""
         self.measures, self.system, self.segments, self.scorer = measures, system, segments, scorer
         data_bin, subset = segments.origin["data_bin"], segments.origin["subset"]
         if measures.latency:
@@ -81,6 +83,7 @@ class Measuring:
         if measures.bins or measures.teacher or measures.gap:
             _check_gold(system, subset)
         self.teachers = measures.teacher and measures.teacher.open(system, data_bin, subset)
+        self.teacher_search = self.teachers and backend.search(self.teachers, system.options)
         self.robustness = measures.noise and Robustness(measures.noise, system, segments, scorer)
         self.gap = measures.gap and Gap(measures.gap, system, data_bin)
         for metric in measures.metrics:
@@ -96,8 +99,7 @@ class Measuring:
         if self.gap:
             found["gap"] = self.gap.run(self.segments.origin["subset"], self.measures.resamples)
         if self.teachers:
-            decode, resamples = self.segments.decode, self.measures.resamples
-            found["agreement"] = agreement(self.system, self.teachers, hypotheses, decode, self.scorer, resamples)
+            found["agreement"] = self._agreement(hypotheses)
         if self.robustness:
             found["robustness"] = self.robustness.run(bleu, self.measures.resamples)
         if self.measures.metrics:
@@ -106,6 +108,25 @@ class Measuring:
         if self.measures.latency:
             found["latency"] = latency(self.system, self.measures.latency)
         return found
+
+    def _agreement(self, hypotheses: list[str]) -> dict:
+        """{"tokens", "top1", "bleu", "teacher", "teacher_hypotheses"}.
+
+        top1: share of the target tokens at which system and teacher give the highest probability to the same token,
+        given the gold prefix. bleu: of the system's `hypotheses` (plain text), with the teacher's translations by the
+        same search as references.
+        """
+        same, tokens = top1_agreement(self.system, self.teachers)
+        backend = self.teacher_search(self.teachers.dataset)
+        lines = translate(backend, self.teachers.task.target_dictionary, "decoding, teacher")
+        theirs = [self.segments.decode(line) for line in lines]
+        return {
+            "teacher": self.teachers.fingerprint(),
+            "tokens": tokens,
+            "top1": same / tokens,
+            "bleu": self.scorer.score_by("bleu", hypotheses, theirs, self.measures.resamples),
+            "teacher_hypotheses": theirs,
+        }
 
 
 def _check_gold(system: System, subset: str) -> None:
@@ -117,29 +138,6 @@ def _check_gold(system: System, subset: str) -> None:
             "--teacher and --gap: leave these options out, or binarise both sides"
         )
     check_positions(dataset.src_sizes, dataset.tgt_sizes, system.model.max_positions())
-
-
-def agreement(
-    system: System, teachers: Teachers, hypotheses: list[str], decode, scorer: Scorer, resamples: int
-) -> dict:
-    """{"tokens", "top1", "bleu", "teacher", "teacher_hypotheses"}.
-
-    top1: share of the target tokens at which system and teacher give the highest probability to the same token, given
-    the gold prefix. bleu: of the system's `hypotheses` (plain text), with the teacher's translations by the same search
-    as references. decode: joins subwords.
-    """
-    same, tokens = top1_agreement(system, teachers)
-    lines = translate(
-        teachers.models(system.options.device()), teachers.task, teachers.dataset, system.options, "decoding, teacher"
-    )
-    theirs = [decode(line) for line in lines]
-    return {
-        "teacher": teachers.fingerprint(),
-        "tokens": tokens,
-        "top1": same / tokens,
-        "bleu": scorer.score_by("bleu", hypotheses, theirs, resamples),
-        "teacher_hypotheses": theirs,
-    }
 
 
 def top1_agreement(system: System, teachers: Teachers) -> tuple[int, int]:

@@ -114,8 +114,9 @@ def _efficiency(result: dict) -> list[str]:
     counted = "operations not counted for this model"
     if operations is not None:
         counted = f"{operations / 1e6:,.2f} M operations per target token at {found['operations_length']} tokens"
+    by = f" by {backend}" if (backend := result["decoding"].get("backend")) else ""
     return [
-        f"{result['sentences']:,} sentences in {result['seconds']:.1f} s on {result['device']}, "
+        f"{result['sentences']:,} sentences in {result['seconds']:.1f} s on {result['device']}{by}, "
         f"{found['sentences_per_second']:.1f}/s, {memory}",
         f"{result['parameters']:,} parameters ({found['weights_bytes'] / 1e6:,.1f} MB; the file "
         f"{found['checkpoint_bytes'] / 1e6:,.1f} MB), {counted}, {result['updates']:,} updates",

@@ -1,10 +1,11 @@
 """The evaluated system: the model of a checkpoint, opened on a subset of a data-bin.
 
-It translates with fairseq's own task, batches and beam search.
+It translates with fairseq's own task, batches and beam search, unless `backend` gives it another search.
 """
 
 import math
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from fairseq_kd.inference.checkpoint import read_checkpoint, updates_of
 from fairseq_kd.inference.dictionaries import check_same_dictionary, warn_if_newer
 from fairseq_kd.inference.frozen import FrozenModel, build_model, configure_own_task
 from fairseq_kd.inference.opening import check_longest
-from fairseq_kd.sequence.backend import FairseqBackend
+from fairseq_kd.sequence.backend import Backend, FairseqBackend
 
 TRAINED_AND_GIVEN = ("the checkpoint's training", "DATA_BIN")  # how error messages name two sets of dictionaries
 
@@ -60,17 +61,17 @@ class TranslateOptions:
         return asdict(self)
 
 
-def translate(models: list, task, dataset, options: TranslateOptions, label: str) -> list[str]:
-    """Hypotheses of all sentences in order, as subword strings. models: an ensemble, in eval mode on its device."""
-    backend = search_backend(models, task, dataset, options)
-    progress = Progress(label, len(dataset), "sentences")
-    found = backend.translate(np.arange(len(dataset)), progress.advance)
+def translate(backend: Backend, dictionary, label: str) -> list[str]:
+    """Hypotheses of all sentences of the backend in order, as subword strings. dictionary: of the target."""
+    count = len(backend.dataset)
+    progress = Progress(label, count, "sentences")
+    found = backend.translate(np.arange(count), progress.advance)
     progress.finish()
-    return [task.target_dictionary.string(torch.as_tensor(found[n][0].tokens)) for n in range(len(dataset))]
+    return [dictionary.string(torch.as_tensor(found[n][0].tokens)) for n in range(count)]
 
 
 def search_backend(models: list, task, dataset, options: TranslateOptions) -> FairseqBackend:
-    """A backend that runs fairseq's beam search over the dataset."""
+    """A backend that runs fairseq's beam search over the dataset. models: an ensemble, in eval mode on its device."""
     search = Namespace(
         beam=options.beam,
         lenpen=options.lenpen,
@@ -86,7 +87,8 @@ class System:
     """A model that can translate `dataset` and give probabilities under gold prefixes.
 
     frozen: the evaluated model. dataset: None if no subset was loaded. seed: of its training; None if the checkpoint
-    records none. dictionary_check: see `_check_recorded_dictionaries`.
+    records none. dictionary_check: see `_check_recorded_dictionaries`. search: from a dataset to the backend that
+    translates it; None: fairseq's beam search.
     """
 
     frozen: FrozenModel
@@ -96,6 +98,7 @@ class System:
     updates: int
     seed: int | None
     dictionary_check: str
+    search: Callable[[object], Backend] | None = None
 
     @property
     def model(self):
@@ -108,11 +111,18 @@ class System:
 
         return utils.resolve_max_positions(self.task.max_positions(), self.model.max_positions())[0]
 
+    def backend(self, dataset=None) -> Backend:
+        """What translates a dataset with the model. None: the subset of the system."""
+        dataset = self.dataset if dataset is None else dataset
+        if self.search is not None:
+            return self.search(dataset)
+        return search_backend([self.model], self.task, dataset, self.options)
+
     def translate(self, dataset=None, label: str = "decoding") -> list[str]:
         """Hypotheses as subword strings, in the order of `dataset`. None: the subset of the system."""
         dataset = self.dataset if dataset is None else dataset
         check_lengths(self, dataset)
-        return translate([self.model], self.task, dataset, self.options, label)
+        return translate(self.backend(dataset), self.task.target_dictionary, label)
 
 
 def open_system(

@@ -9,7 +9,7 @@ import torch
 
 from fairseq_kd.core.errors import KDError, prefixed_errors
 from fairseq_kd.corpus.plain import PlainText, split_line, text_of_data_bin
-from fairseq_kd.evaluation.system import System, TranslateOptions, load_system, search_backend
+from fairseq_kd.evaluation.system import System, TranslateOptions, load_system
 from fairseq_kd.sequence.backend import Backend
 from fairseq_kd.sequence.decode_options import Hypothesis
 
@@ -56,7 +56,7 @@ def checkpoint_model(system: System) -> Model:
     """The model of a checkpoint, which fairseq's beam search runs."""
 
     def backend(dataset, nbest: int) -> Backend:
-        return search_backend([system.model], system.task, dataset, system.options)
+        return system.backend(dataset)
 
     task = system.task
     limits = min(system.source_limit(), system.options.max_tokens), system.model.max_positions()[1]

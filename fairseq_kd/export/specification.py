@@ -11,6 +11,7 @@ Every parameter of the model must be used in the end. A remaining parameter has 
 
 import numpy as np
 from ctranslate2.specs import common_spec, transformer_spec
+from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY
 from fairseq.models.bart import BARTModel
 from fairseq.models.transformer import TransformerModel, TransformerModelBase
 from fairseq.models.transformer_align import TransformerAlignModel
@@ -80,17 +81,9 @@ def specify(model, source_vocabulary: list[str], target_vocabulary: list[str]) -
 
 def check_options(model) -> None:
     """Raises KDError for options and parts, other than parameters, that have no counterpart in CTranslate2."""
-    kind = type(model)
-    if kind is KDAdaptiveModel:
-        raise KDError("CTranslate2 cannot express gates: cut them out first, with fairseq-kd compact")
-    if kind not in CONVERTED:
-        raise KDError(f"CTranslate2 cannot express a {kind.__name__}: it must be a transformer or a kd_student")
     cfg = model.cfg
-    if str(cfg.activation_fn) not in ACTIVATIONS:
-        raise KDError(
-            f"CTranslate2 cannot express the activation function of its feed-forward networks: --activation-fn is "
-            f"{cfg.activation_fn}, it must be one of {', '.join(ACTIVATIONS)}"
-        )
+    _check_kind(type(model))
+    _check_activation(str(cfg.activation_fn))
     xformers = cfg.encoder.xformers_att_config or cfg.decoder.xformers_att_config
     for option, value in (
         ("--no-token-positional-embeddings", cfg.no_token_positional_embeddings),
@@ -100,6 +93,31 @@ def check_options(model) -> None:
     ):
         if value:
             raise KDError(f"CTranslate2 cannot express a model with {option}")
+
+
+def check_architecture(options) -> None:
+    """Raises KDError when CTranslate2 has no counterpart of the model that fairseq builds from these options.
+
+    options: of the model, as fairseq-train parses them or as a checkpoint keeps them. Its weights show the rest.
+    """
+    name = getattr(options, "arch", None) or options._name
+    _check_kind(ARCH_MODEL_REGISTRY.get(name) or MODEL_REGISTRY[name])
+    _check_activation(str(getattr(options, "activation_fn", "relu")))
+
+
+def _check_kind(kind: type) -> None:
+    if kind is KDAdaptiveModel:
+        raise KDError("CTranslate2 cannot express gates: cut them out first, with fairseq-kd compact")
+    if kind not in CONVERTED:
+        raise KDError(f"CTranslate2 cannot express a {kind.__name__}: it must be a transformer or a kd_student")
+
+
+def _check_activation(name: str) -> None:
+    if name not in ACTIVATIONS:
+        raise KDError(
+            f"CTranslate2 cannot express the activation function of its feed-forward networks: --activation-fn is "
+            f"{name}, it must be one of {', '.join(ACTIVATIONS)}"
+        )
 
 
 def _side(parameters: Parameters, module, side: str):

@@ -16,7 +16,7 @@ OPTIONAL = ("evaluate",)
 TRAINED = ("common", "teacher", "student")  # sections with options of fairseq-train
 REQUIRED_DATA = ("name", "source-lang", "target-lang", "vocab-size")
 DATA_KEYS = (*REQUIRED_DATA, "form", "normalisation")
-EVALUATE_KEYS = ("beam", "lenpen", "tokenize")
+EVALUATE_KEYS = ("beam", "lenpen", "tokenize", "backend")
 # any other option would train the distilled student in another way than the plain one
 KD_KEYS = ("kd-weight", "teacher-temperature", "student-temperature", "kd-scale", "teacher-dtype")
 # The spelling of version 0.1.0 is still read: users keep such files.

@@ -15,6 +15,7 @@ from fairseq_kd.core.errors import KDError, prefixed_errors
 from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.corpus.corpora import prepare_by_name, usual_options
 from fairseq_kd.criterions.planned import check_planned
+from fairseq_kd.evaluation.backend import FAIRSEQ, BackendOptions
 from fairseq_kd.evaluation.evaluate import evaluate
 from fairseq_kd.evaluation.system import TranslateOptions
 from fairseq_kd.quickstart.recipe import Recipe
@@ -35,6 +36,7 @@ def run_quickstart(recipe: Recipe, data_bin, out, seeds: int, raw=None, cpu: boo
     check_new_data_bin(data_bin, "--data-bin")
     data_bin, out = Path(data_bin), Path(out)
     _tokenizer(recipe)
+    _backend(recipe)
     check_trainings(recipe)
     stages = _Stages(total=1 + 2 * (1 + 2 * seeds))
     stages.begin("corpus")
@@ -68,6 +70,8 @@ def check_trainings(recipe: Recipe) -> None:
         args = parse_training(where, arguments)
         with prefixed_errors(where):
             check_planned(args)
+        with prefixed_errors(f"{recipe.path}: evaluate"):
+            _backend(recipe).check_model(args)
 
 
 class _Stages:
@@ -123,6 +127,11 @@ def _tokenizer(recipe: Recipe) -> str:
     return choose_tokenizer(recipe.data["target-lang"], recipe.evaluate.get("tokenize"))
 
 
+def _backend(recipe: Recipe) -> BackendOptions:
+    with prefixed_errors(f"{recipe.path}: evaluate"):
+        return BackendOptions(recipe.evaluate.get("backend", FAIRSEQ))
+
+
 def _kept(path: Path) -> dict | None:
     """The result of an earlier run, None where there is none. A damaged file is reported and made again."""
     try:
@@ -136,15 +145,17 @@ def _kept(path: Path) -> dict | None:
 
 def _score(path: Path, data_bin: Path, checkpoint, recipe: Recipe, cpu: bool) -> dict:
     given = dict(recipe.evaluate)
-    tokenize = given.pop("tokenize", None)
+    tokenize, backend = given.pop("tokenize", None), _backend(recipe)
+    given.pop("backend", None)
     options = TranslateOptions(**given, cpu=cpu)
     if (result := _kept(path)) is not None:
         made_from = (result["checkpoint_sha256"], result["manifest_sha256"], result["decoding"])
         made_from += (result.get("tokenize", STANDARD),)
-        wanted = (sha256_file(checkpoint), sha256_file(data_bin / MANIFEST_NAME), options.as_dict(), _tokenizer(recipe))
+        wanted = (sha256_file(checkpoint), sha256_file(data_bin / MANIFEST_NAME))
+        wanted += (backend.recorded(options), _tokenizer(recipe))
         if made_from == wanted:
             return result
-    result = evaluate(data_bin, checkpoint, "test", options, tokenize=tokenize)
+    result = evaluate(data_bin, checkpoint, "test", options, tokenize=tokenize, backend=backend)
     write_record(path, result)
     return result
 

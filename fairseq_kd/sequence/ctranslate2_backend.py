@@ -1,7 +1,7 @@
 """Decoding by CTranslate2: the same beam search as fairseq's, several times faster on a CPU.
 
-A teacher is converted once. The converted model stays in the user's cache folder (`core.paths.cached`); its name holds
-the sha256 of the checkpoint. Weights are quantised when the model is loaded.
+A checkpoint is converted once. The converted model stays in the user's cache folder (`core.paths.cached`); its name
+holds the sha256 of the checkpoint. Weights are quantised when the model is loaded.
 """
 
 import shutil
@@ -18,11 +18,17 @@ from fairseq_kd.artifacts.records import write_record
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import cached, xdg_cache_home
 from fairseq_kd.export import runtime as vocabulary
-from fairseq_kd.export.runtime import check_installed, is_out_of_memory, load_translator, write_model
+from fairseq_kd.export.runtime import (
+    CannotComputeError,
+    check_installed,
+    is_out_of_memory,
+    load_translator,
+    write_model,
+)
 from fairseq_kd.inference.opening import length_sorted
 from fairseq_kd.sequence.backend import Backend
 from fairseq_kd.sequence.decode_options import DecodeOptions, Hypothesis
-from fairseq_kd.sequence.strategies import STRATEGIES
+from fairseq_kd.sequence.strategies import STRATEGIES, Strategy
 from fairseq_kd.teacher.ensemble import Teachers
 
 MAX_TOKENS = {"cpu": 1024, "cuda": 16384}
@@ -104,17 +110,17 @@ class CTranslate2Backend(Backend):
 
 
 def teacher_backend(teachers: Teachers, options: DecodeOptions, device: torch.device, workers=None):
-    """The backend for one teacher. workers: see `load_translator`.
+    """The backend for one teacher. Raises KDError as `open_converted` does."""
+    return _backend(open_converted(teachers, options.dtype, device, workers), teachers, options, device)
 
-    Raises KDError when the teacher cannot be converted, the device cannot compute in --dtype, or it cannot be used.
-    """
-    model = convert(teachers)
-    try:
-        translator = load_translator(model, device, options.dtype, workers)
-    except RuntimeError as error:
-        raise KDError(
-            f"CTranslate2 cannot load {model} ({error}), whose files are as they were written; use --backend fairseq"
-        ) from error
+
+def named_backend(teachers: Teachers, options: DecodeOptions, device: torch.device, workers=None):
+    """The backend of --backend ctranslate2. Raises KDError as `named_translator` does."""
+    translator = named_translator(teachers, options.how, options.dtype, device, workers)
+    return _backend(translator, teachers, options, device)
+
+
+def _backend(translator, teachers: Teachers, options: DecodeOptions, device: torch.device) -> CTranslate2Backend:
     max_tokens = options.max_tokens or MAX_TOKENS[device.type]
     limit = teachers.max_positions[1]
     settings, strategy = options.settings(), options.strategy
@@ -123,21 +129,48 @@ def teacher_backend(teachers: Teachers, options: DecodeOptions, device: torch.de
     )
 
 
-def reason_against(teachers: Teachers, options: DecodeOptions) -> str | None:
-    """Why CTranslate2 cannot decode with these teachers and options; None when no reason is known."""
+def named_translator(teachers: Teachers, strategy: Strategy, dtype: str, device: torch.device, workers=None):
+    """A translator that --backend ctranslate2 has asked for. For the arguments see `load_translator`.
+
+    Raises KDError when CTranslate2 cannot run the strategy or these models on this device, with the reason.
+    """
+    if why_not := reason_against(teachers, strategy):
+        raise KDError(f"--backend ctranslate2 cannot do this: {why_not}; use --backend fairseq")
+    try:
+        return open_converted(teachers, dtype, device, workers)
+    except CannotComputeError as error:
+        raise KDError(f"--backend ctranslate2: {error}; or use --backend fairseq") from error
+
+
+def open_converted(teachers: Teachers, dtype: str, device: torch.device, workers=None):
+    """A translator with the converted model of one checkpoint. For the other arguments see `load_translator`.
+
+    Raises KDError when it cannot be converted or loaded, and as `load_translator` does.
+    """
+    model = convert(teachers)
+    try:
+        return load_translator(model, device, dtype, workers)
+    except RuntimeError as error:
+        raise KDError(
+            f"CTranslate2 cannot load {model} ({error}), whose files are as they were written; use --backend fairseq"
+        ) from error
+
+
+def reason_against(teachers: Teachers, strategy: Strategy) -> str | None:
+    """Why CTranslate2 cannot run the strategy with these teachers; None when no reason is known."""
     try:
         check_installed()
     except KDError as error:
         return str(error)
-    if options.how.not_by_ctranslate2:
-        return options.how.not_by_ctranslate2
+    if strategy.not_by_ctranslate2:
+        return strategy.not_by_ctranslate2
     if len(teachers.members) > 1:
         return "it has no ensembles"
     return None
 
 
 def convert(teachers: Teachers) -> Path:
-    """The folder of the teacher as a CTranslate2 model; the teacher is converted if the folder does not exist.
+    """The folder of the one checkpoint as a CTranslate2 model; it is converted if the folder does not exist.
 
     Raises KDError when CTranslate2 has no counterpart of its architecture or of one of its options.
     """
@@ -154,19 +187,19 @@ def convert(teachers: Teachers) -> Path:
         with exclusive(final, wait=True):  # by name: converted once, also by shards that begin together
             damage = _damage(final) if final.exists() else None
             if damage is not None:
-                print(f"{damage}. The teacher is converted again", file=sys.stderr, flush=True)
+                print(f"{damage}. The model is converted again", file=sys.stderr, flush=True)
             if damage is not None or not final.exists():
                 _convert(teacher, final)
     except OSError as error:
         raise KDError(
-            f"cannot keep the converted teacher in {final.parent} ({error.strerror or error}); set FAIRSEQ_KD_CACHE to "
+            f"cannot keep the converted model in {final.parent} ({error.strerror or error}); set FAIRSEQ_KD_CACHE to "
             "a writable folder"
         ) from error
     return final
 
 
 def _damage(folder: Path) -> str | None:
-    """A description of the damage of a converted teacher, None when its files are the files that were written."""
+    """A description of the damage of a converted model, None when its files are the files that were written."""
     try:
         manifest = read_manifest(folder)
         if manifest is None or "model.bin" not in manifest.get("files", ()):

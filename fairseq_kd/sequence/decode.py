@@ -11,7 +11,7 @@ from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.export.runtime import CannotComputeError
 from fairseq_kd.inference.device import choose_device
 from fairseq_kd.sequence.assemble import Given
-from fairseq_kd.sequence.ctranslate2_backend import convert, reason_against, teacher_backend
+from fairseq_kd.sequence.ctranslate2_backend import convert, named_backend, reason_against, teacher_backend
 from fairseq_kd.sequence.decode_options import DecodeOptions
 from fairseq_kd.sequence.work import Closeness, DecodeWork, open_closeness
 from fairseq_kd.teacher.ensemble import Teachers, open_teachers
@@ -70,20 +70,18 @@ def choose_backend(teachers: Teachers, options: DecodeOptions, workers=None, say
     if workers is not None and workers < 1:
         raise KDError(f"--workers {workers}: must be at least 1")
     device = choose_device(options.cpu)
-    why_not = reason_against(teachers, options)
-    if options.backend == "ctranslate2" and why_not:
-        raise KDError(f"--backend ctranslate2 cannot do this: {why_not}; use --backend fairseq")
+    if options.backend == "ctranslate2":
+        return named_backend(teachers, options, device, workers)
+    why_not = reason_against(teachers, options.how)
     if options.backend == "auto" and not why_not:
         try:
             convert(teachers)
         except KDError as error:
             why_not = str(error)
-    if options.backend != "fairseq" and not why_not:
+    if options.backend == "auto" and not why_not:
         try:
             return teacher_backend(teachers, options, device, workers)
         except CannotComputeError as error:
-            if options.backend == "ctranslate2":
-                raise KDError(f"--backend ctranslate2: {error}; or use --backend fairseq") from error
             why_not = str(error)
     if options.dtype == "int8":
         raise KDError(f"--dtype int8 needs CTranslate2, which cannot do this: {why_not}; give another --dtype")

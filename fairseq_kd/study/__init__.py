@@ -12,7 +12,8 @@
     stage        one command in a folder of its own, shared by cells                 stages, cell_stages, stage
     existing     a data-bin, teacher, cache or distilled data-bin given by its path  existing, existing_check
     question     what a new spec asks: its factors and claims (`study init`)         questions, new_spec
-    kind         which command a stage is: prepare, teacher, student, evaluate, ...  key
+    kind         which command a stage is: prepare, teacher, student, evaluate, ...  maker
+    maker        what makes a stage: our format and the versions of libraries        maker
     key          the name of a stage: KIND-REQUEST-MAKER                             key
     plan         the stages of all cells and claims, and the order between them      plan, architectures
     record       done.json of a stage: its command, seconds, versions, fingerprint   state

@@ -168,6 +168,9 @@ class CellStages(Stages):
         """Evaluation set -> name of the stage. Set: `test`, or `test@10` for ten percent of noise in the source."""
         options = dict(settings["evaluate"])
         subsets, levels = options.pop("subsets"), options.pop("noise")
+        self._check.backend(checkpoint, settings, self.stages)
+        if options.get("backend") == "fairseq":  # the default: the same stage as without the option
+            del options["backend"]
         found = {}
         for subset in subsets:
             if "data-bin" not in settings["data"]:

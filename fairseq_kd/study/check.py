@@ -12,7 +12,7 @@ from fairseq_kd.core.commands import load_command
 from fairseq_kd.core.errors import KDError, prefixed_errors
 from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.study.cells import make_cells
-from fairseq_kd.study.key import TRAININGS
+from fairseq_kd.study.maker import TRAININGS
 from fairseq_kd.study.plan import PLAN_NAME, Plan
 from fairseq_kd.study.spec import load_spec, spec_path
 from fairseq_kd.study.state import SHOW, OlderStages

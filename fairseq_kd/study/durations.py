@@ -21,7 +21,8 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.process import dying_with_this_process
 from fairseq_kd.core.progress import Progress, format_seconds
 from fairseq_kd.study.factors import is_kd_option
-from fairseq_kd.study.key import TRAININGS, inputs_of
+from fairseq_kd.study.key import inputs_of
+from fairseq_kd.study.maker import TRAININGS
 from fairseq_kd.study.plan import PLAN_NAME, Plan
 from fairseq_kd.study.stage import resolve
 from fairseq_kd.study.stages import Stage

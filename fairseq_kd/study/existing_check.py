@@ -11,6 +11,7 @@ from fairseq_kd.artifacts.manifest import MANIFEST_NAME, read_manifest
 from fairseq_kd.core.errors import KDError, prefixed_errors
 from fairseq_kd.study.existing import Existing
 from fairseq_kd.study.key import RawText
+from fairseq_kd.study.maker import TRAININGS
 from fairseq_kd.study.spec import Spec
 from fairseq_kd.training.arguments import CROSS_ENTROPY, parse_training, to_arguments, training_arguments
 
@@ -214,11 +215,29 @@ class ExistingCheck:
             check_possible(self._model_of(teacher, settings, stages), student)
         self._words[key] = teacher
 
+    def backend(self, checkpoint: str, settings: dict, stages: dict) -> None:
+        """The backend of the evaluation can run the model of a checkpoint, as far as its options show it.
+
+        checkpoint: a word. stages: the stages planned so far.
+        """
+        name = settings["evaluate"].get("backend")
+        key = "backend", name, checkpoint
+        if name is None or key in self._words:
+            return
+        from fairseq_kd.evaluation.backend import BackendOptions
+
+        stage = None if self.existing.of(checkpoint) is not None else stages[Path(checkpoint).parts[2]]
+        with prefixed_errors(f"{self.spec.path}: backend in evaluate"):
+            options = BackendOptions(name)
+            if stage is None or stage.kind != "compact":  # what `compact` writes is a student without gates
+                options.check_model(self._model_of(checkpoint, settings, stages))
+        self._words[key] = checkpoint
+
     def _model_of(self, teacher: str, settings: dict, stages: dict):
-        """The options of the teacher's model: from its checkpoint, or from the command that will train it."""
+        """The options of a model: from the checkpoint of a teacher, or from the command that will train it."""
         if self.existing.of(teacher) is not None:
             return self._models[settings["teacher"]["checkpoint"]]
         stage = stages[Path(teacher).parts[2]]
-        while stage.kind != "teacher":  # `select` chooses among the checkpoints of a training
+        while stage.kind not in TRAININGS:  # `select` chooses among the checkpoints of a training
             stage = stages[stage.inputs[0]]
-        return parse_training(f"{self.spec.path}: teacher or common", stage.command[1:])
+        return parse_training(f"{self.spec.path}: {stage.kind} or common", stage.command[1:])

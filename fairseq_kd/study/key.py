@@ -11,7 +11,6 @@ the contents alone.
 """
 
 import hashlib
-import itertools
 import json
 import os
 import re
@@ -24,69 +23,12 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.yaml_file import nearest
 from fairseq_kd.corpus.corpora import CORPORA
 from fairseq_kd.corpus.entry import text_files
+from fairseq_kd.study.maker import BEFORE, is_cross_entropy
 from fairseq_kd.training.arguments import CROSS_ENTROPY, to_arguments
 
 REQUEST_LENGTH, MAKER_LENGTH = 12, 8  # hexadecimal digits
 FIRST_FORMAT, FIRST_VERSION = 1, "0.1.0"  # the version that named stages KIND-KEY
 FILE_OF_STAGE = re.compile(r"@/stages/([^/]+)/")  # the beginning of a word that names a file of a stage
-
-
-@dataclass(frozen=True)
-class Maker:
-    """The code and the libraries that make the stages of one kind.
-
-    format: raised when our code gives other results; tests/unit/test_golden.py says when.
-    libraries: the libraries whose versions can change a result.
-    """
-
-    format: int
-    libraries: tuple[str, ...]
-
-
-MAKERS = {
-    "prepare": Maker(1, ("sentencepiece", "subword-nmt", "fairseq")),
-    "noise": Maker(1, ("numpy", "sentencepiece", "fairseq")),
-    "teacher": Maker(2, ("torch", "fairseq")),  # 2: CROSS_ENTROPY
-    "select": Maker(1, ("torch", "fairseq", "sentencepiece", "sacrebleu")),
-    "init": Maker(1, ("torch", "fairseq")),
-    "decode": Maker(1, ("torch", "fairseq", "ctranslate2", "sentencepiece", "sacrebleu")),
-    "mix": Maker(1, ("fairseq",)),
-    "cache": Maker(1, ("torch", "fairseq")),
-    "student": Maker(1, ("torch", "fairseq")),
-    "compact": Maker(1, ("torch", "fairseq")),
-    "evaluate": Maker(1, ("torch", "fairseq", "sentencepiece", "sacrebleu")),
-    "compare": Maker(1, ("sacrebleu",)),
-}
-KINDS = tuple(MAKERS)
-TRAININGS = ("teacher", "student")
-BEFORE = ("--criterion", "label_smoothed_cross_entropy")  # CROSS_ENTROPY replaced these words
-ON_GPU = ("teacher", "select", "decode", "cache", "student", "evaluate")
-
-
-def made_by(kind: str, versions: dict, command=()) -> dict:
-    """The maker of a stage: {"format": number, library: version or None}. versions: the result of `library_versions`.
-
-    command: the words of the stage. The format of a training counts the changes of its results: by the dropout masks of
-    our architectures on the CPU (models/dropout.py), by CROSS_ENTROPY for students without a teacher's distribution.
-
-    Builds of one version of torch (2.13.0+cpu, 2.13.0+cu126) count as the same, because the device is not a part of a
-    request.
-    """
-    found = versions | {"fairseq": versions.get("fairseq", versions.get("ve-fairseq"))}
-    changes = [kind in TRAININGS and trains_our_student(command), kind == "student" and is_cross_entropy(command)]
-    number = MAKERS[kind].format + sum(changes)
-    named = {name: found.get(name) for name in MAKERS[kind].libraries}
-    return {"format": number} | {name: value and value.partition("+")[0] for name, value in named.items()}
-
-
-def trains_our_student(command) -> bool:
-    """Whether the words train an architecture of this package."""
-    return any(a == "--arch" and b.startswith(("kd_student", "kd_adaptive")) for a, b in itertools.pairwise(command))
-
-
-def is_cross_entropy(command) -> bool:
-    """Whether the words train without a teacher's distribution, by CROSS_ENTROPY or BEFORE."""
-    return "--criterion" in command and not {"--teacher", "--teacher-cache"} & set(command)
 
 
 @dataclass(frozen=True)

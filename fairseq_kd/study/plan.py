@@ -6,7 +6,7 @@
 from fairseq_kd.study.cell_stages import CellStages
 from fairseq_kd.study.cells import Cells
 from fairseq_kd.study.claims import Claim, read_claims
-from fairseq_kd.study.key import KINDS, ON_GPU
+from fairseq_kd.study.maker import KINDS, ON_GPU
 from fairseq_kd.study.spec import Spec
 from fairseq_kd.study.state import OlderStages
 

@@ -8,7 +8,8 @@ from fairseq_kd.core.progress import Progress, format_seconds
 from fairseq_kd.study.claims import claim_results
 from fairseq_kd.study.durations import Estimates
 from fairseq_kd.study.existing import existing_path
-from fairseq_kd.study.key import KINDS, inputs_of
+from fairseq_kd.study.key import inputs_of
+from fairseq_kd.study.maker import KINDS
 from fairseq_kd.study.plan import Plan
 from fairseq_kd.study.state import CHOICES, LOG, STATES, Records, cell_states, end_of_log, record_of, stage_states
 

@@ -21,7 +21,7 @@ from fairseq_kd.core.errors import KDError, report
 from fairseq_kd.core.paths import PACKAGE
 from fairseq_kd.core.process import die_with_parent, dying_with_this_process
 from fairseq_kd.study.existing import existing_path, unchanged
-from fairseq_kd.study.key import TRAININGS, made_by
+from fairseq_kd.study.maker import TRAININGS, made_by
 from fairseq_kd.study.plan import PLAN_NAME
 from fairseq_kd.study.state import (
     CHOSEN_TEACHER,

@@ -8,7 +8,8 @@ share it. In a planned command `@/` is WORK, `@out/` the folder of the stage, `@
 from dataclasses import dataclass
 
 from fairseq_kd.artifacts.manifest import library_versions
-from fairseq_kd.study.key import KINDS, Key, inputs_of, key_of, made_by, with_files
+from fairseq_kd.study.key import Key, inputs_of, key_of, with_files
+from fairseq_kd.study.maker import KINDS, made_by
 from fairseq_kd.study.spec import Spec
 from fairseq_kd.study.state import OlderStages
 from fairseq_kd.training.arguments import to_arguments, training_arguments
@@ -19,7 +20,7 @@ class Stage:
     """One command.
 
     inputs: names of the stages that must be finished first. updates: number of updates of a training, 0 for other
-    kinds. made_by: see `key.made_by`. old: whether this is a finished stage that other versions made.
+    kinds. made_by: see `maker.made_by`. old: whether this is a finished stage that other versions made.
     """
 
     name: str

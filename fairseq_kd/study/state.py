@@ -12,7 +12,8 @@ from fairseq_kd.artifacts.locks import is_held
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME
 from fairseq_kd.artifacts.records import DamagedRecord, read_record
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.study.key import FIRST_VERSION, MAKERS, Key, made_by
+from fairseq_kd.study.key import FIRST_VERSION, Key
+from fairseq_kd.study.maker import made_by
 
 if TYPE_CHECKING:  # `plan` imports this module
     from fairseq_kd.study.plan import Plan
@@ -203,9 +204,10 @@ def _differences(kind: str, record: dict, now: dict):
     before = record.get("made_by")
     if before is None:
         yield f"fairseq_kd {record.get('versions', {}).get('fairseq_kd', FIRST_VERSION)}, which recorded no formats"
-        before = made_by(kind, record["versions"]) if "versions" in record else now
+        command = shlex.split(record.get("command") or "")
+        before = made_by(kind, record["versions"], command) if "versions" in record else now
     elif before["format"] != now["format"]:
         yield f"format {before['format']} of {kind}, now {now['format']}"
-    for library in MAKERS[kind].libraries:
+    for library in (name for name in now if name != "format"):
         if before.get(library) != now[library]:
             yield f"{library} {before.get(library) or 'not installed'}, now {now[library] or 'not installed'}"

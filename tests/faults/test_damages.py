@@ -143,7 +143,7 @@ def test_a_damaged_converted_teacher_is_converted_again(server, fault_inputs, tm
     damage(folder / file, how)
     answer = server.run([*words, "--out", here / "out", *SHORT], here, environment=environment)
     assert_refused_or_same(answer, here / "out", content(here / "whole"))
-    assert "The teacher is converted again" in answer.text and str(folder) in answer.text
+    assert "The model is converted again" in answer.text and str(folder) in answer.text
     assert content(folder) == before
 
 

@@ -18,7 +18,7 @@ from helpers import write_variant
 
 from fairseq_kd.artifacts.derived import SideWriter
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.evaluation.system import TranslateOptions, translate
+from fairseq_kd.evaluation.system import TranslateOptions, search_backend, translate
 from fairseq_kd.inference.opening import open_data
 from fairseq_kd.sequence import decode as decode_module
 from fairseq_kd.sequence.decode import decode
@@ -298,11 +298,15 @@ def test_what_is_evaluated_has_empty_translations_of_empty_sources_and_drop_empt
 ):
     opened = open_teachers(with_empty_sources, str(teacher), "train")
     options = TranslateOptions(cpu=True, max_len_b=8)
-    models = opened.models(torch.device("cpu"))
-    lines = translate(models, opened.task, opened.dataset, options, "")
+    models, dictionary = opened.models(torch.device("cpu")), opened.task.target_dictionary
+
+    def translations(dataset):
+        return translate(search_backend(models, opened.task, dataset, options), dictionary, "")
+
+    lines = translations(opened.dataset)
     assert [bool(line) for line in lines] == [False, True, False, True, False]
     noised = opened.task.build_dataset_for_inference([torch.tensor([20, 21, 2]), torch.tensor([2])], np.array([3, 1]))
-    assert translate(models, opened.task, noised, options, "") == [lines[1], ""]
+    assert translations(noised) == [lines[1], ""]
     dropped = quiet(with_empty_sources, teacher, tmp_path / "out", DecodeOptions(cpu=True, drop_empty=True))
     assert dropped["dropped"] == {"empty": 3} and dropped["pairs"] == 2
 

@@ -119,7 +119,7 @@ def test_a_conversion_is_made_again_only_if_its_files_have_changed(
         assert model.read_bytes() == whole
         return
     again = decode(data_bin, str(teacher), tmp_path / "out", options("ctranslate2"))
-    assert "The teacher is converted again" in capsys.readouterr().err
+    assert "The model is converted again" in capsys.readouterr().err
     assert again["backend"] == "ctranslate2" and model.read_bytes() == whole
     files = [np.fromfile(tmp_path / name / "valid.qaa-qab.qab.bin", np.uint8) for name in ("first", "out")]
     np.testing.assert_array_equal(*files)

@@ -23,7 +23,7 @@ from fairseq_kd.cache.reader import CacheReader
 from fairseq_kd.cli.main import main
 from fairseq_kd.inference.checkpoint import read_checkpoint, write_initial_checkpoint
 from fairseq_kd.scoring.score import PLAIN
-from fairseq_kd.study.key import MAKERS
+from fairseq_kd.study.maker import MAKERS
 from fairseq_kd.training.arguments import CROSS_ENTROPY, to_arguments, training_arguments
 
 SHORT = ("--max-len-a", "0", "--max-len-b", "6", "--cpu")
@@ -190,7 +190,7 @@ def test_results_are_those_of_the_format_number(kind, parts):
     assert MAKERS[kind].format == number, f"record the format number of {kind} in GOLDEN, with the hash {digest!r}"
     advice = (
         f"the stages of kind {kind} give other results than before, so a study must not use old ones again: raise the "
-        f"format of {kind} in fairseq_kd/study/key.py to {number + 1}, and record ({number + 1}, {digest!r}) here. "
+        f"format of {kind} in fairseq_kd/study/maker.py to {number + 1}, and record ({number + 1}, {digest!r}) here. "
         "Where a library has another version and our code has not changed, its version is in the key: record the hash. "
     )
     assert digest == golden, f"{advice}Found: {found}"[:3000]

@@ -43,7 +43,7 @@ def write(path, value):
 def an_evaluation(inputs=()) -> dict:
     """A planned stage."""
     from fairseq_kd.artifacts.manifest import library_versions
-    from fairseq_kd.study.key import made_by
+    from fairseq_kd.study.maker import made_by
 
     stage = {"kind": "evaluate", "name": "evaluate-2", "command": ["fairseq-kd", "--version"], "inputs": list(inputs)}
     return stage | {"made_by": made_by("evaluate", library_versions())}

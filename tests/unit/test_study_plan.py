@@ -113,10 +113,10 @@ def test_a_key_changes_with_the_versions_of_what_the_kind_uses_and_of_its_inputs
 
 
 def test_a_key_changes_with_the_format_of_its_kind_and_of_its_inputs(tmp_path, monkeypatch):
-    from fairseq_kd.study import key
+    from fairseq_kd.study import maker
 
     before = plan_of(tmp_path, factors=EIGHT)
-    monkeypatch.setitem(key.MAKERS, "cache", replace(key.MAKERS["cache"], format=2))
+    monkeypatch.setitem(maker.MAKERS, "cache", replace(maker.MAKERS["cache"], format=2))
     after = plan_of(tmp_path, factors=EIGHT)
     # 4 of the students and their evaluations have no cache
     assert Counter(before.stages[name].kind for name in before.stages.keys() & after.stages.keys()) == {
@@ -473,7 +473,7 @@ def test_a_folder_with_the_study_on_other_data_is_not_taken_for_one_that_has_not
 
 
 def test_the_format_of_a_students_training_counts_the_changes_of_its_results():
-    from fairseq_kd.study.key import made_by
+    from fairseq_kd.study.maker import made_by
 
     words = {
         "word": ["--criterion", "kd_word", "--kd-weight", "0.5", "--teacher-cache", "@/stages/c/cache"],
@@ -582,7 +582,7 @@ def test_the_time_of_a_training_is_estimated_for_each_precision(tmp_path):
 
 
 def test_a_training_of_our_students_has_a_format_of_its_own_because_its_dropout_has():
-    from fairseq_kd.study.key import MAKERS, made_by
+    from fairseq_kd.study.maker import MAKERS, made_by
 
     versions = {"torch": "2.13.0+cpu", "fairseq": "0.12.3"}
     for kind in ("teacher", "student"):

@@ -180,8 +180,10 @@ def _seeds(study: Study) -> str:
 
 def _measured(plan: Plan, study: Study) -> list[str]:
     metrics = ", ".join(METRICS.get(name, name) for name in study.metrics()) or "BLEU"
-    beam = plan.spec.sections["evaluate"].get("beam")
-    lines = [f"{metrics} of the translations of {', '.join(study.sets)}{f', beam {beam}' if beam else ''}."]
+    given = plan.spec.sections["evaluate"]
+    beam = f", beam {given['beam']}" if given.get("beam") else ""
+    by = ", decoded by CTranslate2" if given.get("backend") == "ctranslate2" else ""
+    lines = [f"{metrics} of the translations of {', '.join(study.sets)}{beam}{by}."]
     for on in study.sets:
         subset, _, level = on.partition("@")
         if level:

@@ -91,6 +91,7 @@ FACTORS = {
     "dropout": Words("the dropout of the student", "{}"),
     "lr": Words("the learning rate of the student", "{}"),
     "evaluate.beam": Words("the beam size of the evaluation", "{}"),
+    "evaluate.backend": Words("the program that runs the beam search of the evaluation", "{}"),
     "decode.beam": Words("the beam size with which the teacher translates the training set", "{}"),
 }
 CHANGES = dict(zip(SHARES, ("deleted", "substituted", "swapped"), strict=True))
