@@ -67,7 +67,6 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
         self.calls = TaskCalls(task, before_training_data=self._begin_training, around_update=self._around_update)
         self.recent = RecentTokens(cfg.kd_queue_size) if str(cfg.kd_select) == "global" else None
         self._implementation = None  # chosen at the first call with the student
-        self._precision_checked = False
 
     @classmethod
     def build_criterion(cls, cfg, task):
@@ -106,9 +105,7 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
         dtype, device = str(self.cfg.autocast), device_of(model)
         if dtype == "none" or not model.training:
             return contextlib.nullcontext()
-        if not self._precision_checked:
-            check_autocast(model, device, dtype)
-            self._precision_checked = True
+        check_autocast(model, device, dtype)
         return autocast(device.type, dtype)
 
     def load_state_dict(self, state_dict, strict=True):

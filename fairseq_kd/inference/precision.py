@@ -4,6 +4,7 @@ On CUDA this is torch's autocast. On a CPU only linear layers multiply in bfloat
 """
 
 import contextlib
+import functools
 from pathlib import Path
 
 import torch
@@ -20,12 +21,17 @@ def has_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 by its own instructions. Only Linux says so of a CPU."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
+    return not INSTRUCTIONS.isdisjoint(_instructions(CPUINFO))
+
+
+@functools.cache
+def _instructions(cpuinfo: Path) -> frozenset[str]:
     try:
-        lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return False
+        return frozenset()
     found = (line.partition(":")[2].split() for line in lines if line.lower().startswith(("flags", "features")))
-    return not INSTRUCTIONS.isdisjoint(next(found, ()))
+    return frozenset(next(found, ()))
 
 
 def check_bfloat16(device: torch.device, option: str) -> None:
@@ -41,6 +47,10 @@ def check_bfloat16(device: torch.device, option: str) -> None:
 @contextlib.contextmanager
 def autocast(device_type: str, dtype: str):
     """Inside the block, models multiply in `dtype`, one of AUTOCAST. Blocks can be nested; "none" ends an outer one."""
-    on_cuda = torch.autocast("cuda", torch.bfloat16, enabled=dtype == "bfloat16")
-    with on_cuda if device_type == "cuda" else linear_products(narrow=dtype == "bfloat16"):
-        yield
+    narrow = dtype == "bfloat16"
+    if device_type == "cuda":
+        with torch.autocast("cuda", torch.bfloat16, enabled=narrow):
+            yield
+    else:
+        with linear_products(narrow):
+            yield

@@ -13,6 +13,8 @@ from conftest import PACKAGE, TINY_MODEL
 from fairseq.data.indexed_dataset import make_dataset
 from rank_helpers import run_jobs
 
+from fairseq_kd.inference.precision import has_bfloat16
+
 SENTENCES = 80  # per batch; the data-bin has 400
 COMMON = [
     *(*TINY_MODEL, "--user-dir", PACKAGE, "--dropout", "0.0", "--lr", "0.005"),
@@ -20,7 +22,10 @@ COMMON = [
     *("--update-epoch-batch-itr", "True", "--ddp-backend", "legacy_ddp"),
 ]
 PAUSE, END_OF_EPOCH, UPDATES = 2, 3, 5
-METHODS = ("online", "cached", "hybrid", "adaptive")
+# wide enough for products in bfloat16 in the linear layers (`inference.linear.SMALLEST_PRODUCT`)
+NARROW = ["--autocast", "bfloat16", "--encoder-embed-dim", "128", "--encoder-ffn-embed-dim", "512"]
+NARROW += ["--decoder-embed-dim", "128", "--decoder-ffn-embed-dim", "512"]
+METHODS = ("online", "cached", "hybrid", "adaptive", "bfloat16")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +45,10 @@ def commands(data_bin, distilled, teacher, tmp_path_factory):
         "cached": ["--criterion", "kd_word", "--teacher-cache", cache],
         "hybrid": [*hybrid, "--teacher-cache", cache, "--hybrid-gate", "learned"],
         "adaptive": [*online, "--arch", "kd_adaptive", *gates],
+        "bfloat16": ["--criterion", "kd_word", "--teacher-cache", cache, *NARROW],
     }
+    if not has_bfloat16(torch.device("cpu")):
+        del words["bfloat16"]
     return {method: [data_bin, *COMMON, *found] for method, found in words.items()}
 
 
@@ -68,6 +76,8 @@ def runs(commands, teacher, tmp_path_factory):
 
 def weights(runs, name) -> dict:
     folder, found = runs
+    if name not in found:
+        pytest.skip("this CPU has no instructions for bfloat16")
     statuses, outputs = found[name]
     assert set(statuses) == {0}, "\n".join(output[-3000:] for output in outputs)
     state = torch.load(folder / name / "checkpoint_last.pt")

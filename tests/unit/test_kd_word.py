@@ -185,15 +185,6 @@ def test_teacher_dtype_changes_only_rounding(data_bin, teacher, dtype, tolerance
     torch.testing.assert_close(rounded_lprobs, exact_lprobs, rtol=0, atol=tolerance * 4)
 
 
-def test_bfloat16_products_of_a_bfloat16_student_are_refused(data_bin, teacher, capsys):
-    _, task, model, criterion = build(data_bin, *KD, "--teacher", teacher, "--kd-matmul-dtype", "bfloat16")
-    criterion(model, batch(task, range(4)))
-    _, task, model, criterion = build(data_bin, *KD, "--teacher", teacher, "--kd-matmul-dtype", "bfloat16")
-    with pytest.raises(SystemExit):
-        criterion(model.bfloat16(), batch(task, range(4)))
-    assert "--kd-matmul-dtype bfloat16 has no effect: the student itself has that type" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -227,7 +218,6 @@ def test_bfloat16_products_of_a_bfloat16_student_are_refused(data_bin, teacher, 
         ({"kd_select": "batch", "kd_queue_size": 5}, "no effect with --kd-select batch"),
         ({"kd_select": "global", "kd_queue_size": 0}, "--kd-queue-size 0"),
         ({"kd_select": "batch", "kd_weight": 0.0}, "--kd-select batch has no effect with --kd-weight 0"),
-        ({"kd_implementation": "reference", "kd_matmul_dtype": "bfloat16"}, "no effect with --kd-implementation"),
         ({"teacher_cache": "c", "kd_top_k": 8}, "no effect with --teacher-cache"),
         ({"teacher_cache": "c", "teacher_dtype": "float16"}, "no effect with --teacher-cache"),
         ({"teacher_cache": "c", "teacher": None, "kd_valid": True}, "--kd-valid needs the teacher"),
