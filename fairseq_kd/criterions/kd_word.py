@@ -7,7 +7,6 @@ cross-entropy. It needs no teacher, and its nll_loss is comparable between runs 
 teachers.
 """
 
-import contextlib
 import functools
 import logging
 import math
@@ -21,18 +20,17 @@ from fairseq.logging import metrics
 from fairseq_kd.core.errors import KDError, exit_on_user_error
 from fairseq_kd.core.hydra_paths import resolve_paths
 from fairseq_kd.criterions.config import PATHS, KDWordConfig, check_options
+from fairseq_kd.criterions.mixed import OFF, around_update, loss_dtype, training_precision
 from fairseq_kd.criterions.places import places_of, rows_at, scatter
 from fairseq_kd.criterions.source import (
     TaskCalls,
-    check_autocast,
     check_training_data,
     choose_implementation,
-    device_of,
     online_source,
     training_source,
 )
 from fairseq_kd.inference.device import prefer_attention_without_plans
-from fairseq_kd.inference.precision import autocast, check_bfloat16
+from fairseq_kd.inference.precision import check_bfloat16
 from fairseq_kd.inference.supported import check_training_task, output_projection
 from fairseq_kd.loss.divergences import DIVERGENCES
 from fairseq_kd.loss.fused import fused_loss, token_nll
@@ -64,7 +62,11 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
             divergence=divergence,
         )
         self.online = online_source(cfg, task)  # not a module, so that the teacher is never part of a state dict
-        self.calls = TaskCalls(task, before_training_data=self._begin_training, around_update=self._around_update)
+        self.calls = TaskCalls(
+            task,
+            before_training_data=self._begin_training,
+            around_update=lambda model: around_update(model, str(cfg.autocast)),
+        )
         self.recent = RecentTokens(cfg.kd_queue_size) if str(cfg.kd_select) == "global" else None
         self._implementation = None  # chosen at the first call with the student
 
@@ -88,25 +90,9 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
         with exit_on_user_error():
             check_training_data(self.task.cfg, split)
             prefer_attention_without_plans()
-            if str(self.cfg.autocast) != "none" and not torch.cuda.is_available():
+            if str(self.cfg.autocast) != OFF and not torch.cuda.is_available():
                 check_bfloat16(torch.device("cpu"), f"--autocast {self.cfg.autocast}")
             _ = self.source
-
-    def _around_update(self, model):
-        """The context of forward and backward pass: activation checkpointing runs layers again in the backward pass."""
-        on_cpu = device_of(model).type == "cpu"
-        return autocast("cpu", str(self.cfg.autocast)) if on_cpu else contextlib.nullcontext()
-
-    def precision(self, model):
-        """The context of the student's forward pass and the loss. Validation is in the precision of the weights.
-
-        Raises KDError when --autocast has no effect on this student, and if its device has no instructions for it.
-        """
-        dtype, device = str(self.cfg.autocast), device_of(model)
-        if dtype == "none" or not model.training:
-            return contextlib.nullcontext()
-        check_autocast(model, device, dtype)
-        return autocast(device.type, dtype)
 
     def load_state_dict(self, state_dict, strict=True):
         """Restore the recent tokens of --kd-select global; a checkpoint of a training without it has none."""
@@ -129,7 +115,7 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
 
         With reduce=False the loss has one value per target position, (B * T, 1), and is 0 at padding.
         """
-        with exit_on_user_error(), self.precision(model):
+        with exit_on_user_error(), training_precision(model, str(self.cfg.autocast)):
             return self._forward(model, sample, reduce)
 
     def _forward(self, model, sample, reduce):
@@ -205,8 +191,7 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
             return token_nll(features, projection, target)
 
         objective = self._weighted(model, signal, nll)
-        narrow = model.training and str(self.cfg.autocast) == "bfloat16"
-        matmul_dtype = torch.bfloat16 if narrow else None
+        matmul_dtype = loss_dtype(model, str(self.cfg.autocast), features, projection)
         return fused_loss(features, projection, target, signal, objective, matmul_dtype, weight)
 
     def _weighted(self, model, signal, nll) -> Objective:

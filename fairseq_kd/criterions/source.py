@@ -3,12 +3,9 @@
 import functools
 import os
 
-import torch
-
 from fairseq_kd.artifacts.data_bin import check_trainable
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_one_folder
-from fairseq_kd.inference.precision import check_bfloat16
 from fairseq_kd.inference.supported import check_model, output_projection
 from fairseq_kd.teacher.cached import CachedSignalSource
 from fairseq_kd.teacher.online import OnlineSignalSource
@@ -31,22 +28,6 @@ def choose_implementation(model, cfg) -> str:
             "sharded); omit it"
         )
     return "fused" if fits and selected != "reference" else "reference"
-
-
-def device_of(model) -> torch.device:
-    """The device of a student."""
-    return next(model.parameters()).device
-
-
-def check_autocast(model, device: torch.device, dtype: str) -> None:
-    """Raises KDError when --autocast has no effect on this student, and if the device has no instructions for it."""
-    given = next(model.parameters()).dtype
-    if given != torch.float32 or torch.is_autocast_enabled(device.type):
-        raise KDError(
-            f"--autocast {dtype} has no effect with --fp16, --bf16 or --amp, which already choose the type of the "
-            "products: give one of them"
-        )
-    check_bfloat16(device, f"--autocast {dtype}")
 
 
 def _refuse_adaptive_softmax(model) -> None:

@@ -22,6 +22,11 @@ SMALLEST_PRODUCT = 2**25
 float32_linear = F.linear
 
 
+def pays(operations: int) -> bool:
+    """Whether a product of this size (rows x inputs x outputs) is faster in bfloat16 on a CPU."""
+    return operations >= SMALLEST_PRODUCT
+
+
 class _Linear(torch.autograd.Function):
     """x wᵀ + b, with x (..., in), w (out, in) and b (out,) or None."""
 
@@ -67,7 +72,7 @@ class _NarrowLinear:
     def __call__(self, x, weight, bias=None):
         """Products in float32 for other types, other devices and small products."""
         wide = x.dtype == weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu"
-        if not wide or x.numel() * weight.size(0) < SMALLEST_PRODUCT:
+        if not wide or not pays(x.numel() * weight.size(0)):
             return float32_linear(x, weight, bias)
         return _Linear.apply(x, weight, bias, self._narrowed(x))
 
