@@ -9,8 +9,8 @@ Compared in one run, the variants in turn in every round, medians over rounds:
   array of N x V
 - fused CE, fused cached KD (k = 16), fused online KD, and the reference implementation of cached KD
 - fused cached KD with 64 tail shapes, as `fairseq-kd cache` makes them unless told otherwise
-- fused cached KD with --kd-matmul-dtype bfloat16
-- the limit: the three matrix products of any exact loss layer, into buffers that exist
+- fused CE and fused cached KD as --autocast bfloat16 computes them
+- the limit: the three matrix products of any exact loss layer, into buffers that exist, in float32 and bfloat16
 
 Memory is the growth of the process's peak while a variant runs, each in a process of its own (on CUDA: of the
 allocator's peak). The teacher's logits or features are given, not computed, but for fused online KD, which makes the
@@ -51,12 +51,14 @@ class Layer:
 
         self.x, self.w = random(tokens, width).requires_grad_(), (random(vocabulary, width) * 0.05).requires_grad_()
         self.target = torch.randint(0, vocabulary, (tokens,), generator=generator).to(device)
-        self.buffers = [torch.zeros(shape, dtype=dtype, device=device) for shape in ((512, vocabulary), *self.shapes())]
+        self.buffers = {kind: self._buffers(kind) for kind in (dtype, torch.bfloat16)}
         self.teacher_x, self.teacher_w = random(tokens, width), random(vocabulary, width) * 0.05
 
-    def shapes(self):
-        """Of features and projection."""
-        return self.x.shape, self.w.shape
+    def _buffers(self, dtype):
+        """For `multiply`: logits, gradients of features and projection, features, projection."""
+        shapes = (512, len(self.w)), self.x.shape, self.w.shape
+        empty = [torch.zeros(shape, dtype=dtype, device=self.x.device) for shape in shapes]
+        return *empty, self.x.detach().to(dtype), self.w.detach().to(dtype)
 
     def signal(self, variant):
         """What a variant gets from the teacher; not timed."""
@@ -75,20 +77,21 @@ class Layer:
         )
 
     @torch.no_grad()
-    def multiply(self):
+    def multiply(self, dtype):
         """z = x Wᵀ, dX = z W, dW = zᵀ x, 512 rows at a time."""
-        z, dx, dw = self.buffers
-        for start in range(0, len(self.x), 512):
+        z, dx, dw, x, w = self.buffers[dtype]
+        for start in range(0, len(x), 512):
             rows = slice(start, start + 512)
-            torch.mm(self.x[rows], self.w.t(), out=z)
-            torch.mm(z, self.w, out=dx[rows])
-            dw.addmm_(z.t(), self.x[rows])
+            part = z[: len(x[rows])]
+            torch.mm(x[rows], w.t(), out=part)
+            torch.mm(part, w, out=dx[rows])
+            dw.addmm_(part.t(), x[rows])
 
     def run(self, variant, signal):
         """Forward and backward."""
         self.x.grad = self.w.grad = None
         if variant.startswith("limit"):
-            self.multiply()
+            self.multiply(torch.bfloat16 if "bfloat16" in variant else self.x.dtype)
         else:
             self.loss(variant, signal).backward()
 
@@ -111,7 +114,8 @@ class Layer:
 
 
 VARIANTS = ("stock CE", "usual online KD", "reference cached KD", "fused CE", "fused cached KD", "fused online KD")
-VARIANTS += ("fused cached KD, tail shapes", "fused cached KD, bfloat16", "limit: matrix products")
+VARIANTS += ("fused cached KD, tail shapes", "limit: matrix products")
+VARIANTS += ("fused CE, bfloat16", "fused cached KD, bfloat16", "limit: products, bfloat16")
 
 
 def synchronise(device):

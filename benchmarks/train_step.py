@@ -1,16 +1,23 @@
 """Seconds of a whole update (forward, backward, clipping, Adam): plain cross-entropy against kd_word.
 
-Usage: python benchmarks/train_step.py DATA_BIN [--updates 15] [--max-tokens 4096] [--device cpu] [--fp16] [--bf16]
+Usage: python benchmarks/train_step.py DATA_BIN [--updates 30] [--max-tokens 4096] [--device cpu] [--fp16] [--bf16]
+    [--return-memory] [--shares]
 
 DATA_BIN is made by fairseq-kd prepare, best with a vocabulary of 8,000 to 10,000. Student: 3 + 3 layers, d = 256,
 ffn 512 (5.9 M parameters at 8,000 vocabulary entries); teacher: the same with ffn 1,024 (7.5 M), trained for one
-update, because only its cost matters. The trainers of all variants are built in this process, by fairseq's own classes,
-and take the same batches in turn: update i of each, then update i + 1. Printed: medians over updates, the first two
-left out, and their ratios to label_smoothed_cross_entropy. "teacher forward" is the teacher's forward pass alone, with
-log-softmax.
+update, because only its cost matters. The baseline is --arch transformer with label_smoothed_cross_entropy; kd_word
+trains the equally shaped kd_student. The trainers of all variants are built in this process, by fairseq's own classes,
+and take the same batches in turn: update i of each, then update i + 1. So all have the same memory settings: freed
+memory is kept, or with --return-memory it goes back to the system, as in fairseq-train without this plugin.
+
+Printed: medians over updates, the first two left out, and their ratios to label_smoothed_cross_entropy. "teacher
+forward" is the teacher's forward pass alone, with log-softmax. With --shares also the shares of the operators, and the
+limit: the matrix products of one update alone, without what is between them, each in the type that the variant uses.
 """
 
 import argparse
+import collections
+import os
 import statistics
 import subprocess
 import sys
@@ -25,12 +32,26 @@ from fairseq.trainer import Trainer
 
 import fairseq_kd
 from fairseq_kd.inference.frozen import load_frozen
+from fairseq_kd.inference.linear import pays
+from fairseq_kd.training.memory import SWITCH
 
-MODEL = """--arch transformer --encoder-layers 3 --decoder-layers 3 --encoder-embed-dim 256 --decoder-embed-dim 256
+MODEL = """--encoder-layers 3 --decoder-layers 3 --encoder-embed-dim 256 --decoder-embed-dim 256
  --encoder-attention-heads 4 --decoder-attention-heads 4 --share-all-embeddings --optimizer adam --lr 0.0005
  --clip-norm 1.0 --label-smoothing 0.1 --required-batch-size-multiple 1 --num-workers 0 --seed 1
  --encoder-ffn-embed-dim {ffn} --decoder-ffn-embed-dim {ffn}"""
-KD = "--criterion kd_word --kd-weight 0.5"
+STOCK = ["--arch", "transformer", "--criterion", "label_smoothed_cross_entropy"]
+OURS = ["--arch", "kd_student", "--criterion", "kd_word"]
+NARROW = ["--autocast", "bfloat16"]
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm")
+GROUPS = {
+    "matrix products": PRODUCTS,
+    "copies and changes of type": ("aten::copy_", "aten::fill_", "aten::zero_"),
+    "attention": ("aten::_scaled_dot_product",),
+    "dropout": ("aten::bernoulli_", "aten::ge", "_Dropout"),
+    "softmax": ("aten::_softmax", "aten::_log_softmax", "aten::amax", "aten::logsumexp", "aten::exp"),
+    "layer norm": ("aten::native_layer_norm",),
+    "element by element": ("aten::add", "aten::mul", "aten::div", "aten::clamp", "aten::threshold", "aten::sum"),
+}
 
 
 def words(args, ffn, *more) -> list[str]:
@@ -43,7 +64,7 @@ def words(args, ffn, *more) -> list[str]:
 
 def make_teacher(args, folder: Path) -> tuple[Path, Path]:
     """A checkpoint after one update, and its cache (k = 16)."""
-    trained = words(args, 1024, "--criterion", "label_smoothed_cross_entropy", "--max-update", "1")
+    trained = words(args, 1024, *STOCK, "--max-update", "1")
     subprocess.run([sys.executable, "-m", "fairseq_cli.train", *trained, "--save-dir", str(folder)], check=True)
     teacher, cache = folder / "checkpoint_last.pt", folder / "cache"
     command = [sys.executable, "-m", "fairseq_kd.cli.main", "cache", str(args.data_bin), "--teacher", str(teacher)]
@@ -76,30 +97,39 @@ def main() -> None:
     """Make the teacher and its cache, build the trainers, measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data_bin", type=Path)
-    parser.add_argument("--updates", type=int, default=15)
+    parser.add_argument("--updates", type=int, default=30)
     parser.add_argument("--max-tokens", type=int, default=4096)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--fp16", action="store_true")
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--return-memory", action="store_true")
+    parser.add_argument("--shares", action="store_true")
     args = parser.parse_args()
+    os.environ[SWITCH] = "0" if args.return_memory else "1"
     with tempfile.TemporaryDirectory() as folder:
         teacher, cache = make_teacher(args, Path(folder))
-        variants = {
-            "stock cross-entropy": ["--criterion", "label_smoothed_cross_entropy"],
-            "kd_word cached": [*KD.split(), "--teacher-cache", str(cache)],
-            "kd_word cached, bfloat16": [
-                *(*KD.split(), "--teacher-cache", str(cache)),
-                *("--kd-matmul-dtype", "bfloat16"),
-            ],
-            "kd_word cached, reference": [
-                *(*KD.split(), "--teacher-cache", str(cache)),
-                *("--kd-implementation", "reference"),
-            ],
-            "kd_word online": [*KD.split(), "--teacher", str(teacher)],
-            "kd_word online, reference": [*KD.split(), "--teacher", str(teacher), "--kd-implementation", "reference"],
-        }
-        trainers = {name: build(words(args, 512, *criterion)) for name, criterion in variants.items()}
+        trainers = {name: build(words(args, 512, *more)) for name, more in variants(args, teacher, cache).items()}
         measure(args, trainers, load_frozen(teacher))
+
+
+def variants(args, teacher: Path, cache: Path) -> dict[str, list[str]]:
+    """The words of each variant, by name."""
+    cached, online = (["--teacher-cache", str(cache)], ["--teacher", str(teacher)])
+    found = {
+        "stock cross-entropy": STOCK,
+        "kd_word, no teacher": [*OURS, "--kd-weight", "0"],
+        "kd_word cached": [*OURS, *cached],
+        "kd_word cached, reference": [*OURS, *cached, "--kd-implementation", "reference"],
+        "kd_word online": [*OURS, *online],
+        "kd_word online, reference": [*OURS, *online, "--kd-implementation", "reference"],
+    }
+    if not (args.fp16 or args.bf16):
+        found |= {
+            "no teacher, autocast": [*OURS, "--kd-weight", "0", *NARROW],
+            "cached, autocast": [*OURS, *cached, *NARROW],
+            "online, autocast": [*OURS, *online, *NARROW],
+        }
+    return found
 
 
 def measure(args, trainers, teacher) -> None:
@@ -131,6 +161,40 @@ def measure(args, trainers, teacher) -> None:
     )
     for name, value in medians.items():
         print(f"{name:<28}{1000 * value:>9.1f} ms{value / medians['stock cross-entropy']:>7.2f}")
+    if args.shares:
+        for name in ("stock cross-entropy", "cached, autocast"):
+            print_shares(name, trainers[name], sample)
+
+
+def print_shares(name: str, trainer, sample) -> None:
+    """Profile updates on one batch; print the shares of the operators and the products alone."""
+    trainer.train_step([sample])
+    with torch.profiler.profile(record_shapes=True) as profile:
+        for _ in range(3):
+            trainer.train_step([sample])
+    totals, products, narrow = collections.Counter(), 0.0, "autocast" in name
+    for event in profile.key_averages(group_by_input_shape=True):
+        key = event.key
+        group = next((g for g, names in GROUPS.items() if key.startswith(names)), "all other")
+        totals[group] += event.self_cpu_time_total / 3e6
+        if key in PRODUCTS:
+            products += alone(*event.input_shapes["addmm" in key :][:2], narrow) * event.count / 3
+    print(f"\n{name}: seconds per update under the profiler, {sum(totals.values()):.3f} in all")
+    for group, seconds in totals.most_common():
+        print(f"    {group:<28}{seconds:>8.3f}{seconds / sum(totals.values()):>8.0%}")
+    print(f"    limit: its products alone   {products:>8.3f}")
+
+
+def alone(left: list[int], right: list[int], narrow: bool) -> float:
+    """Median seconds of a product of matrices with these shapes, into memory that exists.
+
+    narrow: in bfloat16, if it is large enough for that.
+    """
+    size = torch.Size(left).numel() * right[-1]
+    dtype = torch.bfloat16 if narrow and len(left) == 2 and pays(size) else torch.float32
+    a, b = torch.ones(left, dtype=dtype), torch.ones(right, dtype=dtype)
+    out, multiply = a @ b, torch.mm if len(left) == 2 else torch.bmm
+    return statistics.median(timed(lambda: multiply(a, b, out=out), "cpu") for _ in range(7))
 
 
 if __name__ == "__main__":
