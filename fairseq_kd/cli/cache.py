@@ -50,8 +50,7 @@ def add_arguments(parser) -> None:
         "--teacher-dtype",
         choices=DTYPES,
         default=defaults.teacher_dtype,
-        help="type of the teacher's weights; bfloat16 on a CPU: of its products, if the CPU has instructions for it "
-        "(default %(default)s)",
+        help="type of the weights, or on a CPU of the products in bfloat16 (default %(default)s)",
     )
     group.add_argument("--teacher-data", metavar="DIR", help="folder of the teacher's dictionaries, if they were moved")
     group.add_argument("--trust-checkpoint", metavar="FILE", help="load --teacher even if it holds code")
