@@ -174,6 +174,28 @@ def encoded(lprobs, cache_format: CacheFormat, root_shapes: torch.Tensor | None 
     return rows
 
 
+def encoded_logits(logits, cache_format: CacheFormat, root_shapes: torch.Tensor | None = None) -> list[torch.Tensor]:
+    """As `encoded`, from logits (n, V) and k < V, with half as many passes over the vocabulary.
+
+    The results differ from those of `encoded` by float32 rounding, which is far below that of logits in bfloat16.
+    """
+    top, ids = logits.topk(cache_format.k, dim=-1)  # (n, k)
+    delta, below = (top[:, :1] - top).clamp(max=LARGEST_DELTA), logits - top[:, :1]
+    root = torch.mul(below, 0.5).exp_().scatter_(-1, ids, 0)  # square roots of the tail, up to a factor per row
+    tails = []
+    for temperature in cache_format.temperatures:
+        if temperature == 1:
+            outside = torch.linalg.vector_norm(root, dim=-1).square()
+        else:
+            outside = torch.div(below, temperature).exp_().scatter_(-1, ids, 0).sum(dim=-1)
+        inside = torch.div(delta, -temperature).exp_().sum(dim=-1)
+        tails.append((outside / (inside + outside)).log_().clamp_(min=SMALLEST_TAIL))
+    rows = [ids, delta, torch.stack(tails, dim=-1)]
+    if cache_format.tail_shapes:
+        rows.append((root @ root_shapes.t()).argmax(dim=-1, keepdim=True))  # (n, 1)
+    return rows
+
+
 def rebuild(delta: torch.Tensor, tail: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
     """(lprobs (n, k), tail (n,)) at `temperature`, float32, from the stored delta (n, k) and its tail (n,).
 

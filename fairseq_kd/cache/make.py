@@ -10,7 +10,7 @@ from fairseq_kd.artifacts.blocks import offsets_of
 from fairseq_kd.artifacts.hashes import data_files, dictionary_hash
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.manifest import library_versions
-from fairseq_kd.cache.format import CacheFormat, Rows, encoded, sentence_crcs
+from fairseq_kd.cache.format import CacheFormat, Rows, encoded, encoded_logits, sentence_crcs
 from fairseq_kd.cache.rounding import exact_teacher, measure_rounding
 from fairseq_kd.cache.tail_shapes import fit, sample_sentences
 from fairseq_kd.cache.writer import write_cache
@@ -122,8 +122,10 @@ class TeacherRows:
         sample, keep = self.collate(sentences)
         signal, parts = self.teacher.signal(sample, keep), []
         step = rows_at_a_time(keep.device, signal.vocabulary)
+        few_passes = self.options.rounds_products() and not self.format.is_dense
+        encode, rows = (encoded_logits, signal.logits) if few_passes else (encoded, signal.rows)
         for first in range(0, len(signal), step):
-            parts.append(encoded(signal.rows(first, first + step), self.format, root_shapes))
+            parts.append(encode(rows(first, first + step), self.format, root_shapes))
         values = [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
         batch = (sample["id"], sample["net_input"]["src_tokens"], sample["target"], keep)
         return sentences, to_host((*batch, *values))

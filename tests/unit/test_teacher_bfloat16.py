@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers import batch, build
 
+from fairseq_kd.cache.format import CacheFormat, encoded, encoded_logits
 from fairseq_kd.cache.make import CachingOptions, make_cache
 from fairseq_kd.cache.rounding import _deviations
 from fairseq_kd.cli import doctor
@@ -54,6 +55,20 @@ def test_deviations_worked_by_hand():
     # ln(1/2 : 1/4) / 2 + ln(1/4 : 1/4) / 4 + ln(1/4 : 1/2) / 4
     assert divergence.tolist() == pytest.approx([0, np.log(2) / 4], abs=1e-6)
     assert same.tolist() == [True, False]
+
+
+def test_rows_from_logits_are_the_rows_from_log_probabilities():
+    generator = torch.Generator().manual_seed(0)
+    logits = 4 * torch.randn(200, 90, generator=generator)
+    logits[0, 1:] = -100.0  # a tail of almost nothing
+    before, shapes = logits.clone(), torch.rand(3, 90, generator=generator)
+    cache_format = CacheFormat(7, (0.5, 1.0, 3.0), 90, tail_shapes=3)
+    expected = encoded(logits.double().log_softmax(-1), cache_format, shapes)
+    found = encoded_logits(logits, cache_format, shapes)
+    assert torch.equal(logits, before)
+    assert torch.equal(found[0][1:], expected[0][1:]) and torch.equal(found[3][1:], expected[3][1:])
+    for at in (1, 2):
+        assert torch.allclose(found[at].double(), expected[at].double(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
