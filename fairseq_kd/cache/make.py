@@ -124,6 +124,8 @@ class TeacherRows:
         step = rows_at_a_time(keep.device, signal.vocabulary)
         few_passes = self.options.rounds_products() and not self.format.is_dense
         encode, rows = (encoded_logits, signal.logits) if few_passes else (encoded, signal.rows)
+        if few_passes and root_shapes is not None:
+            root_shapes = root_shapes.bfloat16()
         for first in range(0, len(signal), step):
             parts.append(encode(rows(first, first + step), self.format, root_shapes))
         values = [torch.cat(tensors) for tensors in zip(*parts, strict=True)]

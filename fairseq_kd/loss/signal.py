@@ -12,7 +12,7 @@ from typing import Protocol
 
 import torch
 
-from fairseq_kd.loss.products import multiply
+from fairseq_kd.loss.products import multiply, narrowed, pads
 from fairseq_kd.loss.rows import bucket, temper
 
 ROWS_AT_A_TIME = 512  # on a CPU more rows do not make the products faster, and a part is small (20 MiB at V = 10k)
@@ -69,7 +69,8 @@ class DenseSignal:
             wide = torch.promote_types(rows.dtype, torch.float32)
             if out is None or out.dtype != wide:
                 out = torch.empty(len(rows), len(self.projection), dtype=wide, device=rows.device)
-            logits = multiply(rows, self.projection.t(), out)
+            # with rows of zeros on a CPU in bfloat16: the last rows of each batch would be a new shape for oneDNN
+            logits = multiply(narrowed(rows) if pads(rows) else rows, self.projection.t(), out)
             return logits if self.temperature == 1 else logits.div_(self.temperature)
 
     def part(self, start: int, end: int) -> "DenseSignal":

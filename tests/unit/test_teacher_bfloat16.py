@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import batch, build
 
-from fairseq_kd.cache.format import CacheFormat, encoded, encoded_logits
+from fairseq_kd.cache.format import CacheFormat, _largest, encoded, encoded_logits
 from fairseq_kd.cache.make import CachingOptions, make_cache
 from fairseq_kd.cache.rounding import _deviations
 from fairseq_kd.cli import doctor
@@ -69,6 +69,13 @@ def test_rows_from_logits_are_the_rows_from_log_probabilities():
     assert torch.equal(found[0][1:], expected[0][1:]) and torch.equal(found[3][1:], expected[3][1:])
     for at in (1, 2):
         assert torch.allclose(found[at].double(), expected[at].double(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("columns", [200, 203, 20])
+def test_the_largest_entries_are_those_of_topk(columns):
+    values = torch.randperm(40 * columns, generator=torch.Generator().manual_seed(1)).view(40, columns).float()
+    for found, expected in zip(_largest(values, 5), values.topk(5), strict=True):
+        assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
