@@ -12,7 +12,8 @@ import torch
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.inference.linear import linear_products
 
-AUTOCAST = ("none", "bfloat16")
+OFF = "none"
+AUTOCAST = (OFF, "bfloat16")
 CPUINFO = Path("/proc/cpuinfo")
 INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86 and, the last one, of ARM, as Linux names them
 

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from statistics import mean
 
+import torch
+
 from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME
 from fairseq_kd.artifacts.records import DamagedRecord, read_record, write_record
@@ -18,6 +20,8 @@ from fairseq_kd.criterions.planned import check_planned
 from fairseq_kd.evaluation.backend import FAIRSEQ, BackendOptions
 from fairseq_kd.evaluation.evaluate import evaluate
 from fairseq_kd.evaluation.system import TranslateOptions
+from fairseq_kd.inference.device import choose_device
+from fairseq_kd.inference.precision import OFF, check_bfloat16
 from fairseq_kd.quickstart.recipe import Recipe
 from fairseq_kd.scoring.tokenizers import STANDARD, choose_tokenizer
 from fairseq_kd.training.arguments import CROSS_ENTROPY, check_without_teacher, parse_training, training_arguments
@@ -37,7 +41,7 @@ def run_quickstart(recipe: Recipe, data_bin, out, seeds: int, raw=None, cpu: boo
     data_bin, out = Path(data_bin), Path(out)
     _tokenizer(recipe)
     _backend(recipe)
-    check_trainings(recipe)
+    check_trainings(recipe, choose_device(cpu))
     stages = _Stages(total=1 + 2 * (1 + 2 * seeds))
     stages.begin("corpus")
     _prepare(recipe.data, data_bin, raw)
@@ -56,10 +60,11 @@ def run_quickstart(recipe: Recipe, data_bin, out, seeds: int, raw=None, cpu: boo
     return rows
 
 
-def check_trainings(recipe: Recipe) -> None:
+def check_trainings(recipe: Recipe, device: torch.device) -> None:
     """Parse the command of every kind of training. This package must be registered with fairseq.
 
-    Raises KDError for an option that fairseq-train does not have, with the nearest valid one, or for a refused value.
+    Raises KDError for an option that fairseq-train does not have, with the nearest valid one, or for a refused value,
+    and for a precision that the device does not have.
     """
     sections = {TEACHER: "teacher or common", PLAIN: "student or common", DISTILLED: "student, common or kd"}
     for model, names in sections.items():
@@ -70,6 +75,8 @@ def check_trainings(recipe: Recipe) -> None:
         args = parse_training(where, arguments)
         with prefixed_errors(where):
             check_planned(args)
+            if str(args.autocast) != OFF:
+                check_bfloat16(device, f"precision {args.autocast}")
         with prefixed_errors(f"{recipe.path}: evaluate"):
             _backend(recipe).check_model(args)
 
