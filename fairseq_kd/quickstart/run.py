@@ -4,6 +4,7 @@ A stage whose result exists is skipped, so the same command continues a killed r
 seed, and the difference between the mean scores of the two kinds of students.
 """
 
+import contextlib
 import sys
 from pathlib import Path
 from statistics import mean
@@ -13,10 +14,12 @@ from fairseq_kd.artifacts.manifest import MANIFEST_NAME
 from fairseq_kd.artifacts.records import DamagedRecord, read_record, write_record
 from fairseq_kd.core.errors import KDError, prefixed_errors
 from fairseq_kd.core.paths import check_new_data_bin
+from fairseq_kd.core.preloaded import preloaded_python
 from fairseq_kd.corpus.corpora import prepare_by_name, usual_options
 from fairseq_kd.criterions.config import check_options
 from fairseq_kd.evaluation.evaluate import evaluate
 from fairseq_kd.evaluation.system import TranslateOptions
+from fairseq_kd.inference.device import choose_device
 from fairseq_kd.quickstart.recipe import Recipe
 from fairseq_kd.scoring.tokenizers import STANDARD, choose_tokenizer
 from fairseq_kd.training.arguments import parse_training, training_arguments
@@ -37,6 +40,11 @@ def run_quickstart(recipe: Recipe, data_bin, out, seeds: int, raw=None, cpu: boo
     _tokenizer(recipe)
     check_trainings(recipe)
     stages = _Stages(total=1 + 2 * (1 + 2 * seeds))
+    with preloaded_python() if choose_device(cpu).type == "cpu" else contextlib.nullcontext():
+        return _run_stages(stages, recipe, data_bin, out, seeds, raw, cpu)
+
+
+def _run_stages(stages: "_Stages", recipe: Recipe, data_bin: Path, out: Path, seeds: int, raw, cpu: bool) -> list[dict]:
     stages.begin("corpus")
     _prepare(recipe.data, data_bin, raw)
     models = [(TEACHER, 1, "teacher")]
