@@ -27,17 +27,8 @@ from fairseq_kd.core.process import die_with_parent
 LIBRARIES = ("fairseq_cli.train", "fairseq_cli.preprocess", "sentencepiece", "sacrebleu")
 LIBRARIES += ("torch._dynamo",)  # torch's optimizers load it
 # set by shells and Snakemake; no library reads them while it is loaded
-FREE = {
-    "PWD",
-    "OLDPWD",
-    "SHLVL",
-    "_",
-    "TMPDIR",
-    "CUDA_VISIBLE_DEVICES",
-    "FAIRSEQ_KD_KEEP_MEMORY",
-    "FAIRSEQ_KD_GPUS",
-    SERVER,
-}
+FREE = {"PWD", "OLDPWD", "SHLVL", "_", "TMPDIR", "TMP", "TEMP", "TEMPDIR", "CUDA_VISIBLE_DEVICES", SERVER}
+FREE |= {"FAIRSEQ_KD_KEEP_MEMORY"}
 
 
 def load() -> None:
@@ -61,10 +52,14 @@ class Server:
     """Forks for each request until it is killed."""
 
     def __init__(self, listening: socket.socket, environment: dict):
-        self._environment = _fixed(environment)
+        self._free = FREE | (os.environ.keys() - environment.keys())  # the libraries have set the latter
+        self._environment = self._fixed(environment)
         self._selector = selectors.DefaultSelector()
         self._selector.register(listening, selectors.EVENT_READ, self._accept)
         self._running = {}  # connection -> process id of its child
+
+    def _fixed(self, environment: dict) -> dict:
+        return {name: value for name, value in environment.items() if name not in self._free}
 
     def serve(self) -> dict:
         """The request, in the child that runs it. The server never returns."""
@@ -99,7 +94,7 @@ class Server:
         return None
 
     def _start(self, connection: socket.socket, request: dict, descriptors: list[int]) -> dict | None:
-        names = {name for name, _ in _fixed(request["environment"]).items() ^ self._environment.items()}
+        names = {name for name, _ in self._fixed(request["environment"]).items() ^ self._environment.items()}
         answer, server = "started", os.getpid()
         try:
             pid = os.fork() if not names else None
@@ -138,10 +133,6 @@ class Server:
                 connection.send(b"%d" % status)
             self._selector.unregister(connection)
             connection.close()
-
-
-def _fixed(environment) -> dict:
-    return {name: value for name, value in environment.items() if name not in FREE}
 
 
 def become(request: dict) -> None:
