@@ -138,13 +138,15 @@ class Server:
 def become(request: dict) -> None:
     """Be `python -m MODULE ARGUMENTS...`."""
     import numpy
+    import torch
 
     os.chdir(request["cwd"])
     for name in FREE:
         os.environ.pop(name, None)
     os.environ.update(request["environment"])  # what the libraries have set while they were loaded stays
     tempfile.tempdir = None
-    numpy.random.seed()  # a new interpreter begins with another state each time
+    numpy.random.seed()  # each new interpreter begins with another state
+    torch.default_generator.seed()
     name, *arguments = request["words"]
     sys.orig_argv, sys.argv = [sys.executable, "-m", *request["words"]], ["-m", *arguments]
     if not sys.flags.safe_path:
