@@ -23,7 +23,7 @@ from fairseq_kd.inference.device import choose_device
 from fairseq_kd.quickstart.recipe import Recipe
 from fairseq_kd.scoring.tokenizers import STANDARD, choose_tokenizer
 from fairseq_kd.training.arguments import parse_training, training_arguments
-from fairseq_kd.training.run import train
+from fairseq_kd.training.run import RECORD, train
 
 RESULT_KEYS = ("checkpoint_sha256", "manifest_sha256", "decoding", "parameters", "bleu", "chrf", "seconds")
 PLAIN, DISTILLED, TEACHER = "student, cross-entropy", "student, kd_word", "teacher"
@@ -40,7 +40,9 @@ def run_quickstart(recipe: Recipe, data_bin, out, seeds: int, raw=None, cpu: boo
     _tokenizer(recipe)
     check_trainings(recipe)
     stages = _Stages(total=1 + 2 * (1 + 2 * seeds))
-    with preloaded_python() if choose_device(cpu).type == "cpu" else contextlib.nullcontext():
+    trained = len(list(out.glob(f"*/{RECORD}"))) if out.is_dir() else 0
+    forks = choose_device(cpu).type == "cpu" and trained < 2 * seeds  # at least two of 1 + 2 * seeds are left
+    with preloaded_python() if forks else contextlib.nullcontext():
         return _run_stages(stages, recipe, data_bin, out, seeds, raw, cpu)
 
 
