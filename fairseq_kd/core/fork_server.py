@@ -9,7 +9,6 @@ the server's, because libraries read the environment when they are loaded.
 import contextlib
 import functools
 import gc
-import importlib
 import json
 import logging
 import os
@@ -20,12 +19,11 @@ import socket
 import sys
 import tempfile
 import warnings
+from importlib.util import find_spec
 
 from fairseq_kd.core.preloaded import MESSAGE_BYTES, SERVER, check_peer
 from fairseq_kd.core.process import die_with_parent
 
-LIBRARIES = ("fairseq_cli.train", "fairseq_cli.preprocess", "sentencepiece", "sacrebleu")
-LIBRARIES += ("torch._dynamo",)  # torch's optimizers load it
 # set by shells and Snakemake; no library reads them while it is loaded
 FREE = {"PWD", "OLDPWD", "SHLVL", "_", "TMPDIR", "TMP", "TEMP", "TEMPDIR", "CUDA_VISIBLE_DEVICES", SERVER}
 FREE |= {"FAIRSEQ_KD_KEEP_MEMORY"}
@@ -35,8 +33,11 @@ def load() -> None:
     """Load the libraries, and undo what the commands of fairseq do to logging when they are imported."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name in LIBRARIES:
-            importlib.import_module(name)
+        import fairseq_cli.preprocess  # noqa: F401
+        import fairseq_cli.train  # noqa: F401
+        import sacrebleu  # noqa: F401
+        import sentencepiece  # noqa: F401
+        import torch._dynamo  # noqa: F401 torch's optimizers load it
     _forget("fairseq_cli")
     logging.root.handlers.clear()
     gc.collect()
@@ -154,7 +155,7 @@ def become(request: dict) -> None:
     _forget("fairseq_kd")
     if name.startswith("fairseq_kd."):  # it asks whether fairseq is loaded, and a new interpreter has not loaded it yet
         fairseq = sys.modules.pop("fairseq")
-        importlib.import_module("fairseq_kd")
+        find_spec(name)  # imports the package
         sys.modules["fairseq"] = fairseq
     runpy.run_module(name, run_name="__main__", alter_sys=True)
 
