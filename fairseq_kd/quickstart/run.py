@@ -4,6 +4,7 @@ A stage whose result exists is skipped, so the same command continues a killed r
 seed, and the difference between the mean scores of the two kinds of students.
 """
 
+import contextlib
 import sys
 from pathlib import Path
 from statistics import mean
@@ -15,6 +16,7 @@ from fairseq_kd.artifacts.manifest import MANIFEST_NAME
 from fairseq_kd.artifacts.records import DamagedRecord, read_record, write_record
 from fairseq_kd.core.errors import KDError, prefixed_errors
 from fairseq_kd.core.paths import check_new_data_bin
+from fairseq_kd.core.preloaded import preloaded_python
 from fairseq_kd.corpus.corpora import prepare_by_name, usual_options
 from fairseq_kd.criterions.planned import check_planned
 from fairseq_kd.evaluation.backend import FAIRSEQ, BackendOptions
@@ -25,7 +27,7 @@ from fairseq_kd.inference.precision import OFF, check_bfloat16
 from fairseq_kd.quickstart.recipe import Recipe
 from fairseq_kd.scoring.tokenizers import STANDARD, choose_tokenizer
 from fairseq_kd.training.arguments import CROSS_ENTROPY, check_without_teacher, parse_training, training_arguments
-from fairseq_kd.training.run import train
+from fairseq_kd.training.run import RECORD, train
 
 RESULT_KEYS = ("checkpoint_sha256", "manifest_sha256", "decoding", "parameters", "bleu", "chrf", "seconds")
 PLAIN, DISTILLED, TEACHER = "student, cross-entropy", "student, kd_word", "teacher"
@@ -43,6 +45,13 @@ def run_quickstart(recipe: Recipe, data_bin, out, seeds: int, raw=None, cpu: boo
     _backend(recipe)
     check_trainings(recipe, choose_device(cpu))
     stages = _Stages(total=1 + 2 * (1 + 2 * seeds))
+    trained = len(list(out.glob(f"*/{RECORD}"))) if out.is_dir() else 0
+    forks = choose_device(cpu).type == "cpu" and trained < 2 * seeds  # at least two of 1 + 2 * seeds are left
+    with preloaded_python() if forks else contextlib.nullcontext():
+        return _run_stages(stages, recipe, data_bin, out, seeds, raw, cpu)
+
+
+def _run_stages(stages: "_Stages", recipe: Recipe, data_bin: Path, out: Path, seeds: int, raw, cpu: bool) -> list[dict]:
     stages.begin("corpus")
     _prepare(recipe.data, data_bin, raw)
     models = [(TEACHER, 1, "teacher")]
