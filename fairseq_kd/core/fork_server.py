@@ -33,7 +33,7 @@ def load() -> None:
     """Load the libraries, and undo what the commands of fairseq do to logging when they are imported."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import fairseq_cli.preprocess  # noqa: F401
+        import fairseq_cli.preprocess
         import fairseq_cli.train  # noqa: F401
         import sacrebleu  # noqa: F401
         import sentencepiece  # noqa: F401
