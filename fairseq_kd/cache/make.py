@@ -11,6 +11,7 @@ from fairseq_kd.artifacts.hashes import data_files, dictionary_hash
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.manifest import library_versions
 from fairseq_kd.cache.format import CacheFormat, Rows, encoded, sentence_crcs
+from fairseq_kd.cache.rounding import exact_teacher, measure_rounding
 from fairseq_kd.cache.tail_shapes import fit, sample_sentences
 from fairseq_kd.cache.writer import write_cache
 from fairseq_kd.core.errors import KDError
@@ -19,6 +20,7 @@ from fairseq_kd.corpus.binarise import ORIGIN
 from fairseq_kd.inference.device import choose_device, to_host
 from fairseq_kd.inference.frozen import FrozenModel
 from fairseq_kd.inference.opening import check_longest, check_positions, collate, length_sorted, load_pair
+from fairseq_kd.inference.precision import check_bfloat16
 from fairseq_kd.loss.signal import rows_at_a_time
 
 TAIL_SHAPES = 64
@@ -45,6 +47,10 @@ class CachingOptions:
     def device(self) -> torch.device:
         """See `choose_device`."""
         return choose_device(self.cpu)
+
+    def rounds_products(self) -> bool:
+        """Whether the teacher multiplies in bfloat16 and keeps its weights in float32: bfloat16 on a CPU."""
+        return self.teacher_dtype == "bfloat16" and self.device().type == "cpu"
 
 
 class TeacherRows:
@@ -172,6 +178,8 @@ def make_cache(
     teacher_data: folder with the teacher's dictionaries; None: the folder recorded in the checkpoint. block_tokens: see
     `write_cache`. Raises KDError when teacher, data and options do not fit together.
     """
+    if options.rounds_products():
+        check_bfloat16(options.device(), "--teacher-dtype bfloat16")
     with Inputs() as inputs:
         inputs.watch(teacher_path)
         inputs.watch_data_bin(data_bin)
@@ -184,6 +192,7 @@ def make_cache(
             trust=trust,
             signals_only=True,
         )
+        exact = exact_teacher(teacher, task, options, data=teacher_data, trust=trust)
         inputs.loaded(teacher_path)
         compute = TeacherRows(teacher, task, _format(options, len(task.target_dictionary)), options)
         made_from = describe_inputs(data_bin, teacher_path, task, options, inputs)
@@ -197,6 +206,7 @@ def make_cache(
             block_tokens,
             compute.fit,
             inputs=inputs,
+            measure=None if exact is None else lambda stored: measure_rounding(exact, compute, stored),
         )
 
 
@@ -221,6 +231,7 @@ def describe_inputs(data_bin, teacher_path, task, options: CachingOptions, input
             "path": str(Path(teacher_path).absolute()),
             "sha256": inputs.sha256(teacher_path),
             "dtype": options.teacher_dtype,
+            **({"rounded": "products"} if options.rounds_products() else {}),  # else the weights have this dtype
         },
         "dictionaries": {
             "source": dictionary_hash(task.source_dictionary),

@@ -23,7 +23,11 @@ TINY = 1e-30
 
 def sample_sentences(sizes: np.ndarray, types: int) -> np.ndarray:
     """Numbers of evenly spaced sentences with about as many tokens as `fit` needs. sizes: tokens of each sentence."""
-    tokens = min(LARGEST_SAMPLE, max(1, LARGEST_SAMPLE_VALUES // types))
+    return evenly_spaced(sizes, min(LARGEST_SAMPLE, max(1, LARGEST_SAMPLE_VALUES // types)))
+
+
+def evenly_spaced(sizes: np.ndarray, tokens: int) -> np.ndarray:
+    """Numbers of evenly spaced sentences with about `tokens` tokens; all sentences if they have fewer."""
     count = min(len(sizes), -(-tokens * len(sizes) // int(sizes.sum())))
     return np.linspace(0, len(sizes) - 1, count).round().astype(np.int64)
 

@@ -24,10 +24,12 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
 
 
-def join(folder: Path, request: dict, cache_format: CacheFormat, offsets, blocks: list, shapes=None) -> dict:
+def join(
+    folder: Path, request: dict, cache_format: CacheFormat, offsets, blocks: list, shapes=None, measure=None
+) -> dict:
     """Write the arrays from the parts of all blocks, then the manifest; return the manifest.
 
-    offsets: the first row of each sentence. shapes: the tail shapes, if the format has them.
+    offsets: the first row of each sentence. shapes: the tail shapes, if the format has them. measure: see `Measure`.
     Each file is written under a temporary name. Temporary files of an interrupted attempt are overwritten.
     Raises KDError when a part does not have its expected size.
     """
@@ -44,8 +46,19 @@ def join(folder: Path, request: dict, cache_format: CacheFormat, offsets, blocks
         files[f"{name}.bin"] = _write(folder / f"{name}.bin", pieces, progress)
     progress.finish()
     manifest = request | {"mean_tail_mass": (tail_mass / int(offsets[-1])).tolist(), "files": files}
+    if measure is not None:
+        manifest["rounding"] = measure(lambda rows: stored_rows(folder, cache_format, rows))
     write_record(folder / "manifest.json", manifest)
     return manifest
+
+
+def stored_rows(folder: Path, cache_format: CacheFormat, rows: np.ndarray) -> Rows:
+    """The stored values of these rows, from the arrays of a cache that may have no manifest yet."""
+    arrays = cache_format.token_arrays().items()
+    maps = {
+        name: np.memmap(folder / f"{name}.bin", dtype, "r").reshape(-1, columns) for name, (dtype, columns) in arrays
+    }
+    return Rows(**{name: array[rows] for name, array in maps.items()})
 
 
 def _write(path: Path, pieces: Iterable, progress: Progress) -> str:
@@ -89,6 +102,8 @@ LARGEST_ARRAY = 1 << 25  # stored values per block, which bounds the memory also
 
 # (start, end, advance, tail shapes or None) -> the rows and the crcs (end - start, 2) of these sentences, in order
 Compute = Callable[[int, int, Callable[[int], None], np.ndarray | None], tuple[Rows, np.ndarray]]
+# (numbers of rows -> their stored values) -> an entry of the manifest, called once, when the arrays are complete
+Measure = Callable[[Callable[[np.ndarray], Rows]], dict]
 
 
 def write_cache(
@@ -101,19 +116,22 @@ def write_cache(
     block_tokens: int | None = None,
     fit: Callable[[], np.ndarray] | None = None,
     inputs: Inputs | None = None,
+    measure: Measure | None = None,
 ) -> dict | None:
     """Compute the missing parts of this shard, and complete the cache if all parts exist.
 
     made_from: the inputs and options on which the rows depend, for the manifest. sizes: target tokens of each sentence.
     compute: see `Compute`; it may call advance(tokens) for the progress. shard: see `work_through`.
     fit() -> the tail shapes (temperatures, G, V), if the format has them. inputs: see `work_through`.
+    measure: makes the entry "rounding" of the manifest.
     Returns the manifest, or None if other processes are not done yet.
     Raises KDError when `folder` has other content, or an unfinished cache of another request.
     """
     if len(sizes) == 0:
         raise KDError(f"subset {made_from.get('subset')!r} has no sentences: there is nothing to cache")
     block_tokens = block_tokens or min(LARGEST_BLOCK, max(1, LARGEST_ARRAY // cache_format.k))
-    work = CacheWork(Path(folder), cache_format, compute, fit, offsets_of(sizes), cut_blocks(sizes, block_tokens))
+    blocks = cut_blocks(sizes, block_tokens)
+    work = CacheWork(Path(folder), cache_format, compute, fit, offsets_of(sizes), blocks, measure)
     return work_through(folder, describe(cache_format, made_from, sizes, block_tokens), work, shard, inputs)
 
 
@@ -146,6 +164,7 @@ class CacheWork:
     fit: Callable[[], np.ndarray] | None
     offsets: np.ndarray
     blocks: list[Block]
+    measure: Measure | None = None
     label: str = "caching"
     unit: str = "tokens"
 
@@ -175,7 +194,7 @@ class CacheWork:
 
     def join(self, folder: Path, request: dict) -> dict:
         """See `join`."""
-        return join(folder, request, self.cache_format, self.offsets, self.blocks, self.shapes)
+        return join(folder, request, self.cache_format, self.offsets, self.blocks, self.shapes, self.measure)
 
     def check(self, folder: Path, manifest: dict) -> None:
         """See `check_sizes`."""

@@ -4,12 +4,14 @@ import sys
 
 from fairseq_kd.cache.format import STORES, format_of
 from fairseq_kd.cache.make import TAIL_SHAPES, CachingOptions, make_cache
+from fairseq_kd.cache.rounding import describe_rounding
 from fairseq_kd.cli.user_dir import add_user_dir
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import USER_DIR
 from fairseq_kd.inference.device import parse_shard
 from fairseq_kd.inference.frozen import DTYPES
 from fairseq_kd.loss.divergences import DIVERGENCES
+from fairseq_kd.training.memory import keep_memory
 
 
 def add_arguments(parser) -> None:
@@ -44,7 +46,12 @@ def add_arguments(parser) -> None:
         f"256; 0: none (default {TAIL_SHAPES}, or 0 if --top-k is the whole vocabulary)",
     )
     group = parser.add_argument_group("running the teacher")
-    group.add_argument("--teacher-dtype", choices=DTYPES, default=defaults.teacher_dtype, help="(default %(default)s)")
+    group.add_argument(
+        "--teacher-dtype",
+        choices=DTYPES,
+        default=defaults.teacher_dtype,
+        help="type of the weights, or on a CPU of the products in bfloat16 (default %(default)s)",
+    )
     group.add_argument("--teacher-data", metavar="DIR", help="folder of the teacher's dictionaries, if they were moved")
     group.add_argument("--trust-checkpoint", metavar="FILE", help="load --teacher even if it holds code")
     group.add_argument(
@@ -79,6 +86,8 @@ def run(args) -> None:
         raise KDError(f"--trust-checkpoint {args.trust_checkpoint} is not the --teacher {args.teacher}")
     shard = parse_shard(args.shard)
     options = options_of(args)
+    if options.device().type == "cpu":
+        keep_memory()
     manifest = make_cache(
         args.data_bin,
         args.teacher,
@@ -116,5 +125,7 @@ def print_summary(args, manifest: dict) -> None:
                 "use a lower temperature or a larger --top-k",
                 file=sys.stderr,
             )
+    for line in describe_rounding(manifest):
+        print(line)
     option = "" if manifest["temperatures"][0] == 1 else f" --teacher-temperature {manifest['temperatures'][0]:g}"
     print(f"next: fairseq-train {args.data_bin} ... {USER_DIR} --criterion kd_word --teacher-cache {args.out}{option}")

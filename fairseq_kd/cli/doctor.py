@@ -34,6 +34,7 @@ OPTIONAL = {
     "mecab_ko": ("mecab-ko", "ko", "BLEU of Korean, --tokenize ko-mecab of fairseq-kd evaluate"),
     "optuna": ("optuna", "search", "fairseq-kd search by Optuna"),
 }
+FASTER = 1.2  # a product that gains less does not pay for the conversion of its operands
 SUPPORTED_PYTHON = ((3, 11), (3, 12))
 
 
@@ -89,9 +90,23 @@ def _report_torch() -> list[str]:
         print(f"device        cuda:{index} {torch.cuda.get_device_name(index)}")
     if not torch.cuda.is_available():
         print("device        cpu (no CUDA device is seen)")
+    print(f"bfloat16      {_bfloat16_on_cpu()}")
     if tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2]) < (2, 6):
         return [f"torch {torch.__version__} is too old: safe loading needs 2.6; pip install -c constraints.txt torch"]
     return []
+
+
+def _bfloat16_on_cpu() -> str:
+    """Whether the CPU has instructions for bfloat16, how much faster its products are, and what to do with it."""
+    from fairseq_kd.inference.precision import gain_of_products, instructions_of_cpu
+
+    if not (names := instructions_of_cpu()):
+        return "this CPU has no instructions for it, as far as the system says: leave trainings and teachers in float32"
+    gain = gain_of_products()
+    measured = f"this CPU has {', '.join(names)}; a product takes {1 / gain:.2f} of its time in float32"
+    if gain < FASTER:
+        return f"{measured}, so bfloat16 is not faster here: leave trainings and teachers in float32"
+    return f"{measured}: train with --autocast bfloat16, make caches with --teacher-dtype bfloat16"
 
 
 def _report_fairseq() -> list[str]:

@@ -22,6 +22,7 @@ from fairseq_kd.evaluation.other_metrics import load_metrics
 from fairseq_kd.evaluation.results import summary
 from fairseq_kd.evaluation.robustness import KINDS as NOISES
 from fairseq_kd.evaluation.robustness import NoiseLevels
+from fairseq_kd.inference.precision import LOSS_DTYPES
 
 
 def add_arguments(parser) -> None:
@@ -49,6 +50,12 @@ def _add_measures(parser) -> None:
     group.add_argument("--calibration", action="store_true", help="given gold prefixes: ECE, NLL and Brier score")
     group.add_argument(
         "--bins", type=int, metavar="N", help=f"number of bins of equal mass, for --calibration (default {BINS})"
+    )
+    group.add_argument(
+        "--loss-dtype",
+        choices=LOSS_DTYPES,
+        help="type of the products of --calibration and --gap; bfloat16: on a CPU with instructions for it (default "
+        "float32, or float16 with --fp16)",
     )
     group.add_argument("--diagram", metavar="FILE", help="draw --calibration: .png, .svg or .pdf, by matplotlib")
     group.add_argument(
@@ -121,6 +128,8 @@ def _measures(args) -> Measures:
     for name in ("bins", "diagram"):
         if getattr(args, name) is not None and not args.calibration:
             raise KDError(f"--{name} has no effect without --calibration")
+    if args.loss_dtype is not None and not (args.calibration or args.gap):
+        raise KDError("--loss-dtype has no effect without --calibration or --gap")
     if args.teacher_data is not None and args.teacher is None:
         raise KDError("--teacher-data has no effect without --teacher")
     noise = _given(kind=args.noise, seed=args.noise_seed)
@@ -142,6 +151,7 @@ def _measures(args) -> Measures:
         noise=None if args.noise_levels is None else NoiseLevels(tuple(args.noise_levels), **noise),
         metrics=load_metrics(args.metric),
         gap=GapOptions(**gap) if args.gap else None,
+        loss_dtype=args.loss_dtype or "float32",
     )
 
 

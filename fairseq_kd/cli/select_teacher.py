@@ -12,6 +12,7 @@ from fairseq_kd.corpus.subword import KINDS
 from fairseq_kd.evaluation.checkpoints import Measurements
 from fairseq_kd.evaluation.select_teacher import CHOICES, MEASURED, RESULT, AverageOptions, select
 from fairseq_kd.evaluation.system import TranslateOptions
+from fairseq_kd.inference.precision import LOSS_DTYPES
 
 DECODING = {
     "beam": "beam size (default %(default)s)",
@@ -19,7 +20,7 @@ DECODING = {
     "max_len_a": "the longest output has a x source + b tokens",
     "max_len_b": "b of --max-len-a (default %(default)s)",
     "max_tokens": "tokens per batch (default %(default)s)",
-    "fp16": "half precision, on CUDA; the loss is computed in single precision",
+    "fp16": "half precision, on CUDA; the loss is computed as --loss-dtype says",
     "cpu": "do not use CUDA",
 }
 
@@ -35,6 +36,13 @@ def add_arguments(parser) -> None:
         help="the lowest loss (nll in bits per token, given gold prefixes), or the highest score (BLEU)",
     )
     parser.add_argument("--subset", default="valid", help="subset to measure on (default %(default)s)")
+    parser.add_argument(
+        "--loss-dtype",
+        choices=LOSS_DTYPES,
+        default="float32",
+        help="type of the products of the loss, not of the decoding; bfloat16: on a CPU that has instructions for it "
+        "(default %(default)s)",
+    )
     parser.add_argument("--last", type=int, metavar="N", help="only the N checkpoints with the most updates")
     parser.add_argument(
         "--out",
@@ -79,6 +87,7 @@ def run(args) -> None:
         reference=args.reference,
         post_process=args.post_process,
         tokenize=args.tokenize,
+        loss_dtype=args.loss_dtype,
     )
     trusted = args.trust_checkpoint
     result = select(measurements, args.checkpoints, args.by, out, last=args.last, average=average, trusted=trusted)

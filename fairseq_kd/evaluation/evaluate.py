@@ -29,6 +29,8 @@ and on request:
     metrics               name -> {"score", "signature", "verbose", "callable", "lower_is_better", "segments"}, with
                           intervals also "mean" and "ci": `other_metrics`
 
+With --loss-dtype bfloat16, calibration and gap also have "dtype": "bfloat16".
+
 Format 1 had no ter, seed, behaviour, efficiency, sources_sha256 and references.
 """
 

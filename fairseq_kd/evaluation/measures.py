@@ -4,7 +4,7 @@ Agreement with a teacher is measured here: token by token under gold prefixes, a
 measures are in `calibration`, `gap`, `robustness`, `efficiency` and `other_metrics`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.evaluation.backend import BackendOptions
@@ -16,6 +16,7 @@ from fairseq_kd.evaluation.robustness import NoiseLevels, Robustness
 from fairseq_kd.evaluation.segments import Segments
 from fairseq_kd.evaluation.system import System, translate
 from fairseq_kd.inference.opening import check_positions, gold_batches
+from fairseq_kd.inference.precision import check_loss_dtype
 from fairseq_kd.loss.signal import ROWS_AT_A_TIME
 from fairseq_kd.scoring.score import Scorer
 from fairseq_kd.teacher.ensemble import Teachers, open_teachers
@@ -52,7 +53,8 @@ class Measures:
     """resamples: of the bootstrap intervals; bins: of the calibration; latency: how many sentences are timed.
 
     0 switches each of them off, None switches off agreement (teacher), robustness (noise) and overfitting (gap).
-    metrics: of other packages.
+    metrics: of other packages. loss_dtype: of the products of calibration and overfitting, float32 (the dtype of the
+    weights) or bfloat16.
     """
 
     resamples: int = 0
@@ -62,6 +64,7 @@ class Measures:
     noise: NoiseLevels | None = None
     metrics: tuple[OtherMetric, ...] = ()
     gap: GapOptions | None = None
+    loss_dtype: str = "float32"
 
     def __post_init__(self):
         if self.resamples < 0 or self.resamples == 1:
@@ -78,6 +81,9 @@ class Measuring:
         """backend: translates for the teacher; the system has a search of its own."""
         self.measures, self.system, self.segments, self.scorer = measures, system, segments, scorer
         data_bin, subset = segments.origin["data_bin"], segments.origin["subset"]
+        check_loss_dtype(system.options.device(), measures.loss_dtype)
+        self.rounded = {} if measures.loss_dtype == "float32" else {"dtype": measures.loss_dtype}
+        self.frozen = system.frozen.with_products(system.task, measures.loss_dtype)
         if measures.latency:
             check_latency(measures.latency, len(system.dataset))
         if measures.bins or measures.teacher or measures.gap:
@@ -85,7 +91,7 @@ class Measuring:
         self.teachers = measures.teacher and measures.teacher.open(system, data_bin, subset)
         self.teacher_search = self.teachers and backend.search(self.teachers, system.options)
         self.robustness = measures.noise and Robustness(measures.noise, system, segments, scorer)
-        self.gap = measures.gap and Gap(measures.gap, system, data_bin)
+        self.gap = measures.gap and Gap(measures.gap, replace(system, frozen=self.frozen), data_bin)
         for metric in measures.metrics:
             metric.check(segments.sources(system), segments.references)
 
@@ -95,9 +101,9 @@ class Measuring:
         if self.measures.bins:
             pad, device = self.system.task.target_dictionary.pad(), self.system.options.device()
             batches = gold_batches(self.system.dataset, pad, device, "calibration")
-            found["calibration"] = calibration(observe(self.system.frozen, batches), self.measures.bins)
+            found["calibration"] = calibration(observe(self.frozen, batches), self.measures.bins) | self.rounded
         if self.gap:
-            found["gap"] = self.gap.run(self.segments.origin["subset"], self.measures.resamples)
+            found["gap"] = self.gap.run(self.segments.origin["subset"], self.measures.resamples) | self.rounded
         if self.teachers:
             found["agreement"] = self._agreement(hypotheses)
         if self.robustness:

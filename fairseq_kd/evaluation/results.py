@@ -134,6 +134,7 @@ def _calibration(found: dict) -> list[str]:
     return [
         f"calibration: ECE {found['ece']:.4f} ({len(found['bins'])} bins of equal mass), NLL {found['nll_bits']:.3f} "
         f"bits per token, Brier {found['brier']:.4f}, accuracy {found['accuracy']:.2%} of {found['tokens']:,} tokens"
+        + (f", products in {found['dtype']}" if "dtype" in found else "")
     ]
 
 

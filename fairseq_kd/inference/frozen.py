@@ -51,6 +51,10 @@ class FrozenModel:
         self._mixed = signals_only and dtype == "bfloat16"
         self.model = (model if self._mixed else model.to(self._dtype)).requires_grad_(False).eval()
 
+    def with_products(self, task, dtype: str) -> "FrozenModel":
+        """The same network for signals on the CPU with products in `dtype`, float32 or bfloat16. task: as for this."""
+        return self if dtype == "float32" else FrozenModel(self.model, task, self.path, dtype, signals_only=True)
+
     def check_dictionaries(self, source_dictionary, target_dictionary, names=("teacher", "student")) -> None:
         """Raises KDError when dictionaries differ in content from the dictionaries of this model.
 

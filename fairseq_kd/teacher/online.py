@@ -8,6 +8,7 @@ import torch
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.inference.frozen import FrozenModel, load_frozen
+from fairseq_kd.inference.precision import check_bfloat16
 from fairseq_kd.loss.signal import DenseSignal, TopKSignal
 
 logger = logging.getLogger(__name__)
@@ -49,13 +50,25 @@ class OnlineSignalSource:
         self._arguments = {"path": path, "data": data, "dtype": dtype, "trust": trust}
         self._task = task
         self._top_k = top_k
+        self._is_chosen = False
         self.teacher: FrozenModel | None = None
 
     def choose_dtype(self, student, autocast: str = "none") -> None:
-        """Replace SAME by the type of the student, see `type_of`. Nothing happens for another type."""
-        if self._arguments["dtype"] == SAME:
+        """Replace SAME by the type of the student, see `type_of`. The first call logs the type.
+
+        Raises KDError for bfloat16 on a CPU without instructions for it.
+        """
+        if self._is_chosen:
+            return
+        given, device = self._arguments["dtype"], next(student.parameters()).device
+        if given == SAME:
             self._arguments["dtype"] = type_of(student, autocast)
-            logger.info(f"the teacher runs in {self._arguments['dtype']} (--teacher-dtype same)")
+        dtype = self._arguments["dtype"]
+        if dtype == "bfloat16" and device.type == "cpu":
+            check_bfloat16(device, f"--teacher-dtype {given}")
+            dtype = "float32 with products in bfloat16"
+        logger.info(f"the teacher runs in {dtype} (--teacher-dtype {given})")
+        self._is_chosen = True
 
     def check_file(self) -> None:
         """Raises KDError when the teacher is not loaded yet and its file cannot be opened. The file is not read."""

@@ -73,7 +73,7 @@ def verify_cache(
         data=teacher_data,
         dtype=options.teacher_dtype,
         trust=trust,
-        signals_only=True,
+        signals_only=manifest["teacher"].get("rounded") == "products",
     )
     temperatures = manifest["temperatures"]
     source = CachedSignalSource(
