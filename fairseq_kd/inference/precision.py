@@ -82,13 +82,9 @@ def check_loss_dtype(device: torch.device, dtype: str) -> None:
     check_bfloat16(device, "--loss-dtype bfloat16")
 
 
-@contextlib.contextmanager
-def autocast(device_type: str, dtype: str):
+def autocast(device_type: str, dtype: str) -> contextlib.AbstractContextManager:
     """Inside the block, models multiply in `dtype`, one of AUTOCAST. Blocks can be nested; "none" ends an outer one."""
     narrow = dtype == "bfloat16"
     if device_type == "cuda":
-        with torch.autocast("cuda", torch.bfloat16, enabled=narrow):
-            yield
-    else:
-        with linear_products(narrow):
-            yield
+        return torch.autocast("cuda", torch.bfloat16, enabled=narrow)
+    return linear_products(narrow)
