@@ -1,14 +1,15 @@
 """Seconds of a whole update (forward, backward, clipping, Adam): plain cross-entropy against kd_word.
 
 Usage: python benchmarks/train_step.py DATA_BIN [--updates 30] [--max-tokens 4096] [--device cpu] [--fp16] [--bf16]
-    [--return-memory] [--shares]
+    [--return-memory] [--shares] [--keep DIR]
 
 DATA_BIN is made by fairseq-kd prepare, best with a vocabulary of 8,000 to 10,000. Student: 3 + 3 layers, d = 256,
 ffn 512 (5.9 M parameters at 8,000 vocabulary entries); teacher: the same with ffn 1,024 (7.5 M), trained for one
-update, because only its cost matters. The baseline is --arch transformer with label_smoothed_cross_entropy; kd_word
-trains the equally shaped kd_student. The trainers of all variants are built in this process, by fairseq's own classes,
-and take the same batches in turn: update i of each, then update i + 1. So all have the same memory settings: freed
-memory is kept, or with --return-memory it goes back to the system, as in fairseq-train without this plugin.
+update, because only its cost matters; --keep makes it and its cache in DIR, where a second run finds them. The baseline
+is --arch transformer with label_smoothed_cross_entropy; kd_word trains the equally shaped kd_student. The trainers of
+all variants are built in this process, by fairseq's own classes, and take the same batches in turn: update i of each,
+then update i + 1. So all have the same memory settings: freed memory is kept, or with --return-memory it goes back to
+the system, as in fairseq-train without this plugin.
 
 Printed: medians over updates, the first two left out, and their ratios to label_smoothed_cross_entropy. "teacher
 forward" is the teacher's forward pass alone, with log-softmax. With --shares also the shares of the operators, and the
@@ -64,9 +65,11 @@ def words(args, ffn, *more) -> list[str]:
 
 def make_teacher(args, folder: Path) -> tuple[Path, Path]:
     """A checkpoint after one update, and its cache (k = 16)."""
+    teacher, cache = folder / "checkpoint_last.pt", folder / "cache"
+    if (cache / "manifest.json").is_file():
+        return teacher, cache
     trained = words(args, 1024, *STOCK, "--max-update", "1")
     subprocess.run([sys.executable, "-m", "fairseq_cli.train", *trained, "--save-dir", str(folder)], check=True)
-    teacher, cache = folder / "checkpoint_last.pt", folder / "cache"
     command = [sys.executable, "-m", "fairseq_kd.cli.main", "cache", str(args.data_bin), "--teacher", str(teacher)]
     device = ["--cpu"] if args.device == "cpu" else []
     subprocess.run([*command, "--subset", "train", "--top-k", "16", "--out", str(cache), *device], check=True)
@@ -103,11 +106,12 @@ def main() -> None:
     parser.add_argument("--fp16", action="store_true")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--return-memory", action="store_true")
+    parser.add_argument("--keep", type=Path, metavar="DIR")
     parser.add_argument("--shares", action="store_true")
     args = parser.parse_args()
     os.environ[SWITCH] = "0" if args.return_memory else "1"
     with tempfile.TemporaryDirectory() as folder:
-        teacher, cache = make_teacher(args, Path(folder))
+        teacher, cache = make_teacher(args, args.keep or Path(folder))
         trainers = {name: build(words(args, 512, *more)) for name, more in variants(args, teacher, cache).items()}
         measure(args, trainers, load_frozen(teacher))
 

@@ -33,17 +33,21 @@ MESSAGE_BYTES = 2**17
 
 
 class Process:
-    """A running `python WORDS...`, with the methods of `subprocess.Popen` for text that tests use."""
+    """A running `python WORDS...`, with the methods of `subprocess.Popen` for text that tests use.
 
-    def __init__(self, *words, cwd=None, env=None):
+    output: a descriptor for its standard output and error, in place of `communicate`.
+    """
+
+    def __init__(self, *words, cwd=None, env=None, output=None):
         self.args, self.returncode = [*map(str, words)], None
         self._files = [tempfile.TemporaryFile(), tempfile.TemporaryFile()]  # noqa: SIM115
+        streams = [file.fileno() for file in self._files] if output is None else [output, output]
         reply, other_end = os.pipe()
         request = {"words": self.args, "cwd": str(cwd or Path.cwd()), "env": dict(os.environ if env is None else env)}
         message = json.dumps(request).encode()
         assert len(message) <= MESSAGE_BYTES, "the environment is too large"
         try:
-            socket.send_fds(_server(), [message], [*(file.fileno() for file in self._files), other_end])
+            socket.send_fds(_server(), [message], [*streams, other_end])
         finally:
             os.close(other_end)
         self._reply = os.fdopen(reply, "rb", buffering=0)

@@ -20,7 +20,7 @@ from fairseq.logging import metrics
 from fairseq_kd.core.errors import KDError, exit_on_user_error
 from fairseq_kd.core.hydra_paths import resolve_paths
 from fairseq_kd.criterions.config import PATHS, KDWordConfig, check_options
-from fairseq_kd.criterions.mixed import OFF, around_update, loss_dtype, training_precision
+from fairseq_kd.criterions.mixed import around_update, loss_dtype, training_precision
 from fairseq_kd.criterions.places import places_of, rows_at, scatter
 from fairseq_kd.criterions.source import (
     TaskCalls,
@@ -30,7 +30,7 @@ from fairseq_kd.criterions.source import (
     training_source,
 )
 from fairseq_kd.inference.device import prefer_attention_without_plans
-from fairseq_kd.inference.precision import check_bfloat16
+from fairseq_kd.inference.precision import OFF, check_bfloat16
 from fairseq_kd.inference.supported import check_training_task, output_projection
 from fairseq_kd.loss.divergences import DIVERGENCES
 from fairseq_kd.loss.fused import fused_loss, token_nll

@@ -6,10 +6,8 @@ import torch
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.inference.linear import pays
-from fairseq_kd.inference.precision import autocast, check_bfloat16
+from fairseq_kd.inference.precision import OFF, autocast, check_bfloat16
 from fairseq_kd.loss.signal import ROWS_AT_A_TIME
-
-OFF = "none"
 
 
 def training_precision(model, dtype: str):

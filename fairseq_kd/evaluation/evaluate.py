@@ -4,6 +4,7 @@ Keys of the result (JSON), "format" 2. The name at the end of an entry is the fu
 
     kind                                            "result"
     checkpoint, checkpoint_sha256, updates, seed    the evaluated file; updates and seed of its training
+    autocast              --autocast of its training; missing if that was `none`
     data_bin, manifest_sha256, subset, corpus_name, reference, form, post_process, dictionary_check
     sentences             number of segments
     tokenize              sacreBLEU's tokeniser, which cuts the words of BLEU and TER: `Scorer`; if missing, 13a
@@ -157,6 +158,7 @@ def _score(measuring: Measuring, backend: BackendOptions, origin: dict, sizes: d
         "parameters": sizes["parameters"],
         "updates": system.updates,
         "seed": system.seed,
+        **({} if system.autocast is None else {"autocast": system.autocast}),
         "decoding": backend.recorded(options),
         "device": str(options.device()),
         "gpu": gpu_name(options.device()),

@@ -20,6 +20,7 @@ from fairseq_kd.inference.checkpoint import read_checkpoint, updates_of
 from fairseq_kd.inference.dictionaries import check_same_dictionary, warn_if_newer
 from fairseq_kd.inference.frozen import FrozenModel, build_model, configure_own_task
 from fairseq_kd.inference.opening import check_longest
+from fairseq_kd.inference.precision import OFF
 from fairseq_kd.sequence.backend import Backend, FairseqBackend
 
 TRAINED_AND_GIVEN = ("the checkpoint's training", "DATA_BIN")  # how error messages name two sets of dictionaries
@@ -98,6 +99,7 @@ class System:
     updates: int
     seed: int | None
     dictionary_check: str
+    autocast: str | None = None  # --autocast of its training, if that was not in one precision
     search: Callable[[object], Backend] | None = None
 
     @property
@@ -165,7 +167,12 @@ def load_system(
         raise KDError(f"some weights of {checkpoint} are not finite: its training diverged; use another checkpoint")
     model.to(options.device())
     frozen = FrozenModel(model, task, checkpoint, dtype or options.dtype())
-    return System(frozen, task, dataset, options, updates, seed, dictionary_check)
+    return System(frozen, task, dataset, options, updates, seed, dictionary_check, _autocast(state["cfg"]))
+
+
+def _autocast(cfg) -> str | None:
+    found = str(cfg.criterion.get("autocast") or OFF)
+    return None if found == OFF else found
 
 
 def _load_subset(task, data_bin, subset: str):

@@ -14,7 +14,8 @@ import torch
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.inference.linear import linear_products
 
-AUTOCAST = ("none", "bfloat16")
+OFF = "none"
+AUTOCAST = (OFF, "bfloat16")
 LOSS_DTYPES = ("float32", "bfloat16")
 CPUINFO = Path("/proc/cpuinfo")
 INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86 and, the last one, of ARM, as Linux names them
@@ -81,13 +82,9 @@ def check_loss_dtype(device: torch.device, dtype: str) -> None:
     check_bfloat16(device, "--loss-dtype bfloat16")
 
 
-@contextlib.contextmanager
-def autocast(device_type: str, dtype: str):
+def autocast(device_type: str, dtype: str) -> contextlib.AbstractContextManager:
     """Inside the block, models multiply in `dtype`, one of AUTOCAST. Blocks can be nested; "none" ends an outer one."""
     narrow = dtype == "bfloat16"
     if device_type == "cuda":
-        with torch.autocast("cuda", torch.bfloat16, enabled=narrow):
-            yield
-    else:
-        with linear_products(narrow):
-            yield
+        return torch.autocast("cuda", torch.bfloat16, enabled=narrow)
+    return linear_products(narrow)

@@ -4,24 +4,30 @@ A stage whose result exists is skipped, so the same command continues a killed r
 seed, and the difference between the mean scores of the two kinds of students.
 """
 
+import contextlib
 import sys
 from pathlib import Path
 from statistics import mean
+
+import torch
 
 from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME
 from fairseq_kd.artifacts.records import DamagedRecord, read_record, write_record
 from fairseq_kd.core.errors import KDError, prefixed_errors
 from fairseq_kd.core.paths import check_new_data_bin
+from fairseq_kd.core.preloaded import preloaded_python
 from fairseq_kd.corpus.corpora import prepare_by_name, usual_options
 from fairseq_kd.criterions.planned import check_planned
 from fairseq_kd.evaluation.backend import FAIRSEQ, BackendOptions
 from fairseq_kd.evaluation.evaluate import evaluate
 from fairseq_kd.evaluation.system import TranslateOptions
+from fairseq_kd.inference.device import choose_device
+from fairseq_kd.inference.precision import OFF, check_bfloat16
 from fairseq_kd.quickstart.recipe import Recipe
 from fairseq_kd.scoring.tokenizers import STANDARD, choose_tokenizer
 from fairseq_kd.training.arguments import CROSS_ENTROPY, check_without_teacher, parse_training, training_arguments
-from fairseq_kd.training.run import train
+from fairseq_kd.training.run import RECORD, train
 
 RESULT_KEYS = ("checkpoint_sha256", "manifest_sha256", "decoding", "parameters", "bleu", "chrf", "seconds")
 PLAIN, DISTILLED, TEACHER = "student, cross-entropy", "student, kd_word", "teacher"
@@ -37,8 +43,15 @@ def run_quickstart(recipe: Recipe, data_bin, out, seeds: int, raw=None, cpu: boo
     data_bin, out = Path(data_bin), Path(out)
     _tokenizer(recipe)
     _backend(recipe)
-    check_trainings(recipe)
+    check_trainings(recipe, choose_device(cpu))
     stages = _Stages(total=1 + 2 * (1 + 2 * seeds))
+    trained = len(list(out.glob(f"*/{RECORD}"))) if out.is_dir() else 0
+    forks = choose_device(cpu).type == "cpu" and trained < 2 * seeds  # at least two of 1 + 2 * seeds are left
+    with preloaded_python() if forks else contextlib.nullcontext():
+        return _run_stages(stages, recipe, data_bin, out, seeds, raw, cpu)
+
+
+def _run_stages(stages: "_Stages", recipe: Recipe, data_bin: Path, out: Path, seeds: int, raw, cpu: bool) -> list[dict]:
     stages.begin("corpus")
     _prepare(recipe.data, data_bin, raw)
     models = [(TEACHER, 1, "teacher")]
@@ -56,10 +69,11 @@ def run_quickstart(recipe: Recipe, data_bin, out, seeds: int, raw=None, cpu: boo
     return rows
 
 
-def check_trainings(recipe: Recipe) -> None:
+def check_trainings(recipe: Recipe, device: torch.device) -> None:
     """Parse the command of every kind of training. This package must be registered with fairseq.
 
-    Raises KDError for an option that fairseq-train does not have, with the nearest valid one, or for a refused value.
+    Raises KDError for an option that fairseq-train does not have, with the nearest valid one, or for a refused value,
+    and for a precision that the device does not have.
     """
     sections = {TEACHER: "teacher or common", PLAIN: "student or common", DISTILLED: "student, common or kd"}
     for model, names in sections.items():
@@ -70,6 +84,8 @@ def check_trainings(recipe: Recipe) -> None:
         args = parse_training(where, arguments)
         with prefixed_errors(where):
             check_planned(args)
+            if str(args.autocast) != OFF:
+                check_bfloat16(device, f"precision {args.autocast}")
         with prefixed_errors(f"{recipe.path}: evaluate"):
             _backend(recipe).check_model(args)
 

@@ -15,6 +15,7 @@ from fairseq_kd.artifacts.locks import exclusive
 from fairseq_kd.artifacts.records import write_record
 from fairseq_kd.artifacts.writing import ensure_writable_folder, write_json
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.preloaded import preloaded_python
 from fairseq_kd.core.process import Terminated, dying_with_this_process
 from fairseq_kd.study.plan import PLAN_NAME, Plan
 from fairseq_kd.study.show import RESULTS_NAME, StudyProgress, format_failures, write_results
@@ -28,6 +29,8 @@ LOG_LINES_SHOWN = 15
 FAILURE = 1
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_TO_CANCEL = 60
+THREADS = ("OMP_NUM_THREADS", "GOTO_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+THREADS += ("VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -162,12 +165,12 @@ def note_ended_jobs(plan: Plan, work: Path, log: str, before: dict) -> None:
 def _snakemake(plan: Plan, work: Path, options: RunOptions) -> int:
     gpus = 0 if options.cpu else _gpus()
     command = [sys.executable, "-m", "snakemake", *_arguments(work, options, gpus)]
-    with open(work / LOG, "a", encoding="utf-8") as log:
+    with open(work / LOG, "a", encoding="utf-8") as log, _stage_environment(plan, work, options, gpus) as environment:
         process = subprocess.Popen(
             command,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=_environment(options, gpus),
+            env=environment,
             preexec_fn=dying_with_this_process(),
             start_new_session=True,  # a group of its own, so that it gets a signal from here, and gets it once
         )
@@ -211,6 +214,16 @@ def _arguments(work: Path, options: RunOptions, gpus: int) -> list[str]:
         *(["--dry-run"] if options.dry_run else []),
         *options.passed_on,
     ]
+
+
+def _stage_environment(plan: Plan, work: Path, options: RunOptions, gpus: int):
+    """A context: the environment of Snakemake. On the CPU of this machine, stages are forks of one process."""
+    environment = _environment(options, gpus)
+    left = sum(state != "done" for state in stage_states(plan, work).values())
+    if gpus or options.dry_run or _is_elsewhere(options) or left < 2:
+        return contextlib.nullcontext(environment)
+    # Snakemake sets these variables for each stage
+    return preloaded_python(environment | dict.fromkeys(THREADS, str(options.threads)), separate=True)
 
 
 def _environment(options: RunOptions, gpus: int) -> dict:

@@ -6,7 +6,6 @@ stages/NAME gets the outputs and log.txt, and at the end done.json, or failed.js
 import contextlib
 import os
 import shlex
-import subprocess
 import sys
 import time
 import traceback
@@ -19,7 +18,8 @@ from fairseq_kd.artifacts.records import read_record, write_record
 from fairseq_kd.artifacts.writing import write_json
 from fairseq_kd.core.errors import KDError, report
 from fairseq_kd.core.paths import PACKAGE
-from fairseq_kd.core.process import die_with_parent, dying_with_this_process
+from fairseq_kd.core.preloaded import has_server, run_python
+from fairseq_kd.core.process import die_with_parent
 from fairseq_kd.study.existing import existing_path, unchanged
 from fairseq_kd.study.maker import TRAININGS, made_by
 from fairseq_kd.study.plan import PLAN_NAME
@@ -44,6 +44,8 @@ def main() -> int:
     """Run the stage that the command line names. The second word is the id of the process that waits for it."""
     work, name, parent = Path.cwd(), sys.argv[1], int(sys.argv[2]) if sys.argv[2:] else os.getppid()
     die_with_parent(parent)  # a killed Snakemake does not end its jobs
+    if sys.argv[2:] and has_server():  # a fork of the server, which is its parent, has loaded torch
+        return run_python(["fairseq_kd.study.stage", name])
     try:
         plan = _read_plan(work)
     except KDError as error:
@@ -179,8 +181,7 @@ def _execute(stage: dict, command: list[str], folder: Path, inputs: dict) -> dic
         known = {name: record[name] for name in ("command", "seconds", "updates")}
         return known | {"fingerprint": record["checkpoint_sha256"]}
     started = time.monotonic()
-    words = [sys.executable, "-m", "fairseq_kd.cli.main", *command[1:]]
-    status = subprocess.run(words, preexec_fn=dying_with_this_process()).returncode
+    status = run_python(["fairseq_kd.cli.main", *command[1:]])
     if status != 0:
         raise KDError(f"{shlex.join(command)} ended with status {status}")
     if stage["kind"] == "select":

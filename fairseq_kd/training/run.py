@@ -3,10 +3,10 @@
 The same call continues a killed run.
 """
 
+import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from fairseq_kd.artifacts.records import create_record, read_record, write_recor
 from fairseq_kd.artifacts.request import check_same
 from fairseq_kd.artifacts.writing import ensure_writable_folder, file_in_progress
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.core.process import dying_with_this_process
+from fairseq_kd.core.preloaded import start_python
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.inference.checkpoint import DamagedCheckpoint, read_checkpoint, updates_of
 
@@ -134,21 +134,15 @@ def _read(path: Path) -> dict | None:
 
 def _run(command: list[str], log: Path, max_update: int, label: str) -> None:
     """Run fairseq-train; write its output to `log` and the progress to standard error."""
-    arguments = [sys.executable, "-m", "fairseq_cli.train", *command[1:]]
+    output, written = os.pipe()
+    try:
+        process = start_python(["fairseq_cli.train", *command[1:]], written)
+    finally:
+        os.close(written)
     progress = None
-    with (
-        open(log, "a", encoding="utf-8") as file,
-        subprocess.Popen(
-            arguments,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            preexec_fn=dying_with_this_process(),
-        ) as process,
-    ):
+    with open(log, "a", encoding="utf-8") as file, open(output, encoding="utf-8", errors="replace") as lines:
         try:
-            for line in process.stdout:
+            for line in lines:
                 file.write(line)
                 if (found := re.search(r'"num_updates": "(\d+)".*', line)) and "| train_inner |" in line:
                     updates = int(found.group(1))
@@ -156,11 +150,13 @@ def _run(command: list[str], log: Path, max_update: int, label: str) -> None:
                     loss = re.search(r'"loss": "([\d.]+)"', line)
                     progress.reach(updates, f"loss {loss.group(1)}" if loss else "")
                     file.flush()
-        except BaseException:  # the end of the block would wait for the training
+            status = process.wait()
+        except BaseException:
             process.kill()
+            process.wait()
             raise
     if progress is not None:
         progress.finish()
-    if process.returncode != 0:
+    if status != 0:
         tail = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-LOG_LINES_SHOWN:])
-        raise KDError(f"fairseq-train ended with status {process.returncode}; the end of {log}:\n{tail}")
+        raise KDError(f"fairseq-train ended with status {status}; the end of {log}:\n{tail}")

@@ -1,11 +1,9 @@
-import io
 import json
 import os
 import shutil
 import signal
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -73,26 +71,12 @@ def test_killed_in_the_middle_of_a_training_it_continues_and_then_repeats_nothin
     assert json.loads((runs / "student-ce-1" / "train.json").read_text())["updates"] == 60
 
 
-class InFork(Process):
-    """What `fairseq_kd.training.run` uses of subprocess.Popen."""
-
-    def __init__(self, words, **_):
-        super().__init__(*words[1:])
-
-    def __enter__(self):
-        self.stdout = io.StringIO("".join(self.communicate()))
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-
 def test_a_training_that_is_continued_in_any_epoch_ends_with_the_same_weights(data_bin, tmp_path, monkeypatch):
     from fairseq_kd.training import run
     from fairseq_kd.training.arguments import training_arguments
     from fairseq_kd.training.run import train
 
-    monkeypatch.setattr(run, "subprocess", SimpleNamespace(Popen=InFork, PIPE=None, STDOUT=None))
+    monkeypatch.setattr(run, "start_python", lambda words, output: Process("-m", *words, output=output))
     sizes = ("encoder-embed-dim", "decoder-embed-dim", "encoder-ffn-embed-dim", "decoder-ffn-embed-dim")
     options = {"arch": "transformer", "encoder-layers": 1, "decoder-layers": 1, **dict.fromkeys(sizes, 16)}
     options |= {"encoder-attention-heads": 2, "decoder-attention-heads": 2, "share-all-embeddings": True}

@@ -3,14 +3,11 @@
 The stages run one after the other without Snakemake, which tests/integration/test_study_run.py covers.
 """
 
-import io
 import json
 import shutil
-import subprocess
-from types import SimpleNamespace
 
 import pytest
-from process_helpers import run_python
+from process_helpers import Process
 from study_helpers import CONVOLUTION, LSTM, SHORT, spec_on
 
 from fairseq_kd.artifacts.records import read_record, write_record
@@ -22,27 +19,11 @@ from fairseq_kd.study.plan import PLAN_NAME
 from fairseq_kd.training import run as training_run
 
 
-class Forked:
-    """In place of subprocess.Popen: the command in a fork of the process that has loaded the libraries."""
-
-    def __init__(self, words, **options):
-        done = run_python(*words[1:], env=options.get("env"))
-        self.stdout, self.returncode = io.StringIO(done.stdout + done.stderr), done.returncode
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
-
-
 @pytest.fixture
 def complete(monkeypatch):
     """Run the stages of a plan: a training in a fork, other commands in this process."""
-    train = SimpleNamespace(Popen=Forked, PIPE=subprocess.PIPE, STDOUT=subprocess.STDOUT)
-    monkeypatch.setattr(training_run, "subprocess", train)
-    here = SimpleNamespace(run=lambda words, **_: SimpleNamespace(returncode=main(words[3:])))
-    monkeypatch.setattr(study_stage, "subprocess", here)
+    monkeypatch.setattr(training_run, "start_python", lambda words, output: Process("-m", *words, output=output))
+    monkeypatch.setattr(study_stage, "run_python", lambda words: main(words[1:]))
 
     def run(plan, work):
         write_record(work / PLAN_NAME, plan.as_dict())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from fairseq.data import Dictionary
 from helpers import losses_of_training, write_variant
@@ -169,10 +170,10 @@ def test_a_recipe_names_the_backend_and_a_result_of_the_other_backend_is_not_kep
 def test_a_recipe_whose_models_ctranslate2_cannot_run_is_refused_before_the_data_are_made(tmp_path):
     recipe = load_recipe(ROOT / "configs" / "quickstart" / "synthetic.yaml")
     recipe.common["arch"] = "kd_adaptive"
-    check_trainings(recipe)
+    check_trainings(recipe, torch.device("cpu"))
     recipe.evaluate["backend"] = "ctranslate2"
     with pytest.raises(KDError, match=r"synthetic.yaml: evaluate: CTranslate2 cannot express gates"):
-        check_trainings(recipe)
+        check_trainings(recipe, torch.device("cpu"))
 
 
 def test_a_study_has_other_stages_for_ctranslate2_alone_and_its_version_counts_there(tmp_path):

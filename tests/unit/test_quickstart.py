@@ -25,6 +25,7 @@ from fairseq_kd.quickstart.run import (
     TEACHER,
     _training_arguments,
     _training_options,
+    check_trainings,
     format_table,
     run_quickstart,
 )
@@ -90,6 +91,17 @@ def test_all_models_have_one_criterion_and_the_precision_that_the_recipe_gives(t
         assert usual[usual.index("--kd-weight") + 1] == ("0.7" if model == DISTILLED else "0")
         assert ("--teacher" in usual) == (model == DISTILLED)
     assert found == {TEACHER: [True, True], PLAIN: [True, False], DISTILLED: [True, False]}
+
+
+def test_a_precision_that_the_cpu_lacks_is_refused_before_anything_runs(tmp_path, monkeypatch):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("flags : fpu avx2\n", encoding="utf-8")
+    monkeypatch.setattr("fairseq_kd.inference.precision.CPUINFO", cpuinfo)
+    recipe = load_recipe(find_recipe("synthetic"))
+    fast = replace(recipe, common=recipe.common | {"precision": "bfloat16"})
+    check_trainings(recipe, torch.device("cpu"))
+    with pytest.raises(KDError, match="teacher or common: precision bfloat16: this CPU has no instructions"):
+        check_trainings(fast, torch.device("cpu"))
 
 
 def _without(words, option):
