@@ -31,8 +31,8 @@ ENDINGS = {
 }
 SLEEPER = """
 import os, pathlib, sys, time
-pathlib.Path("began").write_text(str(os.getpid()))
 try:
+    pathlib.Path("began").write_text(str(os.getpid()))
     time.sleep(100)
 except KeyboardInterrupt:
     pathlib.Path("tidied").touch()
@@ -132,13 +132,21 @@ def test_a_fork_ends_with(here, server, killed):
 
 def test_an_interrupt_reaches_the_fork_which_can_tidy_up(here, monkeypatch):
     monkeypatch.setattr(preloaded, "SECONDS_TO_END", 30)  # on busy cores it takes longer than usual
+
+    def start(words):
+        process = start_python(words)
+        (here / "started").touch()
+        return process
+
+    monkeypatch.setattr(preloaded, "start_python", start)
     if (asks := os.fork()) == 0:
         del os.environ["PYTEST_CURRENT_TEST"]
         signal.signal(signal.SIGINT, signal.default_int_handler)
         with contextlib.suppress(KeyboardInterrupt):
             run_python(["sleeper"])
         os._exit(0)
-    wait_for((here / "began").is_file)
+    wait_for(lambda: (here / "started").is_file() and (here / "began").is_file() and (here / "began").read_text())
+    time.sleep(0.2)  # the process that asks waits now
     os.kill(asks, signal.SIGINT)
     os.waitpid(asks, 0)
     assert (here / "tidied").exists()
