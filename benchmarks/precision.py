@@ -8,9 +8,8 @@ For each seed a model of a recipe of the quickstart (its student or its teacher)
 it learns from the gold tokens alone (--kd-weight 0), else from the cache. The same command continues.
 
 Printed: the validation nll (bits per token, computed in float32) and BLEU of the test set for each training; the mean
-difference of nll with its 95 % interval and the p value of two one-sided t-tests of equivalence within the margin, and
-the smallest margin within which as many seeds show equivalence with a probability of 80 %. Run it first with few seeds
-(a pilot): the last line says how many pairs a margin needs.
+differences with their 95 % intervals, the p value of two one-sided t-tests of equivalence of nll within the margin, and
+how many pairs the margin needs for a power of 80 %, so that a pilot with few seeds can be followed by enough new ones.
 """
 
 import argparse
@@ -20,17 +19,14 @@ import os
 import re
 from pathlib import Path
 
-from scipy.stats import t
-
 from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME
+from fairseq_kd.artifacts.writing import write_json
 from fairseq_kd.evaluation.api import evaluate_checkpoint
-from fairseq_kd.evaluation.estimates import over_seeds
+from fairseq_kd.evaluation.estimates import ALPHA, POWER, Estimate, over_seeds
 from fairseq_kd.quickstart.recipe import find_recipe, load_recipe
-from fairseq_kd.training.arguments import training_arguments
+from fairseq_kd.training.arguments import CROSS_ENTROPY, training_arguments
 from fairseq_kd.training.run import train
-
-ALPHA, POWER = 0.05, 0.8
 
 
 def nll_of(log: Path) -> float:
@@ -41,11 +37,9 @@ def nll_of(log: Path) -> float:
 
 def run(args, recipe, precision: str, seed: int) -> dict:
     """Train and score one student."""
-    options = dict(recipe.common) | getattr(recipe, args.model) | {"seed": seed, "criterion": "kd_word"}
+    options = dict(recipe.common) | getattr(recipe, args.model) | {"seed": seed} | CROSS_ENTROPY
     if args.teacher_cache:
         options |= dict(recipe.kd) | {"teacher-cache": args.teacher_cache}
-    else:
-        options["kd-weight"] = 0
     if precision != "float32":
         options["autocast"] = precision
     folder = args.out / f"{precision}-{seed}"
@@ -55,21 +49,19 @@ def run(args, recipe, precision: str, seed: int) -> dict:
     result = folder / "scores.json"
     if not result.is_file():
         scores = evaluate_checkpoint(args.data_bin, record["checkpoint"], cpu=True, resamples=0)
-        result.write_text(json.dumps({"bleu": scores["bleu"]["score"]}), encoding="utf-8")
+        write_json(result, {"bleu": scores["bleu"]["score"]})  # never half written
     return {"nll": nll_of(folder / "train.log"), "seconds": record["seconds"], **json.loads(result.read_text())}
 
 
 def pairs_needed(scatter: float, margin: float) -> int:
-    """Pairs with which two one-sided tests find equivalence with probability POWER, if there is no difference.
+    """Pairs with which two one-sided tests find equivalence with the probability POWER, if there is no difference.
 
-    Source: Schuirmann 1987; normal approximation of the power, t quantiles. scatter: the standard deviation of a
-    difference.
+    scatter: the standard deviation of a difference, above 0.
     """
-    for pairs in range(2, 1000):
-        quantiles = t.ppf(1 - ALPHA, pairs - 1) + t.ppf((1 + POWER) / 2, pairs - 1)
-        if scatter / pairs**0.5 * quantiles <= margin:
-            return pairs
-    return 1000
+    pairs = 2
+    while Estimate(0.0, scatter / pairs**0.5, pairs - 1, pairs).smallest_margin(ALPHA) > margin:
+        pairs += 1
+    return pairs
 
 
 def main() -> None:
@@ -108,7 +100,7 @@ def main() -> None:
         if name == "nll":
             scatter = found.error * len(rows) ** 0.5
             print(
-                f"    equivalent within {args.margin}: p = {found.within(args.margin)}; scatter of a difference "
+                f"    equivalent within {args.margin}: p = {found.within(args.margin):.4f}; scatter of a difference "
                 f"{scatter:.4f}; pairs needed for a power of {POWER}: {pairs_needed(scatter, args.margin)}"
             )
 
