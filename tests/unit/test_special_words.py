@@ -105,6 +105,7 @@ def test_the_cache_names_the_sentence_and_the_word_that_it_comes_from(plain):
 
     class Signal(list):  # of no rows
         vocabulary = 10
+        rows = logits = None
 
     class Teacher:
         model = Model
