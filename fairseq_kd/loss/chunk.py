@@ -36,7 +36,8 @@ def losses_of(values: Values, objective: Objective, z_sum: torch.Tensor | None, 
 class Chunk:
     """n rows: z (n, V), the gold tokens (n,), and the gradient that the gold logits get beside the softmax, (n,).
 
-    spare(i): another buffer (n, V), by number.
+    z: of the type of the computations; `gold_only` and `top_k` at the temperature 1 also take bfloat16, which saves two
+    passes that change the type. spare(i): another buffer (n, V), by number.
     """
 
     z: torch.Tensor
@@ -45,12 +46,28 @@ class Chunk:
     spare: Callable[[int], torch.Tensor]
 
     def pick_gold(self) -> torch.Tensor:
-        """z of the gold tokens, (n,)."""
-        return self.z.gather(1, self.gold.unsqueeze(1)).squeeze(1)
+        """z of the gold tokens, (n,), in the type of the computations."""
+        return self.pick(self.gold.unsqueeze(1)).squeeze(1)
+
+    def pick(self, ids: torch.Tensor) -> torch.Tensor:
+        """z of the entries ids (n, k), in the type of the computations."""
+        return self.z.gather(1, ids).to(self.gold_gradient.dtype)
+
+    def put(self, ids: torch.Tensor, values: torch.Tensor | float) -> None:
+        """Overwrite z of the entries ids (n, k), which differ within a row, by values (n, k) or one value."""
+        if self.z.dtype != torch.bfloat16:
+            self.z.scatter_(1, ids, values)
+            return
+        rows = torch.arange(len(ids), device=ids.device).unsqueeze(1)  # `scatter_` converts all of a bfloat16 z twice
+        self.z[rows, ids] = values if isinstance(values, float) else values.to(self.z.dtype)
 
     def add_gold(self) -> None:
         """Add the gradient of the gold logits to z."""
-        self.z.scatter_add_(1, self.gold.unsqueeze(1), self.gold_gradient.unsqueeze(1))
+        ids, gradient = self.gold.unsqueeze(1), self.gold_gradient.unsqueeze(1)
+        if self.z.dtype == torch.bfloat16:
+            self.put(ids, self.pick(ids).add_(gradient))
+        else:
+            self.z.scatter_add_(1, ids, gradient)
 
 
 def gold_gradient(objective: Objective, target: torch.Tensor, vocabulary: int, dtype, taught: bool) -> torch.Tensor:
@@ -77,13 +94,14 @@ def top_k(chunk: Chunk, objective: Objective, signal: TopKSignal, differentiate=
     """
     z, weight, tau = chunk.z, objective.kd_weight, objective.student_temperature
     differentiate = differentiate or by_buckets(objective, signal)
-    z_gold, named = chunk.pick_gold(), z.gather(1, signal.ids)
+    z_gold, named = chunk.pick_gold(), chunk.pick(signal.ids)
     if tau == 1:
-        z.scatter_(1, signal.ids, float("-inf"))
+        chunk.put(signal.ids, -math.inf)
         rest, best = softmax_(z)  # z: softmax over the others, 0 at the named
         best = torch.maximum(best, named.amax(dim=1))
         gradient, lse, kd = differentiate(named, rest)
-        z.mul_(gradient[:, -1:]).scatter_(1, signal.ids, gradient[:, :-1])
+        z.mul_(gradient[:, -1:].to(z.dtype))
+        chunk.put(signal.ids, gradient[:, :-1])
     else:
         tempered = torch.div(z, tau, out=chunk.spare(0))
         rest, _ = softmax_(tempered.scatter_(1, signal.ids, float("-inf")))

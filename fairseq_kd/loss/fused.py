@@ -122,6 +122,10 @@ class _Chunks:
             or (isinstance(signal, DenseSignal) and divergence.fused_dense is not None)
         )
         self.terms = top_k_class(signal, objective, self.dtype) if top_k_class else None
+        untempered = objective.student_temperature == 1
+        self.stays_narrow = pads(self.x) and (signal is None or (self.terms is not None and untempered))
+        if self.stays_narrow:  # twice the rows are as many bytes as in float32
+            self.chunk_rows *= 2
         self.each = objective.label_smoothing / (self.w.size(0) - 1)
         self.z_sum = None
         if not self.each and (self.terms is None or self.terms.shapes is None):
@@ -160,7 +164,10 @@ class _Chunks:
         if pads(x):
             x = narrowed(x) if len(x) < self.chunk_rows else x
             narrow = self._buffer("half", len(x), x.dtype)
-        z = multiply(x, self.w.t(), self._buffer("z", end - start), narrow)
+        if self.stays_narrow:  # the logits become the gradient in bfloat16, in which the products need both
+            z = torch.mm(x, self.w.t(), out=narrow)[: end - start]
+        else:
+            z = multiply(x, self.w.t(), self._buffer("z", end - start), narrow)
         chunk = Chunk(z, self.target[rows], self.gold_gradient[rows], lambda number: self._buffer(number, end - start))
         self.values.append(self._values(chunk, start, end))
         if self.needs_gradient:
@@ -186,7 +193,7 @@ class _Chunks:
         gradient = z if x.dtype == self.dtype else self._buffer("half", len(x), x.dtype)
         if weight is not None:
             torch.mul(z, weight, out=gradient[: len(z)])
-        elif gradient is not z:
+        elif z.dtype != x.dtype:
             gradient[: len(z)].copy_(z)
         gradient[len(z) :].zero_()
         multiply(gradient, self.w, d_features)

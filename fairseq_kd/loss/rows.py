@@ -84,11 +84,14 @@ def row_dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def softmax_(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Softmax of each row, in place. Returns (log-sum-exp, largest logit), (N,) each.
+    """Softmax of each row, in place. Returns (log-sum-exp, largest logit), (N,) each, float32 or wider.
 
     If every logit of a row is -inf, its log-sum-exp is -inf, and its softmax is set to 1 in the first column.
+    Half-precision logits are summed in float32. The log-sum-exp then has the error of one rounded probability.
     """
+    wide = torch.promote_types(z.dtype, torch.float32)
     best = z.amax(dim=1)
     z[:, 0].masked_fill_(best == -math.inf, 0)
     torch.softmax(z, dim=1, out=z)
-    return best - z.amax(dim=1).log(), best  # the largest probability is 1 / Σ exp(z - best)
+    best = best.to(wide)
+    return best - z.amax(dim=1).to(wide).log(), best  # the largest probability is 1 / Σ exp(z - best)

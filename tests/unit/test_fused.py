@@ -207,6 +207,22 @@ def test_narrow_types_differ_by_their_rounding(dtype, loss_tolerance, gradient_t
             assert (ours - theirs).abs().max() <= gradient_tolerance * theirs.abs().max()
 
 
+@pytest.mark.parametrize("kind", ["top_k", "shaped", None])
+def test_products_in_bfloat16_take_weights_of_the_tokens(kind):
+    """A token of weight 0 leaves no gradient, and the others leave twice the gradient that they leave alone."""
+    x, w, target, teacher = inputs(torch.bfloat16)
+    x, w = x.float().requires_grad_(), w.float().requires_grad_()
+    weight, some = torch.zeros(N), [0, 5, 6]
+    weight[some] = 2.0
+    arguments = (target, signal_of(kind, teacher.float()), Objective(), torch.bfloat16)
+    weighted = torch.autograd.grad(fused_loss(x, w, *arguments, weight).loss, (x, w))
+    arguments = (target[some], signal_of(kind, teacher[some].float()), Objective(), torch.bfloat16)
+    alone = torch.autograd.grad(2 * fused_loss(x[some], w, *arguments).loss, (x, w))
+    assert not weighted[0][weight == 0].any()
+    for ours, theirs in zip(weighted, alone, strict=True):
+        assert (ours - theirs).abs().max() <= 2e-2 * theirs.abs().max()
+
+
 def test_gradients_too_small_for_float16_are_kept():
     """One of 20,000 tokens gets a gradient of about 1; the sum of the others, 5e-5 each, is right within 1 %."""
     x = torch.ones(1, 1, dtype=torch.float16)
