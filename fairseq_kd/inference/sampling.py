@@ -62,7 +62,7 @@ def sample_targets(
 
 @contextlib.contextmanager
 def eval_mode(model: torch.nn.Module) -> Iterator[None]:
-    """The model is in eval mode inside the block. Afterwards, and after an error, each module has its mode from before."""
+    """The model is in eval mode inside the block. Afterwards, also after an error, each module has its mode again."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
