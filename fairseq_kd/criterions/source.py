@@ -94,6 +94,7 @@ class TaskCalls:
     - If an epoch does not have enough batches for all ranks, a rank gets a dummy batch. This is the first batch of the
       iterator that was created last, so it is a validation batch after a validation inside the epoch. The trainer
       passes `ignore_grad` to `task.train_step`, which multiplies the loss by 0, and ignores the logged values.
+    - The trainer passes the number of updates so far to `task.train_step`, and not to the criterion.
 
     The task may be one of fairseq's own, so both methods are replaced on this object by methods that call them.
     is_dummy: whether the criterion is being called with a dummy batch.
