@@ -12,8 +12,10 @@ then update i + 1. So all have the same memory settings: freed memory is kept, o
 the system, as in fairseq-train without this plugin.
 
 Printed: medians over updates, the first two left out, and their ratios to label_smoothed_cross_entropy. "teacher
-forward" is the teacher's forward pass alone, with log-softmax. With --shares also the shares of the operators, and the
-limit: the matrix products of one update alone, without what is between them, each in the type that the variant uses.
+forward" is the teacher's forward pass alone, with log-softmax. "kd_word online, on-policy" samples each target; its
+student has hardly been trained, so most samples have the largest length, and the row is an upper bound. With --shares
+also the shares of the operators, and the limit: the matrix products of one update alone, without what is between them,
+each in the type that the variant uses.
 """
 
 import argparse
@@ -125,6 +127,7 @@ def variants(args, teacher: Path, cache: Path) -> dict[str, list[str]]:
         "kd_word cached": [*OURS, *cached],
         "kd_word cached, reference": [*OURS, *cached, "--kd-implementation", "reference"],
         "kd_word online": [*OURS, *online],
+        "kd_word online, on-policy": [*OURS, *online, "--on-policy-rate", "1", "--label-smoothing", "0"],
         "kd_word online, reference": [*OURS, *online, "--kd-implementation", "reference"],
     }
     if not (args.fp16 or args.bf16):

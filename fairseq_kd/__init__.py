@@ -26,6 +26,11 @@ Word-level distillation, in the order of the data:
                        -> loss.fused                          the same from the decoder features, in chunks
                        -> criterions.kd_word                  weights, logs; called by the trainer of fairseq
 
+On-policy distillation replaces targets of a batch before the teacher runs:
+
+    student + sources -> inference.sampling    samples of the student, which then stays as it was
+                      -> criterions.on_policy  a batch with the samples in it, and the loss on them
+
 Sequence-level distillation:
 
     teacher + data-bin -> sequence.decode, .work              hypotheses in `artifacts.blocks`, one per sentence chosen

@@ -9,18 +9,19 @@ teachers.
 
 import functools
 import logging
-import math
 from dataclasses import replace
 
 import torch
 from fairseq.criterions import register_criterion
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
-from fairseq.logging import metrics
 
 from fairseq_kd.core.errors import KDError, exit_on_user_error
 from fairseq_kd.core.hydra_paths import resolve_paths
-from fairseq_kd.criterions.config import PATHS, KDWordConfig, check_options
+from fairseq_kd.criterions.config import PATHS, KDWordConfig
+from fairseq_kd.criterions.logged import log_words, of_gold_tokens, word_output
 from fairseq_kd.criterions.mixed import around_update, loss_dtype, training_precision
+from fairseq_kd.criterions.on_policy import mixed_result, on_policy, samples_logged
+from fairseq_kd.criterions.on_policy_config import OnPolicyConfig, check_word_options
 from fairseq_kd.criterions.places import places_of, rows_at, scatter
 from fairseq_kd.criterions.source import (
     TaskCalls,
@@ -40,11 +41,11 @@ from fairseq_kd.loss.rows import weighted
 logger = logging.getLogger(__name__)
 
 
-@register_criterion("kd_word", dataclass=KDWordConfig)
+@register_criterion("kd_word", dataclass=OnPolicyConfig)
 class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
     """Word-level knowledge distillation (Hinton et al. 2015; for translation: Kim & Rush 2016, section 3.1)."""
 
-    check_options = staticmethod(check_options)
+    check_options = staticmethod(check_word_options)
 
     def __init__(self, cfg: KDWordConfig, task):
         """Raises KDError for an option out of range or without effect, and for a task that cannot be used."""
@@ -61,6 +62,7 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
             student_temperature=cfg.student_temperature,
             divergence=divergence,
         )
+        self.on_policy = on_policy(cfg, task)
         self.online = online_source(cfg, task)  # not a module, so that the teacher is never part of a state dict
         self.calls = TaskCalls(
             task,
@@ -120,20 +122,34 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
 
     def _forward(self, model, sample, reduce):
         fused = self.implementation(model) == "fused" and reduce
+        mixed = self._with_samples(model, sample)
+        sample = sample if mixed is None else mixed.sample
         keep = self.kept(sample)  # (B, T)
         places, request = places_of(keep), self.teacher_signal(model, sample, keep)
         net_output = model(**sample["net_input"], **({"features_only": True} if fused else {}))
         signal = request()
+        if mixed is not None:
+            return mixed_result(self, model, mixed, net_output, places, signal, fused, reduce)
         losses = self.losses(model, net_output, sample["target"], places, signal, fused)
         sums = self.logged(losses.sum())
         return self.result(model, sample, len(places), sums.loss if reduce else scatter(losses.loss, keep), sums)
+
+    def _with_samples(self, model, sample):
+        """The batch with targets that the student samples (--on-policy-rate), or None for a batch of gold targets."""
+        if self.on_policy is None or not model.training or self.calls.is_dummy:
+            return None
+        self.online.choose_dtype(model, str(self.cfg.autocast))
+        return self.on_policy.batch(model, sample, self.calls.update_num, self.online.max_target_positions)
 
     def result(self, model, sample, tokens: int, loss, sums: Losses):
         """The result of `forward`, for a reduced or an unreduced loss. tokens: number of positions that count."""
         if self.recent is not None and model.training:
             loss = loss + 0.0 * self.recent.anchor.sum()  # see RecentTokens
         sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
-        return loss, sample_size, self._logging_output(sample, sample_size, tokens, loss, sums)
+        logging_output = word_output(sample, sample_size, tokens, loss, sums, self.report_accuracy)
+        if self.on_policy is not None and model.training:  # the same names in the same order in each rank
+            logging_output |= samples_logged(torch.zeros_like(sums.nll))
+        return loss, sample_size, logging_output
 
     def teacher_signal(self, model, sample, keep):
         """A function that returns the teacher's signal for the gold target where `keep` (B, T) is true.
@@ -171,10 +187,11 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
             logger.info(f"{self.cfg._name} computes its loss by the {self._implementation} implementation")
         return self._implementation
 
-    def losses(self, model, net_output, target, places, signal, fused: bool, weight=None) -> Losses:
+    def losses(self, model, net_output, target, places, signal, fused: bool, weight=None, objective=None) -> Losses:
         """Losses of N positions of target (B, T); with fused=True only their sums. places (N,): see `places_of`.
 
         net_output: the student's output; features only if fused. weight (N,) multiplies each token's loss.
+        objective: None means the objective of gold tokens.
         """
         target = rows_at(target, places)
         if not fused:
@@ -183,14 +200,14 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
             def nll():
                 return -lprobs.detach().gather(-1, target.unsqueeze(-1)).squeeze(-1)
 
-            losses = reference_losses(lprobs, target, signal, self._weighted(model, signal, nll))
+            losses = reference_losses(lprobs, target, signal, objective or self._weighted(model, signal, nll))
             return losses if weight is None else replace(losses, loss=weighted(weight, losses.loss))
         features, projection = rows_at(net_output[0], places), output_projection(model)  # (N, d), (V, d)
 
         def nll():
             return token_nll(features, projection, target)
 
-        objective = self._weighted(model, signal, nll)
+        objective = objective or self._weighted(model, signal, nll)
         matmul_dtype = loss_dtype(model, str(self.cfg.autocast), features, projection)
         return fused_loss(features, projection, target, signal, objective, matmul_dtype, weight)
 
@@ -211,27 +228,9 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
             chosen = self.recent.hardest(values, self.cfg.kd_select_rate)
         return replace(self.objective, kd_weight=chosen * self.cfg.kd_weight)
 
-    def _logging_output(self, sample, sample_size, tokens, loss, sums: Losses):
-        logging_output = {
-            "loss": loss.data,
-            "nll_loss": sums.nll.data,
-            "ntokens": sample["ntokens"],
-            "nsentences": sample["target"].size(0),
-            "sample_size": sample_size,
-        }
-        if sums.kd is not None:
-            logging_output |= {"kd_loss": sums.kd.data, "n_agreed": sums.agreed.data, "kd_tokens": tokens}
-        if self.report_accuracy:
-            logging_output |= {"n_correct": sums.correct.data, "total": tokens}
-        return logging_output
-
     @classmethod
     def reduce_metrics(cls, logging_outputs) -> None:
-        """Log the values that fairseq logs, and kd_loss (bits per token) and agreement (percent of tokens)."""
-        super().reduce_metrics(logging_outputs)
-        tokens = sum(log.get("kd_tokens", 0) for log in logging_outputs)
-        if tokens > 0:
-            kd_loss = sum(log.get("kd_loss", 0) for log in logging_outputs)
-            agreed = sum(log.get("n_agreed", 0) for log in logging_outputs)
-            metrics.log_scalar("kd_loss", kd_loss / tokens / math.log(2), tokens, round=3)
-            metrics.log_scalar("agreement", 100 * agreed / tokens, tokens, round=2)
+        """Log the values that fairseq logs, and those of `log_words`."""
+        if gold := of_gold_tokens(logging_outputs):
+            super().reduce_metrics(gold)
+        log_words(logging_outputs)

@@ -1,6 +1,6 @@
 """Checks of a training that is planned and not built yet, from the options that fairseq has parsed."""
 
-from fairseq_kd.criterions.config import check_options
+from fairseq_kd.criterions.on_policy_config import check_word_options
 from fairseq_kd.inference.supported import check_autoregressive
 
 
@@ -11,5 +11,5 @@ def check_planned(args) -> None:
     """
     from fairseq.models import ARCH_MODEL_REGISTRY
 
-    check_options(args)
+    check_word_options(args)
     check_autoregressive(ARCH_MODEL_REGISTRY[args.arch], f"--arch {args.arch}")

@@ -94,9 +94,11 @@ class TaskCalls:
     - If an epoch does not have enough batches for all ranks, a rank gets a dummy batch. This is the first batch of the
       iterator that was created last, so it is a validation batch after a validation inside the epoch. The trainer
       passes `ignore_grad` to `task.train_step`, which multiplies the loss by 0, and ignores the logged values.
+    - The trainer passes the number of updates so far to `task.train_step`, and not to the criterion.
 
     The task may be one of fairseq's own, so both methods are replaced on this object by methods that call them.
     is_dummy: whether the criterion is being called with a dummy batch.
+    update_num: the number of updates before the one for which the criterion is being called.
     """
 
     def __init__(self, task, before_training_data, around_update):
@@ -104,7 +106,7 @@ class TaskCalls:
 
         around_update(model): a context for the forward and backward pass of each batch.
         """
-        self.is_dummy = False
+        self.is_dummy, self.update_num = False, 0
         task.load_dataset = self._announced(task.load_dataset, before_training_data)
         task.train_step = self._marked(task.train_step, around_update)
 
@@ -121,7 +123,7 @@ class TaskCalls:
     def _marked(self, train_step, around_update):
         @functools.wraps(train_step)
         def step(sample, model, criterion, optimizer, update_num, ignore_grad=False, **kwargs):
-            self.is_dummy = ignore_grad
+            self.is_dummy, self.update_num = ignore_grad, update_num
             try:
                 with around_update(model):
                     return train_step(sample, model, criterion, optimizer, update_num, ignore_grad, **kwargs)

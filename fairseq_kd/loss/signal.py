@@ -77,6 +77,10 @@ class DenseSignal:
         """The rows from start to before end."""
         return DenseSignal(self.features[start:end], self.projection, self.temperature)
 
+    def select(self, rows: torch.Tensor) -> "DenseSignal":
+        """The rows with these numbers, (n,) int64."""
+        return DenseSignal(self.features.index_select(0, rows), self.projection, self.temperature)
+
     def most_probable(self) -> torch.Tensor:
         """The most probable entry of each row, (N,)."""
         return self.rows().argmax(dim=-1)
@@ -111,6 +115,11 @@ class TopKSignal:
         """The rows from start to before end."""
         shape_ids = None if self.shape_ids is None else self.shape_ids[start:end]
         return TopKSignal(self.ids[start:end], self.lprobs[start:end], self.tail[start:end], self.shapes, shape_ids)
+
+    def select(self, rows: torch.Tensor) -> "TopKSignal":
+        """The rows with these numbers, (n,) int64."""
+        shape_ids = None if self.shape_ids is None else self.shape_ids[rows]
+        return TopKSignal(self.ids[rows], self.lprobs[rows], self.tail[rows], self.shapes, shape_ids)
 
     def most_probable(self) -> torch.Tensor:
         """The most probable entry of each token, (N,)."""

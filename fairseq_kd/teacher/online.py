@@ -93,6 +93,14 @@ class OnlineSignalSource:
 
     def signal(self, sample, keep: torch.Tensor, temperature: float) -> DenseSignal | TopKSignal:
         """Run the teacher on the batch. Raises KDError when it cannot be loaded or has other dictionaries."""
+        signal = self._loaded().signal(sample, keep, temperature)
+        return signal.truncate(self._top_k) if self._top_k else signal
+
+    def max_target_positions(self) -> int:
+        """The length of the longest target, with EOS, that the teacher accepts. Raises KDError as `signal` does."""
+        return self._loaded().model.max_positions()[1]
+
+    def _loaded(self) -> FrozenModel:
         if self.teacher is None:
             task_cfg = self._task.cfg
             languages = (getattr(task_cfg, "source_lang", None), getattr(task_cfg, "target_lang", None))
@@ -100,5 +108,4 @@ class OnlineSignalSource:
             teacher = load_frozen(**self._arguments, languages=languages, signals_only=True)
             teacher.check_dictionaries(self._task.source_dictionary, self._task.target_dictionary)
             self.teacher = teacher
-        signal = self.teacher.signal(sample, keep, temperature)
-        return signal.truncate(self._top_k) if self._top_k else signal
+        return self.teacher

@@ -10,6 +10,7 @@ import math
 import pytest
 import torch
 from conftest import PACKAGE, TINY_MODEL
+from docs_helpers import blocks_run_by
 from fairseq.data.indexed_dataset import make_dataset
 from rank_helpers import run_jobs
 
@@ -52,6 +53,18 @@ def commands(data_bin, distilled, teacher, tmp_path_factory):
     return {method: [data_bin, *COMMON, *found] for method, found in words.items()}
 
 
+def commands_of_the_page() -> list[list[str]]:
+    """The options --on-policy-... of the commands of docs/on-policy.md, with a schedule as short as the runs."""
+    (block,) = blocks_run_by("test_the_commands_of_the_page_run_in_two_ranks_and_draw_the_same_after_a_pause")
+    found = []
+    for command in block.commands():
+        before, _, options = command.partition(" --on-policy-rate ")
+        assert before.endswith("--criterion kd_word --teacher teacher/checkpoint_best.pt")
+        words = ["--on-policy-rate", *options.replace("updates 2000", f"updates {UPDATES}").split()]
+        found.append([*words, "--on-policy-max-len-b", "3"])
+    return found
+
+
 @pytest.fixture(scope="module")
 def runs(commands, teacher, tmp_path_factory):
     """(folder with checkpoints by name, exit statuses and outputs by name) of every training of this file."""
@@ -66,6 +79,10 @@ def runs(commands, teacher, tmp_path_factory):
         job(f"{method}-one", 1, [*words, *quiet, "--update-freq", "2"], end)
         job(f"{method}-two", 2, [*words, "--validate-interval-updates", PAUSE], end)
         job(f"{method}-paused", 2, [*words, *quiet], ["--max-update", PAUSE], end)
+    for number, more in enumerate(commands_of_the_page()):
+        words = [*commands["online"], *more, *quiet]
+        job(f"on-policy-{number}-two", 2, words, end)
+        job(f"on-policy-{number}-paused", 2, words, ["--max-update", PAUSE], end)
     resets = ["--reset-optimizer", "--reset-lr-scheduler", "--reset-dataloader", "--reset-meters"]
     for name, more in (("finetune-from-model", []), ("restore-file", resets)):
         words = [*commands["cached"], *quiet, f"--{name}", teacher, *more, "--max-update", PAUSE]
@@ -90,12 +107,16 @@ def assert_close(found: dict, expected: dict, **tolerances) -> None:
         torch.testing.assert_close(found[name], value, **tolerances, msg=lambda text, name=name: f"{name}: {text}")
 
 
+def logged(runs, name) -> list[dict]:
+    """What rank 0 logged for each update."""
+    parts = [line.split("| train_inner | ") for line in runs[1][name][1][0].splitlines()]
+    return [json.loads(part[1]) for part in parts if len(part) == 2]
+
+
 def curves(runs, name) -> dict:
     """What rank 0 logged for each update, by quantity."""
-    parts = [line.split("| train_inner | ") for line in runs[1][name][1][0].splitlines()]
-    lines = [part[1] for part in parts if len(part) == 2]
-    names = ("loss", "nll_loss", "kd_loss", "agreement")
-    return {name: [float(json.loads(line)[name]) for line in lines] for name in names}
+    lines = logged(runs, name)
+    return {name: [float(line[name]) for line in lines] for name in ("loss", "nll_loss", "kd_loss", "agreement")}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -119,3 +140,19 @@ def test_two_ranks_that_are_resumed_equal_two_that_were_not_and_one(runs, method
 @pytest.mark.parametrize("option", ["finetune-from-model", "restore-file"])
 def test_two_ranks_begin_with_a_given_checkpoint(runs, option):
     assert_close(weights(runs, f"{option}-two"), weights(runs, f"{option}-one"), rtol=1e-3, atol=1e-5)
+
+
+def test_the_commands_of_the_page_run_in_two_ranks_and_draw_the_same_after_a_pause(runs):
+    for number in range(2):
+        two, paused = f"on-policy-{number}-two", f"on-policy-{number}-paused"
+        assert_close(weights(runs, paused), weights(runs, two), rtol=0, atol=0)
+        lines, continued = logged(runs, two), logged(runs, paused)
+        assert len(lines) == UPDATES == len(continued)
+        for line, other in zip(lines, continued, strict=True):
+            for name in ("loss", "sampled_tokens", "sampled_length", "sampled_kd_loss"):
+                assert line.get(name) == other.get(name), (name, line)
+        shares = [float(line["sampled_tokens"]) for line in lines]
+        if number == 0:  # one decision for the batches of both ranks
+            assert set(shares) == {0, 100}
+        else:
+            assert shares[0] == 0 and 0 < shares[1] < 100 and shares[4] > 90
