@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from fairseq_kd.cache.make import CachingOptions, make_cache
+from fairseq_kd.cache.make import make_cache
+from fairseq_kd.cache.options import CachingOptions
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.public import errors_name_arguments
 

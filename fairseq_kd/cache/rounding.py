@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from fairseq_kd.artifacts.blocks import offsets_of
-from fairseq_kd.cache.format import Rows, rebuild
 from fairseq_kd.cache.tail_shapes import evenly_spaced
+from fairseq_kd.cache.values import Rows, rebuild
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.inference.frozen import FrozenModel, load_frozen
 from fairseq_kd.loss.rows import bucket, kl, temper

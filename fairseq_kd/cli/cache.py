@@ -3,7 +3,8 @@
 import sys
 
 from fairseq_kd.cache.format import STORES, format_of
-from fairseq_kd.cache.make import TAIL_SHAPES, CachingOptions, make_cache
+from fairseq_kd.cache.make import make_cache
+from fairseq_kd.cache.options import TAIL_SHAPES, CachingOptions
 from fairseq_kd.cache.rounding import describe_rounding
 from fairseq_kd.cli.user_dir import add_user_dir
 from fairseq_kd.core.errors import KDError

@@ -51,6 +51,11 @@ class FrozenModel:
         self._mixed = signals_only and dtype == "bfloat16"
         self.model = (model if self._mixed else model.to(self._dtype)).requires_grad_(False).eval()
 
+    @property
+    def max_positions(self) -> tuple[int, int]:
+        """Longest source and target, in tokens with EOS, that the model accepts."""
+        return self.model.max_positions()
+
     def with_products(self, task, dtype: str) -> "FrozenModel":
         """The same network for signals on the CPU with products in `dtype`, float32 or bfloat16. task: as for this."""
         return self if dtype == "float32" else FrozenModel(self.model, task, self.path, dtype, signals_only=True)

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from fairseq_kd.artifacts.hashes import data_hashes, dictionary_hash, sha256_file
-from fairseq_kd.cache.format import rebuild, sentence_crcs
+from fairseq_kd.cache.format import sentence_crcs
 from fairseq_kd.cache.reader import CacheReader
+from fairseq_kd.cache.values import rebuild
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_one
 from fairseq_kd.core.public import errors_name_arguments
@@ -62,11 +63,28 @@ class CachedSignalSource:
         keep may omit positions, but must not keep padding. Rows are in row-major order of keep, on the device of the
         target. The returned function raises KDError when the batch is not from the data that the cache was made from.
         """
-        device = sample["target"].device
+        rows, device = self._request_rows(sample, keep), sample["target"].device
+        return lambda: self._rebuild(rows(), temperature, device)[0]
+
+    def request_with_gold(self, sample, keep: torch.Tensor, temperature: float):
+        """As `request`, but the function returns (signal, log-probabilities (N,) of the gold tokens at temperature 1).
+
+        Raises KDError as `CacheReader.check_gold` does.
+        """
+        self.reader.check_gold("this use of the cache")
+        rows, device = self._request_rows(sample, keep), sample["target"].device
+        return lambda: self._rebuild(rows(), temperature, device, gold=True)
+
+    def signal(self, sample, keep: torch.Tensor, temperature: float) -> TopKSignal | DenseSignal:
+        """The answer to `request`."""
+        return self.request(sample, keep, temperature)()
+
+    def _request_rows(self, sample, keep: torch.Tensor) -> Callable[[], np.ndarray]:
+        """A function that checks the batch and returns the numbers of its rows, (N,)."""
         tensors = (sample["id"], sample["net_input"]["src_tokens"], sample["target"], keep)
         on_host = to_host(tensors)
 
-        def answer() -> TopKSignal | DenseSignal:
+        def answer() -> np.ndarray:
             if not self._data_is_checked:
                 self._check_data()
                 self._data_is_checked = True
@@ -74,23 +92,21 @@ class CachedSignalSource:
             self._check_sentences(source, target, numbers)
             real = target != self.task.target_dictionary.pad()  # (B, T); with NumPy: no threads for so little work
             rows = self.reader.offsets[numbers][:, None] + real.cumsum(axis=1) - 1
-            return self._rebuild(rows[kept], temperature, device)
+            return rows[kept]
 
         return answer
 
-    def signal(self, sample, keep: torch.Tensor, temperature: float) -> TopKSignal | DenseSignal:
-        """The answer to `request`."""
-        return self.request(sample, keep, temperature)()
-
-    def _rebuild(self, rows: np.ndarray, temperature: float, device) -> TopKSignal | DenseSignal:
+    def _rebuild(self, rows: np.ndarray, temperature: float, device, gold: bool = False):
+        """(signal, log-probabilities of the gold tokens (N,), or None without `gold`)."""
         column, upload = self.reader.tail_column(temperature), Upload(device)
-        stored = dict(zip(self.reader.take(rows, upload.allocate), upload.send(), strict=True))
+        stored = dict(zip(self.reader.take(rows, upload.allocate, gold), upload.send(), strict=True))
+        gold_lprobs = stored["gold"][:, 0] if gold else None
         ids, tail = stored["ids"].long(), stored["tail"][:, column]  # (N, k), (N,)
         if not self.reader.format.is_dense:
             shapes = self._tail_shapes(stored.get("shape_ids"), temperature, device)
-            return TopKSignal(ids, *rebuild(stored["delta"], tail, temperature), *shapes)
+            return TopKSignal(ids, *rebuild(stored["delta"], tail, temperature), *shapes), gold_lprobs
         lprobs, _ = rebuild(stored["delta"], tail, temperature=1.0)
-        return DenseSignal(torch.empty_like(lprobs).scatter_(1, ids, lprobs), None, temperature)
+        return DenseSignal(torch.empty_like(lprobs).scatter_(1, ids, lprobs), None, temperature), gold_lprobs
 
     def _tail_shapes(self, shape_ids: torch.Tensor | None, temperature: float, device):
         """(shapes, shape_ids) as in TopKSignal. shape_ids: as stored, (N, 1)."""

@@ -6,13 +6,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fairseq_kd.cache.make import CachingOptions, TeacherRows
+from fairseq_kd.cache.options import CachingOptions
 from fairseq_kd.cache.reader import CacheReader
 from fairseq_kd.cache.tail_shapes import affinity
+from fairseq_kd.cache.teacher_rows import TeacherRows
+from fairseq_kd.cache.values import LARGEST_DELTA
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_one, check_one_folder
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.inference.opening import load_pair
+from fairseq_kd.loss.mixture import gold_lprobs
 from fairseq_kd.loss.rows import bucket, temper
 from fairseq_kd.loss.signal import ROWS_AT_A_TIME, DenseSignal, TopKSignal
 from fairseq_kd.teacher.cached import CachedSignalSource
@@ -30,7 +33,8 @@ class Deviation:
     """Largest and mean deviation in probability over the sampled tokens, and the place of the largest.
 
     A token whose stored tail shape is not the best one deviates by the difference of the two affinities
-    (`cache.tail_shapes`).
+    (`cache.tail_shapes`). A token with another stored ln p(gold) deviates by a quarter of the difference: a change d of a
+    logit changes a probability by at most d / 4.
     """
 
     sentences: int
@@ -109,9 +113,10 @@ def _compare(source: CachedSignalSource, compute: TeacherRows, chosen: np.ndarra
         sample, keep = compute.collate(sentences)
         rows_of = sample["id"].unsqueeze(1).expand_as(keep)[keep]  # (N,) sentence of each row
         dense = compute.teacher.signal(sample, keep)
+        of_gold = _deviations_of_gold(source, sample, keep, dense)
         for temperature in compute.format.temperatures:
             cached = source.signal(sample, keep, temperature)
-            deviation = _deviations(cached, dense, temperature)  # (N,)
+            deviation = torch.maximum(_deviations(cached, dense, temperature), of_gold)  # (N,)
             if root_shapes is not None:
                 deviation = torch.maximum(deviation, _shortfalls(cached, dense, root_shapes))
             total, count = total + deviation.sum().item(), count + len(deviation)
@@ -137,6 +142,15 @@ def _deviations(cached: TopKSignal | DenseSignal, teacher: DenseSignal, temperat
             stored, lprobs = cached.part(start, end).buckets(), bucket(lprobs, cached.ids[start:end])  # (n, k + 1)
         found.append((stored.exp() - lprobs.exp()).abs().amax(dim=-1))
     return torch.cat(found)
+
+
+def _deviations_of_gold(source: CachedSignalSource, sample, keep, teacher: DenseSignal) -> torch.Tensor:
+    """A quarter of the difference in ln p(gold) of each token, (N,); 0 where the cache does not store it."""
+    if not source.reader.format.gold:
+        return torch.zeros(len(teacher), device=keep.device)
+    _, stored = source.request_with_gold(sample, keep, source.reader.format.temperatures[0])()
+    found = gold_lprobs(teacher, sample["target"][keep]).clamp(min=-LARGEST_DELTA)
+    return (stored - found).abs() / 4
 
 
 def _shortfalls(cached: TopKSignal, teacher: DenseSignal, root_shapes: torch.Tensor) -> torch.Tensor:
