@@ -25,7 +25,8 @@ def generated(start: int, end: int, advance, shapes):
     shape_ids = np.array([[position % 4] for _, position in tokens])
     gold = np.array([[-sentence - position / 100] for sentence, position in tokens])
     advance(len(tokens))
-    return Rows(ids, delta, tail, shape_ids, gold), np.array([[sentence, sentence + 1] for sentence in range(start, end)])
+    crc = np.array([[sentence, sentence + 1] for sentence in range(start, end)])
+    return Rows(ids, delta, tail, shape_ids, gold), crc
 
 
 def write(folder, compute=generated, shard=(0, 1), fit=fitted, **made_from):

@@ -8,54 +8,52 @@ from fairseq_kd.artifacts.manifest import library_versions, read_manifest
 from fairseq_kd.artifacts.request import PARTS
 from fairseq_kd.cache.format import KIND, WITH_GOLD
 from fairseq_kd.cache.options import CachingOptions
-from fairseq_kd.cache.rounding import exact_teacher, measure_rounding
+from fairseq_kd.cache.rounding import measure_rounding
 from fairseq_kd.cache.teacher_rows import TeacherRows
+from fairseq_kd.cache.teachers import describe_teachers, exact_teachers, load_teachers
 from fairseq_kd.cache.writer import write_cache
-from fairseq_kd.inference.opening import load_pair
+from fairseq_kd.core.paths import listed
 from fairseq_kd.inference.precision import check_bfloat16
+from fairseq_kd.loss.weights import Weighting
 
 VERSIONS = ("fairseq_kd", "fairseq", "ve-fairseq", "torch", "numpy")
 
 
 def make_cache(
     data_bin,
-    teacher_path,
+    teacher,
     out,
     options: CachingOptions,
     shard=(0, 1),
     teacher_data=None,
-    trust=False,
+    trust=None,
     block_tokens=None,
+    weighting: Weighting | None = None,
 ) -> dict | None:
     """Write, or continue, the cache `out`. Return its manifest, or None if other shards are not complete yet.
 
-    teacher_data: folder with the teacher's dictionaries; None: the folder recorded in the checkpoint. block_tokens: see
-    `write_cache`. Raises KDError when teacher, data and options do not fit together.
+    teacher: a checkpoint; or several, joined by ":", whose mixture is cached, by `weighting` (None: equal).
+    teacher_data: folder with the teacher's dictionaries; None: the folder recorded in the checkpoint. trust: the path
+    of a teacher that may contain code. block_tokens: see `write_cache`.
+    Raises KDError when teacher, data and options do not fit together.
     """
     if options.rounds_products():
         check_bfloat16(options.device(), "--teacher-dtype bfloat16")
+    paths = listed(teacher)
     with Inputs() as inputs:
-        inputs.watch(teacher_path)
+        inputs.watch(*paths)
         inputs.watch_data_bin(data_bin)
-        teacher, task = load_pair(
-            data_bin,
-            teacher_path,
-            options.subset,
-            data=teacher_data,
-            dtype=options.teacher_dtype,
-            trust=trust,
-            signals_only=True,
-        )
-        exact = exact_teacher(teacher, task, options, data=teacher_data, trust=trust)
-        inputs.loaded(teacher_path)
-        compute = TeacherRows(
-            teacher, task, options.format(len(task.target_dictionary), _stores_gold(out)), options
-        )
-        made_from = describe_inputs(data_bin, teacher_path, task, options, inputs)
+        described = describe_teachers(paths, weighting or Weighting(), inputs)
+        how = {"data": teacher_data, "trust": None if trust is None else str(trust)}
+        model, task = load_teachers(data_bin, described, options, signals_only=True, **how)
+        exact = exact_teachers(model, task, options, **how)
+        for path in set(paths):
+            inputs.loaded(path)
+        compute = TeacherRows(model, task, options.format(len(task.target_dictionary), _stores_gold(out)), options)
         return write_cache(
             out,
             compute.format,
-            made_from,
+            describe_inputs(data_bin, described.record(model), task, options, inputs),
             compute.sizes,
             compute,
             shard,
@@ -74,8 +72,8 @@ def _stores_gold(out) -> bool:
     return True
 
 
-def describe_inputs(data_bin, teacher_path, task, options: CachingOptions, inputs: Inputs) -> dict:
-    """The inputs and options on which the rows depend, for the manifest."""
+def describe_inputs(data_bin, teachers: dict, task, options: CachingOptions, inputs: Inputs) -> dict:
+    """The inputs and options on which the rows depend, for the manifest. teachers: see `Described.record`."""
     pair = (task.cfg.source_lang, task.cfg.target_lang)
     versions = library_versions()
     return {
@@ -83,8 +81,7 @@ def describe_inputs(data_bin, teacher_path, task, options: CachingOptions, input
         "source_lang": pair[0],
         "target_lang": pair[1],
         "teacher": {
-            "path": str(Path(teacher_path).absolute()),
-            "sha256": inputs.sha256(teacher_path),
+            **teachers,
             "dtype": options.teacher_dtype,
             **({"rounded": "products"} if options.rounds_products() else {}),  # else the weights have this dtype
         },

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fairseq_kd.artifacts.hashes import data_hashes, dictionary_hash, sha256_file
+from fairseq_kd.artifacts.hashes import data_hashes, dictionary_hash
 from fairseq_kd.cache.format import sentence_crcs
 from fairseq_kd.cache.reader import CacheReader
+from fairseq_kd.cache.teachers import check_teachers
 from fairseq_kd.cache.values import rebuild
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.core.paths import check_one
+from fairseq_kd.core.paths import listed
 from fairseq_kd.core.public import errors_name_arguments
 from fairseq_kd.inference.device import Upload, to_host
 from fairseq_kd.inference.frozen import data_folder
@@ -44,7 +45,8 @@ class CachedSignalSource:
     def __init__(self, folder, task, *, temperature: float, stated_teacher=None, subset: str = "train"):
         """Open the cache and check it against the task. The data of the task need not be loaded yet.
 
-        temperature: the temperature of later calls. stated_teacher: the checkpoint that the cache must be made from.
+        temperature: the temperature of later calls. stated_teacher: the checkpoints that the cache must be made from,
+        joined by ":".
         Raises KDError when the cache is damaged, or has another vocabulary, temperature, subset or teacher.
         """
         self.reader = CacheReader(folder)
@@ -55,7 +57,7 @@ class CachedSignalSource:
         self._check_subset()
         self._check_dictionaries()
         if stated_teacher is not None:
-            self._check_teacher(stated_teacher)
+            check_teachers(folder, self.reader.manifest, listed(stated_teacher))
 
     def request(self, sample, keep: torch.Tensor, temperature: float) -> Callable[[], TopKSignal | DenseSignal]:
         """As in `SignalSource`. On CUDA the copy of the batch to the host begins here; the rows are read later.
@@ -134,18 +136,6 @@ class CachedSignalSource:
                     f"{manifest['types']} target tokens; task: {types}): the stored indices would mean other tokens. "
                     "Train on the data-bin that the cache was made from, or make a cache of this data-bin"
                 )
-
-    def _check_teacher(self, stated) -> None:
-        made_by = self.reader.manifest["teacher"]
-        check_one(stated, "teacher")
-        if not Path(stated).is_file():
-            raise KDError(f"teacher {stated} does not exist; with --teacher-cache, --teacher is not needed")
-        if (found := sha256_file(stated)) != made_by["sha256"]:
-            raise KDError(
-                f"teacher cache {self.reader.folder} was made from {made_by['path']} (sha256 "
-                f"{made_by['sha256'][:16]}...), --teacher {stated} is another checkpoint (sha256 {found[:16]}...): "
-                "omit --teacher, or make a cache from this checkpoint"
-            )
 
     def _check_data(self) -> None:
         """Check counts, lengths and files of the subset, as far as the task has them."""
