@@ -83,23 +83,27 @@ def members_of(manifest: dict) -> list[str]:
 
 def check_teachers(folder, manifest: dict, stated: list[str]) -> None:
     """Raises KDError unless the stated checkpoints, in any order, are the teachers that the cache was made from."""
+    check_stated(folder, members_of(manifest), manifest["teacher"]["path"], stated)
+
+
+def check_stated(folder, expected: list[str], names: str, stated: list[str]) -> None:
+    """As `check_teachers`, for one cache or for several. expected: the sha256 of their teachers. names: their paths."""
     for path in stated:
         if not Path(path).is_file():
             raise KDError(f"teacher {path} does not exist; with --teacher-cache, --teacher is not needed")
-    expected = members_of(manifest)
     remaining = list(expected)
     for path in stated:
         if (sha256 := sha256_file(path)) not in remaining:
             hashes = ", ".join(f"{known[:16]}..." for known in expected)
             raise KDError(
-                f"teacher cache {folder} was made from {manifest['teacher']['path']} (sha256 {hashes}), --teacher "
+                f"teacher cache {folder} was made from {names} (sha256 {hashes}), --teacher "
                 f"{path} is another checkpoint (sha256 {sha256[:16]}...): omit --teacher, or make a cache from this "
                 "checkpoint"
             )
         remaining.remove(sha256)
     if remaining:
         raise KDError(
-            f"teacher cache {folder} was made from {len(expected)} teachers ({manifest['teacher']['path']}), --teacher "
+            f"teacher cache {folder} was made from {len(expected)} teachers ({names}), --teacher "
             f"names {len(stated)} of them: omit --teacher, or name all"
         )
 

@@ -1,9 +1,9 @@
 """The mixture of distributions of which only k entries and the mass of the others are known, as caches hold them.
 
-The distribution of a teacher is rebuilt over the whole vocabulary: an entry that is stored has its probability, and the
-mass of the tail is distributed over all other entries, by the tail shape of the token, or evenly if there are no shapes.
-So an entry that one cache names and another does not has its share of the tail there. The rebuilt distributions are
-mixed at temperature 1, and the temperature is applied to ln p, as in `mixture`.
+The distribution of a teacher is rebuilt over the whole vocabulary. An entry that is stored has its probability. The
+mass of the tail is distributed over all other entries: by the tail shape of the token, or evenly if there are no
+shapes. So an entry that one cache names and another does not has its share of the tail there. The rebuilt distributions
+are mixed at temperature 1, and the temperature is applied to ln p, as in `mixture`.
 """
 
 from dataclasses import dataclass, field

@@ -42,10 +42,10 @@ def read_cache(folder, task, *, subset: str = "train", temperature: float = 1.0,
 class CachedSignalSource:
     """A `SignalSource` that reads a cache made by `fairseq-kd cache`."""
 
-    def __init__(self, folder, task, *, temperature: float, stated_teacher=None, subset: str = "train"):
+    def __init__(self, folder, task, *, temperature: float | None, stated_teacher=None, subset: str = "train"):
         """Open the cache and check it against the task. The data of the task need not be loaded yet.
 
-        temperature: the temperature of later calls. stated_teacher: the checkpoints that the cache must be made from,
+        temperature: of later calls, None if it is not known yet. stated_teacher: the checkpoints that the cache must be made from,
         joined by ":".
         Raises KDError when the cache is damaged, or has another vocabulary, temperature, subset or teacher.
         """
@@ -53,7 +53,8 @@ class CachedSignalSource:
         self.task, self.subset = task, subset
         self._data_is_checked = False
         self._shapes = {}  # by temperature and device
-        self.reader.tail_column(temperature)
+        if temperature is not None:
+            self.reader.tail_column(temperature)
         self._check_subset()
         self._check_dictionaries()
         if stated_teacher is not None:
@@ -65,23 +66,22 @@ class CachedSignalSource:
         keep may omit positions, but must not keep padding. Rows are in row-major order of keep, on the device of the
         target. The returned function raises KDError when the batch is not from the data that the cache was made from.
         """
-        rows, device = self._request_rows(sample, keep), sample["target"].device
-        return lambda: self._rebuild(rows(), temperature, device)[0]
+        rows, device = self.request_rows(sample, keep), sample["target"].device
+        return lambda: self.rebuild(rows(), temperature, device)[0]
 
     def request_with_gold(self, sample, keep: torch.Tensor, temperature: float):
         """As `request`, but the function returns (signal, log-probabilities (N,) of the gold tokens at temperature 1).
 
-        Raises KDError as `CacheReader.check_gold` does.
+        The cache must store them, see `CacheReader.check_gold`.
         """
-        self.reader.check_gold("this use of the cache")
-        rows, device = self._request_rows(sample, keep), sample["target"].device
-        return lambda: self._rebuild(rows(), temperature, device, gold=True)
+        rows, device = self.request_rows(sample, keep), sample["target"].device
+        return lambda: self.rebuild(rows(), temperature, device, gold=True)
 
     def signal(self, sample, keep: torch.Tensor, temperature: float) -> TopKSignal | DenseSignal:
         """The answer to `request`."""
         return self.request(sample, keep, temperature)()
 
-    def _request_rows(self, sample, keep: torch.Tensor) -> Callable[[], np.ndarray]:
+    def request_rows(self, sample, keep: torch.Tensor) -> Callable[[], np.ndarray]:
         """A function that checks the batch and returns the numbers of its rows, (N,)."""
         tensors = (sample["id"], sample["net_input"]["src_tokens"], sample["target"], keep)
         on_host = to_host(tensors)
@@ -98,8 +98,8 @@ class CachedSignalSource:
 
         return answer
 
-    def _rebuild(self, rows: np.ndarray, temperature: float, device, gold: bool = False):
-        """(signal, log-probabilities of the gold tokens (N,), or None without `gold`)."""
+    def rebuild(self, rows: np.ndarray, temperature: float, device, gold: bool = False):
+        """(signal of the rows with these numbers, log-probabilities of their gold tokens (N,) or None without `gold`)."""
         column, upload = self.reader.tail_column(temperature), Upload(device)
         stored = dict(zip(self.reader.take(rows, upload.allocate, gold), upload.send(), strict=True))
         gold_lprobs = stored["gold"][:, 0] if gold else None

@@ -91,7 +91,8 @@ def verify_cache(
         raise KDError(
             f"teacher cache {folder} deviates from {os.pathsep.join(paths)} by {found.largest:.4f} in probability "
             f"(sentence {found.sentence}, temperature {found.temperature:g}); rounding explains at most "
-            f"{found.tolerance:g}. The teacher as it runs now did not make it: remove the cache, and make it again with fairseq-kd cache"
+            f"{found.tolerance:g}. The teacher as it runs now did not make it: remove the cache, and make it again "
+            "with fairseq-kd cache"
         )
     return found
 
