@@ -29,6 +29,7 @@ from fairseq_kd.criterions.source import (
     online_source,
     training_source,
 )
+from fairseq_kd.criterions.teacher_log import reduce_teacher_log, teacher_log
 from fairseq_kd.inference.device import prefer_attention_without_plans
 from fairseq_kd.inference.precision import OFF, check_bfloat16
 from fairseq_kd.inference.supported import check_training_task, output_projection
@@ -133,7 +134,13 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
         if self.recent is not None and model.training:
             loss = loss + 0.0 * self.recent.anchor.sum()  # see RecentTokens
         sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
-        return loss, sample_size, self._logging_output(sample, sample_size, tokens, loss, sums)
+        logging_output = self._logging_output(sample, sample_size, tokens, loss, sums)
+        if sums.kd is not None:
+            logging_output |= teacher_log(self._source_for(model), sums.nll.data)
+        return loss, sample_size, logging_output
+
+    def _source_for(self, model):
+        return self.source if model.training else self.online if self.cfg.kd_valid else None
 
     def teacher_signal(self, model, sample, keep):
         """A function that returns the teacher's signal for the gold target where `keep` (B, T) is true.
@@ -141,7 +148,7 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
         It returns None if no signal is needed. A dummy batch gets no signal, because it may come from another subset
         than the training set.
         """
-        source = self.source if model.training else self.online if self.cfg.kd_valid else None
+        source = self._source_for(model)
         if self.calls.is_dummy or source is None:
             return lambda: None
         if source is self.online:
@@ -227,7 +234,7 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
 
     @classmethod
     def reduce_metrics(cls, logging_outputs) -> None:
-        """Log the values that fairseq logs, and kd_loss (bits per token) and agreement (percent of tokens)."""
+        """Log the values that fairseq logs, kd_loss (bits per token), agreement (percent of tokens), `teacher_log`."""
         super().reduce_metrics(logging_outputs)
         tokens = sum(log.get("kd_tokens", 0) for log in logging_outputs)
         if tokens > 0:
@@ -235,3 +242,4 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
             agreed = sum(log.get("n_agreed", 0) for log in logging_outputs)
             metrics.log_scalar("kd_loss", kd_loss / tokens / math.log(2), tokens, round=3)
             metrics.log_scalar("agreement", 100 * agreed / tokens, tokens, round=2)
+            reduce_teacher_log(logging_outputs, tokens)

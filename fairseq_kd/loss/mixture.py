@@ -106,6 +106,19 @@ class MixtureSignal(WholeSignal):
         return kept[:count]
 
 
+def joined(signals: list[WholeSignal], log_weights: torch.Tensor) -> MixtureSignal:
+    """The mixture of J signals at temperature 1, which can be mixtures themselves. log_weights: ln w_j, (N, J)."""
+    parts, columns = [], []
+    for signal, log_weight in zip(signals, log_weights.unbind(dim=1), strict=True):
+        if isinstance(signal, MixtureSignal):
+            parts += signal.parts
+            columns += (signal.log_weights + log_weight.unsqueeze(1)).unbind(dim=1)  # (N, K)
+        else:
+            parts.append(signal)
+            columns.append(log_weight)
+    return MixtureSignal(tuple(parts), torch.stack(columns, dim=1))
+
+
 def gold_lprobs(signal: WholeSignal, gold: torch.Tensor) -> torch.Tensor:
     """ln p(gold) of each row of a signal, (N,), float32 or wider, for the gold tokens (N,); a few rows at a time."""
     return _by_rows(signal, lambda lprobs, rows: lprobs.gather(1, gold[rows].unsqueeze(1)).squeeze(1))
