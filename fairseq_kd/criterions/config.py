@@ -10,7 +10,6 @@ from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEn
 from fairseq.dataclass import ChoiceEnum
 
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.core.paths import check_one
 from fairseq_kd.criterions.no_effect import refuse
 from fairseq_kd.criterions.teachers_config import SeveralTeachersConfig, check_teachers
 from fairseq_kd.inference.frozen import DTYPES
@@ -62,7 +61,7 @@ class KDWordConfig(SeveralTeachersConfig, DivergenceParameters):
         },
     )
     teacher_cache: Optional[str] = field(
-        default=None, metadata={"help": "folder written by fairseq-kd cache; replaces a teacher that runs"}
+        default=None, metadata={"help": "folder written by fairseq-kd cache, or several, joined by ':'; replaces a teacher that runs"}
     )
     teacher_data: Optional[str] = field(
         default=None,
@@ -203,8 +202,6 @@ def _check_teacher(cfg) -> None:
         parameters = (parameter.name for parameter in PARAMETERS)
         names = (*TEMPERATURES, "kd_divergence", *parameters, "kd_valid")
         refuse(cfg, names, "without --teacher or --teacher-cache", DEFAULTS)
-    if cfg.teacher_cache is not None:
-        check_one(cfg.teacher_cache, "--teacher-cache", "cache")
     if cfg.teacher is None:
         if cfg.teacher_cache is not None and cfg.kd_valid:
             raise KDError(

@@ -9,7 +9,7 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_one_folder, listed
 from fairseq_kd.criterions.teachers_config import NONE, start_of, teachers_of, weighting_of
 from fairseq_kd.inference.supported import check_model, output_projection
-from fairseq_kd.teacher.cached import CachedSignalSource
+from fairseq_kd.teacher.cached_mixture import open_caches
 from fairseq_kd.teacher.online import OnlineSignalSource, check_top_k
 from fairseq_kd.teacher.several import SUPERVISED, MixtureSource, PartitionSource
 
@@ -96,10 +96,11 @@ def training_source(cfg, task, online: OnlineSignalSource | None):
     if cfg.teacher_cache is None:
         return online
     check_one_folder(task.cfg.data, "--teacher-cache with the data")
-    return CachedSignalSource(
+    return open_caches(
         cfg.teacher_cache,
         task,
         temperature=cfg.teacher_temperature,
+        weighting=weighting_of(cfg),
         stated_teacher=cfg.teacher,
         subset=getattr(task.cfg, "train_subset", "train"),
     )

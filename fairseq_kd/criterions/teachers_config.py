@@ -66,9 +66,16 @@ def teachers_of(cfg) -> list[str]:
     return [] if cfg.teacher is None else listed(cfg.teacher)
 
 
+def caches_of(cfg) -> list[str]:
+    """The folders in --teacher-cache."""
+    return [] if cfg.teacher_cache is None else listed(cfg.teacher_cache)
+
+
 def weighting_of(cfg) -> Weighting:
-    """The weighting of the teachers. Raises KDError for weights that do not fit."""
-    options = str(cfg.teacher_weights), len(teachers_of(cfg)), cfg.teacher_weight_temperature
+    """The weighting of several caches, else of the teachers. Raises KDError for weights that do not fit."""
+    caches = caches_of(cfg)
+    count = len(caches) if len(caches) > 1 else len(teachers_of(cfg))
+    options = str(cfg.teacher_weights), count, cfg.teacher_weight_temperature
     return read_weighting(*options, str(cfg.teacher_weights_per))
 
 
@@ -91,7 +98,14 @@ def check_teachers(cfg) -> None:
     teachers = teachers_of(cfg)
     if cfg.teacher is not None and not teachers:
         raise KDError("--teacher: give a checkpoint, or several joined by ':'")
-    if len(teachers) < 2:
+    if len(caches_of(cfg)) > 1:
+        if cfg.kd_valid:
+            raise KDError(
+                f"--kd-valid with several caches (--teacher-cache {cfg.teacher_cache}) is not possible: the weights are "
+                "of the caches, not of the teachers. Make one cache of the mixture with fairseq-kd cache --teacher A:B"
+            )
+        weighting_of(cfg)
+    elif len(teachers) < 2:
         refuse(cfg, WEIGHTS, "with fewer than two teachers (--teacher A:B)", DEFAULTS)
     elif cfg.teacher_cache is not None and not cfg.kd_valid:
         refuse(cfg, WEIGHTS, "with --teacher-cache: the teachers do not run", DEFAULTS)
