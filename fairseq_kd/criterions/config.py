@@ -61,7 +61,8 @@ class KDWordConfig(SeveralTeachersConfig, DivergenceParameters):
         },
     )
     teacher_cache: Optional[str] = field(
-        default=None, metadata={"help": "folder written by fairseq-kd cache, or several, joined by ':'; replaces a teacher that runs"}
+        default=None,
+        metadata={"help": "folder written by fairseq-kd cache, or several, joined by ':'; no teacher runs"},
     )
     teacher_data: Optional[str] = field(
         default=None,

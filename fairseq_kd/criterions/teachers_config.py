@@ -101,8 +101,8 @@ def check_teachers(cfg) -> None:
     if len(caches_of(cfg)) > 1:
         if cfg.kd_valid:
             raise KDError(
-                f"--kd-valid with several caches (--teacher-cache {cfg.teacher_cache}) is not possible: the weights are "
-                "of the caches, not of the teachers. Make one cache of the mixture with fairseq-kd cache --teacher A:B"
+                f"--kd-valid with several caches ({cfg.teacher_cache}) is not possible: the weights are of the caches, "
+                "not of the teachers. Make one cache of the mixture with fairseq-kd cache --teacher A:B"
             )
         weighting_of(cfg)
     elif len(teachers) < 2:

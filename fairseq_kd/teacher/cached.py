@@ -45,8 +45,8 @@ class CachedSignalSource:
     def __init__(self, folder, task, *, temperature: float | None, stated_teacher=None, subset: str = "train"):
         """Open the cache and check it against the task. The data of the task need not be loaded yet.
 
-        temperature: of later calls, None if it is not known yet. stated_teacher: the checkpoints that the cache must be made from,
-        joined by ":".
+        temperature: of later calls; None if it is not known yet. stated_teacher: the checkpoints that the cache must be
+        made from, joined by ":".
         Raises KDError when the cache is damaged, or has another vocabulary, temperature, subset or teacher.
         """
         self.reader = CacheReader(folder)
@@ -99,7 +99,7 @@ class CachedSignalSource:
         return answer
 
     def rebuild(self, rows: np.ndarray, temperature: float, device, gold: bool = False):
-        """(signal of the rows with these numbers, log-probabilities of their gold tokens (N,) or None without `gold`)."""
+        """(signal of these rows, log-probabilities (N,) of their gold tokens, or None without `gold`)."""
         column, upload = self.reader.tail_column(temperature), Upload(device)
         stored = dict(zip(self.reader.take(rows, upload.allocate, gold), upload.send(), strict=True))
         gold_lprobs = stored["gold"][:, 0] if gold else None

@@ -275,7 +275,9 @@ def older(folder, copy):
     return copy
 
 
-def test_a_cache_of_format_2_is_kept_and_read_and_refused_where_gold_is_needed(data_bin, teachers, caches, task, tmp_path):
+def test_a_cache_of_format_2_is_kept_and_read_and_refused_where_gold_is_needed(
+    data_bin, teachers, caches, task, tmp_path
+):
     copy = older(caches[0], tmp_path / "older")
     options = CachingOptions("valid", top_k=40, cpu=True, store="float32")
     before = content(copy)
@@ -284,7 +286,9 @@ def test_a_cache_of_format_2_is_kept_and_read_and_refused_where_gold_is_needed(d
     sample = batch(task, [3, 17], "valid")
     signal = source_of([copy, caches[1]], task).signal(sample, sample["target"].ne(1), 1.0)
     assert len(signal) == sample["ntokens"]
-    with pytest.raises(KDError, match="has format 2, which stores no log-probabilities of the gold tokens, and --teach"):
+    with pytest.raises(
+        KDError, match="has format 2, which stores no log-probabilities of the gold tokens, and --teach"
+    ):
         source_of([copy, caches[1]], task, Weighting("adaptive"))
 
 
