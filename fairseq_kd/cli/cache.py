@@ -19,7 +19,6 @@ from fairseq_kd.training.memory import keep_memory
 def add_arguments(parser) -> None:
     """Declare the options."""
     defaults = CachingOptions()
-    shaped = [name for name, divergence in DIVERGENCES.items() if divergence.sees_tail_shapes]
     parser.add_argument("data_bin", metavar="DATA_BIN")
     parser.add_argument(
         "--teacher",
@@ -29,6 +28,15 @@ def add_arguments(parser) -> None:
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="the cache; the same command continues it")
     parser.add_argument("--subset", default=defaults.subset, help="train, valid, ... (default %(default)s)")
+    add_content(parser, defaults)
+    add_weights(parser)
+    add_running(parser, defaults)
+    add_user_dir(parser)
+
+
+def add_content(parser, defaults: CachingOptions) -> None:
+    """Declare the options about the stored values."""
+    shaped = [name for name, divergence in DIVERGENCES.items() if divergence.sees_tail_shapes]
     group = parser.add_argument_group("content")
     group.add_argument(
         "--top-k", type=int, default=defaults.top_k, help="vocabulary entries per token (default %(default)s)"
@@ -52,7 +60,10 @@ def add_arguments(parser) -> None:
         f"cost one byte per token and serve --kd-divergence {' and '.join(shaped)} (the others see one bucket). 0 to "
         f"256; 0: none (default {TAIL_SHAPES}, or 0 if --top-k is the whole vocabulary)",
     )
-    add_weights(parser)
+
+
+def add_running(parser, defaults: CachingOptions) -> None:
+    """Declare the options about the run of the teacher."""
     group = parser.add_argument_group("running the teacher")
     group.add_argument(
         "--teacher-dtype",
@@ -71,7 +82,6 @@ def add_arguments(parser) -> None:
         metavar="I/N",
         help="do share I (0 to N - 1) of the work; the last process to finish joins all. With torchrun: by rank",
     )
-    add_user_dir(parser)
 
 
 def add_weights(parser) -> None:
