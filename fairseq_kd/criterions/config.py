@@ -57,7 +57,8 @@ class KDWordConfig(SeveralTeachersConfig, DivergenceParameters):
         default=None,
         metadata={
             "help": "checkpoint of the teacher, written by fairseq-train, or several, joined by ':'. With "
-            "--teacher-cache it does not run on the training data; it must be the checkpoint that the cache was made with"
+            "--teacher-cache it does not run on the training data; it must be the checkpoint that the cache was made "
+            "with"
         },
     )
     teacher_cache: Optional[str] = field(

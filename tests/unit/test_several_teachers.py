@@ -290,7 +290,6 @@ def test_kd_hybrid_teaches_the_gold_target_by_several_teachers(data_bin, distill
     options = ("--task", "kd_translation", "--distilled", distilled, "--criterion", "kd_hybrid", "--dropout", "0.0")
     teaching = ("--teacher", joined(*teachers[:2]), "--teacher-weights", "adaptive", "--kd-weight", "0.6")
     teaching += ("--label-smoothing", "0.1", "--kd-partition", "supervised", "--kd-start", teachers[2])
-    *_, word = computed(data_bin, *teaching)[0], None
     _, task, model, criterion = build(data_bin, *options, *teaching, "--hybrid-weight", "1")
     *_, hybrid = criterion(model, batch(task, range(12)))
     expected = computed(data_bin, *teaching)[0]
