@@ -21,8 +21,9 @@ import numpy as np
 import torch
 
 from fairseq_kd.artifacts.blocks import offsets_of
-from fairseq_kd.cache.format import CacheFormat, Rows, rebuild
+from fairseq_kd.cache.format import CacheFormat
 from fairseq_kd.cache.reader import CacheReader
+from fairseq_kd.cache.values import Rows, rebuild
 from fairseq_kd.cache.writer import write_cache
 
 FORMAT = CacheFormat(k=8, temperatures=(1.0, 2.0, 4.0), types=32000)

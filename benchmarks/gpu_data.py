@@ -12,7 +12,8 @@ from gpu_config import parsed
 
 from fairseq_kd.artifacts.blocks import offsets_of
 from fairseq_kd.artifacts.hashes import data_files, data_hashes, dictionary_hash
-from fairseq_kd.cache.format import CacheFormat, Rows, sentence_crcs
+from fairseq_kd.cache.format import CacheFormat, sentence_crcs
+from fairseq_kd.cache.values import Rows
 from fairseq_kd.cache.writer import write_cache
 from fairseq_kd.corpus.entry import text_files
 from fairseq_kd.corpus.prepare import prepare

@@ -12,7 +12,8 @@ from gpu_report import Section
 from train_step import timed
 
 from fairseq_kd.cache.format import CacheFormat
-from fairseq_kd.cache.make import CachingOptions, TeacherRows
+from fairseq_kd.cache.options import CachingOptions
+from fairseq_kd.cache.teacher_rows import TeacherRows
 from fairseq_kd.export.runtime import numbers, write_model
 from fairseq_kd.sequence.backend import MAX_TOKENS, FairseqBackend
 from fairseq_kd.sequence.decode_options import DecodeOptions
@@ -42,7 +43,7 @@ def measure(bench: Bench, section: Section) -> None:
 
 def cache_rows(bench: Bench, data: RandomData, dtype: str, max_tokens: int) -> dict:
     """The loop of `fairseq-kd cache`, after a first one over a tenth."""
-    cache_format = CacheFormat(TOP_K, (1.0,), data.vocabulary, tail_shapes=TAIL_SHAPES)
+    cache_format = CacheFormat(TOP_K, (1.0,), data.vocabulary, tail_shapes=TAIL_SHAPES, gold=True)
     options = CachingOptions(max_tokens=max_tokens, cpu=bench.cpu, teacher_dtype=dtype)
     rows = TeacherRows(data.teacher(bench.sizes.teacher, dtype), data.task, cache_format, options)
     shapes = torch.randn(1, TAIL_SHAPES, data.vocabulary).log_softmax(dim=-1).numpy()

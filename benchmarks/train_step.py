@@ -1,7 +1,7 @@
 """Seconds of a whole update (forward, backward, clipping, Adam): plain cross-entropy against kd_word.
 
 Usage: python benchmarks/train_step.py DATA_BIN [--updates 30] [--max-tokens 4096] [--device cpu] [--fp16] [--bf16]
-    [--return-memory] [--shares] [--keep DIR]
+    [--return-memory] [--shares] [--keep DIR] [--teachers N]
 
 DATA_BIN is made by fairseq-kd prepare, best with a vocabulary of 8,000 to 10,000. Student: 3 + 3 layers, d = 256,
 ffn 512 (5.9 M parameters at 8,000 vocabulary entries); teacher: the same with ffn 1,024 (7.5 M), trained for one
@@ -10,6 +10,9 @@ is --arch transformer with label_smoothed_cross_entropy; kd_word trains the equa
 all variants are built in this process, by fairseq's own classes, and take the same batches in turn: update i of each,
 then update i + 1. So all have the same memory settings: freed memory is kept, or with --return-memory it goes back to
 the system, as in fairseq-train without this plugin.
+
+With --teachers N there is also a variant with N different teachers that run, and the limit for its time: one update
+with one teacher and N - 1 times 1.05 of the teacher's forward pass.
 
 Printed: medians over updates, the first two left out, and their ratios to label_smoothed_cross_entropy. "teacher
 forward" is the teacher's forward pass alone, with log-softmax. "kd_word online, on-policy" samples each target; its
@@ -78,6 +81,19 @@ def make_teacher(args, folder: Path) -> tuple[Path, Path]:
     return teacher, cache
 
 
+def more_teachers(args, folder: Path) -> list[Path]:
+    """Checkpoints of --teachers - 1 further teachers, each with a seed of its own."""
+    found = []
+    for seed in range(2, args.teachers + 1):
+        path = folder / f"seed{seed}" / "checkpoint_last.pt"
+        if not path.is_file():
+            trained = words(args, 1024, *STOCK, "--max-update", "1", "--seed", str(seed))
+            command = [sys.executable, "-m", "fairseq_cli.train", *trained, "--save-dir", str(path.parent)]
+            subprocess.run(command, check=True)
+        found.append(path)
+    return found
+
+
 def build(arguments) -> Trainer:
     """A trainer as fairseq-train builds it."""
     cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), arguments))
@@ -109,12 +125,18 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--return-memory", action="store_true")
     parser.add_argument("--keep", type=Path, metavar="DIR")
+    parser.add_argument("--teachers", type=int, default=1, metavar="N")
     parser.add_argument("--shares", action="store_true")
     args = parser.parse_args()
     os.environ[SWITCH] = "0" if args.return_memory else "1"
     with tempfile.TemporaryDirectory() as folder:
-        teacher, cache = make_teacher(args, args.keep or Path(folder))
-        trainers = {name: build(words(args, 512, *more)) for name, more in variants(args, teacher, cache).items()}
+        folder = args.keep or Path(folder)
+        teacher, cache = make_teacher(args, folder)
+        named = variants(args, teacher, cache)
+        if args.teachers > 1:
+            paths = os.pathsep.join(map(str, [teacher, *more_teachers(args, folder)]))
+            named |= {several(args): [*OURS, "--teacher", paths]}
+        trainers = {name: build(words(args, 512, *more)) for name, more in named.items()}
         measure(args, trainers, load_frozen(teacher))
 
 
@@ -137,6 +159,11 @@ def variants(args, teacher: Path, cache: Path) -> dict[str, list[str]]:
             "online, autocast": [*OURS, *online, *NARROW],
         }
     return found
+
+
+def several(args) -> str:
+    """The name of the variant with several teachers."""
+    return f"kd_word online, {args.teachers} teachers"
 
 
 def measure(args, trainers, teacher) -> None:
@@ -168,6 +195,9 @@ def measure(args, trainers, teacher) -> None:
     )
     for name, value in medians.items():
         print(f"{name:<28}{1000 * value:>9.1f} ms{value / medians['stock cross-entropy']:>7.2f}")
+    if args.teachers > 1:
+        limit = medians["kd_word online"] + (args.teachers - 1) * 1.05 * medians["teacher forward"]
+        print(f"limit of {args.teachers} teachers {1000 * limit:>18.1f} ms; ratio {medians[several(args)] / limit:.2f}")
     if args.shares:
         for name in ("stock cross-entropy", "cached, autocast"):
             print_shares(name, trainers[name], sample)

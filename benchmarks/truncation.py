@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from fairseq_kd.cache.format import CacheFormat
-from fairseq_kd.cache.make import TAIL_SHAPES
+from fairseq_kd.cache.options import TAIL_SHAPES
 from fairseq_kd.cache.tail_shapes import affinity, fit
 from fairseq_kd.inference.frozen import load_frozen
 from fairseq_kd.inference.opening import load_pair

@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from fairseq_kd.cache.format import CacheFormat, Rows
+from fairseq_kd.cache.format import CacheFormat
+from fairseq_kd.cache.values import Rows
 from fairseq_kd.cache.writer import write_cache
 
-FORMAT = CacheFormat(k=3, temperatures=(1.0, 2.0), types=50, tail_shapes=4)
+FORMAT = CacheFormat(k=3, temperatures=(1.0, 2.0), types=50, tail_shapes=4, gold=True)
 SIZES = np.random.default_rng(0).integers(1, 12, size=60)
 BLOCK_TOKENS = 40
 
@@ -16,14 +17,16 @@ def fitted() -> np.ndarray:
 
 
 def generated(start: int, end: int, advance, shapes):
-    """Rows that name their place: ids and delta hold sentence and position, the tail holds the first shape."""
+    """Rows that name their place: ids, delta and gold hold sentence and position, the tail holds the first shape."""
     tokens = [(sentence, position) for sentence in range(start, end) for position in range(SIZES[sentence])]
     ids = np.array([[sentence % 50, position, 7] for sentence, position in tokens])
     delta = np.array([[0, position, sentence] for sentence, position in tokens], dtype=np.float32)
     tail = np.array([[shapes[0, 0, 0], -2] for _ in tokens], dtype=np.float32)
     shape_ids = np.array([[position % 4] for _, position in tokens])
+    gold = np.array([[-sentence - position / 100] for sentence, position in tokens])
     advance(len(tokens))
-    return Rows(ids, delta, tail, shape_ids), np.array([[sentence, sentence + 1] for sentence in range(start, end)])
+    crc = np.array([[sentence, sentence + 1] for sentence in range(start, end)])
+    return Rows(ids, delta, tail, shape_ids, gold), crc
 
 
 def write(folder, compute=generated, shard=(0, 1), fit=fitted, **made_from):

@@ -12,6 +12,7 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.version import __version__
 
 MANIFEST_NAME = "manifest.json"
+DECODED = "fairseq_kd decoded data-bin"  # the kind of a data-bin whose targets a teacher has translated
 PREPARED = {"source_lang": str, "target_lang": str, "subsets": dict, "subword": dict, "files": dict}
 
 

@@ -15,6 +15,10 @@ NAMES = {
     "tail_shapes": "--tail-shapes",
     "types": "a vocabulary of",
     "teacher.sha256": "a teacher with sha256",
+    "teacher.weights.kind": "--teacher-weights",
+    "teacher.weights.numbers": "--teacher-weights",
+    "teacher.weights.temperature": "--teacher-weight-temperature",
+    "teacher.weights.per": "--teacher-weights-per",
 }
 SHOWN = 32  # characters of a long value in a message
 

@@ -10,6 +10,7 @@ data-bin:
     crc.bin        (sentences, 2)          uint32: zlib.crc32 of the source ids and of the target ids
     shape_ids.bin  (tokens, 1)             uint8: number of the tail's shape        } unless the cache was made
     shapes.bin     (temperatures, G, V)    float32: log-probabilities of the shapes } with --tail-shapes 0
+    gold.bin       (tokens, 1)             float32: ln p(gold token) at temperature 1
     manifest.json  the inputs and options of the cache, with hashes; written last
 
 delta and tail are float16 (`compact`) or float32. The rebuilt probabilities of the k entries at temperature T are
@@ -17,7 +18,7 @@ delta and tail are float16 (`compact`) or float32. The rebuilt probabilities of 
 not follow from the mass at another T, so the temperatures are chosen when the cache is made.
 With k = V no entry is left out: the tail is -inf, and the whole distribution is rebuilt.
 The temperatures of shapes.bin, in rising order, are the temperatures of the tails and 1. The shape of a token is chosen
-at 1. Format 1 had no shapes.
+at 1. Format 1 had no shapes, and formats 1 and 2 had no gold.bin.
 """
 
 import math
@@ -28,16 +29,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fairseq_kd.cache.tail_shapes import affinity
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.loss.rows import bucket, temper
-from fairseq_kd.loss.signal import SMALLEST_TAIL
 
-FORMAT = 2
-READABLE = (1, 2)
+READABLE = (1, 2, 3)
+WITH_GOLD = 3  # the first format with gold.bin
 KIND = "fairseq_kd teacher cache"
 STORES = {"compact": "<f2", "float32": "<f4"}
-LARGEST_DELTA = 60000.0  # nats; the largest float16 is 65504. In float32 the probability is 0 in both cases
 SENTENCE_ARRAYS = {"offsets": "<i8", "crc": "<u4"}
 MOST_SHAPES = 256  # the numbers that one byte can hold
 
@@ -46,7 +43,7 @@ MOST_SHAPES = 256  # the numbers that one byte can hold
 class CacheFormat:
     """The content of the arrays: k entries per token out of `types` (V), and one tail for each of the temperatures.
 
-    tail_shapes: G, 0 for none.
+    tail_shapes: G, 0 for none. gold: whether the log-probability of the gold token is stored.
     """
 
     k: int
@@ -54,6 +51,7 @@ class CacheFormat:
     types: int
     store: str = "compact"
     tail_shapes: int = 0
+    gold: bool = False
 
     def __post_init__(self):
         if not 1 <= self.k <= self.types:
@@ -83,6 +81,11 @@ class CacheFormat:
             )
 
     @property
+    def number(self) -> int:
+        """The number of the format, for the manifest."""
+        return WITH_GOLD if self.gold else WITH_GOLD - 1
+
+    @property
     def is_dense(self) -> bool:
         """Whether all entries are stored, so that there is no tail."""
         return self.k == self.types
@@ -92,7 +95,11 @@ class CacheFormat:
         real = np.dtype(STORES[self.store])
         ids = np.dtype("<u2" if self.types <= 1 << 16 else "<i4")
         arrays = {"ids": (ids, self.k), "delta": (real, self.k), "tail": (real, len(self.temperatures))}
-        return arrays | ({"shape_ids": (np.dtype("u1"), 1)} if self.tail_shapes else {})
+        if self.tail_shapes:
+            arrays["shape_ids"] = (np.dtype("u1"), 1)
+        if self.gold:
+            arrays["gold"] = (np.dtype("<f4"), 1)
+        return arrays
 
     def shape_temperatures(self) -> tuple[float, ...]:
         """The temperatures of the tail shapes, in rising order."""
@@ -122,8 +129,14 @@ class CacheFormat:
 
 def format_of(manifest: dict) -> CacheFormat:
     """The format in a manifest, or in the request of an unfinished cache."""
-    shapes = manifest.get("tail_shapes", 0)  # format 1 has none
-    return CacheFormat(manifest["k"], tuple(manifest["temperatures"]), manifest["types"], manifest["store"], shapes)
+    return CacheFormat(
+        manifest["k"],
+        tuple(manifest["temperatures"]),
+        manifest["types"],
+        manifest["store"],
+        manifest.get("tail_shapes", 0),  # format 1 has none
+        manifest["format"] >= WITH_GOLD,
+    )
 
 
 def check_sizes(folder, manifest: dict) -> None:
@@ -137,93 +150,6 @@ def check_sizes(folder, manifest: dict) -> None:
                 f"{path} {state}, its manifest promises {expected:,}: the cache was damaged or copied in part. Copy it "
                 "again, or remove the folder and make it again with fairseq-kd cache"
             )
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The stored values of n tokens: ids and delta (n, k), tail (n, temperatures), and with shapes shape_ids (n, 1)."""
-
-    ids: np.ndarray
-    delta: np.ndarray
-    tail: np.ndarray
-    shape_ids: np.ndarray | None = None
-
-
-def encode(lprobs: torch.Tensor, cache_format: CacheFormat, root_shapes: torch.Tensor | None = None) -> Rows:
-    """The values to store, as `encoded`, on the host."""
-    return Rows(*(tensor.cpu().numpy() for tensor in encoded(lprobs, cache_format, root_shapes)))
-
-
-def encoded(lprobs, cache_format: CacheFormat, root_shapes: torch.Tensor | None = None) -> list[torch.Tensor]:
-    """The fields of `Rows` for teacher log-probabilities (n, V) at temperature 1, before rounding to the stored dtypes.
-
-    root_shapes (G, V): square roots of the tail shapes at temperature 1, if the format has shapes.
-    The tail at T is the sum over the entries that are left out, so that a small tail keeps its precision.
-    """
-    top, ids = lprobs.topk(cache_format.k, dim=-1)  # (n, k)
-    delta = (top[:, :1] - top).clamp(max=LARGEST_DELTA)
-    tails = []
-    for temperature in cache_format.temperatures:
-        if cache_format.is_dense:
-            tails.append(torch.full_like(top[:, 0], float("-inf")))
-            continue
-        tails.append(bucket(temper(lprobs, temperature), ids)[:, -1].clamp(min=SMALLEST_TAIL))
-    rows = [ids, delta, torch.stack(tails, dim=-1)]
-    if cache_format.tail_shapes:
-        rows.append(affinity(lprobs, ids, root_shapes).argmax(dim=-1, keepdim=True))  # (n, 1)
-    return rows
-
-
-def encoded_logits(logits, cache_format: CacheFormat, root_shapes: torch.Tensor | None = None) -> list[torch.Tensor]:
-    """As `encoded`, from logits (n, V) and k < V, with half as many passes over the vocabulary.
-
-    The results differ from those of `encoded` by float32 rounding, which is far below that of logits in bfloat16.
-    """
-    top, ids = _largest(logits, cache_format.k)  # (n, k)
-    delta, below = (top[:, :1] - top).clamp(max=LARGEST_DELTA), logits - top[:, :1]
-    root = torch.mul(below, 0.5).exp_().scatter_(-1, ids, 0)  # square roots of the tail, up to a factor per row
-    tails = []
-    for temperature in cache_format.temperatures:
-        if temperature == 1:
-            outside = torch.linalg.vector_norm(root, dim=-1).square()
-        else:
-            outside = torch.div(below, temperature).exp_().scatter_(-1, ids, 0).sum(dim=-1)
-        inside = torch.div(delta, -temperature).exp_().sum(dim=-1)
-        tails.append((outside / (inside + outside)).log_().clamp_(min=SMALLEST_TAIL))
-    rows = [ids, delta, torch.stack(tails, dim=-1)]
-    if cache_format.tail_shapes:
-        rows.append((root.to(root_shapes.dtype) @ root_shapes.t()).argmax(dim=-1, keepdim=True))  # (n, 1)
-    return rows
-
-
-def _largest(values: torch.Tensor, k: int, group: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
-    """As values.topk(k), but equal values can come in another order; on a CPU in about half of the time.
-
-    The k largest of a row (n, V) are in the k groups of columns with the largest maxima, or in the last columns, which
-    are in no group. Group g of w has the columns g, g + w, g + 2w, ...
-    """
-    width = values.size(1) // group
-    if width < 4 * k:
-        return values.topk(k, dim=-1)
-    groups = (
-        values[:, : width * group].unflatten(1, (group, width)).amax(dim=1).topk(k, dim=-1, sorted=False).indices
-    )  # (n, k)
-    members = groups.unsqueeze(1) + width * torch.arange(group, device=values.device).unsqueeze(1)  # (n, group, k)
-    last = torch.arange(width * group, values.size(1), device=values.device).expand(len(values), -1)
-    columns = torch.cat([members.flatten(1), last], dim=1)
-    top, places = values.gather(1, columns).topk(k, dim=-1)
-    return top, columns.gather(1, places)
-
-
-def rebuild(delta: torch.Tensor, tail: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """(lprobs (n, k), tail (n,)) at `temperature`, float32, from the stored delta (n, k) and its tail (n,).
-
-    p_K = (1 - tail) · softmax(-delta / T), in log space. A tail of -inf (k = V) does not change.
-    """
-    delta, tail = delta.float(), tail.float()
-    inside = torch.log(-torch.expm1(tail))  # ln(1 - e^tail); expm1 keeps the digits of a tail near 1
-    lprobs = torch.log_softmax(delta / -temperature, dim=-1) + inside.unsqueeze(-1)
-    return lprobs, torch.where(tail.isinf(), tail, tail.clamp(min=SMALLEST_TAIL))
 
 
 def sentence_crcs(tokens: torch.Tensor | np.ndarray, padding: int) -> np.ndarray:

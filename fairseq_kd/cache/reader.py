@@ -9,7 +9,8 @@ import torch
 
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME, check_files, read_manifest
 from fairseq_kd.artifacts.request import PARTS
-from fairseq_kd.cache.format import KIND, READABLE, Rows, check_sizes, format_of
+from fairseq_kd.cache.format import KIND, READABLE, check_sizes, format_of
+from fairseq_kd.cache.values import Rows
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_one
 
@@ -52,14 +53,28 @@ class CacheReader:
         """The stored values of these rows, in this order and in the stored dtypes."""
         return Rows(**{name: array[rows] for name, array in self._arrays.items()})
 
-    def take(self, rows: np.ndarray, allocate) -> dict[str, np.ndarray]:
-        """As `rows`, by name, written to arrays of allocate(rows, columns, dtype), such as memory that a GPU copies."""
+    def take(self, rows: np.ndarray, allocate, gold: bool = False) -> dict[str, np.ndarray]:
+        """As `rows`, by name, written to arrays of allocate(rows, columns, dtype), such as memory that a GPU copies.
+
+        gold: also the log-probabilities of the gold tokens, which the distributions do not need.
+        """
         found = {}
         for name, array in self._arrays.items():
+            if name == "gold" and not gold:
+                continue
             assert len(rows) == 0 or (rows.min() >= 0 and rows.max() < len(array)), "rows outside of the cache"
             found[name] = allocate(len(rows), array.shape[1], array.dtype)
             np.take(array, rows, axis=0, out=found[name], mode="clip")  # the default would copy once more
         return found
+
+    def check_gold(self, what: str) -> None:
+        """Raises KDError when the cache has no log-probabilities of the gold tokens. what: what needs them."""
+        if not self.format.gold:
+            raise KDError(
+                f"teacher cache {self.folder} has format {self.manifest['format']}, which stores no log-probabilities "
+                f"of the gold tokens, and {what} needs them: make the cache again in another folder with fairseq-kd "
+                "cache"
+            )
 
     def tail_column(self, temperature: float) -> int:
         """The column of the tail at `temperature`. Raises KDError when it is not stored."""

@@ -10,31 +10,21 @@ import numpy as np
 import torch
 
 from fairseq_kd.artifacts.blocks import offsets_of
-from fairseq_kd.cache.format import Rows, rebuild
 from fairseq_kd.cache.tail_shapes import evenly_spaced
+from fairseq_kd.cache.values import Rows, rebuild
 from fairseq_kd.core.progress import Progress
-from fairseq_kd.inference.frozen import FrozenModel, load_frozen
 from fairseq_kd.loss.rows import bucket, kl, temper
 from fairseq_kd.loss.signal import ROWS_AT_A_TIME
 
 TOKENS = 2000
 
 
-def exact_teacher(teacher: FrozenModel, task, options, **how) -> FrozenModel | None:
-    """The teacher in float32; None if it runs in float32 itself. options: `CachingOptions`. how: see `load_frozen`."""
-    if options.teacher_dtype == "float32":
-        return None
-    if options.rounds_products():  # its weights are float32
-        return FrozenModel(teacher.model, task, teacher.path)
-    return load_frozen(teacher.path, languages=teacher.languages, **how)
-
-
-def measure_rounding(exact: FrozenModel, compute, stored: Callable[[np.ndarray], Rows]) -> dict:
+def measure_rounding(exact, compute, stored: Callable[[np.ndarray], Rows]) -> dict:
     """{"sentences", "tokens", "temperature", "largest", "kl", "same_first"} of evenly spaced sentences.
 
     largest: absolute deviation of a stored log-probability, in nats. kl: mean KL(float32 || stored) over the tokens, in
     nats. same_first: share of the tokens whose most probable entry is the same.
-    exact: the teacher in float32. compute: the `TeacherRows` of the cache. stored: see
+    exact: the teacher in float32, or the mixture of the teachers. compute: the `TeacherRows` of the cache. stored: see
     `writer.Measure`.
     """
     chosen = evenly_spaced(compute.sizes, TOKENS)

@@ -1,6 +1,6 @@
 """Writing a cache block by block, from any source of rows, and joining the parts into the arrays of the cache.
 
-A part file has ids, delta, tail, shape_ids (if the cache has tail shapes) and crc of its block. `artifacts.blocks`
+A part file has the arrays with one row per token, then crc, of its block. `artifacts.blocks`
 decides which parts are computed. `join`, the last step, reads the parts one by one, so that it needs the memory of one
 part, and writes the arrays and then the manifest. The tail shapes are fitted before the first part and stored in the
 folder of the parts.
@@ -19,7 +19,8 @@ from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.records import content_size, write_record
 from fairseq_kd.artifacts.request import PARTS
 from fairseq_kd.artifacts.writing import write_buffers
-from fairseq_kd.cache.format import FORMAT, KIND, CacheFormat, Rows, check_sizes
+from fairseq_kd.cache.format import KIND, CacheFormat, check_sizes
+from fairseq_kd.cache.values import Rows
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
 
@@ -139,7 +140,7 @@ def describe(cache_format: CacheFormat, made_from: dict, sizes: np.ndarray, bloc
     """The request: format, counts, and `made_from` (teacher, data, ...)."""
     return {
         "kind": KIND,
-        "format": FORMAT,
+        "format": cache_format.number,
         "k": cache_format.k,
         "temperatures": list(cache_format.temperatures),
         "types": cache_format.types,

@@ -3,25 +3,40 @@
 import sys
 
 from fairseq_kd.cache.format import STORES, format_of
-from fairseq_kd.cache.make import TAIL_SHAPES, CachingOptions, make_cache
+from fairseq_kd.cache.make import make_cache
+from fairseq_kd.cache.options import TAIL_SHAPES, CachingOptions
 from fairseq_kd.cache.rounding import describe_rounding
+from fairseq_kd.cache.teachers import describe_weights
 from fairseq_kd.cli.user_dir import add_user_dir
-from fairseq_kd.core.errors import KDError
-from fairseq_kd.core.paths import USER_DIR
+from fairseq_kd.core.paths import USER_DIR, listed
 from fairseq_kd.inference.device import parse_shard
 from fairseq_kd.inference.frozen import DTYPES
 from fairseq_kd.loss.divergences import DIVERGENCES
+from fairseq_kd.loss.weights import SENTENCE, TOKEN, Weighting, read_weighting
 from fairseq_kd.training.memory import keep_memory
 
 
 def add_arguments(parser) -> None:
     """Declare the options."""
     defaults = CachingOptions()
-    shaped = [name for name, divergence in DIVERGENCES.items() if divergence.sees_tail_shapes]
     parser.add_argument("data_bin", metavar="DATA_BIN")
-    parser.add_argument("--teacher", required=True, metavar="FILE", help="checkpoint made by fairseq-train")
+    parser.add_argument(
+        "--teacher",
+        required=True,
+        metavar="FILE[:FILE...]",
+        help="checkpoint made by fairseq-train; of several the cache holds the mixture",
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="the cache; the same command continues it")
     parser.add_argument("--subset", default=defaults.subset, help="train, valid, ... (default %(default)s)")
+    add_content(parser, defaults)
+    add_weights(parser)
+    add_running(parser, defaults)
+    add_user_dir(parser)
+
+
+def add_content(parser, defaults: CachingOptions) -> None:
+    """Declare the options about the stored values."""
+    shaped = [name for name, divergence in DIVERGENCES.items() if divergence.sees_tail_shapes]
     group = parser.add_argument_group("content")
     group.add_argument(
         "--top-k", type=int, default=defaults.top_k, help="vocabulary entries per token (default %(default)s)"
@@ -45,6 +60,10 @@ def add_arguments(parser) -> None:
         f"cost one byte per token and serve --kd-divergence {' and '.join(shaped)} (the others see one bucket). 0 to "
         f"256; 0: none (default {TAIL_SHAPES}, or 0 if --top-k is the whole vocabulary)",
     )
+
+
+def add_running(parser, defaults: CachingOptions) -> None:
+    """Declare the options about the run of the teacher."""
     group = parser.add_argument_group("running the teacher")
     group.add_argument(
         "--teacher-dtype",
@@ -53,7 +72,7 @@ def add_arguments(parser) -> None:
         help="type of the weights, or on a CPU of the products in bfloat16 (default %(default)s)",
     )
     group.add_argument("--teacher-data", metavar="DIR", help="folder of the teacher's dictionaries, if they were moved")
-    group.add_argument("--trust-checkpoint", metavar="FILE", help="load --teacher even if it holds code")
+    group.add_argument("--trust-checkpoint", metavar="FILE", help="load this --teacher even if it holds code")
     group.add_argument(
         "--max-tokens", type=int, default=defaults.max_tokens, help="tokens per batch (default %(default)s)"
     )
@@ -63,7 +82,31 @@ def add_arguments(parser) -> None:
         metavar="I/N",
         help="do share I (0 to N - 1) of the work; the last process to finish joins all. With torchrun: by rank",
     )
-    add_user_dir(parser)
+
+
+def add_weights(parser) -> None:
+    """Declare the options about the weights of several teachers."""
+    group, defaults = parser.add_argument_group("weights of several teachers"), Weighting()
+    group.add_argument(
+        "--teacher-weights",
+        default=defaults.kind,
+        metavar="WEIGHTS",
+        help="equal; adaptive: per token, by the probability that each teacher gives the gold token; nll: by the loss "
+        "of each teacher on the validation set; or one number per teacher, W1:W2:W3 (default %(default)s)",
+    )
+    group.add_argument(
+        "--teacher-weight-temperature",
+        type=float,
+        default=defaults.temperature,
+        metavar="T",
+        help="with adaptive and nll: above 1 the weights are more alike (default %(default)g)",
+    )
+    group.add_argument(
+        "--teacher-weights-per",
+        choices=(TOKEN, SENTENCE),
+        default=defaults.per,
+        help="with adaptive: the unit that has its own weights (default %(default)s)",
+    )
 
 
 def options_of(args) -> CachingOptions:
@@ -82,9 +125,9 @@ def options_of(args) -> CachingOptions:
 
 def run(args) -> None:
     """Make the cache, or continue it, and print a summary."""
-    if args.trust_checkpoint not in (None, args.teacher):
-        raise KDError(f"--trust-checkpoint {args.trust_checkpoint} is not the --teacher {args.teacher}")
-    shard = parse_shard(args.shard)
+    count = len(listed(args.teacher))
+    weights = args.teacher_weights, count, args.teacher_weight_temperature, args.teacher_weights_per
+    weighting, shard = read_weighting(*weights), parse_shard(args.shard)
     options = options_of(args)
     if options.device().type == "cpu":
         keep_memory()
@@ -95,7 +138,8 @@ def run(args) -> None:
         options,
         shard,
         teacher_data=args.teacher_data,
-        trust=args.trust_checkpoint is not None,
+        trust=args.trust_checkpoint,
+        weighting=weighting,
     )
     if manifest is None:
         print(
@@ -125,7 +169,7 @@ def print_summary(args, manifest: dict) -> None:
                 "use a lower temperature or a larger --top-k",
                 file=sys.stderr,
             )
-    for line in describe_rounding(manifest):
+    for line in (*describe_weights(manifest), *describe_rounding(manifest)):
         print(line)
     option = "" if manifest["temperatures"][0] == 1 else f" --teacher-temperature {manifest['temperatures'][0]:g}"
     print(f"next: fairseq-train {args.data_bin} ... {USER_DIR} --criterion kd_word --teacher-cache {args.out}{option}")

@@ -76,8 +76,14 @@ def check_one(path, what: str, kind: str = "checkpoint") -> None:
     if len(parts) > 1 and not Path(path).exists():
         raise KDError(
             f"{_named(what, path)} names {len(parts)} {kind}s joined by {os.pathsep!r}, but one is needed here; "
-            "only fairseq-kd decode and --teacher of fairseq-kd evaluate accept several teachers"
+            "only --teacher of fairseq-kd decode, of fairseq-kd evaluate, and of kd_word and kd_hybrid accepts several"
         )
+
+
+def listed(paths) -> list[str]:
+    """The paths in a text that joins them by ":". A text that is itself the name of a file or folder is one path."""
+    text = str(paths)
+    return [text] if Path(text).exists() else [path for path in text.split(os.pathsep) if path]
 
 
 def check_new_data_bin(path, what: str = "--out") -> None:

@@ -10,13 +10,14 @@ from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEn
 from fairseq.dataclass import ChoiceEnum
 
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.core.paths import check_one
+from fairseq_kd.criterions.no_effect import refuse
+from fairseq_kd.criterions.teachers_config import SeveralTeachersConfig, check_teachers
 from fairseq_kd.inference.frozen import DTYPES
 from fairseq_kd.inference.precision import AUTOCAST
 from fairseq_kd.loss.divergences import DIVERGENCES, PARAMETERS
 from fairseq_kd.teacher.online import SAME
 
-PATHS = ("teacher", "teacher_cache", "teacher_data", "trust_checkpoint")
+PATHS = ("teacher", "teacher_cache", "teacher_data", "trust_checkpoint", "kd_start")
 TEMPERATURES = ("teacher_temperature", "student_temperature")
 
 
@@ -49,18 +50,20 @@ DivergenceParameters = make_dataclass(
 
 
 @dataclass
-class KDWordConfig(DivergenceParameters):
+class KDWordConfig(SeveralTeachersConfig, DivergenceParameters):
     """Options of kd_word, in addition to the options of label_smoothed_cross_entropy."""
 
     teacher: Optional[str] = field(
         default=None,
         metadata={
-            "help": "checkpoint of the teacher, written by fairseq-train. With --teacher-cache it does not run on the "
-            "training data; it must be the checkpoint that the cache was made with"
+            "help": "checkpoint of the teacher, written by fairseq-train, or several, joined by ':'. With "
+            "--teacher-cache it does not run on the training data; it must be the checkpoint that the cache was made "
+            "with"
         },
     )
     teacher_cache: Optional[str] = field(
-        default=None, metadata={"help": "folder written by fairseq-kd cache; replaces a teacher that runs"}
+        default=None,
+        metadata={"help": "folder written by fairseq-kd cache, or several, joined by ':'; no teacher runs"},
     )
     teacher_data: Optional[str] = field(
         default=None,
@@ -68,7 +71,10 @@ class KDWordConfig(DivergenceParameters):
     )
     trust_checkpoint: Optional[str] = field(
         default=None,
-        metadata={"help": "load this checkpoint (of the teacher) even if it contains objects that can run code"},
+        metadata={
+            "help": "load this checkpoint (a teacher, or several, joined by ':') even if it contains objects that can "
+            "run code"
+        },
     )
     teacher_dtype: ChoiceEnum((SAME, *DTYPES)) = field(
         default=SAME,
@@ -144,17 +150,18 @@ def check_options(cfg, gold_only: bool = True) -> None:
         )
     _check_ranges(cfg)
     _check_teacher(cfg)
+    check_teachers(cfg)
     _check_divergence(cfg)
     if str(cfg.kd_select) == "all":
-        refuse(cfg, ("kd_select_rate", "kd_queue_size"), "without --kd-select")
+        refuse(cfg, ("kd_select_rate", "kd_queue_size"), "without --kd-select", DEFAULTS)
     elif str(cfg.kd_select) == "batch":
-        refuse(cfg, ("kd_queue_size",), "with --kd-select batch")
+        refuse(cfg, ("kd_queue_size",), "with --kd-select batch", DEFAULTS)
     if gold_only and cfg.kd_weight == 1 and cfg.label_smoothing > 0 and str(cfg.kd_select) == "all":
         raise KDError(
             f"--label-smoothing {cfg.label_smoothing} has no effect with --kd-weight 1: the gold tokens have weight 0"
         )
     if cfg.kd_weight == 0:
-        refuse(cfg, ("kd_scale", "kd_select"), "with --kd-weight 0")
+        refuse(cfg, ("kd_scale", "kd_select"), "with --kd-weight 0", DEFAULTS)
 
 
 def _check_ranges(cfg) -> None:
@@ -196,39 +203,24 @@ def _check_teacher(cfg) -> None:
             )
         parameters = (parameter.name for parameter in PARAMETERS)
         names = (*TEMPERATURES, "kd_divergence", *parameters, "kd_valid")
-        refuse(cfg, names, "without --teacher or --teacher-cache")
-    for name, kind in (("teacher", "checkpoint"), ("teacher_cache", "cache")):
-        if (path := getattr(cfg, name)) is not None:
-            check_one(path, f"--{name.replace('_', '-')}", kind)
+        refuse(cfg, names, "without --teacher or --teacher-cache", DEFAULTS)
     if cfg.teacher is None:
         if cfg.teacher_cache is not None and cfg.kd_valid:
             raise KDError(
                 "--kd-valid needs the teacher on the validation sets, and the cache holds the training set: give "
                 "--teacher CHECKPOINT too"
             )
-        refuse(cfg, ("teacher_data", "trust_checkpoint", "teacher_dtype", "kd_top_k"), "without --teacher")
-    elif cfg.trust_checkpoint is not None and cfg.trust_checkpoint != cfg.teacher:
-        raise KDError(
-            f"--trust-checkpoint {cfg.trust_checkpoint} is not the teacher {cfg.teacher}; name the file that you trust"
-        )
+        refuse(cfg, ("teacher_data", "trust_checkpoint", "teacher_dtype", "kd_top_k"), "without --teacher", DEFAULTS)
     if cfg.teacher_cache is not None:
-        refuse(cfg, ("kd_top_k",), "with --teacher-cache (k was chosen when the cache was made)")
+        refuse(cfg, ("kd_top_k",), "with --teacher-cache (k was chosen when the cache was made)", DEFAULTS)
         if not cfg.kd_valid:
             unused = ("teacher_data", "trust_checkpoint", "teacher_dtype")
-            refuse(cfg, unused, "with --teacher-cache: the teacher does not run")
+            refuse(cfg, unused, "with --teacher-cache: the teacher does not run", DEFAULTS)
 
 
 def _check_divergence(cfg) -> None:
     divergence = DIVERGENCES[str(cfg.kd_divergence)]
     unused = [parameter.name for parameter in PARAMETERS if parameter not in divergence.parameters]
-    refuse(cfg, unused, f"with --kd-divergence {divergence.name}")
+    refuse(cfg, unused, f"with --kd-divergence {divergence.name}", DEFAULTS)
     if not divergence.takes_temperatures:
-        refuse(cfg, TEMPERATURES, f"with --kd-divergence {divergence.name}, which does not use temperatures")
-
-
-def refuse(cfg, names, why: str, defaults=DEFAULTS) -> None:
-    """Raise KDError for the first of these options that is not at its default."""
-    for name in names:
-        value, default = getattr(cfg, name), defaults[name]
-        if value != default and str(value) != str(default):
-            raise KDError(f"--{name.replace('_', '-')} {value} has no effect {why}")
+        refuse(cfg, TEMPERATURES, f"with --kd-divergence {divergence.name}, which does not use temperatures", DEFAULTS)

@@ -8,7 +8,8 @@ import torch
 from fairseq.dataclass import ChoiceEnum
 
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.criterions.config import KDWordConfig, check_options, refuse
+from fairseq_kd.criterions.config import KDWordConfig, check_options
+from fairseq_kd.criterions.no_effect import refuse
 
 
 def scheduled(start: float, end: float, updates: int, update: int) -> float:

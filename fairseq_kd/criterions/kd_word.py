@@ -30,6 +30,7 @@ from fairseq_kd.criterions.source import (
     online_source,
     training_source,
 )
+from fairseq_kd.criterions.teacher_log import reduce_teacher_log, teacher_log
 from fairseq_kd.inference.device import prefer_attention_without_plans
 from fairseq_kd.inference.precision import OFF, check_bfloat16
 from fairseq_kd.inference.supported import check_training_task, output_projection
@@ -147,9 +148,14 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
             loss = loss + 0.0 * self.recent.anchor.sum()  # see RecentTokens
         sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
         logging_output = word_output(sample, sample_size, tokens, loss, sums, self.report_accuracy)
+        if sums.kd is not None:
+            logging_output |= teacher_log(self._source_for(model), sums.nll.data)
         if self.on_policy is not None and model.training:  # the same names in the same order in each rank
             logging_output |= samples_logged(torch.zeros_like(sums.nll))
         return loss, sample_size, logging_output
+
+    def _source_for(self, model):
+        return self.source if model.training else self.online if self.cfg.kd_valid else None
 
     def teacher_signal(self, model, sample, keep):
         """A function that returns the teacher's signal for the gold target where `keep` (B, T) is true.
@@ -157,7 +163,7 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
         It returns None if no signal is needed. A dummy batch gets no signal, because it may come from another subset
         than the training set.
         """
-        source = self.source if model.training else self.online if self.cfg.kd_valid else None
+        source = self._source_for(model)
         if self.calls.is_dummy or source is None:
             return lambda: None
         if source is self.online:
@@ -230,7 +236,8 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
 
     @classmethod
     def reduce_metrics(cls, logging_outputs) -> None:
-        """Log the values that fairseq logs, and those of `log_words`."""
+        """Log the values that fairseq logs, those of `log_words` and those of `teacher_log`."""
         if gold := of_gold_tokens(logging_outputs):
             super().reduce_metrics(gold)
         log_words(logging_outputs)
+        reduce_teacher_log(logging_outputs)

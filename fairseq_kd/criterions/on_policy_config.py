@@ -110,6 +110,12 @@ def _check_other_options(cfg) -> None:
     given = ("on_policy_rate",)
     if cfg.kd_weight == 0:
         refuse(cfg, given, "with --kd-weight 0: samples have the teacher's term only", DEFAULTS)
+    for name, value in (("teacher_weights", "adaptive"), ("kd_partition", "supervised")):
+        if str(getattr(cfg, name)) == value:
+            raise KDError(
+                f"--{name.replace('_', '-')} {value} cannot go with --on-policy-rate: it compares the probabilities of "
+                "the gold tokens, and a sampled token is not gold"
+            )
     if str(cfg.kd_select) != "all":
         raise KDError(
             f"--kd-select {cfg.kd_select} cannot go with --on-policy-rate: it compares the cross-entropy of gold "

@@ -4,11 +4,14 @@ import functools
 import os
 
 from fairseq_kd.artifacts.data_bin import check_trainable
+from fairseq_kd.artifacts.manifest import DECODED, read_manifest
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.core.paths import check_one_folder
+from fairseq_kd.core.paths import check_one_folder, listed
+from fairseq_kd.criterions.teachers_config import NONE, start_of, teachers_of, weighting_of
 from fairseq_kd.inference.supported import check_model, output_projection
-from fairseq_kd.teacher.cached import CachedSignalSource
-from fairseq_kd.teacher.online import OnlineSignalSource
+from fairseq_kd.teacher.cached_mixture import open_caches
+from fairseq_kd.teacher.online import OnlineSignalSource, check_top_k
+from fairseq_kd.teacher.several import SUPERVISED, MixtureSource, PartitionSource
 
 
 def choose_implementation(model, cfg) -> str:
@@ -50,21 +53,35 @@ def check_training_data(task_cfg, split: str) -> None:
         check_trainable(folder, split, languages, getattr(task_cfg, "dataset_impl", None), combine=trained_on)
 
 
-def online_source(cfg, task) -> OnlineSignalSource | None:
-    """The source that runs the teacher, or None if the options do not need it. No file is opened.
+def online_source(cfg, task) -> OnlineSignalSource | MixtureSource | PartitionSource | None:
+    """The source that runs the teachers, or None if the options do not need it. No file is opened.
 
     Raises KDError if --kd-top-k is not smaller than the vocabulary.
     """
     if cfg.teacher is None or (cfg.teacher_cache is not None and not cfg.kd_valid):
         return None
-    return OnlineSignalSource(
-        cfg.teacher,
-        task,
-        data=cfg.teacher_data,
-        dtype=str(cfg.teacher_dtype),
-        trust=cfg.trust_checkpoint is not None,
-        top_k=cfg.kd_top_k,
+    check_top_k(cfg.kd_top_k, task)
+    if str(cfg.kd_partition) == NONE:
+        return _teachers(cfg, task, cfg.kd_top_k)
+    start = _network(cfg, task, start_of(cfg), name="start", option="--kd-start")
+    return PartitionSource(
+        _teachers(cfg, task, 0), start, str(cfg.kd_partition), str(cfg.kd_partition_per), cfg.kd_top_k
     )
+
+
+def _teachers(cfg, task, top_k: int) -> OnlineSignalSource | MixtureSource:
+    paths = teachers_of(cfg)
+    if len(paths) == 1:
+        return _network(cfg, task, paths[0], top_k=top_k)
+    return MixtureSource(
+        [_network(cfg, task, path, name=f"teacher {path}") for path in paths], weighting_of(cfg), top_k
+    )
+
+
+def _network(cfg, task, path: str, **options) -> OnlineSignalSource:
+    trusted = [] if cfg.trust_checkpoint is None else listed(cfg.trust_checkpoint)
+    dtype = str(cfg.teacher_dtype)
+    return OnlineSignalSource(path, task, data=cfg.teacher_data, dtype=dtype, trust=path in trusted, **options)
 
 
 def training_source(cfg, task, online: OnlineSignalSource | None):
@@ -74,16 +91,28 @@ def training_source(cfg, task, online: OnlineSignalSource | None):
     """
     if online is not None:
         online.check_file()
+    if str(cfg.kd_partition) == SUPERVISED:
+        _check_gold(task.cfg)
     if cfg.teacher_cache is None:
         return online
     check_one_folder(task.cfg.data, "--teacher-cache with the data")
-    return CachedSignalSource(
+    return open_caches(
         cfg.teacher_cache,
         task,
         temperature=cfg.teacher_temperature,
+        weighting=weighting_of(cfg),
         stated_teacher=cfg.teacher,
         subset=getattr(task.cfg, "train_subset", "train"),
     )
+
+
+def _check_gold(task_cfg) -> None:
+    for folder in str(task_cfg.data).split(os.pathsep):
+        if ((read_manifest(folder) or {}).get("kind")) == DECODED:
+            raise KDError(
+                f"--kd-partition supervised needs gold targets, and the targets of {folder} are translations by a "
+                "teacher (fairseq-kd decode): use --kd-partition unsupervised, or a data-bin with references"
+            )
 
 
 class TaskCalls:

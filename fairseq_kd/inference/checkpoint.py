@@ -16,6 +16,7 @@ message cannot run code that a file could not run.
 """
 
 import functools
+import math
 import pickle
 import re
 from pathlib import Path
@@ -125,6 +126,18 @@ def _upgraded(state: dict, trust: bool) -> dict:
 def updates_of(state: dict) -> int:
     """The number of updates after which the checkpoint was written."""
     return state["optimizer_history"][-1]["num_updates"]
+
+
+def validation_nll(state: dict) -> float | None:
+    """The validation nll that the checkpoint records, in nats per token; None if it records no such value.
+
+    fairseq records the value of --best-checkpoint-metric: nll_loss is in bits per token, and ppl is 2 to this power.
+    """
+    value = (state.get("extra_state") or {}).get("val_loss")
+    metric = OmegaConf.select(OmegaConf.create(state["cfg"]), "checkpoint.best_checkpoint_metric")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        return None
+    return {"nll_loss": value * math.log(2), "ppl": math.log(value)}.get(metric)
 
 
 def _not_readable(path: Path, reason: str) -> str:

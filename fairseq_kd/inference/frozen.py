@@ -19,7 +19,7 @@ from fairseq_kd.artifacts.data_bin import language_pairs
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.literals import NotALiteral
 from fairseq_kd.core.paths import check_one_folder
-from fairseq_kd.inference.checkpoint import TRUST, read_checkpoint
+from fairseq_kd.inference.checkpoint import TRUST, read_checkpoint, validation_nll
 from fairseq_kd.inference.confinement import Budget, OverBudget, confined
 from fairseq_kd.inference.dictionaries import check_same_dictionary, warn_if_newer
 from fairseq_kd.inference.precision import autocast
@@ -34,7 +34,12 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 class FrozenModel:
-    """A fairseq model for inference: eval mode, no gradients, its own dtype, on the device of the batch."""
+    """A fairseq model for inference: eval mode, no gradients, its own dtype, on the device of the batch.
+
+    validation_nll: in nats per token, if its checkpoint records it, else None.
+    """
+
+    validation_nll: float | None = None
 
     def __init__(self, model, task, path, dtype: str = "float32", signals_only: bool = False):
         """task: the task that built the model. path: its checkpoint. dtype: of the weights, one of DTYPES.
@@ -50,6 +55,11 @@ class FrozenModel:
         self._dtype, self._device = DTYPES[dtype], torch.device("cpu")
         self._mixed = signals_only and dtype == "bfloat16"
         self.model = (model if self._mixed else model.to(self._dtype)).requires_grad_(False).eval()
+
+    @property
+    def max_positions(self) -> tuple[int, int]:
+        """Longest source and target, in tokens with EOS, that the model accepts."""
+        return self.model.max_positions()
 
     def with_products(self, task, dtype: str) -> "FrozenModel":
         """The same network for signals on the CPU with products in `dtype`, float32 or bfloat16. task: as for this."""
@@ -112,7 +122,9 @@ def load_frozen(
     state = read_checkpoint(path, trust=trust)
     configure_own_task(path, state, data, languages)
     model, task = build_model(path, state, trust)
-    return FrozenModel(model, task, path, dtype, signals_only)
+    frozen = FrozenModel(model, task, path, dtype, signals_only)
+    frozen.validation_nll = validation_nll(state)
+    return frozen
 
 
 def configure_own_task(path, state, data=None, languages=(None, None), data_option="--teacher-data") -> str:

@@ -1,5 +1,6 @@
 """Open data-bins outside of a training: with a task, with a frozen model, and as batches of sentences."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,6 +87,29 @@ def load_pair(data_bin, checkpoint, subset: str, *, data=None, open_task=None, *
     task = open_task(model.languages) if open_task else open_data(data_bin, model.languages, subset)
     model.check_dictionaries(task.source_dictionary, task.target_dictionary, (str(checkpoint), str(data_bin)))
     return model, task
+
+
+def load_members(data_bin, paths: list[str], subset: str, *, trust: str | None = None, open_task=None, **options):
+    """(one FrozenModel per path, task with `subset` loaded). All have the dictionaries of the data.
+
+    trust: the path, out of `paths`, of a checkpoint that may contain code. open_task, options: see `load_pair`.
+    Raises KDError as `load_pair` does, and when the language pairs of the models differ.
+    """
+    if trust is not None and trust not in paths:
+        raise KDError(f"--trust-checkpoint {trust} is not the --teacher {os.pathsep.join(paths)}")
+    first, task = load_pair(data_bin, paths[0], subset, trust=trust == paths[0], open_task=open_task, **options)
+    members = [first]
+    for path in paths[1:]:
+        member = load_frozen(path, languages=first.languages, trust=trust == path, **options)
+        if member.languages != first.languages:
+            raise KDError(
+                f"{path} translates {'-'.join(member.languages)}, {paths[0]} {'-'.join(first.languages)}: an "
+                "ensemble needs one language pair"
+            )
+        names = (str(path), str(data_bin))
+        member.check_dictionaries(task.source_dictionary, task.target_dictionary, names)
+        members.append(member)
+    return members, task
 
 
 def open_data(data_bin, languages: tuple[str, str], subset: str, *, needs_target: bool = True):

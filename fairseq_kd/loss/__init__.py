@@ -7,6 +7,7 @@ _PLACES = {
     "DenseSignal": "signal",
     "Divergence": "divergences",
     "Losses": "objective",
+    "MixtureSignal": "mixture",
     "Objective": "objective",
     "TopKSignal": "signal",
     "fused_loss": "fused",

@@ -14,7 +14,7 @@ import torch
 
 from fairseq_kd.loss.objective import Objective, reference_losses
 from fairseq_kd.loss.rows import Values, column, softmax_, weighted
-from fairseq_kd.loss.signal import TopKSignal
+from fairseq_kd.loss.signal import DenseSignal, TopKSignal, WholeSignal
 
 
 def losses_of(values: Values, objective: Objective, z_sum: torch.Tensor | None, vocabulary: int) -> torch.Tensor:
@@ -118,6 +118,8 @@ def by_autograd(chunk: Chunk, objective: Objective, signal) -> Values:
 
     Here chunk.z also receives the part of label smoothing.
     """
+    if isinstance(signal, WholeSignal):
+        signal = DenseSignal(signal.rows(), None)  # computed once
     values = Values(chunk.z.logsumexp(dim=1), chunk.pick_gold(), chunk.z.amax(dim=1))
     z_taught = chunk.z.gather(1, signal.most_probable().unsqueeze(1)).squeeze(1)
     with torch.enable_grad():

@@ -13,7 +13,7 @@ numbers. The chain rule does the rest, because dr/dz_j is the softmax over the o
 
 The log-sum-exp of all z, on which the cross-entropy depends, is the same kind of function. A divergence can have fast
 paths of its own (`Divergence`): forward KL has a closed form for a truncated teacher and for the whole distribution of
-an online teacher. Autograd differentiates every other combination, chunk by chunk.
+an online teacher or of a mixture of teachers. Autograd differentiates every other combination, chunk by chunk.
 
 Label smoothing adds -ε_i to every column of dloss/dz. This has rank one, so it needs Σ x and Σ W and no pass over V.
 All that needs no logits is computed once for all rows, before or after the chunks: on a GPU, small operations cost the
@@ -26,7 +26,7 @@ from fairseq_kd.loss.chunk import Chunk, by_autograd, gold_gradient, gold_only, 
 from fairseq_kd.loss.objective import Losses, Objective
 from fairseq_kd.loss.products import accumulate, multiply, narrowed, padded_rows, pads
 from fairseq_kd.loss.rows import Values, softmax_, weighted
-from fairseq_kd.loss.signal import DenseSignal, TopKSignal, rows_at_a_time
+from fairseq_kd.loss.signal import DenseSignal, TopKSignal, WholeSignal, rows_at_a_time
 
 LARGEST_HALF = 2.0**15  # float16 ends at 65,504
 
@@ -119,7 +119,7 @@ class _Chunks:
         top_k_class = divergence.fused_top_k if isinstance(signal, TopKSignal) else None
         self.by_autograd = signal is not None and not (
             (isinstance(signal, TopKSignal) and not divergence.needs_vocabulary)
-            or (isinstance(signal, DenseSignal) and divergence.fused_dense is not None)
+            or (isinstance(signal, WholeSignal) and divergence.fused_dense is not None)
         )
         self.terms = top_k_class(signal, objective, self.dtype) if top_k_class else None
         untempered = objective.student_temperature == 1
@@ -179,7 +179,7 @@ class _Chunks:
             return gold_only(chunk)
         if self.by_autograd:
             return by_autograd(chunk, objective, signal.part(start, end))
-        if isinstance(signal, DenseSignal):
+        if isinstance(signal, WholeSignal):
             return objective.divergence.fused_dense(chunk, objective, signal, start, end)
         return top_k(chunk, objective, signal.part(start, end), self.terms and self.terms.of_rows(start, end))
 

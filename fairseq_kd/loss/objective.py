@@ -12,7 +12,7 @@ import torch
 
 from fairseq_kd.loss.divergences import DIVERGENCES, Divergence
 from fairseq_kd.loss.rows import temper, weighted
-from fairseq_kd.loss.signal import DenseSignal, TopKSignal
+from fairseq_kd.loss.signal import DenseSignal, TopKSignal, WholeSignal
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,9 @@ def smoothed(nll: torch.Tensor, lprobs: torch.Tensor, label_smoothing: float) ->
     return (1 - label_smoothing - each) * nll - each * lprobs.sum(dim=-1)
 
 
-def divergence(lprobs: torch.Tensor, signal: DenseSignal | TopKSignal, objective: Objective):
+def divergence(lprobs: torch.Tensor, signal: WholeSignal | TopKSignal, objective: Objective):
     """(divergence (N,), the teacher's most probable entry (N,)) for the student's log-probabilities (N, V)."""
-    if isinstance(signal, DenseSignal):
+    if isinstance(signal, WholeSignal):
         signal = DenseSignal(signal.rows(), None)  # computed once
     student = temper(lprobs, objective.student_temperature)
     return objective.divergence.of_signal(student, signal), signal.most_probable()

@@ -30,9 +30,26 @@ def rows_at_a_time(device: torch.device, vocabulary: int) -> int:
     return max(ROWS_AT_A_TIME, round(CUDA_ENTRIES / vocabulary / 128) * 128)
 
 
+class WholeSignal:
+    """A signal that gives the whole distribution of each row on demand, a few rows at a time.
+
+    A subclass has `__len__`, `device`, `vocabulary`, `may_exclude`, `rows`, `logits` and `part`, as `DenseSignal` does.
+    """
+
+    def most_probable(self) -> torch.Tensor:
+        """The most probable entry of each row, (N,)."""
+        return self.rows().argmax(dim=-1)
+
+    def truncate(self, k: int) -> "TopKSignal":
+        """The k most probable entries of each row and the mass of the others."""
+        step = rows_at_a_time(self.device, self.vocabulary)
+        parts = [top_k(self.rows(start, start + step), k) for start in range(0, max(len(self), 1), step)]
+        return TopKSignal(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+
+
 @dataclass(frozen=True)
-class DenseSignal:
-    """The teacher's whole distribution, computed from its features on demand, a few rows at a time.
+class DenseSignal(WholeSignal):
+    """The teacher's whole distribution, computed from its features.
 
     features (N, d) and projection (V, d), or features = log-probabilities (N, V) at temperature 1 and projection None.
     """
@@ -43,6 +60,16 @@ class DenseSignal:
 
     def __len__(self) -> int:
         return self.features.size(0)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the rows."""
+        return self.features.device
+
+    @property
+    def may_exclude(self) -> bool:
+        """Whether a log-probability can be -inf: given ones can, computed ones cannot."""
+        return self.projection is None
 
     @property
     def vocabulary(self) -> int:
@@ -80,16 +107,6 @@ class DenseSignal:
     def select(self, rows: torch.Tensor) -> "DenseSignal":
         """The rows with these numbers, (n,) int64."""
         return DenseSignal(self.features.index_select(0, rows), self.projection, self.temperature)
-
-    def most_probable(self) -> torch.Tensor:
-        """The most probable entry of each row, (N,)."""
-        return self.rows().argmax(dim=-1)
-
-    def truncate(self, k: int) -> "TopKSignal":
-        """The k most probable entries of each row and the mass of the others."""
-        step = rows_at_a_time(self.features.device, self.vocabulary)
-        parts = [top_k(self.rows(start, start + step), k) for start in range(0, max(len(self), 1), step)]
-        return TopKSignal(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 from fairseq_kd.artifacts.blocks import work_through
 from fairseq_kd.artifacts.hashes import data_files, dictionary_hash
 from fairseq_kd.artifacts.inputs import Inputs
-from fairseq_kd.artifacts.manifest import library_versions
+from fairseq_kd.artifacts.manifest import DECODED, library_versions
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.export.runtime import CannotComputeError
@@ -16,7 +16,7 @@ from fairseq_kd.sequence.decode_options import DecodeOptions
 from fairseq_kd.sequence.work import Closeness, DecodeWork, open_closeness
 from fairseq_kd.teacher.ensemble import Teachers, open_teachers
 
-KIND = "fairseq_kd decoded data-bin"
+KIND = DECODED
 FORMAT = 1
 BLOCK_SENTENCES = 4096  # a kill loses at most one block; the sentences of a block are sorted by length
 VERSIONS = ("fairseq_kd", "fairseq", "ve-fairseq", "torch", "numpy", "ctranslate2", "sacrebleu")

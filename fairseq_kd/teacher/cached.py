@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fairseq_kd.artifacts.hashes import data_hashes, dictionary_hash, sha256_file
-from fairseq_kd.cache.format import rebuild, sentence_crcs
+from fairseq_kd.artifacts.hashes import data_hashes, dictionary_hash
+from fairseq_kd.cache.format import sentence_crcs
 from fairseq_kd.cache.reader import CacheReader
+from fairseq_kd.cache.teachers import check_teachers
+from fairseq_kd.cache.values import rebuild
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.core.paths import check_one
+from fairseq_kd.core.paths import listed
 from fairseq_kd.core.public import errors_name_arguments
 from fairseq_kd.inference.device import Upload, to_host
 from fairseq_kd.inference.frozen import data_folder
@@ -40,21 +42,23 @@ def read_cache(folder, task, *, subset: str = "train", temperature: float = 1.0,
 class CachedSignalSource:
     """A `SignalSource` that reads a cache made by `fairseq-kd cache`."""
 
-    def __init__(self, folder, task, *, temperature: float, stated_teacher=None, subset: str = "train"):
+    def __init__(self, folder, task, *, temperature: float | None, stated_teacher=None, subset: str = "train"):
         """Open the cache and check it against the task. The data of the task need not be loaded yet.
 
-        temperature: the temperature of later calls. stated_teacher: the checkpoint that the cache must be made from.
+        temperature: of later calls; None if it is not known yet. stated_teacher: the checkpoints that the cache must be
+        made from, joined by ":".
         Raises KDError when the cache is damaged, or has another vocabulary, temperature, subset or teacher.
         """
         self.reader = CacheReader(folder)
         self.task, self.subset = task, subset
         self._data_is_checked = False
         self._shapes = {}  # by temperature and device
-        self.reader.tail_column(temperature)
+        if temperature is not None:
+            self.reader.tail_column(temperature)
         self._check_subset()
         self._check_dictionaries()
         if stated_teacher is not None:
-            self._check_teacher(stated_teacher)
+            check_teachers(folder, self.reader.manifest, listed(stated_teacher))
 
     def request(self, sample, keep: torch.Tensor, temperature: float) -> Callable[[], TopKSignal | DenseSignal]:
         """As in `SignalSource`. On CUDA the copy of the batch to the host begins here; the rows are read later.
@@ -62,11 +66,27 @@ class CachedSignalSource:
         keep may omit positions, but must not keep padding. Rows are in row-major order of keep, on the device of the
         target. The returned function raises KDError when the batch is not from the data that the cache was made from.
         """
-        device = sample["target"].device
+        rows, device = self.request_rows(sample, keep), sample["target"].device
+        return lambda: self.rebuild(rows(), temperature, device)[0]
+
+    def request_with_gold(self, sample, keep: torch.Tensor, temperature: float):
+        """As `request`, but the function returns (signal, log-probabilities (N,) of the gold tokens at temperature 1).
+
+        The cache must store them, see `CacheReader.check_gold`.
+        """
+        rows, device = self.request_rows(sample, keep), sample["target"].device
+        return lambda: self.rebuild(rows(), temperature, device, gold=True)
+
+    def signal(self, sample, keep: torch.Tensor, temperature: float) -> TopKSignal | DenseSignal:
+        """The answer to `request`."""
+        return self.request(sample, keep, temperature)()
+
+    def request_rows(self, sample, keep: torch.Tensor) -> Callable[[], np.ndarray]:
+        """A function that checks the batch and returns the numbers of its rows, (N,)."""
         tensors = (sample["id"], sample["net_input"]["src_tokens"], sample["target"], keep)
         on_host = to_host(tensors)
 
-        def answer() -> TopKSignal | DenseSignal:
+        def answer() -> np.ndarray:
             if not self._data_is_checked:
                 self._check_data()
                 self._data_is_checked = True
@@ -74,23 +94,21 @@ class CachedSignalSource:
             self._check_sentences(source, target, numbers)
             real = target != self.task.target_dictionary.pad()  # (B, T); with NumPy: no threads for so little work
             rows = self.reader.offsets[numbers][:, None] + real.cumsum(axis=1) - 1
-            return self._rebuild(rows[kept], temperature, device)
+            return rows[kept]
 
         return answer
 
-    def signal(self, sample, keep: torch.Tensor, temperature: float) -> TopKSignal | DenseSignal:
-        """The answer to `request`."""
-        return self.request(sample, keep, temperature)()
-
-    def _rebuild(self, rows: np.ndarray, temperature: float, device) -> TopKSignal | DenseSignal:
+    def rebuild(self, rows: np.ndarray, temperature: float, device, gold: bool = False):
+        """(signal of these rows, log-probabilities (N,) of their gold tokens, or None without `gold`)."""
         column, upload = self.reader.tail_column(temperature), Upload(device)
-        stored = dict(zip(self.reader.take(rows, upload.allocate), upload.send(), strict=True))
+        stored = dict(zip(self.reader.take(rows, upload.allocate, gold), upload.send(), strict=True))
+        gold_lprobs = stored["gold"][:, 0] if gold else None
         ids, tail = stored["ids"].long(), stored["tail"][:, column]  # (N, k), (N,)
         if not self.reader.format.is_dense:
             shapes = self._tail_shapes(stored.get("shape_ids"), temperature, device)
-            return TopKSignal(ids, *rebuild(stored["delta"], tail, temperature), *shapes)
+            return TopKSignal(ids, *rebuild(stored["delta"], tail, temperature), *shapes), gold_lprobs
         lprobs, _ = rebuild(stored["delta"], tail, temperature=1.0)
-        return DenseSignal(torch.empty_like(lprobs).scatter_(1, ids, lprobs), None, temperature)
+        return DenseSignal(torch.empty_like(lprobs).scatter_(1, ids, lprobs), None, temperature), gold_lprobs
 
     def _tail_shapes(self, shape_ids: torch.Tensor | None, temperature: float, device):
         """(shapes, shape_ids) as in TopKSignal. shape_ids: as stored, (N, 1)."""
@@ -118,18 +136,6 @@ class CachedSignalSource:
                     f"{manifest['types']} target tokens; task: {types}): the stored indices would mean other tokens. "
                     "Train on the data-bin that the cache was made from, or make a cache of this data-bin"
                 )
-
-    def _check_teacher(self, stated) -> None:
-        made_by = self.reader.manifest["teacher"]
-        check_one(stated, "teacher")
-        if not Path(stated).is_file():
-            raise KDError(f"teacher {stated} does not exist; with --teacher-cache, --teacher is not needed")
-        if (found := sha256_file(stated)) != made_by["sha256"]:
-            raise KDError(
-                f"teacher cache {self.reader.folder} was made from {made_by['path']} (sha256 "
-                f"{made_by['sha256'][:16]}...), --teacher {stated} is another checkpoint (sha256 {found[:16]}...): "
-                "omit --teacher, or make a cache from this checkpoint"
-            )
 
     def _check_data(self) -> None:
         """Check counts, lengths and files of the subset, as far as the task has them."""

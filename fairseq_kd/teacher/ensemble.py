@@ -11,8 +11,8 @@ from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.public import errors_name_arguments
 from fairseq_kd.inference.device import choose_device
-from fairseq_kd.inference.frozen import FrozenModel, load_frozen
-from fairseq_kd.inference.opening import gold_batches, load_pair
+from fairseq_kd.inference.frozen import FrozenModel
+from fairseq_kd.inference.opening import gold_batches, load_members
 from fairseq_kd.loss.signal import DenseSignal
 
 
@@ -113,23 +113,10 @@ def open_teachers(
     listed = [path for path in str(paths).split(os.pathsep) if path]
     if not listed:
         raise KDError("--teacher: give a checkpoint, or several joined by ':'")
-    if trust is not None and trust not in listed:
-        raise KDError(f"--trust-checkpoint {trust} is not the --teacher {paths}")
     inputs = inputs or Inputs()
     inputs.watch(*listed)
     inputs.watch_data_bin(data_bin)
-    options = {"data": data, "dtype": dtype}
-    first, task = load_pair(data_bin, listed[0], subset, trust=trust == listed[0], open_task=open_task, **options)
-    members = [first]
-    for path in listed[1:]:
-        member = load_frozen(path, languages=first.languages, trust=trust == path, **options)
-        if member.languages != first.languages:
-            raise KDError(
-                f"{path} translates {'-'.join(member.languages)}, {listed[0]} {'-'.join(first.languages)}: an "
-                "ensemble needs one language pair"
-            )
-        member.check_dictionaries(task.source_dictionary, task.target_dictionary)
-        members.append(member)
+    members, task = load_members(data_bin, listed, subset, trust=trust, open_task=open_task, data=data, dtype=dtype)
     for path in listed:
         inputs.loaded(path)
     return Teachers(members, listed, task, subset, inputs)

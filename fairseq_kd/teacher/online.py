@@ -28,6 +28,15 @@ def type_of(model, autocast: str = "none") -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def check_top_k(top_k: int, task) -> None:
+    """Raises KDError when top_k, the number of entries to keep, is not smaller than the vocabulary."""
+    if top_k >= len(task.target_dictionary):
+        raise KDError(
+            f"--kd-top-k {top_k}: the target dictionary has only {len(task.target_dictionary)} tokens; give a "
+            "smaller number, or 0 to keep all"
+        )
+
+
 class OnlineSignalSource:
     """A `SignalSource` that runs a network. The network is loaded at the first call.
 
@@ -35,18 +44,27 @@ class OnlineSignalSource:
     calls `check_file` before it loads its data.
     """
 
-    def __init__(self, path, task, *, data=None, dtype: str = "float32", trust: bool = False, top_k: int = 0):
+    def __init__(
+        self,
+        path,
+        task,
+        *,
+        data=None,
+        dtype: str = "float32",
+        trust: bool = False,
+        top_k: int = 0,
+        name: str = "teacher",
+        option: str = "--teacher",
+    ):
         """task: of the student; its dictionaries must equal the teacher's. top_k: entries to keep, 0 for all.
 
         dtype: one of `frozen.DTYPES`, or SAME, which `choose_dtype` replaces; float32 if it is not called first.
+        name, option: of the network, in messages.
 
         Raises KDError when top_k is not smaller than the vocabulary.
         """
-        if top_k >= len(task.target_dictionary):
-            raise KDError(
-                f"--kd-top-k {top_k}: the target dictionary has only {len(task.target_dictionary)} tokens; give a "
-                "smaller number, or 0 to keep all"
-            )
+        check_top_k(top_k, task)
+        self.path, self._name, self._option = Path(path), name, option
         self._arguments = {"path": path, "data": data, "dtype": dtype, "trust": trust}
         self._task = task
         self._top_k = top_k
@@ -67,23 +85,23 @@ class OnlineSignalSource:
         if dtype == "bfloat16" and device.type == "cpu":
             check_bfloat16(device, f"--teacher-dtype {given}")
             dtype = "float32 with products in bfloat16"
-        logger.info(f"the teacher runs in {dtype} (--teacher-dtype {given})")
+        logger.info(f"the {self._name} runs in {dtype} (--teacher-dtype {given})")
         self._is_chosen = True
 
     def check_file(self) -> None:
         """Raises KDError when the teacher is not loaded yet and its file cannot be opened. The file is not read."""
         if self.teacher is not None:
             return
-        path = Path(self._arguments["path"])
-        if not path.is_file():
-            what = "is a folder" if path.is_dir() else "does not exist"
-            raise KDError(f"teacher {path} {what}: give the checkpoint that fairseq-train wrote (--teacher)")
+        kind = self._name.split()[0]
+        if not self.path.is_file():
+            what = "is a folder" if self.path.is_dir() else "does not exist"
+            raise KDError(f"{kind} {self.path} {what}: give the checkpoint that fairseq-train wrote ({self._option})")
         try:
-            with open(path, "rb"):
+            with open(self.path, "rb"):
                 pass
         except OSError as error:
             raise KDError(
-                f"teacher {path} cannot be opened ({error.strerror}): check its owner and its mode"
+                f"{kind} {self.path} cannot be opened ({error.strerror}): check its owner and its mode"
             ) from error
 
     def request(self, sample, keep: torch.Tensor, temperature: float) -> Callable[[], DenseSignal | TopKSignal]:
@@ -92,20 +110,25 @@ class OnlineSignalSource:
         return lambda: signal
 
     def signal(self, sample, keep: torch.Tensor, temperature: float) -> DenseSignal | TopKSignal:
-        """Run the teacher on the batch. Raises KDError when it cannot be loaded or has other dictionaries."""
-        signal = self._loaded().signal(sample, keep, temperature)
+        """Run the teacher on the batch. Raises KDError as `load`."""
+        signal = self.load().signal(sample, keep, temperature)
         return signal.truncate(self._top_k) if self._top_k else signal
 
     def max_target_positions(self) -> int:
-        """The length of the longest target, with EOS, that the teacher accepts. Raises KDError as `signal` does."""
-        return self._loaded().model.max_positions()[1]
+        """The length of the longest target, with EOS, that the teacher accepts. Raises KDError as `load`."""
+        return self.load().model.max_positions()[1]
 
-    def _loaded(self) -> FrozenModel:
+    def load(self) -> FrozenModel:
+        """The network, which is read at the first call.
+
+        Raises KDError when it cannot be loaded or has other dictionaries.
+        """
         if self.teacher is None:
             task_cfg = self._task.cfg
             languages = (getattr(task_cfg, "source_lang", None), getattr(task_cfg, "target_lang", None))
             self._arguments["dtype"] = self._arguments["dtype"].replace(SAME, "float32")  # no student has called
             teacher = load_frozen(**self._arguments, languages=languages, signals_only=True)
-            teacher.check_dictionaries(self._task.source_dictionary, self._task.target_dictionary)
+            dictionaries = self._task.source_dictionary, self._task.target_dictionary
+            teacher.check_dictionaries(*dictionaries, names=(self._name, "student"))
             self.teacher = teacher
         return self.teacher

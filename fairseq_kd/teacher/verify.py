@@ -1,18 +1,23 @@
 """Compare a complete cache with the teacher, on a random sample of its sentences."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from fairseq_kd.cache.make import CachingOptions, TeacherRows
+from fairseq_kd.artifacts.inputs import Inputs
+from fairseq_kd.cache.options import CachingOptions
 from fairseq_kd.cache.reader import CacheReader
 from fairseq_kd.cache.tail_shapes import affinity
+from fairseq_kd.cache.teacher_rows import TeacherRows
+from fairseq_kd.cache.teachers import check_teachers, describe_teachers, load_teachers, weighting_of
+from fairseq_kd.cache.values import LARGEST_DELTA
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.core.paths import check_one, check_one_folder
+from fairseq_kd.core.paths import check_one_folder, listed
 from fairseq_kd.core.progress import Progress
-from fairseq_kd.inference.opening import load_pair
+from fairseq_kd.loss.mixture import gold_lprobs
 from fairseq_kd.loss.rows import bucket, temper
 from fairseq_kd.loss.signal import ROWS_AT_A_TIME, DenseSignal, TopKSignal
 from fairseq_kd.teacher.cached import CachedSignalSource
@@ -30,7 +35,8 @@ class Deviation:
     """Largest and mean deviation in probability over the sampled tokens, and the place of the largest.
 
     A token whose stored tail shape is not the best one deviates by the difference of the two affinities
-    (`cache.tail_shapes`).
+    (`cache.tail_shapes`). A token with another stored ln p(gold) deviates by a quarter of the difference: a change d of
+    a logit changes a probability by at most d / 4.
     """
 
     sentences: int
@@ -43,22 +49,22 @@ class Deviation:
 
 
 def verify_cache(
-    folder, *, teacher=None, data_bin=None, sample=100, seed=1, cpu=False, teacher_data=None, trust=False
+    folder, *, teacher=None, data_bin=None, sample=100, seed=1, cpu=False, teacher_data=None, trust=None
 ) -> Deviation:
     """Check the files of a cache, and run the teacher again on `sample` sentences drawn by `seed`.
 
-    teacher, data_bin: None for the paths in the manifest.
+    teacher: a path, or several joined by ":". teacher, data_bin: None for the paths in the manifest.
+    trust: the path of a teacher that may contain code.
     Raises KDError when a file was changed, when the cache was made from another teacher or from other data, and when
     the cache deviates from the teacher by more than rounding explains.
     """
     manifest = CacheReader(folder, check_hashes=False).manifest
     if sample < 1:
         raise KDError(f"--sample {sample}: must be at least 1")
-    if teacher is not None:
-        check_one(teacher, "--teacher")
     if data_bin is not None:
         check_one_folder(data_bin, "--data-bin")
-    teacher = _existing(teacher or manifest["teacher"]["path"], "--teacher FILE", Path.is_file)
+    paths = listed(teacher or manifest["teacher"]["path"])
+    paths = [_existing(path, "--teacher FILE", Path.is_file) for path in paths]
     data_bin = _existing(data_bin or manifest["data_bin"], "--data-bin FOLDER", Path.is_dir)
     options = CachingOptions(
         subset=manifest["subset"],
@@ -66,27 +72,27 @@ def verify_cache(
         max_tokens=manifest["max_tokens"],
         cpu=cpu,
     )
-    loaded, task = load_pair(
+    check_teachers(folder, manifest, paths)
+    described = describe_teachers(paths, weighting_of(manifest), Inputs())
+    loaded, task = load_teachers(
         data_bin,
-        teacher,
-        options.subset,
+        described,
+        options,
         data=teacher_data,
-        dtype=options.teacher_dtype,
         trust=trust,
         signals_only=manifest["teacher"].get("rounded") == "products",
     )
     temperatures = manifest["temperatures"]
-    source = CachedSignalSource(
-        folder, task, temperature=temperatures[0], stated_teacher=teacher, subset=manifest["subset"]
-    )
+    source = CachedSignalSource(folder, task, temperature=temperatures[0], subset=manifest["subset"])
     compute = TeacherRows(loaded, task, source.reader.format, options)
     chosen = np.random.default_rng(seed).choice(len(source.reader), min(sample, len(source.reader)), replace=False)
     found = _compare(source, compute, np.sort(chosen), _tolerance(manifest))
     if not found.largest <= found.tolerance:
         raise KDError(
-            f"teacher cache {folder} deviates from {teacher} by {found.largest:.4f} in probability (sentence "
-            f"{found.sentence}, temperature {found.temperature:g}); rounding explains at most {found.tolerance:g}. "
-            "The teacher as it runs now did not make it: remove the cache, and make it again with fairseq-kd cache"
+            f"teacher cache {folder} deviates from {os.pathsep.join(paths)} by {found.largest:.4f} in probability "
+            f"(sentence {found.sentence}, temperature {found.temperature:g}); rounding explains at most "
+            f"{found.tolerance:g}. The teacher as it runs now did not make it: remove the cache, and make it again "
+            "with fairseq-kd cache"
         )
     return found
 
@@ -109,9 +115,10 @@ def _compare(source: CachedSignalSource, compute: TeacherRows, chosen: np.ndarra
         sample, keep = compute.collate(sentences)
         rows_of = sample["id"].unsqueeze(1).expand_as(keep)[keep]  # (N,) sentence of each row
         dense = compute.teacher.signal(sample, keep)
+        of_gold = _deviations_of_gold(source, sample, keep, dense)
         for temperature in compute.format.temperatures:
             cached = source.signal(sample, keep, temperature)
-            deviation = _deviations(cached, dense, temperature)  # (N,)
+            deviation = torch.maximum(_deviations(cached, dense, temperature), of_gold)  # (N,)
             if root_shapes is not None:
                 deviation = torch.maximum(deviation, _shortfalls(cached, dense, root_shapes))
             total, count = total + deviation.sum().item(), count + len(deviation)
@@ -137,6 +144,15 @@ def _deviations(cached: TopKSignal | DenseSignal, teacher: DenseSignal, temperat
             stored, lprobs = cached.part(start, end).buckets(), bucket(lprobs, cached.ids[start:end])  # (n, k + 1)
         found.append((stored.exp() - lprobs.exp()).abs().amax(dim=-1))
     return torch.cat(found)
+
+
+def _deviations_of_gold(source: CachedSignalSource, sample, keep, teacher: DenseSignal) -> torch.Tensor:
+    """A quarter of the difference in ln p(gold) of each token, (N,); 0 where the cache does not store it."""
+    if not source.reader.format.gold:
+        return torch.zeros(len(teacher), device=keep.device)
+    _, stored = source.request_with_gold(sample, keep, source.reader.format.temperatures[0])()
+    found = gold_lprobs(teacher, sample["target"][keep]).clamp(min=-LARGEST_DELTA)
+    return (stored - found).abs() / 4
 
 
 def _shortfalls(cached: TopKSignal, teacher: DenseSignal, root_shapes: torch.Tensor) -> torch.Tensor:

@@ -9,8 +9,9 @@ import pytest
 import torch
 from helpers import batch, build
 
-from fairseq_kd.cache.format import CacheFormat, encode, rebuild, sentence_crcs
+from fairseq_kd.cache.format import CacheFormat, sentence_crcs
 from fairseq_kd.cache.make import CachingOptions, make_cache
+from fairseq_kd.cache.values import encode, rebuild
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.inference.device import parse_shard
@@ -88,6 +89,7 @@ def test_an_impossible_type_is_stored_as_a_number():
         ((8, (1.0,), 65537, "compact"), 50),  # 8 · (4 + 2) + 2
         ((8, (1.0,), 32000, "float32"), 52),  # 8 · (2 + 4) + 4
         ((8, (1.0, 2.0, 4.0), 32000, "compact", 64), 39),
+        ((8, (1.0, 2.0, 4.0), 32000, "compact", 64, True), 43),
     ],
 )
 def test_bytes_per_token(fields, size):
@@ -172,7 +174,7 @@ def test_positions_that_are_left_out_take_no_row(cache, task):
 
 
 def test_blocks_and_interruptions_by_the_real_teacher_leave_no_trace(teacher, data_bin, options, cache, tmp_path):
-    from fairseq_kd.cache.make import TeacherRows
+    from fairseq_kd.cache.teacher_rows import TeacherRows
 
     blocks, compute = [], TeacherRows.__call__
 
@@ -199,7 +201,7 @@ def test_the_command_makes_a_cache_and_verifies_it(teacher, data_bin, tmp_path, 
     words = ["cache", str(data_bin), "--teacher", str(teacher), "--subset", "valid", "--out", out, "--cpu"]
     assert main([*words, "--top-k", "3", "--shard", "0/1"]) == 0
     said = capsys.readouterr()
-    assert "30 sentences, 15 bytes per token" in said.out and f"--criterion kd_word --teacher-cache {out}" in said.out
+    assert "30 sentences, 19 bytes per token" in said.out and f"--criterion kd_word --teacher-cache {out}" in said.out
     assert "more than half of the teacher's mass is in the tail" in said.err  # the tiny teacher is nearly flat
     assert main([*words, "--top-k", "3"]) == 0
     assert "is complete" in capsys.readouterr().out
@@ -238,7 +240,7 @@ def test_a_cache_of_the_first_format_is_read_and_has_one_bucket(teacher, data_bi
     found = CachedSignalSource(tmp_path / "c", task, temperature=1.0).signal(sample, real(sample), 1.0)
     assert found.shapes is None and found.shape_ids is None and len(found) == sample["ntokens"]
     assert verify_cache(tmp_path / "c", sample=5).largest < 0.001
-    with pytest.raises(KDError, match="was made with format 1, this command has 2"):
+    with pytest.raises(KDError, match="was made with format 1, this command has 3"):
         make_cache(data_bin, teacher, tmp_path / "c", options)
 
 

@@ -99,7 +99,7 @@ def test_other_tail_shapes_are_another_cache(cache, teacher, data_bin):
         make_cache(data_bin, teacher, cache, CachingOptions(top_k=4, temperatures=(1.0, 2.0), tail_shapes=8))
 
 
-@pytest.mark.parametrize("name", ["tail.bin", "shapes.bin", "shape_ids.bin"])
+@pytest.mark.parametrize("name", ["tail.bin", "shapes.bin", "shape_ids.bin", "gold.bin"])
 def test_a_truncated_file(copy, task, name):
     (copy / name).write_bytes((copy / name).read_bytes()[:-2])
     with pytest.raises(KDError, match=rf"{name} has [\d,]+ bytes, its manifest promises"):
@@ -112,7 +112,7 @@ def test_a_missing_file(copy, task):
         read(copy, task)
 
 
-@pytest.mark.parametrize("array", ["ids", "delta", "tail", "offsets", "crc", "shape_ids", "shapes"])
+@pytest.mark.parametrize("array", ["ids", "delta", "tail", "offsets", "crc", "shape_ids", "shapes", "gold"])
 def test_a_flipped_bit(copy, task, array):
     name = f"{array}.bin"
     content = bytearray((copy / name).read_bytes())
@@ -125,7 +125,7 @@ def test_a_flipped_bit(copy, task, array):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"format": 3}, "has format 3, this version of fairseq_kd reads formats 1, 2"),
+        ({"format": 4}, "has format 4, this version of fairseq_kd reads formats 1, 2, 3"),
         ({"files": None}, "has no 'files'"),
         ({"tail_shapes": None}, "has no 'tail_shapes'"),
     ],

@@ -53,6 +53,7 @@ def test_what_is_read_is_what_was_computed(whole, tmp_path):
     assert rows.shape_ids[:, 0].tolist() == [position % 4 for _, position in expected]
     assert torch.equal(reader.tail_shapes(2.0), torch.from_numpy(fitted()[1]))
     assert reader.crc[41].tolist() == [41, 42]
+    assert rows.gold[:, 0] == pytest.approx([-sentence - position / 100 for sentence, position in expected])
 
 
 def test_the_manifest_holds_counts_and_the_mean_mass_of_the_tails(tmp_path):
@@ -84,7 +85,7 @@ def write_and_die(folder, renames: int, after: bool) -> None:
 @pytest.mark.parametrize("after", [False, True])
 def test_killed_before_or_after_any_rename_it_goes_on_to_the_same_bytes(whole, tmp_path, after):
     # the record, the tail shapes, the blocks, the arrays, the manifest
-    renames = 1 + 1 + len(cut_blocks(SIZES, BLOCK_TOKENS)) + 7 + 1
+    renames = 1 + 1 + len(cut_blocks(SIZES, BLOCK_TOKENS)) + 8 + 1
     for number in range(1, renames + 2):
         folder = tmp_path / str(number)
         code = in_a_process_that_may_be_killed(partial(write_and_die, folder, number, after))

@@ -13,12 +13,13 @@ from fairseq_kd.loss import products
 from fairseq_kd.loss import signal as signals
 from fairseq_kd.loss.divergences import DIVERGENCES
 from fairseq_kd.loss.fused import fused_loss, token_nll
+from fairseq_kd.loss.mixture import MixtureSignal
 from fairseq_kd.loss.objective import Objective, reference_losses
 from fairseq_kd.loss.signal import SMALLEST_TAIL, DenseSignal, TopKSignal
 
 N, V, D, K = 11, 23, 6, 7
 OPTIONS = ((1, 2, 4), (0, 0.1), (0, 0.3, 1.0))
-GRID = list(itertools.product(DIVERGENCES, ("dense", "top_k"), *OPTIONS))
+GRID = list(itertools.product(DIVERGENCES, ("dense", "top_k", "mixture"), *OPTIONS))
 SHAPED = [name for name, known in DIVERGENCES.items() if known.sees_tail_shapes]
 GRID += list(itertools.product(SHAPED, ("shaped",), *OPTIONS))
 
@@ -40,9 +41,25 @@ def inputs(dtype=torch.float64, seed=0):
 
 def signal_of(kind, teacher_lprobs, temperature=1):
     dense = DenseSignal(teacher_lprobs, None, temperature)
+    if kind == "mixture":
+        return mixture_with(teacher_lprobs, temperature)
     if kind == "shaped":
         return with_shapes(dense.truncate(K), teacher_lprobs)
     return dense.truncate(K) if kind == "top_k" else dense if kind == "dense" else None
+
+
+def mixture_with(teacher_lprobs, temperature):
+    """A mixture per token of the teacher and two networks; the teacher has weight 1 at the second token."""
+    generator = torch.Generator().manual_seed(5)
+    drawn = [
+        torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((N, D), (V, D), (N, D), (N, 3))
+    ]
+    parts = (DenseSignal(teacher_lprobs, None), DenseSignal(drawn[0], drawn[1]), DenseSignal(drawn[2], drawn[1]))
+    weights = drawn[3].softmax(-1)
+    weights[1:3] = torch.eye(3)[:2]
+    return MixtureSignal(
+        tuple(part.part(0, len(teacher_lprobs)) for part in parts), weights.log()[: len(teacher_lprobs)], temperature
+    )
 
 
 def with_shapes(signal, teacher_lprobs):

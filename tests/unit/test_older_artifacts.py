@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from conftest import PACKAGE, ROOT
 
-from fairseq_kd.cache.make import CachingOptions, TeacherRows, make_cache
+from fairseq_kd.cache.make import CachingOptions, make_cache
 from fairseq_kd.cache.reader import CacheReader
+from fairseq_kd.cache.teacher_rows import TeacherRows
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.sequence.decode import decode

@@ -95,20 +95,16 @@ def test_noise_in_a_data_bin_names_the_sentence_and_the_word_that_it_comes_from(
 
 def test_the_cache_names_the_sentence_and_the_word_that_it_comes_from(plain):
     from fairseq_kd.cache.format import CacheFormat
-    from fairseq_kd.cache.make import CachingOptions, TeacherRows
+    from fairseq_kd.cache.options import CachingOptions
+    from fairseq_kd.cache.teacher_rows import TeacherRows
     from fairseq_kd.core.errors import KDError
-
-    class Model:
-        @staticmethod
-        def max_positions():
-            return 99, 99
 
     class Signal(list):  # of no rows
         vocabulary = 10
         rows = logits = None
 
     class Teacher:
-        model = Model
+        max_positions = (99, 99)
 
         @staticmethod
         def signal(sample, keep):

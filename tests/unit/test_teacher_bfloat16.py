@@ -7,9 +7,10 @@ import pytest
 import torch
 from helpers import batch, build
 
-from fairseq_kd.cache.format import CacheFormat, _largest, encoded, encoded_logits
+from fairseq_kd.cache.format import CacheFormat
 from fairseq_kd.cache.make import CachingOptions, make_cache
 from fairseq_kd.cache.rounding import _deviations
+from fairseq_kd.cache.values import _largest, encoded, encoded_logits
 from fairseq_kd.cli import doctor
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError

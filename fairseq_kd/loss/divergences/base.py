@@ -32,7 +32,7 @@ import torch
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.loss.rows import bucket
-from fairseq_kd.loss.signal import DenseSignal, TopKSignal
+from fairseq_kd.loss.signal import TopKSignal, WholeSignal
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,9 @@ class Divergence:
         end = None if self.sees_tail else -1
         return self.value(student[:, :end], teacher[:, :end])
 
-    def of_signal(self, student: torch.Tensor, signal: DenseSignal | TopKSignal) -> torch.Tensor:
+    def of_signal(self, student: torch.Tensor, signal: WholeSignal | TopKSignal) -> torch.Tensor:
         """The value of each token, (N,), for the student's log-probabilities (N, V) at its temperature."""
-        if isinstance(signal, DenseSignal) or (signal.shapes is not None and self.sees_tail_shapes):
+        if isinstance(signal, WholeSignal) or (signal.shapes is not None and self.sees_tail_shapes):
             return self.value(student, signal.rows())
         return self.of_buckets(bucket(student, signal.ids), signal.buckets())
 

@@ -19,7 +19,7 @@ import torch
 
 from fairseq_kd.loss.divergences.base import Divergence, register
 from fairseq_kd.loss.rows import Values, add_rows_, column, kl, row_dot, scale_rows_, softmax_
-from fairseq_kd.loss.signal import SMALLEST_OUTSIDE, DenseSignal, TopKSignal
+from fairseq_kd.loss.signal import SMALLEST_OUTSIDE, TopKSignal, WholeSignal
 
 
 class TruncatedKL:
@@ -128,7 +128,7 @@ class ForwardKL(Divergence):
         """KL(p || q)."""
         return kl(teacher, student)
 
-    def fused_dense(self, chunk, objective, signal: DenseSignal, start: int, end: int):
+    def fused_dense(self, chunk, objective, signal: WholeSignal, start: int, end: int):
         """Gradient and values of the rows from start to before end; the gradient of the KL is (q - p) / τ.
 
         See `fairseq_kd.loss.chunk` for the arguments and the result. With the logits t of the teacher (at its
@@ -142,7 +142,7 @@ class ForwardKL(Divergence):
         value = (probs.gather(1, ids).log() - top).squeeze(1)  # -lse(t)
         named = z.gather(1, ids).squeeze(1)
         difference = torch.sub(logits, z, alpha=1 / tau, out=chunk.spare(0))  # overwrites the logits
-        if signal.projection is None:  # given log-probabilities can be -inf
+        if signal.may_exclude:  # given log-probabilities can be -inf
             difference.masked_fill_(probs == 0, 0)  # 0 ln 0 = 0
         value += row_dot(probs, difference)
         if tau == 1:
@@ -198,7 +198,7 @@ class RankingKL(Divergence):
     def of_signal(self, student, signal):
         """KL and ranking."""
         value = super().of_signal(student, signal)
-        dense = isinstance(signal, DenseSignal)
+        dense = isinstance(signal, WholeSignal)
         size = min(self.size, student.size(-1) if dense else signal.ids.size(-1))
         own_ids = student.topk(size, dim=-1).indices
         if dense:
