@@ -40,6 +40,7 @@ from fairseq_kd.inference.confinement import confined
 from fairseq_kd.inference.pickles import SAFE_TYPES
 
 torch.serialization.add_safe_globals(SAFE_TYPES)
+UNSMOOTHED = ("cross_entropy", "label_smoothed_cross_entropy", "kd_word", "kd_hybrid")  # if --label-smoothing is 0
 TRUST = "If you made this file yourself and trust it, name it with --trust-checkpoint"
 
 
@@ -132,9 +133,14 @@ def validation_nll(state: dict) -> float | None:
     """The validation nll that the checkpoint records, in nats per token; None if it records no such value.
 
     fairseq records the value of --best-checkpoint-metric: nll_loss is in bits per token, and ppl is 2 to this power.
+    Without label smoothing the default metric, loss, is the nll_loss.
     """
     value = (state.get("extra_state") or {}).get("val_loss")
-    metric = OmegaConf.select(OmegaConf.create(state["cfg"]), "checkpoint.best_checkpoint_metric")
+    option = functools.partial(OmegaConf.select, OmegaConf.create(state["cfg"]))
+    metric = option("checkpoint.best_checkpoint_metric")
+    per_token = not option("optimization.sentence_avg")
+    if metric == "loss" and per_token and option("criterion._name") in UNSMOOTHED:
+        metric = None if option("criterion.label_smoothing") else "nll_loss"
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         return None
     return {"nll_loss": value * math.log(2), "ppl": math.log(value)}.get(metric)

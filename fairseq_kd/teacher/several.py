@@ -84,8 +84,8 @@ class MixtureSource(_Networks):
         if (found := member.load().validation_nll) is None:
             raise KDError(
                 f"--teacher-weights nll needs the validation nll of each teacher, and {member.path} does not record "
-                "it: its training had another --best-checkpoint-metric than nll_loss or ppl, or it was not validated. "
-                "Give the weights as numbers, such as --teacher-weights 2:1"
+                "it: its training had another --best-checkpoint-metric than nll_loss, ppl or a loss without label "
+                "smoothing, or it was not validated. Give the weights as numbers, such as --teacher-weights 2:1"
             )
         return found
 

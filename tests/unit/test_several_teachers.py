@@ -157,14 +157,27 @@ def test_weights_from_the_recorded_nll(data_bin, teachers, tmp_path):
     assert_same(computed(data_bin, *options, "nll"), computed(data_bin, *options, "1:2"), rtol=1e-4, atol=1e-6)
     squared = ("nll", "--teacher-weight-temperature", "0.5")
     assert_same(computed(data_bin, *options, *squared), computed(data_bin, *options, "1:4"), rtol=1e-4, atol=1e-6)
-    for metric, value in (("loss", 3.0), ("bleu", 30.0), ("nll_loss", None)):
-        assert (
-            validation_nll(
-                {"cfg": {"checkpoint": {"best_checkpoint_metric": metric}}, "extra_state": {"val_loss": value}}
-            )
-            is None
-        )
-    assert validation_nll({"cfg": {}}) is None
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "criterion", "smoothing", "expected"),
+    [
+        ("nll_loss", 3.0, "label_smoothed_cross_entropy", 0.1, 3 * math.log(2)),
+        ("ppl", 4.0, "cross_entropy", None, math.log(4)),
+        ("loss", 3.0, "cross_entropy", None, 3 * math.log(2)),
+        ("loss", 3.0, "kd_word", 0.0, 3 * math.log(2)),
+        ("loss", 3.0, "label_smoothed_cross_entropy", 0.1, None),
+        ("loss", 3.0, "of_a_plugin", 0.0, None),
+        ("bleu", 30.0, "cross_entropy", None, None),
+        ("nll_loss", None, "cross_entropy", None, None),
+        ("nll_loss", math.inf, "cross_entropy", None, None),
+    ],
+)
+def test_the_validation_nll_that_a_checkpoint_records(metric, value, criterion, smoothing, expected):
+    cfg = {"checkpoint": {"best_checkpoint_metric": metric}, "criterion": {"_name": criterion}}
+    cfg["criterion"] |= {} if smoothing is None else {"label_smoothing": smoothing}
+    assert validation_nll({"cfg": cfg, "extra_state": {"val_loss": value}}) == expected
+    assert validation_nll({"cfg": cfg}) is None
 
 
 def failure(capsys, data_bin, *options) -> str:
