@@ -46,7 +46,7 @@ class OnPolicy:
 
     def __init__(self, cfg, task):
         """Raises KDError when --on-policy-topk is not smaller than the vocabulary."""
-        self.cfg, self.dictionary = cfg, task.target_dictionary
+        self.cfg, self.dictionary, self.source_pad = cfg, task.target_dictionary, task.source_dictionary.pad()
         self.left_pad = bool(getattr(task.cfg, "left_pad_target", False))
         self.options = SamplingOptions(cfg.on_policy_topk, cfg.on_policy_max_len_a, cfg.on_policy_max_len_b)
         if cfg.on_policy_topk >= len(self.dictionary):
@@ -76,7 +76,9 @@ class OnPolicy:
                 "give another --ddp-backend"
             )
         rows = chosen.nonzero().squeeze(1).to(sample["target"].device)
-        sources = _rows_of(sample["net_input"], rows, len(chosen))
+        sources = (
+            sample["net_input"] if len(rows) == len(chosen) else _sources(sample["net_input"], rows, self.source_pad)
+        )
         samples = sample_targets(unwrapped(model), self.dictionary, sources, self.options, max_positions())
         return MixedBatch(self._with_samples(sample, rows, samples), chosen.to(rows.device))
 
@@ -104,11 +106,11 @@ def on_policy(cfg, task) -> OnPolicy | None:
     return OnPolicy(cfg, task) if getattr(cfg, "on_policy_rate", 0) > 0 else None
 
 
-def _rows_of(net_input: dict, rows: torch.Tensor, sentences: int) -> dict:
-    """The inputs of the model for some of the sentences of a batch."""
-    if len(rows) == sentences:
-        return net_input
-    return {name: value.index_select(0, rows) for name, value in net_input.items() if torch.is_tensor(value)}
+def _sources(net_input: dict, rows: torch.Tensor, pad: int) -> dict:
+    """The sources of some sentences of a batch, as wide as the longest of them: LSTMs refuse a wider batch."""
+    tokens = net_input["src_tokens"].index_select(0, rows)
+    tokens = tokens[:, tokens.ne(pad).any(dim=0)]
+    return {"src_tokens": tokens, "src_lengths": net_input["src_lengths"].index_select(0, rows)}
 
 
 def _of_width(tokens: torch.Tensor, width: int, pad: int, left_pad: bool) -> torch.Tensor:

@@ -11,7 +11,7 @@ from helpers import batch, build, losses_of_training
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.criterions.kd_word import KDWordCriterion
-from fairseq_kd.criterions.on_policy import OnPolicy, on_policy
+from fairseq_kd.criterions.on_policy import OnPolicy, _sources, on_policy
 from fairseq_kd.criterions.on_policy_config import OnPolicyConfig, check_word_options, sampled_share
 
 KD = ("--criterion", "kd_word", "--dropout", "0.0")
@@ -84,6 +84,21 @@ def test_samples_replace_targets_by_hand(left_pad):
     short = source._with_samples(sample, torch.arange(3), [torch.tensor([EOS])] * 2 + [torch.tensor([5, EOS])])
     assert short["target"].tolist() == moved([[EOS, PAD], [EOS, PAD], [5, EOS]]) and short["ntokens"] == 4
     assert sample["target"].tolist() == moved(GOLD["target"].tolist())  # the batch of fairseq is as it was
+
+
+@pytest.mark.parametrize("left_pad", [False, True])
+def test_the_sources_of_some_sentences_are_as_wide_as_the_longest_of_them(left_pad):
+    """Padding is at one side of each source, and 3 is the first word of all."""
+    rows = [[3, 4, 5, 6, EOS], [3, 7, EOS, PAD, PAD], [3, EOS, PAD, PAD, PAD]]
+    if left_pad:
+        rows = [[*[PAD] * row.count(PAD), *[token for token in row if token != PAD]] for row in rows]
+    net_input = {"src_tokens": torch.tensor(rows), "src_lengths": torch.tensor([5, 3, 2])}
+    found = _sources(net_input | {"prev_output_tokens": None}, torch.tensor([1, 2]), PAD)
+    last = [PAD, 3, EOS] if left_pad else [3, EOS, PAD]
+    assert {name: value.tolist() for name, value in found.items()} == {
+        "src_tokens": [[3, 7, EOS], last],
+        "src_lengths": [3, 2],
+    }
 
 
 def test_without_samples_it_is_kd_word_update_by_update(data_bin, teacher):

@@ -95,7 +95,7 @@ def test_the_most_probable_tokens_are_those_of_whole_forward_passes_after_an_upd
     after = sample_targets(model, task.target_dictionary, sources(sample), greedy, PLENTY)
     assert [tokens.tolist() for tokens in after] != [tokens.tolist() for tokens in before]
     for row, tokens in enumerate(after):
-        inputs = {name: value[row : row + 1] for name, value in sources(sample).items()}
+        inputs = sources(batch(task, [int(sample["id"][row])]))
         for at, token in enumerate(tokens.tolist()[:6]):
             assert token == int(lprobs_of(model, inputs, [2, *tokens.tolist()[:at]]).argmax()), (arch, row, at)
 
@@ -121,7 +121,7 @@ def test_a_sample_ends_with_its_only_end_and_holds_no_padding(data_bin, top_k, a
         assert (tokens == eos).nonzero().flatten().tolist() == [len(tokens) - 1]
         assert not (tokens == pad).any()
     lengths = Counter(map(len, found))
-    assert max(lengths) == most and len(lengths) > 3  # some reach the largest length, some end before
+    assert max(lengths) == most and len(lengths) > 1  # some reach the largest length, some end before
     assert top_k or lengths[1] > 0  # EOS alone is a sample too
 
 
