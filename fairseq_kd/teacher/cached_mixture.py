@@ -63,6 +63,7 @@ class CachedMixtureSource:
             check_stated(os.pathsep.join(folders), members, names, listed(stated_teacher))
         names = [f"teacher_weight_{number + 1}" for number in range(len(folders))] if weighting.needs_gold else []
         self.sums = {name: torch.zeros(()) for name in names}  # of the weights over the tokens, for the log
+        self.tokens = 0  # of the last request
 
     def request(self, sample, keep: torch.Tensor, temperature: float) -> Callable[[], MixtureSignal | RebuiltMixture]:
         """As in `SignalSource`. The returned function raises KDError as that of `CachedSignalSource` does."""
@@ -89,7 +90,7 @@ class CachedMixtureSource:
         if not self.weighting.needs_gold:
             return self.weighting.fixed(len(self.sources)).to(keep.device)
         weights = self.weighting.of_tokens(torch.stack(gold, dim=1), keep)
-        self.sums = dict(zip(self.sums, weights.exp().sum(dim=0).unbind(), strict=True))
+        self.sums, self.tokens = dict(zip(self.sums, weights.exp().sum(dim=0).unbind(), strict=True)), len(weights)
         return weights
 
 

@@ -277,7 +277,7 @@ def test_with_all_tokens_to_one_source_the_training_is_kd_word_with_this_teacher
 
 def test_weights_and_shares_are_logged_per_token():
     output = {"loss": 1.0, "nll_loss": 1.0, "ntokens": 4, "sample_size": 4, "kd_tokens": 4, "kd_loss": 0, "n_agreed": 0}
-    shares = {"teacher_weight_1": 1.0, "teacher_weight_2": 3.0, "from_teacher": 3, "from_start": 1}
+    shares = {"teacher_weight_1": 1.0, "teacher_weight_2": 3.0, "from_teacher": 3, "from_start": 1, "teacher_tokens": 4}
     from fairseq.logging import metrics
 
     with metrics.aggregate(new_root=True) as found:
