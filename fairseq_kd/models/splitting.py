@@ -3,8 +3,8 @@
     DIR/peer1/NAME.pt, DIR/peer2/NAME.pt, ...    one folder per peer, as the --save-dir of a training of its own
     DIR/manifest.json                            the composites by hash, and the hash of each file
 
-A peer's checkpoint records its own architecture, and label_smoothed_cross_entropy as its criterion. Stock fairseq
-commands and all commands of this package read it. It has no state of the optimizer.
+A peer's checkpoint records its own architecture, and label_smoothed_cross_entropy as its criterion. fairseq-generate,
+fairseq-validate and all commands of this package read it. It has no state of the optimizer.
 """
 
 from argparse import Namespace
@@ -112,7 +112,7 @@ def _are_options(options) -> bool:
 
 
 def _own_criterion(criterion) -> dict:
-    """The stock criterion with the options that kd_mutual has too, so that a peer needs no plugin."""
+    """The stock criterion with the options that kd_mutual has too: fairseq-validate gives the peer's own loss."""
     names = [field.name for field in fields(LabelSmoothedCrossEntropyCriterionConfig)]
     kept = {name: criterion[name] for name in names if name in criterion}
     return kept | {"_name": "label_smoothed_cross_entropy"}
