@@ -47,6 +47,7 @@ MODEL = """--encoder-layers 3 --decoder-layers 3 --encoder-embed-dim 256 --decod
  --encoder-ffn-embed-dim {ffn} --decoder-ffn-embed-dim {ffn}"""
 STOCK = ["--arch", "transformer", "--criterion", "label_smoothed_cross_entropy"]
 OURS = ["--arch", "kd_student", "--criterion", "kd_word"]
+TWO_PEERS = ["--arch", "kd_mutual", "--peer-archs", "kd_student:kd_student", "--criterion", "kd_mutual"]
 NARROW = ["--autocast", "bfloat16"]
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm")
 GROUPS = {
@@ -151,6 +152,7 @@ def variants(args, teacher: Path, cache: Path) -> dict[str, list[str]]:
         "kd_word online": [*OURS, *online],
         "kd_word online, on-policy": [*OURS, *online, "--on-policy-rate", "1", "--label-smoothing", "0"],
         "kd_word online, reference": [*OURS, *online, "--kd-implementation", "reference"],
+        "kd_mutual, two peers": TWO_PEERS,  # trains two students
     }
     if not (args.fp16 or args.bf16):
         found |= {

@@ -42,6 +42,12 @@ Hybrid distillation adds a second, distilled target to each training sentence:
     two data-bins -> tasks.kd_translation    a batch holds both targets, row by row
                   -> criterions.kd_hybrid    token level on the gold, sentence level on the distilled target
 
+Mutual learning trains several students at once, each of which also learns from the others:
+
+    checkpoints or architectures -> models.peers           one model that holds them
+                                 -> criterions.kd_mutual   their losses; loss.mutual: the mean of the others
+                                 -> models.splitting       one ordinary checkpoint per student
+
 The student is any model of fairseq, or one of this package:
 
     students.yaml    -> models.student     sizes by name, gated linear units, layers of different shapes
@@ -73,6 +79,7 @@ def register() -> None:
     fairseq's `eval` is confined to literals (`fairseq_kd.inference.confinement`). Can be called again.
     """
     import fairseq_kd.criterions.kd_hybrid
+    import fairseq_kd.criterions.kd_mutual  # and with it fairseq_kd.models.peers
     import fairseq_kd.criterions.kd_word
     import fairseq_kd.inference.checkpoint
     import fairseq_kd.models.adaptive  # and with it fairseq_kd.models.student

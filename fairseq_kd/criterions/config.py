@@ -164,7 +164,8 @@ def check_options(cfg, gold_only: bool = True) -> None:
         refuse(cfg, ("kd_scale", "kd_select"), "with --kd-weight 0", DEFAULTS)
 
 
-def _check_ranges(cfg) -> None:
+def check_loss(cfg) -> None:
+    """Raises KDError for a weight, label smoothing, temperature, scale or ignored prefix that is out of range."""
     if not 0 <= cfg.kd_weight <= 1:
         raise KDError(f"--kd-weight {cfg.kd_weight}: must be from 0 (gold tokens only) to 1 (teacher only)")
     if not 0 <= cfg.label_smoothing < 1:
@@ -180,10 +181,14 @@ def _check_ranges(cfg) -> None:
             positive = False
         if not positive:
             raise KDError(f"--kd-scale {cfg.kd_scale}: must be auto, none or a number above 0")
-    for parameter in PARAMETERS:
-        parameter.check(getattr(cfg, parameter.name))
     if cfg.ignore_prefix_size < 0:
         raise KDError(f"--ignore-prefix-size {cfg.ignore_prefix_size}: must be 0 or a number of tokens")
+
+
+def _check_ranges(cfg) -> None:
+    check_loss(cfg)
+    for parameter in PARAMETERS:
+        parameter.check(getattr(cfg, parameter.name))
     if not 0 < cfg.kd_select_rate < 1:
         raise KDError(
             f"--kd-select-rate {cfg.kd_select_rate}: must be above 0 and below 1 (--kd-select all selects every token)"

@@ -14,30 +14,32 @@ from fairseq_kd.teacher.online import OnlineSignalSource, check_top_k
 from fairseq_kd.teacher.several import SUPERVISED, MixtureSource, PartitionSource
 
 
-def choose_implementation(model, cfg) -> str:
+def choose_implementation(model, cfg, part=None, who: str = "the student") -> str:
     """ "fused" or "reference": the implementation of the loss that the student allows and --kd-implementation selects.
 
+    part: the student, if `model` contains several; None: `model` itself. who: its name in messages.
     Raises KDError for a student that is not autoregressive or has an adaptive softmax, and if the selected
     implementation is not possible.
     """
-    check_model(model, "the student")
-    _refuse_adaptive_softmax(model)
-    projection, selected = output_projection(model), str(cfg.kd_implementation)
+    student = model if part is None else part
+    check_model(student, who)
+    _refuse_adaptive_softmax(student, who)
+    projection, selected = output_projection(model, part), str(cfg.kd_implementation)
     fits = projection is not None
     if selected == "fused" and not fits:
         raise KDError(
-            "--kd-implementation fused does not fit: the student has no output projection that can be applied by "
+            f"--kd-implementation fused does not fit: {who} has no output projection that can be applied by "
             "itself (it is not one of fairseq's transformers, or it is wrapped with --find-unused-parameters or fully "
             "sharded); omit it"
         )
     return "fused" if fits and selected != "reference" else "reference"
 
 
-def _refuse_adaptive_softmax(model) -> None:
+def _refuse_adaptive_softmax(model, who: str) -> None:
     if getattr(getattr(model, "decoder", None), "adaptive_softmax", None) is not None:
         raise KDError(
-            "the student has an adaptive softmax (--adaptive-softmax-cutoff), which gives no distribution over the "
-            "whole vocabulary to compare with the teacher's; train the student without it"
+            f"{who} has an adaptive softmax (--adaptive-softmax-cutoff), which gives no distribution over the whole "
+            "vocabulary to compare with the teacher's; train it without one"
         )
 
 

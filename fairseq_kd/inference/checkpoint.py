@@ -160,13 +160,18 @@ def write_initial_checkpoint(path, state: dict, weights: dict) -> None:
     containers, unresolved: a reference such as ${oc.env:NAME} is not replaced by its value on this machine.
     Raises KDError when another process is writing the file, and when the disk is full.
     """
-    from omegaconf import OmegaConf
-
-    plain = OmegaConf.to_container(state["cfg"], resolve=False, enum_to_str=True)
     path = Path(path)
     ensure_writable_file(path)
     with exclusive(path), file_in_progress(path) as partial:
-        torch.save(state | {"model": weights, "last_optimizer_state": None, "cfg": plain}, partial)
+        save_initial_checkpoint(partial, state, weights)
+
+
+def save_initial_checkpoint(path, state: dict, weights: dict) -> None:
+    """As `write_initial_checkpoint`, to a file that gets its name later, such as one of a folder in progress."""
+    from omegaconf import OmegaConf
+
+    plain = OmegaConf.to_container(state["cfg"], resolve=False, enum_to_str=True)
+    torch.save(state | {"model": weights, "last_optimizer_state": None, "cfg": plain}, path)
 
 
 def plain(message):

@@ -22,6 +22,8 @@ from fairseq.models.transformer import TransformerDecoderBase
 
 from fairseq_kd.core.errors import KDError
 
+COMPOSITE = "kd_mutual"  # the architecture of several models in one checkpoint, see `fairseq_kd.models.peers`
+
 
 def unwrapped(model):
     """The model inside the wrappers that fairseq puts around it for several processes."""
@@ -41,16 +43,18 @@ def _from_outermost(model) -> list:
     return found
 
 
-def output_projection(model) -> torch.Tensor | None:
+def output_projection(model, part=None) -> torch.Tensor | None:
     """The matrix (V, d) with logits = features @ matrix.T, or None when the model computes logits in another way.
 
     With a matrix, `model(..., features_only=True)[0]` are the features (B, T, d). None also where a wrapper for several
     processes does not allow using a parameter outside of the model's forward pass.
+    part: a model that `model` contains, such as a peer; None: `model` itself.
     """
-    weight = _weight(unwrapped(model))
+    *wrappers, inner = _from_outermost(model)
+    inner = inner if part is None else part
+    weight = _weight(inner)
     if weight is None or is_fully_sharded(model):
         return None
-    *wrappers, inner = _from_outermost(model)
     finds_unused = any(getattr(wrapper, "find_unused_parameters", False) for wrapper in wrappers)
     if finds_unused and not _is_tied(inner.decoder, weight):
         return None  # DDP would mark the matrix as unused and then fail on its gradient
@@ -92,6 +96,11 @@ def check_configuration(path, cfg) -> None:
     _check_task(f"{path} was trained by --task {task}", cfg.task, TASK_REGISTRY[task])
     if model not in ARCH_MODEL_REGISTRY and model not in MODEL_REGISTRY:
         raise KDError(_unregistered(path, "architecture", model))
+    if model == COMPOSITE:
+        raise KDError(
+            f"{path} holds several models (--arch {COMPOSITE}), and one is needed here: fairseq-kd split {path} --out "
+            "DIR writes one checkpoint per model"
+        )
 
 
 def check_training_task(task, criterion: str) -> None:

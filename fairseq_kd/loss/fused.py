@@ -40,7 +40,7 @@ def fused_loss(features, projection, target, signal, objective: Objective, matmu
     or float64 if the features are. The matrix products are computed in matmul_dtype; None: the features' type, or the
     type that autocast chooses. Where no gradient is recorded (validation), none is computed.
     """
-    arguments = (features, projection, target, signal, objective, matmul_dtype or _natural_dtype(features), weight)
+    arguments = (features, projection, target, signal, objective, matmul_dtype or natural_dtype(features), weight)
     wanted = (features, projection, *(() if weight is None else (weight,)))
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in wanted):
         sums = _FusedLoss.apply(*arguments)
@@ -53,7 +53,7 @@ def fused_loss(features, projection, target, signal, objective: Objective, matmu
 def token_nll(features, projection, target) -> torch.Tensor:
     """-log q(gold) of each of the N tokens, in nats, (N,); arguments as in `fused_loss`."""
     parts = []
-    features, projection = (t.to(_natural_dtype(features)) for t in (features, projection))
+    features, projection = (t.to(natural_dtype(features)) for t in (features, projection))
     logits = DenseSignal(features, projection)
     rows = rows_at_a_time(features.device, projection.size(0))
     for start in range(0, features.size(0), rows):
@@ -63,7 +63,7 @@ def token_nll(features, projection, target) -> torch.Tensor:
     return torch.cat(parts) if parts else features.new_zeros(0)
 
 
-def _natural_dtype(features) -> torch.dtype:
+def natural_dtype(features: torch.Tensor) -> torch.dtype:
     """The type of a matrix product with the features in the caller's context, where autocast may be on."""
     device = features.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else features.dtype

@@ -54,7 +54,7 @@ def test_the_commands_for_hydra(here):
     assert_user_error(refused, "--kd-weight 2")
 
 
-@pytest.mark.parametrize("name", ["kd_word", "kd_hybrid"])
+@pytest.mark.parametrize("name", ["kd_word", "kd_hybrid", "kd_mutual"])
 def test_every_option_of_the_criterion_is_in_the_file(name):
     """Hydra refuses NAME=VALUE without + for a key that the file lacks."""
     from fairseq.registry import REGISTRIES

@@ -78,6 +78,7 @@ def commands(data_bin, folder, teacher="", cached="") -> dict:
         "decode by CTranslate2": ["decode", data_bin, "--teacher", "{path}", "--out", out, "--backend", "ctranslate2"],
         "init-student": ["init-student", "--teacher", "{path}", "--arch", "kd_student_3m", "--out", out / "x.pt"],
         "select-teacher": ["select-teacher", data_bin, "--checkpoints", "{folder}", *by],
+        "split": ["split", "{path}", "--out", out],
         "compact": ["compact", "{path}", "--out", out / "x.pt"],
         "export": ["export", "{path}", "--out", out, "--data", data_bin, "--to", "ctranslate2"],
     }

@@ -27,6 +27,7 @@ COMMANDS = (
     "select-teacher",
     "init-student",
     "compact",
+    "split",
     "export",
     "count",
 )
