@@ -48,6 +48,7 @@ def test_weight_zero_equals_trainings_by_themselves(data_bin, implementation):
                 torch.testing.assert_close(ours, theirs, rtol=0, atol=0, msg=name)
     moved = [(now - before).abs().max() for now, before in zip(composite.parameters(), begin, strict=True)]
     assert sum(each > 1e-2 for each in moved) > len(moved) / 2 and trainers[0].get_num_updates() == 5
+    assert "kd_loss" not in criterion(composite, sample)[2], "the others are not asked"
     assert cfg.model.peer_archs is None and len(cfg.model.peer_options) == 2
 
 
