@@ -26,7 +26,7 @@ PAUSE, END_OF_EPOCH, UPDATES = 2, 3, 5
 # wide enough for products in bfloat16 in the linear layers (`inference.linear.SMALLEST_PRODUCT`)
 NARROW = ["--autocast", "bfloat16", "--encoder-embed-dim", "128", "--encoder-ffn-embed-dim", "512"]
 NARROW += ["--decoder-embed-dim", "128", "--decoder-ffn-embed-dim", "512"]
-METHODS = ("online", "cached", "hybrid", "adaptive", "bfloat16")
+METHODS = ("online", "cached", "hybrid", "adaptive", "mutual", "bfloat16")
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,7 @@ def commands(data_bin, distilled, teacher, tmp_path_factory):
         "cached": ["--criterion", "kd_word", "--teacher-cache", cache],
         "hybrid": [*hybrid, "--teacher-cache", cache, "--hybrid-gate", "learned"],
         "adaptive": [*online, "--arch", "kd_adaptive", *gates],
+        "mutual": ["--arch", "kd_mutual", "--criterion", "kd_mutual", "--peer-archs", "transformer:kd_student"],
         "bfloat16": ["--criterion", "kd_word", "--teacher-cache", cache, *NARROW],
     }
     if not has_bfloat16(torch.device("cpu")):

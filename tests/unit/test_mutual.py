@@ -48,6 +48,7 @@ def test_weight_zero_equals_trainings_by_themselves(data_bin, implementation):
                 torch.testing.assert_close(ours, theirs, rtol=0, atol=0, msg=name)
     moved = [(now - before).abs().max() for now, before in zip(composite.parameters(), begin, strict=True)]
     assert sum(each > 1e-2 for each in moved) > len(moved) / 2 and trainers[0].get_num_updates() == 5
+    assert "kd_loss" not in criterion(composite, sample)[2], "the others are not asked"
     assert cfg.model.peer_archs is None and len(cfg.model.peer_options) == 2
 
 
@@ -142,7 +143,7 @@ def runs(data_bin, pretrained, tmp_path_factory):
     for name, path in zip(("one", "two"), pretrained, strict=True):
         (folder / name).mkdir()
         (folder / name / "checkpoint_best.pt").symlink_to(path)
-    (block,) = blocks_run_by("test_the_commands_of_the_page")
+    (block,) = blocks_run_by("test_the_page_about_mutual_learning")
     words = shlex.split(block.commands()[0].replace("data-bin/mine ...", str(data_bin)))[1:]
     at = words.index("--user-dir")
     words = [*words[:at], *words[at + 2 : -2], *OF_THE_TRAINING, "--update-freq", "2"]  # without --save-dir mutual
@@ -167,9 +168,9 @@ def test_a_resumed_training_is_the_same(runs, pretrained):
         assert word in log
 
 
-def test_the_commands_of_the_page(runs, data_bin):
+def test_the_page_about_mutual_learning(runs, data_bin):
     """The training is the fixture's; the peers of split need no composite and no files of the peers."""
-    (block,) = blocks_run_by("test_the_commands_of_the_page")
+    (block,) = blocks_run_by("test_the_page_about_mutual_learning")
     saved = torch.load(runs[0] / "mutual" / "checkpoint_best.pt")["model"]
     words = shlex.split(block.commands()[1])[1:]
     result = run_kd(*words, cwd=runs[0])
