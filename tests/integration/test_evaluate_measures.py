@@ -2,6 +2,7 @@
 
 import json
 import math
+import mmap
 import re
 import shutil
 
@@ -167,8 +168,10 @@ def test_latency_is_in_milliseconds_with_the_percentiles_of_numpy(data_bin, stud
 
 def test_the_meter_sees_the_memory_of_its_block_alone():
     def peak(megabytes):
-        with Meter(torch.device("cpu")) as meter:
-            np.ones(megabytes * 125_000)
+        # not malloc, which may have kept freed memory
+        with Meter(torch.device("cpu")) as meter, mmap.mmap(-1, megabytes * 10**6) as memory:
+            for page in range(0, len(memory), mmap.PAGESIZE):
+                memory[page] = 1
         return meter.peak_rss_bytes / 1e6
 
     peak(300)
