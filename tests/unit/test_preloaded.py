@@ -146,9 +146,7 @@ def test_an_interrupt_reaches_the_fork_which_can_tidy_up(here, monkeypatch):
             run_python(["sleeper"])
         os._exit(0)
     wait_for(lambda: (here / "started").is_file() and (here / "began").is_file() and (here / "began").read_text())
-    wait_for(
-        lambda: Path(f"/proc/{asks}/stat").read_text().rpartition(")")[2].split()[0] == "S"
-    )  # it waits for the fork
+    time.sleep(3)  # the process that asks waits now
     os.kill(asks, signal.SIGINT)
     os.waitpid(asks, 0)
     assert (here / "tidied").exists()
