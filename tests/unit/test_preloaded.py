@@ -30,7 +30,8 @@ ENDINGS = {
     "kill": "sys.stdout.flush(); os.kill(os.getpid(), 9)",
 }
 SLEEPER = """
-import os, pathlib, sys, time
+import os, pathlib, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores interrupts
 try:
     pathlib.Path("began").write_text(str(os.getpid()))
     time.sleep(100)
@@ -146,7 +147,8 @@ def test_an_interrupt_reaches_the_fork_which_can_tidy_up(here, monkeypatch):
             run_python(["sleeper"])
         os._exit(0)
     wait_for(lambda: (here / "started").is_file() and (here / "began").is_file() and (here / "began").read_text())
-    time.sleep(3)  # the process that asks waits now
+    state = Path(f"/proc/{asks}/stat")
+    wait_for(lambda: state.read_text().rpartition(")")[2].split()[0] == "S")  # the process that asks waits now
     os.kill(asks, signal.SIGINT)
     os.waitpid(asks, 0)
     assert (here / "tidied").exists()
