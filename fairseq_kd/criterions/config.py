@@ -19,6 +19,10 @@ from fairseq_kd.teacher.online import SAME
 
 PATHS = ("teacher", "teacher_cache", "teacher_data", "trust_checkpoint", "kd_start")
 TEMPERATURES = ("teacher_temperature", "student_temperature")
+AUTOCAST_HELP = (  # kd_mutual has the option too
+    "bfloat16: train with mixed precision: products in bfloat16; weights, optimizer and validation in float32. On a "
+    "CPU it applies to linear layers and to the loss, on CUDA it is torch's autocast"
+)
 
 
 def _divergence_help() -> str:
@@ -119,13 +123,7 @@ class KDWordConfig(SeveralTeachersConfig, DivergenceParameters):
             "rows, with more memory. auto: fused if the student allows it (fairseq's transformers)"
         },
     )
-    autocast: ChoiceEnum(AUTOCAST) = field(
-        default="none",
-        metadata={
-            "help": "bfloat16: train with mixed precision: products in bfloat16; weights, optimizer and validation in "
-            "float32. On a CPU it applies to linear layers and to the loss, on CUDA it is torch's autocast"
-        },
-    )
+    autocast: ChoiceEnum(AUTOCAST) = field(default="none", metadata={"help": AUTOCAST_HELP})
     kd_matmul_dtype: ChoiceEnum(("same", "bfloat16")) = field(
         default="same", metadata={"help": "replaced by --autocast bfloat16"}
     )

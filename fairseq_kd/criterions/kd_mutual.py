@@ -21,12 +21,11 @@ from fairseq.logging import metrics
 
 from fairseq_kd.core.errors import KDError, exit_on_user_error
 from fairseq_kd.criterions.kd_word import KDWordCriterion
+from fairseq_kd.criterions.logged import word_output
 from fairseq_kd.criterions.mixed import around_update, loss_dtype
 from fairseq_kd.criterions.mutual_config import KDMutualConfig, check_mutual_options
 from fairseq_kd.criterions.places import places_of, rows_at, scatter
-from fairseq_kd.criterions.source import TaskCalls, check_training_data, choose_implementation
-from fairseq_kd.inference.device import prefer_attention_without_plans
-from fairseq_kd.inference.precision import OFF, check_bfloat16
+from fairseq_kd.criterions.source import TaskCalls, choose_implementation, prepare_training
 from fairseq_kd.inference.supported import check_training_task, output_projection, unwrapped
 from fairseq_kd.loss.fused import fused_loss, natural_dtype
 from fairseq_kd.loss.mutual import signal_of_others, with_spread
@@ -71,10 +70,7 @@ class KDMutualCriterion(LabelSmoothedCrossEntropyCriterion):
 
     def _begin_training(self, split: str) -> None:
         with exit_on_user_error():
-            check_training_data(self.task.cfg, split)
-            prefer_attention_without_plans()
-            if str(self.cfg.autocast) != OFF and not torch.cuda.is_available():
-                check_bfloat16(torch.device("cpu"), f"--autocast {self.cfg.autocast}")
+            prepare_training(self.task.cfg, split, str(self.cfg.autocast))
 
     def _forward(self, model, sample, reduce):
         """With reduce=False the loss has the target positions of peer 1, then those of peer 2 ..., (K * B * T, 1)."""
@@ -142,23 +138,10 @@ class KDMutualCriterion(LabelSmoothedCrossEntropyCriterion):
 
     def _logging_output(self, sample, sample_size, tokens: int, sums: list[Losses]) -> dict:
         """Means over the peers, and the nll of each peer."""
-
-        def mean(name: str):
-            return sum(getattr(each, name).detach() for each in sums) / len(sums)
-
-        logging_output = {
-            "loss": mean("loss"),
-            "nll_loss": mean("nll"),
-            "ntokens": sample["ntokens"],
-            "nsentences": sample["target"].size(0),
-            "sample_size": sample_size,
-        }
-        logging_output |= {f"{PEER}{number}": each.nll.detach() for number, each in enumerate(sums, 1)}
-        if sums[0].kd is not None:
-            logging_output |= {"kd_loss": mean("kd"), "n_agreed": mean("agreed"), "kd_tokens": tokens}
-        if self.report_accuracy:
-            logging_output |= {"n_correct": mean("correct"), "total": tokens}
-        return logging_output
+        each = [{name: value for name, value in vars(losses).items() if value is not None} for losses in sums]
+        mean = Losses(**{name: sum(values[name].detach() for values in each) / len(each) for name in each[0]})
+        logging_output = word_output(sample, sample_size, tokens, mean.loss, mean, self.report_accuracy)
+        return logging_output | {f"{PEER}{number}": losses.nll.detach() for number, losses in enumerate(sums, 1)}
 
     @classmethod
     def reduce_metrics(cls, logging_outputs) -> None:

@@ -25,14 +25,12 @@ from fairseq_kd.criterions.on_policy_config import OnPolicyConfig, check_word_op
 from fairseq_kd.criterions.places import places_of, rows_at, scatter
 from fairseq_kd.criterions.source import (
     TaskCalls,
-    check_training_data,
     choose_implementation,
     online_source,
+    prepare_training,
     training_source,
 )
 from fairseq_kd.criterions.teacher_log import reduce_teacher_log, teacher_log
-from fairseq_kd.inference.device import prefer_attention_without_plans
-from fairseq_kd.inference.precision import OFF, check_bfloat16
 from fairseq_kd.inference.supported import check_training_task, output_projection
 from fairseq_kd.loss.divergences import DIVERGENCES
 from fairseq_kd.loss.fused import fused_loss, token_nll
@@ -91,10 +89,7 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
 
     def _begin_training(self, split: str) -> None:
         with exit_on_user_error():
-            check_training_data(self.task.cfg, split)
-            prefer_attention_without_plans()
-            if str(self.cfg.autocast) != OFF and not torch.cuda.is_available():
-                check_bfloat16(torch.device("cpu"), f"--autocast {self.cfg.autocast}")
+            prepare_training(self.task.cfg, split, str(self.cfg.autocast))
             _ = self.source
 
     def load_state_dict(self, state_dict, strict=True):

@@ -6,7 +6,8 @@ from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEn
 from fairseq.dataclass import ChoiceEnum
 
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.criterions.config import TEMPERATURES, check_loss, refuse
+from fairseq_kd.criterions.config import AUTOCAST_HELP, TEMPERATURES, check_loss
+from fairseq_kd.criterions.no_effect import refuse
 from fairseq_kd.inference.precision import AUTOCAST
 
 
@@ -39,13 +40,7 @@ class KDMutualConfig(LabelSmoothedCrossEntropyCriterionConfig):
             "rows, with more memory. auto: fused for each peer that allows it (fairseq's transformers)"
         },
     )
-    autocast: ChoiceEnum(AUTOCAST) = field(
-        default="none",
-        metadata={
-            "help": "bfloat16: train with mixed precision: products in bfloat16; weights, optimizer and validation in "
-            "float32. On a CPU it applies to linear layers and to the loss, on CUDA it is torch's autocast"
-        },
-    )
+    autocast: ChoiceEnum(AUTOCAST) = field(default="none", metadata={"help": AUTOCAST_HELP})
 
 
 DEFAULTS = {field.name: field.default for field in fields(KDMutualConfig)}

@@ -7,7 +7,8 @@ from typing import Optional
 from fairseq.dataclass import ChoiceEnum
 
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.criterions.config import KDWordConfig, check_options, refuse
+from fairseq_kd.criterions.config import KDWordConfig, check_options
+from fairseq_kd.criterions.no_effect import refuse
 from fairseq_kd.inference.sampling import SamplingOptions
 
 LAST_GOLD = 200  # at the end of the exponential schedule one prefix in 200 is gold

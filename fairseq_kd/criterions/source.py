@@ -3,11 +3,15 @@
 import functools
 import os
 
+import torch
+
 from fairseq_kd.artifacts.data_bin import check_trainable
 from fairseq_kd.artifacts.manifest import DECODED, read_manifest
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_one_folder, listed
 from fairseq_kd.criterions.teachers_config import NONE, start_of, teachers_of, weighting_of
+from fairseq_kd.inference.device import prefer_attention_without_plans
+from fairseq_kd.inference.precision import OFF, check_bfloat16
 from fairseq_kd.inference.supported import check_model, output_projection
 from fairseq_kd.teacher.cached_mixture import open_caches
 from fairseq_kd.teacher.online import OnlineSignalSource, check_top_k
@@ -53,6 +57,17 @@ def check_training_data(task_cfg, split: str) -> None:
     folders = str(task_cfg.data).split(os.pathsep)  # fairseq reads all other subsets from the first folder
     for folder in folders if trained_on else folders[:1]:
         check_trainable(folder, split, languages, getattr(task_cfg, "dataset_impl", None), combine=trained_on)
+
+
+def prepare_training(task_cfg, split: str, autocast: str) -> None:
+    """Check what a training needs before fairseq loads this subset, and choose the attention of CUDA.
+
+    autocast: the value of --autocast. Raises KDError as `check_training_data` and `check_bfloat16`.
+    """
+    check_training_data(task_cfg, split)
+    prefer_attention_without_plans()
+    if autocast != OFF and not torch.cuda.is_available():
+        check_bfloat16(torch.device("cpu"), f"--autocast {autocast}")
 
 
 def online_source(cfg, task) -> OnlineSignalSource | MixtureSource | PartitionSource | None:

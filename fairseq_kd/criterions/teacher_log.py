@@ -3,7 +3,8 @@
 import torch
 from fairseq.logging import metrics
 
-WEIGHT = "teacher_weight_"
+from fairseq_kd.loss.weights import LOGGED
+
 TOKENS = "teacher_tokens"  # over which the sums are
 SHARES = ("from_teacher", "from_start")  # percent of the tokens
 
@@ -22,7 +23,7 @@ def reduce_teacher_log(logging_outputs) -> None:
     tokens = sum(log.get(TOKENS, 0) for log in logging_outputs)
     if tokens == 0:
         return
-    names = {name: None for log in logging_outputs for name in log if name.startswith(WEIGHT) or name in SHARES}
+    names = {name: None for log in logging_outputs for name in log if name.startswith(LOGGED) or name in SHARES}
     for name in names:
         mean = sum(log.get(name, 0) for log in logging_outputs) / tokens
         metrics.log_scalar(name, 100 * mean if name in SHARES else mean, tokens, round=3)

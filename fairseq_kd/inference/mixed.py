@@ -43,7 +43,7 @@ def recorded_nll(member: FrozenModel) -> float:
     if member.validation_nll is None:
         raise KDError(
             f"--teacher-weights nll needs the validation nll of each teacher, and {member.path} does not record it: "
-            "its training had another --best-checkpoint-metric than nll_loss or ppl, or it was not validated. Give the "
-            "weights as numbers, such as --teacher-weights 2:1"
+            "its training had another --best-checkpoint-metric than nll_loss, ppl or a loss without label smoothing, "
+            "or it was not validated. Give the weights as numbers, such as --teacher-weights 2:1"
         )
     return member.validation_nll

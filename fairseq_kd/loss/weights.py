@@ -13,6 +13,7 @@ from fairseq_kd.core.errors import KDError
 
 EQUAL, ADAPTIVE, NLL = "equal", "adaptive", "nll"
 TOKEN, SENTENCE = "token", "sentence"
+LOGGED = "teacher_weight_"  # and the number of the teacher: the name of its mean weight in the log
 
 
 def equal(count: int) -> torch.Tensor:
@@ -77,6 +78,10 @@ class Weighting:
     def needs_gold(self) -> bool:
         """Whether the weights depend on the probabilities of the gold tokens."""
         return self.kind == ADAPTIVE
+
+    def logged_names(self, count: int) -> tuple[str, ...]:
+        """The names in the log of the mean weights of `count` teachers; none for weights that do not change."""
+        return tuple(f"{LOGGED}{number}" for number in range(1, count + 1)) if self.needs_gold else ()
 
     def fixed(self, count: int, nll=None) -> torch.Tensor:
         """The weights that are the same for all tokens, (K,). nll: of each teacher, for NLL only."""

@@ -61,7 +61,7 @@ class CachedMixtureSource:
             members = [sha256 for reader in readers for sha256 in members_of(reader.manifest)]
             names = os.pathsep.join(reader.manifest["teacher"]["path"] for reader in readers)
             check_stated(os.pathsep.join(folders), members, names, listed(stated_teacher))
-        names = [f"teacher_weight_{number + 1}" for number in range(len(folders))] if weighting.needs_gold else []
+        names = weighting.logged_names(len(folders))
         self.sums = {name: torch.zeros(()) for name in names}  # of the weights over the tokens, for the log
         self.tokens = 0  # of the last request
 

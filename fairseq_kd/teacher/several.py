@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from fairseq_kd.artifacts.hashes import sha256_file
-from fairseq_kd.core.errors import KDError
+from fairseq_kd.inference.mixed import recorded_nll
 from fairseq_kd.loss.mixture import MixtureSignal, gold_lprobs, joined, largest_lprobs
 from fairseq_kd.loss.signal import TopKSignal, WholeSignal
 from fairseq_kd.loss.weights import NLL, SENTENCE, Weighting, one_hot, per_sentence
@@ -64,8 +64,7 @@ class MixtureSource(_Networks):
 
     def __init__(self, members: list[OnlineSignalSource], weighting: Weighting, top_k: int = 0):
         """members: the teachers, in the order of --teacher. top_k: of the mixture; 0: keep all."""
-        names = [f"teacher_weight_{number + 1}" for number in range(len(members))]
-        super().__init__(members, tuple(names) if weighting.needs_gold else (), top_k)
+        super().__init__(members, weighting.logged_names(len(members)), top_k)
         self.weighting = weighting
 
     @functools.cached_property
@@ -76,18 +75,8 @@ class MixtureSource(_Networks):
 
     @functools.cached_property
     def _fixed(self) -> torch.Tensor:
-        nll = [self._nll(member) for member in self.members] if self.weighting.kind == NLL else None
+        nll = [recorded_nll(member.load()) for member in self.members] if self.weighting.kind == NLL else None
         return self.weighting.fixed(len(self.members), nll)
-
-    @staticmethod
-    def _nll(member: OnlineSignalSource) -> float:
-        if (found := member.load().validation_nll) is None:
-            raise KDError(
-                f"--teacher-weights nll needs the validation nll of each teacher, and {member.path} does not record "
-                "it: its training had another --best-checkpoint-metric than nll_loss, ppl or a loss without label "
-                "smoothing, or it was not validated. Give the weights as numbers, such as --teacher-weights 2:1"
-            )
-        return found
 
     def _signal(self, sample, keep: torch.Tensor) -> WholeSignal:
         numbers = self._first_with_same_content
