@@ -4,7 +4,8 @@ from pathlib import Path
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.quickstart.recipe import available_recipes, find_recipe, load_recipe
-from fairseq_kd.quickstart.run import format_table, run_quickstart
+from fairseq_kd.quickstart.run import run_quickstart
+from fairseq_kd.quickstart.table import format_table
 
 
 def add_arguments(parser) -> None:

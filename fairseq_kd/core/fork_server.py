@@ -148,6 +148,8 @@ def become(request: dict) -> None:
     tempfile.tempdir = None
     numpy.random.seed()  # each new interpreter begins with another state
     torch.default_generator.seed()
+    if request["threads"] is not None:
+        torch.set_num_threads(request["threads"])
     name, *arguments = request["words"]
     sys.orig_argv, sys.argv = [sys.executable, "-m", *request["words"]], ["-m", *arguments]
     if not sys.flags.safe_path:

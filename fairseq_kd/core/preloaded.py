@@ -97,23 +97,27 @@ def has_server() -> bool:
     return SERVER in os.environ
 
 
-def start_python(words: list[str], output=None) -> ForkedPython | subprocess.Popen:
+def start_python(words: list[str], output=None, *, threads: int | None = None) -> ForkedPython | subprocess.Popen:
     """Start `python -m WORDS...`, which the system ends when this process ends.
 
-    output: descriptor for its standard output and error; None: those of this process.
+    output: descriptor for its standard output and error; None: those of this process. threads: of torch in the process;
+    None: as many as torch takes by itself.
     """
     if has_server():
         try:
-            return ForkedPython(_ask(words, output))
+            return ForkedPython(_ask(words, output, threads))
         except OSError as error:
             print(f"{words[0]} loads torch and fairseq itself: {error}", file=sys.stderr, flush=True)
     command = [sys.executable, "-m", *words]
-    return subprocess.Popen(command, stdout=output, stderr=output, preexec_fn=dying_with_this_process())
+    environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
+    return subprocess.Popen(
+        command, env=environment, stdout=output, stderr=output, preexec_fn=dying_with_this_process()
+    )  # fmt: skip
 
 
-def _ask(words: list[str], output) -> socket.socket:
+def _ask(words: list[str], output, threads: int | None) -> socket.socket:
     """The connection to the server, which has started the process. Raises OSError if it has not."""
-    request = {"words": words, "cwd": os.getcwd(), "environment": dict(os.environ)}
+    request = {"words": words, "cwd": os.getcwd(), "environment": dict(os.environ), "threads": threads}
     descriptors = [0, 1, 2] if output is None else [0, output, output]
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:

@@ -1,6 +1,7 @@
 """Recipes: one corpus, and the options of fairseq-train for a teacher and its students (configs/quickstart/*.yaml).
 
-A recipe uses the names of sections and options that a study uses (`fairseq_kd.study.spec`).
+A recipe uses the names of sections and options that a study uses (`fairseq_kd.study.spec`). Its `signal` is for the
+quickstart: a study has its own.
 """
 
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from fairseq_kd.training.arguments import PRECISION, RESERVED, check_precision
 
 SECTIONS = ("data", "common", "teacher", "student", "kd", "evaluate")
 OPTIONAL = ("evaluate",)
+SIGNAL = "signal"  # the key that says where the distilled student gets the teacher's distributions; a study's own word
+CACHE, ONLINE = "cache", "online"
 TRAINED = ("common", "teacher", "student")  # sections with options of fairseq-train
 REQUIRED_DATA = ("name", "source-lang", "target-lang", "vocab-size")
 DATA_KEYS = (*REQUIRED_DATA, "form", "normalisation")
@@ -35,6 +38,7 @@ class Recipe:
     student: dict
     kd: dict
     evaluate: dict = field(default_factory=dict)
+    signal: str = ONLINE
 
 
 def available_recipes() -> list[str]:
@@ -55,7 +59,11 @@ def load_recipe(path) -> Recipe:
     """Read and check a recipe. Raises KDError that names the key at fault and the nearest valid one."""
     path = Path(path)
     content = _with_new_keys(path, "the recipe", read_yaml(path, "recipe"), FORMER_SECTIONS)
-    check_keys(path, "the recipe", content, SECTIONS, required=[name for name in SECTIONS if name not in OPTIONAL])
+    required = [name for name in SECTIONS if name not in OPTIONAL]
+    check_keys(path, "the recipe", content, (*SECTIONS, SIGNAL), required=required)
+    if (signal := content.get(SIGNAL, ONLINE)) not in (CACHE, ONLINE):
+        raise KDError(f"{path}: {SIGNAL} must be {CACHE} (the teacher runs once) or {ONLINE} (it runs beside the "
+                      f"student), found {signal!r}")  # fmt: skip
     content["data"] = _with_new_keys(path, "data", content["data"], FORMER_DATA_KEYS)
     check_keys(path, "data", content["data"], DATA_KEYS, required=REQUIRED_DATA)
     check_keys(path, "evaluate", content.get("evaluate", {}), EVALUATE_KEYS)

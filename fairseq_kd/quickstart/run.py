@@ -1,19 +1,20 @@
-"""Run the stages of the quickstart in order, and write its table.
+"""Run the stages of the quickstart in order.
 
-A stage whose result exists is skipped, so the same command continues a killed run. The table has one line per model and
-seed, and the difference between the mean scores of the two kinds of students.
+A stage whose result exists is skipped, so the same command continues a killed run. On the CPU the two students of a
+seed are trained at the same time, each with half of the threads.
 """
 
 import contextlib
 import sys
 from pathlib import Path
-from statistics import mean
 
 import torch
 
 from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME
 from fairseq_kd.artifacts.records import DamagedRecord, read_record, write_record
+from fairseq_kd.cache.api import cache_teacher
+from fairseq_kd.core.cores import usable_cores
 from fairseq_kd.core.errors import KDError, prefixed_errors
 from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.core.preloaded import preloaded_python
@@ -24,10 +25,10 @@ from fairseq_kd.evaluation.evaluate import evaluate
 from fairseq_kd.evaluation.system import TranslateOptions
 from fairseq_kd.inference.device import choose_device
 from fairseq_kd.inference.precision import OFF, check_bfloat16
-from fairseq_kd.quickstart.recipe import Recipe
+from fairseq_kd.quickstart.recipe import CACHE, Recipe
 from fairseq_kd.scoring.tokenizers import STANDARD, choose_tokenizer
 from fairseq_kd.training.arguments import CROSS_ENTROPY, check_without_teacher, parse_training, training_arguments
-from fairseq_kd.training.run import RECORD, train
+from fairseq_kd.training.run import RECORD, Training, train_side_by_side
 
 RESULT_KEYS = ("checkpoint_sha256", "manifest_sha256", "decoding", "parameters", "bleu", "chrf", "seconds")
 PLAIN, DISTILLED, TEACHER = "student, cross-entropy", "student, kd_word", "teacher"
@@ -44,7 +45,7 @@ def run_quickstart(recipe: Recipe, data_bin, out, seeds: int, raw=None, cpu: boo
     _tokenizer(recipe)
     _backend(recipe)
     check_trainings(recipe, choose_device(cpu))
-    stages = _Stages(total=1 + 2 * (1 + 2 * seeds))
+    stages = _Stages(total=1 + 2 * (1 + 2 * seeds) + (recipe.signal == CACHE))
     trained = len(list(out.glob(f"*/{RECORD}"))) if out.is_dir() else 0
     forks = choose_device(cpu).type == "cpu" and trained < 2 * seeds  # at least two of 1 + 2 * seeds are left
     with preloaded_python() if forks else contextlib.nullcontext():
@@ -54,19 +55,45 @@ def run_quickstart(recipe: Recipe, data_bin, out, seeds: int, raw=None, cpu: boo
 def _run_stages(stages: "_Stages", recipe: Recipe, data_bin: Path, out: Path, seeds: int, raw, cpu: bool) -> list[dict]:
     stages.begin("corpus")
     _prepare(recipe.data, data_bin, raw)
-    models = [(TEACHER, 1, "teacher")]
+
+    def planned(model: str, name: str, seed: int = 1, signal=None) -> Training:
+        options, inputs = _training_options(recipe, model, data_bin, signal, seed, cpu)
+        return Training(out / name, options, inputs, _max_update(recipe, model), stages.begin(f"train {name}"))
+
+    def scored(model: str, training: Training, record: dict, seed: int = 1) -> dict:
+        stages.begin(f"score {training.folder.name}")
+        result = _score(training.folder / "result.json", data_bin, record["checkpoint"], recipe, cpu)
+        return {"model": model, "seed": seed, "result": result, "training": record}
+
+    teacher = planned(TEACHER, "teacher")
+    [record] = train_side_by_side([teacher])
+    rows = [scored(TEACHER, teacher, record)]
+    signal = record["checkpoint"]
+    if recipe.signal == CACHE:
+        stages.begin("cache of the teacher")
+        signal = _cached(recipe, data_bin, signal, out / "cache", cpu)
     for seed in range(1, seeds + 1):
-        models += [(PLAIN, seed, f"student-ce-{seed}"), (DISTILLED, seed, f"student-kd-{seed}")]
-    rows, teacher = [], None
-    for model, seed, name in models:
-        stages.begin(f"train {name}")
-        options, inputs = _training_options(recipe, model, data_bin, teacher, seed, cpu)
-        record = train(out / name, options, inputs, _max_update(recipe, model), stages.label)
-        teacher = teacher or record["checkpoint"]
-        stages.begin(f"score {name}")
-        result = _score(out / name / "result.json", data_bin, record["checkpoint"], recipe, cpu)
-        rows.append({"model": model, "seed": seed, "result": result, "training": record})
+        students = {PLAIN: f"student-ce-{seed}", DISTILLED: f"student-kd-{seed}"}
+        trainings = [planned(model, name, seed, signal) for model, name in students.items()]
+        records = _train_students(trainings, cpu)
+        rows += [scored(*found, seed) for found in zip(students, trainings, records, strict=True)]
     return rows
+
+
+def _train_students(trainings: list[Training], cpu: bool) -> list[dict]:
+    """Train at the same time on the CPU: small models gain little from more threads. Else one after the other."""
+    threads = min(torch.get_num_threads(), usable_cores()) // len(trainings)
+    if choose_device(cpu).type == "cpu" and threads > 0:
+        return train_side_by_side(trainings, threads)
+    return [record for training in trainings for record in train_side_by_side([training])]
+
+
+def _cached(recipe: Recipe, data_bin: Path, teacher, folder: Path, cpu: bool) -> Path:
+    """The cache of the teacher's distributions, with the usual options."""
+    given = {key.replace("-", "_"): recipe.kd[key] for key in ("teacher-dtype",) if key in recipe.kd}
+    temperature = float(recipe.kd.get("teacher-temperature", 1.0))
+    cache_teacher(data_bin, teacher, folder, temperatures=(temperature,), cpu=cpu, **given)
+    return folder
 
 
 def check_trainings(recipe: Recipe, device: torch.device) -> None:
@@ -94,12 +121,14 @@ class _Stages:
     """Numbers the stages on standard error."""
 
     def __init__(self, total: int):
-        self.total, self.number, self.label = total, 0, ""
+        self.total, self.number = total, 0
 
-    def begin(self, name: str) -> None:
+    def begin(self, name: str) -> str:
+        """Print the label of the next stage, and return it."""
         self.number += 1
-        self.label = f"[{self.number}/{self.total}] {name}"
-        print(self.label, file=sys.stderr, flush=True)
+        label = f"[{self.number}/{self.total}] {name}"
+        print(label, file=sys.stderr, flush=True)
+        return label
 
 
 def _prepare(data: dict, data_bin: Path, raw) -> None:
@@ -121,18 +150,25 @@ def _max_update(recipe: Recipe, model: str) -> int:
     return int(_section(recipe, model)["max-update"])
 
 
-def _training_options(recipe: Recipe, model, data_bin, teacher, seed, cpu) -> tuple[list[str], dict]:
-    """The arguments of fairseq-train for one model, and the hashes of the files that it depends on."""
+def _training_options(recipe: Recipe, model, data_bin, signal, seed, cpu) -> tuple[list[str], dict]:
+    """The arguments of fairseq-train for one model, and the hashes of the files that it depends on.
+
+    signal: for the distilled student, the teacher's checkpoint or its cache, as the recipe says.
+    """
     inputs = {"data": sha256_file(data_bin / MANIFEST_NAME)}
     if model == DISTILLED:
-        inputs["teacher"] = sha256_file(teacher)
-    return _training_arguments(recipe, model, data_bin, teacher, seed, cpu), inputs
+        cached = recipe.signal == CACHE
+        inputs |= {"teacher-cache": sha256_file(signal / MANIFEST_NAME)} if cached else {"teacher": sha256_file(signal)}
+    return _training_arguments(recipe, model, data_bin, signal, seed, cpu), inputs
 
 
-def _training_arguments(recipe: Recipe, model, data_bin, teacher, seed, cpu) -> list[str]:
+def _training_arguments(recipe: Recipe, model, data_bin, signal, seed, cpu) -> list[str]:
     options = _section(recipe, model) | {"seed": seed}
-    if model == DISTILLED:
-        options |= {"criterion": "kd_word", "teacher": teacher} | recipe.kd
+    if model == DISTILLED and recipe.signal == CACHE:
+        kd = {name: value for name, value in recipe.kd.items() if name != "teacher-dtype"}  # an option of the cache
+        options |= {"criterion": "kd_word", "teacher-cache": signal} | kd
+    elif model == DISTILLED:
+        options |= {"criterion": "kd_word", "teacher": signal} | recipe.kd
     else:
         options |= CROSS_ENTROPY
     languages = recipe.data["source-lang"], recipe.data["target-lang"]
@@ -174,36 +210,3 @@ def _score(path: Path, data_bin: Path, checkpoint, recipe: Recipe, cpu: bool) ->
     result = evaluate(data_bin, checkpoint, "test", options, tokenize=tokenize, backend=backend)
     write_record(path, result)
     return result
-
-
-def format_table(rows: list[dict]) -> str:
-    """The table as plain text."""
-    lines = [_line("model", "seed", "parameters", "BLEU", "chrF2", "training s", "decoding s"), ""]
-    for row in rows:
-        result = row["result"]
-        lines.append(
-            _line(
-                row["model"],
-                row["seed"],
-                f"{result['parameters']:,}",
-                f"{result['bleu']['score']:.2f}",
-                f"{result['chrf']['score']:.2f}",
-                f"{row['training']['seconds']:.0f}",
-                f"{result['seconds']:.1f}",
-            )
-        )
-    lines[1] = "-" * max(map(len, lines))
-    plain, distilled = (
-        [row["result"]["bleu"]["score"] for row in rows if row["model"] == model] for model in (PLAIN, DISTILLED)
-    )
-    seeds = f"mean of {len(plain)} seeds" if len(plain) > 1 else "one seed"
-    lines += [
-        "",
-        f"distilled - plain: {mean(distilled) - mean(plain):+.2f} BLEU "
-        f"({mean(distilled):.2f} against {mean(plain):.2f}, {seeds})",
-    ]
-    return "\n".join(lines)
-
-
-def _line(model, seed, parameters, bleu, chrf, training, decoding) -> str:
-    return f"{model:<24}{seed:>4}{parameters:>12}{bleu:>8}{chrf:>8}{training:>12}{decoding:>12}"

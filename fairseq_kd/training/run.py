@@ -1,13 +1,14 @@
-"""One run of stock fairseq-train in a process of its own, with progress, a log, and a record when it is complete.
+"""Runs of stock fairseq-train, each in a process of its own, with progress, a log, and a record when it is complete.
 
 The same call continues a killed run.
 """
 
-import os
-import re
+import selectors
 import shlex
 import shutil
 import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from fairseq_kd.artifacts.folders import remove_leftovers
@@ -17,37 +18,73 @@ from fairseq_kd.artifacts.records import create_record, read_record, write_recor
 from fairseq_kd.artifacts.request import check_same
 from fairseq_kd.artifacts.writing import ensure_writable_folder, file_in_progress
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.core.preloaded import start_python
-from fairseq_kd.core.progress import Progress
 from fairseq_kd.inference.checkpoint import DamagedCheckpoint, read_checkpoint, updates_of
+from fairseq_kd.training.running import Running
 
 RECORD = "train.json"  # exists once the run is complete
 REQUEST = "request.json"  # exists from the start
-LOG_LINES_SHOWN = 15
 
 
-def train(folder, arguments: list[str], inputs: dict, max_update: int, label: str) -> dict:
-    """Train until `max_update`. A killed run is continued; a complete run is not repeated.
+@dataclass(frozen=True)
+class Training:
+    """One run: train until `max_update`.
 
     folder: gets checkpoints/, train.log, request.json and, at the end, train.json.
     arguments: the arguments of fairseq-train, without --save-dir. inputs: hashes of the files that the run depends on;
     a continued run must have the same. label: the name of the run in the progress.
-    Returns the record: {"checkpoint", "command", "seconds", "updates", ...}.
-    Raises KDError when `folder` belongs to another run, or fairseq-train fails.
     """
-    folder = Path(folder)
-    command = ["fairseq-train", *arguments, "--save-dir", str(folder / "checkpoints")]
-    request = {"command": command, "inputs": inputs}
-    ensure_writable_folder(folder)
-    create_record(folder / REQUEST, request)
-    _check_same_request(folder / REQUEST, request)  # another process may have written its own meanwhile
-    if (folder / RECORD).exists():
-        remove_leftovers(folder / "training")
-        return _check_record(folder / RECORD)
-    with exclusive(folder / "training"):
-        if (folder / RECORD).exists():  # another process has written it and finished since
-            return _check_record(folder / RECORD)
-        return _train(folder, command, request, max_update, label)
+
+    folder: Path
+    arguments: list[str]
+    inputs: dict
+    max_update: int
+    label: str
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.folder / "checkpoints"
+
+    @property
+    def request(self) -> dict:
+        """What the run is asked to make: the content of request.json."""
+        command = ["fairseq-train", *self.arguments, "--save-dir", str(self.checkpoints)]
+        return {"command": command, "inputs": self.inputs}
+
+
+def train(folder, arguments: list[str], inputs: dict, max_update: int, label: str) -> dict:
+    """One `Training` alone, with as many threads as torch takes. See `train_side_by_side`."""
+    return train_side_by_side([Training(Path(folder), arguments, inputs, max_update, label)])[0]
+
+
+def train_side_by_side(trainings: list[Training], threads: int | None = None) -> list[dict]:
+    """Run the trainings at the same time, each with this number of threads (None: torch's default).
+
+    A killed run is continued; a complete run is not repeated. If one fails, the others are stopped, and the same call
+    continues them.
+    Returns the records in the order of the trainings: {"checkpoint", "command", "seconds", "updates", ...}.
+    Raises KDError when a folder belongs to another run, or fairseq-train fails.
+    """
+    with ExitStack() as locks:
+        left = []
+        for training in trainings:
+            _check_request(training)
+            if (training.folder / RECORD).exists():
+                remove_leftovers(training.folder / "training")
+                continue
+            locks.enter_context(exclusive(training.folder / "training"))
+            if not (training.folder / RECORD).exists():  # another process may have written it and finished since
+                left.append(training)
+        if left:
+            _train(left, threads)
+    return [_check_record(training.folder / RECORD) for training in trainings]
+
+
+def _check_request(training: Training) -> None:
+    ensure_writable_folder(training.folder)
+    path = training.folder / REQUEST
+    create_record(path, training.request)
+    _check_same_request(path, training.request)  # another process may have written its own meanwhile
 
 
 def _check_record(path: Path) -> dict:
@@ -63,24 +100,41 @@ def _check_record(path: Path) -> dict:
     return record
 
 
-def _train(folder: Path, command: list[str], request: dict, max_update: int, label: str) -> dict:
-    checkpoints = folder / "checkpoints"
+def _train(trainings: list[Training], threads: int | None) -> None:
     # A run that was killed between its last checkpoint and the record needs no fairseq-train: it would make and save
     # one more update.
-    if restore_last_checkpoint(checkpoints) < max_update:
-        _run(command, folder / "train.log", max_update, label)
-    state = read_checkpoint(checkpoints / "checkpoint_last.pt")
-    best = checkpoints / "checkpoint_best.pt"
+    found = [(training, restore_last_checkpoint(training.checkpoints)) for training in trainings]
+    _run([training for training, updates in found if updates < training.max_update], threads)
+    for training in trainings:
+        _write_record(training)
+
+
+def _run(trainings: list[Training], threads: int | None) -> None:
+    """Run fairseq-train for each training at the same time, until the last one has ended."""
+    with ExitStack() as stack, selectors.DefaultSelector() as selector:
+        for training in trainings:
+            log = training.folder / "train.log"
+            words = training.request["command"][1:], log, training.max_update, training.label
+            selector.register(stack.enter_context(Running(*words, threads)), selectors.EVENT_READ)
+        while selector.get_map():
+            for key, _ in selector.select():
+                if not key.fileobj.read():
+                    selector.unregister(key.fileobj)
+                    key.fileobj.end()
+
+
+def _write_record(training: Training) -> None:
+    state = read_checkpoint(training.checkpoints / "checkpoint_last.pt")
+    best = training.checkpoints / "checkpoint_best.pt"
     record = {
         "checkpoint": str(best),
         "checkpoint_sha256": sha256_file(best),
-        "command": shlex.join(command),
+        "command": shlex.join(training.request["command"]),
         "seconds": round(state["extra_state"]["previous_training_time"], 1),
         "updates": updates_of(state),
-        "inputs": request["inputs"],
+        "inputs": training.inputs,
     }
-    write_record(folder / RECORD, record)
-    return record
+    write_record(training.folder / RECORD, record)
 
 
 def _check_same_request(path: Path, request: dict) -> None:
@@ -130,33 +184,3 @@ def _read(path: Path) -> dict | None:
         return read_checkpoint(path)
     except DamagedCheckpoint:
         return None
-
-
-def _run(command: list[str], log: Path, max_update: int, label: str) -> None:
-    """Run fairseq-train; write its output to `log` and the progress to standard error."""
-    output, written = os.pipe()
-    try:
-        process = start_python(["fairseq_cli.train", *command[1:]], written)
-    finally:
-        os.close(written)
-    progress = None
-    with open(log, "a", encoding="utf-8") as file, open(output, encoding="utf-8", errors="replace") as lines:
-        try:
-            for line in lines:
-                file.write(line)
-                if (found := re.search(r'"num_updates": "(\d+)".*', line)) and "| train_inner |" in line:
-                    updates = int(found.group(1))
-                    progress = progress or Progress(label, max_update, "updates", done=updates)
-                    loss = re.search(r'"loss": "([\d.]+)"', line)
-                    progress.reach(updates, f"loss {loss.group(1)}" if loss else "")
-                    file.flush()
-            status = process.wait()
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-    if progress is not None:
-        progress.finish()
-    if status != 0:
-        tail = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-LOG_LINES_SHOWN:])
-        raise KDError(f"fairseq-train ended with status {status}; the end of {log}:\n{tail}")

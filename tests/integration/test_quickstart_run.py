@@ -52,7 +52,7 @@ def test_killed_in_the_middle_of_a_training_it_continues_and_then_repeats_nothin
     out, err = start(recipe, tmp_path).communicate(timeout=300)
     assert "distilled - plain:" in out, err[-3000:]
     assert "BLEU|nrefs:1" in out and "chrF2|nrefs:1" in out
-    assert "[7/7] score student-kd-1" in err
+    assert "[8/8] score student-kd-1" in err
     assert (runs / "teacher" / "train.json").stat().st_mtime_ns == teacher_made
     log = (runs / "student-ce-1" / "train.log").read_text()
     assert "Loaded checkpoint" in log  # it did not begin again
@@ -60,7 +60,8 @@ def test_killed_in_the_middle_of_a_training_it_continues_and_then_repeats_nothin
         record = json.loads((runs / name / "train.json").read_text())
         assert record["updates"] == 60 and record["seconds"] > 0
         assert record["command"].startswith("fairseq-train ")
-    assert "--criterion kd_word --teacher" in record["command"]
+    assert "--criterion kd_word --teacher-cache" in record["command"]
+    assert record["inputs"].keys() == {"data", "teacher-cache"}
     plain = json.loads((runs / "student-ce-1" / "train.json").read_text())["command"]
     assert "--criterion kd_word --kd-weight 0 " in plain and "--teacher" not in plain
     assert "kd_word computes its loss by the fused implementation" in log
@@ -72,11 +73,11 @@ def test_killed_in_the_middle_of_a_training_it_continues_and_then_repeats_nothin
 
 
 def test_a_training_that_is_continued_in_any_epoch_ends_with_the_same_weights(data_bin, tmp_path, monkeypatch):
-    from fairseq_kd.training import run
+    from fairseq_kd.training import running
     from fairseq_kd.training.arguments import training_arguments
     from fairseq_kd.training.run import train
 
-    monkeypatch.setattr(run, "start_python", lambda words, output: Process("-m", *words, output=output))
+    monkeypatch.setattr(running, "start_python", lambda words, output, threads: Process("-m", *words, output=output))
     sizes = ("encoder-embed-dim", "decoder-embed-dim", "encoder-ffn-embed-dim", "decoder-ffn-embed-dim")
     options = {"arch": "transformer", "encoder-layers": 1, "decoder-layers": 1, **dict.fromkeys(sizes, 16)}
     options |= {"encoder-attention-heads": 2, "decoder-attention-heads": 2, "share-all-embeddings": True}
@@ -126,7 +127,7 @@ def test_a_request_that_another_process_records_meanwhile_is_not_overwritten(tmp
 
     other = {"command": ["other"], "inputs": {}}
     record = json.dumps(other)
-    monkeypatch.setattr(run, "_train", lambda folder, command, *rest: {"trained": command})
+    monkeypatch.setattr(run, "_train", lambda *_: pytest.fail("another run is in the folder"))
     is_file = Path.is_file
 
     def looked_before_the_other_wrote(path):

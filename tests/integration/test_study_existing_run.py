@@ -16,13 +16,13 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.study import stage as study_stage
 from fairseq_kd.study.check import open_plan
 from fairseq_kd.study.plan import PLAN_NAME
-from fairseq_kd.training import run as training_run
+from fairseq_kd.training import running
 
 
 @pytest.fixture
 def complete(monkeypatch):
     """Run the stages of a plan: a training in a fork, other commands in this process."""
-    monkeypatch.setattr(training_run, "start_python", lambda words, output: Process("-m", *words, output=output))
+    monkeypatch.setattr(running, "start_python", lambda words, output, threads: Process("-m", *words, output=output))
     monkeypatch.setattr(study_stage, "run_python", lambda words: main(words[1:]))
 
     def run(plan, work):

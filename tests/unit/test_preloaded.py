@@ -72,10 +72,10 @@ def outside_pytest():
         os.environ["PYTEST_CURRENT_TEST"] = value
 
 
-def output_of(*words) -> tuple[int, list[str]]:
+def output_of(*words, threads=None) -> tuple[int, list[str]]:
     """Exit status and printed lines of a process that the server has forked."""
     with open("output", "w+") as file, outside_pytest():
-        process = start_python([*words], file.fileno())
+        process = start_python([*words], file.fileno(), threads=threads)
         assert isinstance(process, ForkedPython)
         status = process.wait(60)
         file.seek(0)
@@ -105,6 +105,17 @@ def test_a_fork_does_what_an_interpreter_does(here, ending):
         lines, found = ([line for line in some if line[0] not in " T"] for some in (lines, found))
     assert (status, sorted(lines)) == (expected.returncode, sorted(found))
     assert "__main__ " in "".join(lines) and "[] 1" in lines
+
+
+def test_a_process_has_the_threads_that_are_asked_for(here, monkeypatch):
+    count = "import torch; print(torch.get_num_threads())"
+    assert [output_of("program", count, threads=threads)[1][-2] for threads in (1, 3)] == ["1", "3"]
+    monkeypatch.delenv(SERVER)  # an interpreter
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    with open("output", "w+") as file:
+        assert start_python(["program", count], file.fileno(), threads=1).wait() == 0
+        file.seek(0)
+        assert file.read().splitlines()[-2] == "1"
 
 
 def test_each_process_begins_with_random_states_of_its_own(here):

@@ -26,9 +26,9 @@ from fairseq_kd.quickstart.run import (
     _training_arguments,
     _training_options,
     check_trainings,
-    format_table,
     run_quickstart,
 )
+from fairseq_kd.quickstart.table import format_table
 from fairseq_kd.study.spec import load_spec, shipped_specs
 from fairseq_kd.training.arguments import RESERVED, to_arguments, training_arguments
 from fairseq_kd.training.run import restore_last_checkpoint
@@ -66,7 +66,8 @@ def test_recipes_of_corpora_are_understood_by_fairseq(name, model, tmp_path):
     recipe = load_recipe(find_recipe(name))
     (tmp_path / "manifest.json").write_text("{}")
     (tmp_path / "teacher.pt").write_bytes(b"")
-    arguments, _ = _training_options(recipe, model, tmp_path, str(tmp_path / "teacher.pt"), 1, cpu=True)
+    signal = tmp_path if recipe.signal == "cache" else tmp_path / "teacher.pt"
+    arguments, _ = _training_options(recipe, model, tmp_path, signal, 1, cpu=True)
     parsed = vars(options.parse_args_and_arch(options.get_training_parser(), arguments))
     section = recipe.teacher if model == TEACHER else recipe.student
     for option, value in (recipe.common | section | (recipe.kd if model == DISTILLED else {})).items():
@@ -89,7 +90,9 @@ def test_all_models_have_one_criterion_and_the_precision_that_the_recipe_gives(t
         assert usual[usual.index("--criterion") + 1] == "kd_word" and "--autocast" not in usual
         found[model] = [_without(words, "--autocast") == usual and "--autocast" in words for words in others]
         assert usual[usual.index("--kd-weight") + 1] == ("0.7" if model == DISTILLED else "0")
-        assert ("--teacher" in usual) == (model == DISTILLED)
+        assert ("--teacher-cache" in usual) == (model == DISTILLED) and "--teacher" not in usual
+        online = _training_arguments(replace(recipe, signal="online"), model, "D", "T", 1, True)
+        assert online == ["--teacher" if word == "--teacher-cache" else word for word in usual]
     assert found == {TEACHER: [True, True], PLAIN: [True, False], DISTILLED: [True, False]}
 
 
@@ -129,6 +132,8 @@ def _without(words, option):
         ({"kd": {"precision": "bfloat16"}}, "unknown key 'precision' in kd"),
         ({"kd": None}, "kd must be a mapping, found nothing"),
         ({"teacher": {}}, "max-update is needed"),
+        ({"signal": "disk"}, r"signal must be cache \(the teacher runs once\) or online \(it runs .*\), found 'disk'"),
+        ({"signal": None}, "signal must be cache .*, found None"),
     ],
 )
 def test_a_wrong_recipe_names_the_key(tmp_path, change, message):
@@ -146,7 +151,7 @@ def test_a_recipe_with_the_keys_of_version_0_1_0_is_read_as_before(tmp_path):
     path = tmp_path / "synthetic.yaml"
     path.write_text(yaml.safe_dump(former | {"decoding": {"beam": 5, "lenpen": 1.0}}))
     now = load_recipe(ROOT / "configs/quickstart/synthetic.yaml")
-    assert replace(load_recipe(path), path=now.path) == now
+    assert replace(load_recipe(path), path=now.path) == replace(now, signal="online")
     assert now.data == DATA | {"name": "synthetic"}
 
 
