@@ -62,8 +62,8 @@ def load_recipe(path) -> Recipe:
     required = [name for name in SECTIONS if name not in OPTIONAL]
     check_keys(path, "the recipe", content, (*SECTIONS, SIGNAL), required=required)
     if (signal := content.get(SIGNAL, ONLINE)) not in (CACHE, ONLINE):
-        raise KDError(f"{path}: {SIGNAL} must be {CACHE} (the teacher runs once) or {ONLINE} (it runs beside the "
-                      f"student), found {signal!r}")  # fmt: skip
+        raise KDError(f"{path}: {SIGNAL} has the value {signal!r}; it must be {CACHE} (the teacher runs once) or "
+                      f"{ONLINE} (it runs beside the student)")  # fmt: skip
     content["data"] = _with_new_keys(path, "data", content["data"], FORMER_DATA_KEYS)
     check_keys(path, "data", content["data"], DATA_KEYS, required=REQUIRED_DATA)
     check_keys(path, "evaluate", content.get("evaluate", {}), EVALUATE_KEYS)
