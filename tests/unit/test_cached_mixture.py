@@ -305,7 +305,7 @@ def test_caches_that_do_not_fit_together_are_errors(data_bin, teachers, caches, 
     other = source.sources[1].reader
     other.crc = other.crc.copy()
     other.crc[7, 1] += 1
-    from fairseq_kd.teacher.cached_mixture import _check_same_data
+    from fairseq_kd.teacher.cached_mixture import check_same_data
 
     with pytest.raises(KDError, match=r"are not of the same data \(other words in sentence 7, 1 sentences differ\)"):
-        _check_same_data([source.sources[0].reader, other])
+        check_same_data([source.sources[0].reader, other])
