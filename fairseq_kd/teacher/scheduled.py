@@ -97,9 +97,7 @@ class ScheduledCaches(_Schedule):
         """Raises KDError for the first cache that cannot be used."""
         opened = {part.name: part.open() for part in {part.name: part for part in parts}.values()}
         self._unchecked = list(opened.values())
-        super().__init__(
-            [ScheduledPart(part.name, part.last, lambda s=opened[part.name]: s) for part in parts], updates
-        )
+        super().__init__([replace(part, open=partial(opened.get, part.name)) for part in parts], updates)
 
     def request(self, sample, keep: torch.Tensor, temperature: float) -> Callable:
         """As in `SignalSource`. The first request compares all caches with the data.
