@@ -1,12 +1,14 @@
 """DP-KD (--kd-partition) from two caches: one of the teacher, one of the student's start."""
 
+import copy
 import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
-from helpers import batch, build, write_variant
+from criterion_helpers import build_with
+from helpers import batch, write_variant
 
 from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.cache.make import CachingOptions, make_cache
@@ -18,7 +20,6 @@ from fairseq_kd.loss.signal import DenseSignal, TopKSignal
 from fairseq_kd.teacher.cached import CachedSignalSource
 from fairseq_kd.teacher.cached_partition import CachedPartitionSource
 
-KD = ("--criterion", "kd_word", "--label-smoothing", "0.1", "--kd-weight", "0.6", "--dropout", "0.0")
 DENSE = "dense"
 
 
@@ -36,7 +37,7 @@ def networks(teacher, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def task(data_bin):
-    return build(data_bin, "--criterion", "cross_entropy")[1]
+    return build_with(data_bin, kd_weight=0.0)[1]
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +55,9 @@ def caches(data_bin, networks, task, tmp_path_factory):
     return cache
 
 
-def computed(data_bin, *options):
+def computed(data_bin, **options):
     """(logging output, gradient of all parameters) of one batch."""
-    _, task, model, criterion = build(data_bin, *KD, *options)
+    _, task, model, criterion = build_with(data_bin, dropout=0.0, **options)
     loss, _, logged = criterion(model, batch(task, range(12)))
     loss.backward()
     return logged, torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
@@ -99,15 +100,14 @@ def test_the_choice_by_hand(per, expected):
 @pytest.mark.parametrize(
     "options",
     [
-        ("supervised", "--teacher-temperature", 2, "--student-temperature", 2),
-        ("unsupervised", "--kd-partition-per", "sentence"),
+        {"kd_partition": "supervised", "teacher_temperature": 2.0, "student_temperature": 2.0},
+        {"kd_partition": "unsupervised", "kd_partition_per": "sentence"},
     ],
 )
 def test_caches_of_all_types_are_the_running_networks(data_bin, networks, caches, options):
-    options = ("--kd-partition", *options)
-    running = computed(data_bin, *options, "--teacher", networks["teacher"], "--kd-start", networks["start"])
-    folders = ("--teacher-cache", caches("teacher"), "--kd-start-cache", caches("start"))
-    cached = computed(data_bin, *options, *folders, "--kd-start", networks["start"])
+    running = computed(data_bin, teacher=networks["teacher"], kd_start=networks["start"], **options)
+    folders = {"teacher_cache": caches("teacher"), "kd_start_cache": caches("start")}
+    cached = computed(data_bin, kd_start=networks["start"], **folders, **options)
     assert 0 < running[0]["from_start"] < running[0]["kd_tokens"]
     for name in ("from_teacher", "from_start", "teacher_tokens"):
         assert cached[0][name] == running[0][name]
@@ -118,10 +118,10 @@ def test_caches_of_all_types_are_the_running_networks(data_bin, networks, caches
 @pytest.mark.parametrize("k", [8, DENSE])
 def test_with_all_tokens_to_one_cache_the_training_is_kd_word_with_it(data_bin, caches, k):
     """A uniform distribution has the smallest largest probability."""
-    expected = computed(data_bin, "--teacher-cache", caches("teacher", k))
+    expected = computed(data_bin, teacher_cache=caches("teacher", k))
     for names, share in ((("teacher", "uniform"), 1), (("uniform", "teacher"), 0)):
-        folders = ("--teacher-cache", caches(names[0], k), "--kd-start-cache", caches(names[1], k))
-        found = computed(data_bin, *folders, "--kd-partition", "unsupervised")
+        folders = {"teacher_cache": caches(names[0], k), "kd_start_cache": caches(names[1], k)}
+        found = computed(data_bin, kd_partition="unsupervised", **folders)
         assert found[0]["from_teacher"] == share * found[0]["kd_tokens"]
         assert found[0]["kd_loss"].item() == expected[0]["kd_loss"].item()
         assert torch.equal(found[1], expected[1])
@@ -188,24 +188,21 @@ def test_caches_that_do_not_fit_are_errors(data_bin, networks, caches, task, tmp
 
 
 def test_the_cache_of_the_start_is_compared_with_the_start(data_bin, networks, caches):
-    folders = ("--teacher-cache", caches("teacher", 8), "--kd-start-cache", caches("start", 8))
-    for option in ("--kd-start", "--finetune-from-model"):
-        for name, fits in (("start", True), ("teacher", False)):
-            options = (*folders, "--kd-partition", "unsupervised", option, networks[name])
-            _, task, _, criterion = build(data_bin, *KD, *options)
-            if fits:
-                assert training_source(criterion.cfg, task, criterion.online).sums.keys() == {
-                    "from_teacher",
-                    "from_start",
-                }
-                continue
-            with pytest.raises(
-                KDError, match=rf"\(--kd-start-cache\) was made from .*, {option} .* is another checkpoint"
-            ):
-                training_source(criterion.cfg, task, criterion.online)
-    *_, criterion = build(data_bin, *KD, *folders, "--kd-partition", "unsupervised", "--kd-start", "none.pt")
+    folders = {"teacher_cache": caches("teacher", 8), "kd_start_cache": caches("start", 8)}
+    _, task, _, criterion = build_with(data_bin, kd_partition="unsupervised", **folders)
+
+    def opened(option, path):
+        cfg = copy.copy(criterion.cfg)
+        setattr(cfg, option, str(path))
+        return training_source(cfg, task, None)
+
+    for option in ("kd_start", "finetune_from_model"):
+        assert opened(option, networks["start"]).sums.keys() == {"from_teacher", "from_start"}
+        named = f"--{option.replace('_', '-')}"
+        with pytest.raises(KDError, match=rf"\(--kd-start-cache\) was made from .*, {named} .* is another checkpoint"):
+            opened(option, networks["teacher"])
     with pytest.raises(KDError, match=r"--kd-start none\.pt does not exist"):
-        training_source(criterion.cfg, task, criterion.online)
+        opened("kd_start", "none.pt")
 
 
 @pytest.mark.parametrize(
@@ -231,13 +228,13 @@ def test_options_that_do_not_fit_are_errors(options, message):
 
 def test_a_schedule_of_caches_with_the_cache_of_the_start(data_bin, caches):
     """The tokens of the teacher of the present part, and of the same start."""
-    start = ("--kd-partition", "unsupervised", "--kd-start-cache", caches("start", 8))
+    start = {"kd_partition": "unsupervised", "kd_start_cache": caches("start", 8)}
     one, other = caches("teacher", 8), caches("uniform", 8)
-    _, task, model, criterion = build(data_bin, *KD, *start, "--teacher-schedule", f"{one}@1,{other}")
+    _, task, model, criterion = build_with(data_bin, dropout=0.0, teacher_schedule=f"{one}@1,{other}", **start)
     for update, folder in enumerate((one, other)):
         criterion.calls.update_num = update
         *_, found = criterion(model, batch(task, range(12)))
-        expected = computed(data_bin, *start, "--teacher-cache", folder)[0]
+        expected = computed(data_bin, teacher_cache=folder, **start)[0]
         assert found["kd_loss"].item() == expected["kd_loss"].item()
         assert found["from_teacher"] == expected["from_teacher"]
     assert found["from_teacher"] == 0

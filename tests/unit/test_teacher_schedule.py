@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from criterion_helpers import build_with
 from fairseq.trainer import Trainer
-from helpers import batch, build, write_variant
+from helpers import batch, write_variant
 
 from fairseq_kd.cache.make import CachingOptions, make_cache
 from fairseq_kd.core import hydra_paths
@@ -21,8 +22,6 @@ from fairseq_kd.criterions.on_policy_config import OnPolicyConfig, check_word_op
 from fairseq_kd.criterions.schedule import SchedulePart, read_schedule
 from fairseq_kd.teacher import online
 from fairseq_kd.teacher.scheduled import ScheduledPart, _Schedule
-
-KD = ("--criterion", "kd_word", "--label-smoothing", "0.1", "--kd-weight", "0.6", "--dropout", "0.1")
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +55,9 @@ def loaded(monkeypatch):
     return found
 
 
-def train(data_bin, *options, updates, first=0, checkpoint=None):
+def train(data_bin, updates, first=0, checkpoint=None, **options):
     """(loss of each of the batches from `first` to before `updates`, the trainer)."""
-    cfg, task, model, criterion = build(data_bin, *KD, *options)
+    cfg, task, model, criterion = build_with(data_bin, **options)
     losses = []
     criterion.register_forward_hook(lambda module, inputs, output: losses.append(output[0].item()))
     trainer = Trainer(cfg, task, model, criterion)
@@ -78,10 +77,10 @@ def weights(trainer) -> dict:
 def test_a_schedule_is_a_training_with_each_part_in_turn_and_resumes_with_the_right_one(
     data_bin, teachers, caches, tmp_path, loaded, caplog, kind
 ):
-    (a, b), option = (teachers[:2], "--teacher") if kind == "teachers" else (caches, "--teacher-cache")
-    schedule = ("--teacher-schedule", f"{a}@2,{b}")
+    (a, b), option = (teachers[:2], "teacher") if kind == "teachers" else (caches, "teacher_cache")
+    schedule = {"teacher_schedule": f"{a}@2,{b}"}
     with caplog.at_level(logging.INFO):
-        whole, trained = train(data_bin, *schedule, updates=4)
+        whole, trained = train(data_bin, 4, **schedule)
     said = [record.message for record in caplog.records if "--teacher-schedule" in record.message]
     assert said == [
         f"--teacher-schedule: the teacher from update 1 to update 2 is {a}",
@@ -89,15 +88,15 @@ def test_a_schedule_is_a_training_with_each_part_in_turn_and_resumes_with_the_ri
     ]
     # each is checked and released, then loaded when its turn comes; never two in memory
     assert loaded == ([(a, 0), (b, 0), (a, 0), (b, 0)] if kind == "teachers" else [])
-    begun, trainer = train(data_bin, option, a, updates=2)
+    begun, trainer = train(data_bin, 2, **{option: a})
     trainer.consolidate_optimizer()
     trainer.save_checkpoint(str(tmp_path / "c.pt"), {"train_iterator": {"epoch": 1}})
     assert begun == whole[:2]
-    for continued in ((option, b), schedule):
-        losses, other = train(data_bin, *continued, updates=4, first=2, checkpoint=tmp_path / "c.pt")
+    for continued in ({option: b}, schedule):
+        losses, other = train(data_bin, 4, first=2, checkpoint=tmp_path / "c.pt", **continued)
         assert losses == whole[2:]
         assert all(torch.equal(value, weights(trained)[name]) for name, value in weights(other).items())
-    with_first, _ = train(data_bin, option, a, updates=4, first=2, checkpoint=tmp_path / "c.pt")
+    with_first, _ = train(data_bin, 4, first=2, checkpoint=tmp_path / "c.pt", **{option: a})
     assert with_first != losses
     state = torch.load(tmp_path / "c.pt")
     assert state["criterion"] is None and state["model"].keys() == weights(trained).keys()
@@ -105,11 +104,11 @@ def test_a_schedule_is_a_training_with_each_part_in_turn_and_resumes_with_the_ri
 
 def test_the_same_teacher_in_each_part_is_a_training_with_this_teacher(data_bin, teachers, tmp_path, loaded):
     a, copy = teachers[0], shutil.copy(teachers[0], tmp_path / "copy.pt")
-    expected, trainer = train(data_bin, "--teacher", a, updates=4)
+    expected, trainer = train(data_bin, 4, teacher=a)
     trained = weights(trainer)
     del trainer, loaded[:]
     gc.collect()
-    losses, other = train(data_bin, "--teacher-schedule", f"{a}@1,{a}@2,{copy}@3,{a}", updates=4)
+    losses, other = train(data_bin, 4, teacher_schedule=f"{a}@1,{a}@2,{copy}@3,{a}")
     assert losses == expected
     assert all(torch.equal(value, trained[name]) for name, value in weights(other).items())
     assert [path for path, _ in loaded] == [a, str(copy), a, str(copy), a]  # of the parts 1 and 2 one network
@@ -118,8 +117,8 @@ def test_the_same_teacher_in_each_part_is_a_training_with_this_teacher(data_bin,
 
 def test_parts_with_several_teachers_and_a_partition_load_the_start_once(data_bin, teachers, loaded):
     a, b, start = teachers
-    options = ("--teacher-schedule", f"{a}:{b}@1,{b}", "--teacher-weights", "adaptive", "--kd-start", start)
-    _, task, model, criterion = build(data_bin, *KD, *options, "--kd-partition", "unsupervised")
+    options = {"teacher_schedule": f"{a}:{b}@1,{b}", "teacher_weights": "adaptive", "kd_start": start}
+    _, task, model, criterion = build_with(data_bin, kd_partition="unsupervised", **options)
     task.load_dataset("train")
     assert [path for path, _ in loaded] == [a, b, start, b]
     del loaded[:]
@@ -136,9 +135,9 @@ def test_parts_with_several_teachers_and_a_partition_load_the_start_once(data_bi
     assert loaded == [(a, 1), (b, 2), (b, 1)]  # beside the start; the first two are released together
 
 
-def refused(capsys, data_bin, *options) -> str:
+def refused(capsys, data_bin, **options) -> str:
     """The line with which a training ends before it has loaded its data."""
-    _, task, *_ = build(data_bin, *KD, *options)
+    _, task, *_ = build_with(data_bin, **options)
     with pytest.raises(SystemExit) as ended:
         task.load_dataset("train")
     assert ended.value.code == 2
@@ -151,7 +150,7 @@ def test_a_teacher_of_a_later_part_that_cannot_be_used_is_refused_at_the_start(d
     a, b, _ = teachers
 
     def line(third):
-        return refused(capsys, data_bin, "--teacher-schedule", f"{a}@5,{b}@9,{third}")
+        return refused(capsys, data_bin, teacher_schedule=f"{a}@5,{b}@9,{third}")
 
     assert f"{tmp_path}/none.pt does not exist" in line(tmp_path / "none.pt")
     broken = tmp_path / "broken.pt"
@@ -170,9 +169,9 @@ def test_a_cache_of_a_later_part_that_does_not_fit_is_refused_before_the_first_u
     data_bin, caches, teachers, tmp_path, capsys
 ):
     a, b = caches
-    line = refused(capsys, data_bin, "--teacher-schedule", f"{a}@5,{b}@9,{tmp_path / 'none'}")
+    line = refused(capsys, data_bin, teacher_schedule=f"{a}@5,{b}@9,{tmp_path / 'none'}")
     assert f"teacher cache {tmp_path}/none does not exist" in line
-    line = refused(capsys, data_bin, "--teacher-schedule", f"{a}@5,{b}", "--teacher-temperature", "2")
+    line = refused(capsys, data_bin, teacher_schedule=f"{a}@5,{b}", teacher_temperature=2.0)
     assert "was made for the temperature 1" in line
     other = shutil.copytree(b, tmp_path / "other")
     manifest = json.loads((other / "manifest.json").read_text())
@@ -180,7 +179,7 @@ def test_a_cache_of_a_later_part_that_does_not_fit_is_refused_before_the_first_u
     manifest["data"][name] = "0" * 64
     del manifest["seal"]
     (other / "manifest.json").write_text(json.dumps(manifest))
-    _, task, model, criterion = build(data_bin, *KD, "--teacher-schedule", f"{a}@5,{b}@9,{other}")
+    _, task, model, criterion = build_with(data_bin, teacher_schedule=f"{a}@5,{b}@9,{other}")
     with pytest.raises(SystemExit):
         criterion(model, batch(task, range(3)))
     assert f"{name} has sha256" in (found := capsys.readouterr().err) and str(other) in found
