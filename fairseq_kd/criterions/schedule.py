@@ -16,8 +16,6 @@ from fairseq_kd.core.paths import listed
 from fairseq_kd.criterions.no_effect import refuse
 from fairseq_kd.criterions.teachers_config import DEFAULTS, WEIGHTS
 
-OPTION = "--teacher-schedule"
-
 
 @dataclass(frozen=True)
 class SchedulePart:
@@ -32,23 +30,24 @@ def read_schedule(text: str) -> list[SchedulePart]:
     words = [word.strip() for word in text.split(",")]
     if len(words) < 2:
         raise KDError(
-            f"{OPTION} {text}: give at least two parts, such as A@2000,B; for one part use --teacher or --teacher-cache"
+            f"--teacher-schedule {text}: give at least two parts, such as A@2000,B; for one part use --teacher or "
+            "--teacher-cache"
         )
     parts = [_ending(word) for word in words[:-1]]
     name, _, number = words[-1].rpartition("@")
     if name and number.isdecimal():
         raise KDError(
-            f"{OPTION}: the last part {words[-1]} is used to the end of the training, so it must be without "
+            f"--teacher-schedule: the last part {words[-1]} is used to the end of the training, so it must be without "
             f"@{number}: give {name}, or add a part after it"
         )
     parts.append(SchedulePart(words[-1], None))
     if not all(part.paths.strip(os.pathsep) for part in parts):
-        raise KDError(f"{OPTION} {text}: each part must be a path; one of them is empty")
+        raise KDError(f"--teacher-schedule {text}: each part must be a path; one of them is empty")
     for one, other in itertools.pairwise(parts[:-1]):
         if other.last <= one.last:
             raise KDError(
-                f"{OPTION}: {other.paths}@{other.last} follows {one.paths}@{one.last}, so no update would use it: the "
-                "numbers of updates must be increasing"
+                f"--teacher-schedule: {other.paths}@{other.last} follows {one.paths}@{one.last}, so no update would "
+                "use it: the numbers of updates must be increasing"
             )
     return parts
 
@@ -56,10 +55,11 @@ def read_schedule(text: str) -> list[SchedulePart]:
 def _ending(word: str) -> SchedulePart:
     """A part that is not the last one."""
     paths, _, number = word.rpartition("@")
-    if not (number.isascii() and number.isdecimal() and int(number) > 0 and "@" in word):
+    is_number = number.isascii() and number.isdecimal() and len(number) < 16
+    if "@" not in word or not is_number or int(number) < 1:
         raise KDError(
-            f"{OPTION}: the part {word or repr(word)} must be a path, @ and the number of the last update that uses it "
-            f"(at least 1), such as {paths or word or 'A'}@2000; only the last part is without a number"
+            f"--teacher-schedule: the part {word or repr(word)} must be a path, @ and the number of the last update "
+            "that uses it (at least 1), such as A@2000; only the last part is without a number"
         )
     return SchedulePart(paths, int(number))
 
@@ -78,8 +78,8 @@ def are_caches(cfg, parts: list[SchedulePart]) -> bool:
         if Path(path).exists() and Path(path).is_dir() != found:
             kinds = ("a folder", "a file") if found else ("a file", "a folder")
             raise KDError(
-                f"{OPTION}: {first} is {kinds[0]} and {path} is {kinds[1]}; the parts must be checkpoints (files) or "
-                "caches (folders), not both"
+                f"--teacher-schedule: {first} is {kinds[0]} and {path} is {kinds[1]}; the parts must be checkpoints "
+                "(files) or caches (folders), not both"
             )
     return found
 
@@ -93,11 +93,13 @@ def configurations(cfg) -> list:
         return [cfg]
     for name in ("teacher", "teacher_cache"):
         if (value := getattr(cfg, name)) is not None:
-            raise KDError(f"{OPTION} takes the place of --{name.replace('_', '-')} {value}: give one of them")
+            raise KDError(f"--teacher-schedule takes the place of --{name.replace('_', '-')} {value}: give one of them")
     if cfg.kd_weight == 0:
         refuse(cfg, ("teacher_schedule",), "with --kd-weight 0", DEFAULTS)
     if cfg.kd_valid:
-        raise KDError(f"--kd-valid cannot go with {OPTION}: validations with different teachers cannot be compared")
+        raise KDError(
+            "--kd-valid cannot go with --teacher-schedule: validations with different teachers cannot be compared"
+        )
     parts = read_schedule(cfg.teacher_schedule)
     caches = are_caches(cfg, parts)
     return [_alone(cfg, part, parts, caches) for part in parts]

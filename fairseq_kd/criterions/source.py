@@ -11,7 +11,7 @@ from fairseq_kd.artifacts.manifest import DECODED, read_manifest
 from fairseq_kd.cache.teachers import check_start
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_one_folder, listed
-from fairseq_kd.criterions.schedule import OPTION, configurations, read_schedule
+from fairseq_kd.criterions.schedule import configurations, read_schedule
 from fairseq_kd.criterions.teachers_config import NONE, start_of, teachers_of, weighting_of
 from fairseq_kd.inference.device import prefer_attention_without_plans
 from fairseq_kd.inference.precision import OFF, check_bfloat16
@@ -23,7 +23,7 @@ from fairseq_kd.teacher.online import OnlineSignalSource, check_top_k
 from fairseq_kd.teacher.scheduled import ScheduledCaches, ScheduledNetworks, ScheduledPart
 from fairseq_kd.teacher.several import SUPERVISED, MixtureSource, PartitionSource
 
-SCHEDULED = f"{OPTION}; for a cache give its folder"  # in messages about a file that does not exist
+SCHEDULED = "--teacher-schedule; for a cache give its folder"  # in messages about a file that does not exist
 
 
 def choose_implementation(model, cfg, part=None, who: str = "the student") -> str:
