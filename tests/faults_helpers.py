@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from argparse import Namespace
 from collections import namedtuple
 from pathlib import Path
 
@@ -25,6 +26,9 @@ COMMANDS = {  # name: what `fairseq-kd` is given; {0} is the folder with the inp
     "noise-text": "noise --prefix {0}/raw/train -s qaa -t qab --delete 0.1 --swap 0.1 --side both --out {1}/out",
     "mix": "mix {0}/data-bin {0}/decoded --times 1 0.5 --out {1}/out",
     "cache": "cache {0}/data-bin TEACHER --top-k 4 --tail-shapes 2 --cpu --out {1}/out",
+    "cache-mixture": "cache {0}/data-bin --teacher {0}/teacher.pt:{0}/checkpoints/checkpoint1.pt"
+    " --teacher-data {0}/dictionaries --teacher-weights adaptive --top-k 4 --tail-shapes 2 --cpu --out {1}/out",
+    "split": "split {0}/mutual.pt --out {1}/out",
     "decode": "decode {0}/data-bin TEACHER --backend fairseq --beam 2 --out {1}/out SHORT",
     "select-teacher": "select-teacher {0}/data-bin --checkpoints {0}/checkpoints --by low-loss --out {1}/out SHORT",
 }
@@ -54,7 +58,7 @@ class Server:
 
 
 def unpack(folder: Path) -> Path:
-    """A folder with a data-bin of 60 pairs, its text, a decoded data-bin, a teacher, and two checkpoints."""
+    """A folder with a data-bin of 60 pairs, its text, a decoded data-bin, a teacher, two checkpoints, a composite."""
     with tarfile.open(ROOT / "tests" / "older" / "older.tar.xz") as archive:
         archive.extractall(folder, filter="data")
     manifest = folder / "data-bin" / "manifest.json"
@@ -65,7 +69,21 @@ def unpack(folder: Path) -> Path:
         shutil.copyfile(path, folder / "dictionaries" / path.name)
     for number, name in enumerate((folder / "teacher.pt", *folder.glob("study/stages/student*/checkpoints/*best.pt"))):
         shutil.copyfile(name, folder / "checkpoints" / f"checkpoint{number}.pt")
+    write_composite(folder / "teacher.pt", folder / "mutual.pt")
     return folder
+
+
+def write_composite(source: Path, path: Path) -> None:
+    """A checkpoint of --arch kd_mutual whose two peers are copies of the model in `source`."""
+    import torch
+
+    state = torch.load(source)
+    model = state["cfg"]["model"]
+    options = dict(vars(model) if isinstance(model, Namespace) else model)
+    peers = [{"arch": "transformer", **options} for _ in range(2)]
+    state["cfg"]["model"] = Namespace(arch="kd_mutual", _name="kd_mutual", peer_options=peers)
+    state["model"] = {f"peers.{n}.{name}": value for n in range(2) for name, value in state["model"].items()}
+    torch.save(state, path)
 
 
 def command(name: str, inputs: Path, out: Path) -> list[str]:

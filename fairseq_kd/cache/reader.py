@@ -76,6 +76,14 @@ class CacheReader:
                 "cache"
             )
 
+    def check_temperature_1(self, what: str) -> None:
+        """Raises KDError when the cache has no values at temperature 1. what: what happens at this temperature."""
+        if 1.0 not in self.format.temperatures:
+            raise KDError(
+                f"teacher cache {self.folder} has no values at temperature 1, at which {what}: make a cache with "
+                "fairseq-kd cache --temperature 1"
+            )
+
     def tail_column(self, temperature: float) -> int:
         """The column of the tail at `temperature`. Raises KDError when it is not stored."""
         stored = self.format.temperatures

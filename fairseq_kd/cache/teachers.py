@@ -108,6 +108,18 @@ def check_stated(folder, expected: list[str], names: str, stated: list[str]) -> 
         )
 
 
+def check_start(folder, manifest: dict, start, option: str) -> None:
+    """Raises KDError unless a cache of the student's start was made from this checkpoint. option: that names it."""
+    if not Path(start).is_file():
+        raise KDError(f"{option} {start} does not exist; with --kd-start-cache it is not needed")
+    if members_of(manifest) != [(found := sha256_file(start))]:
+        raise KDError(
+            f"teacher cache {folder} (--kd-start-cache) was made from {manifest['teacher']['path']} (sha256 "
+            f"{manifest['teacher']['sha256'][:16]}...), {option} {start} is another checkpoint (sha256 "
+            f"{found[:16]}...): give a cache that fairseq-kd cache --teacher {start} made"
+        )
+
+
 def describe_weights(manifest: dict) -> list[str]:
     """The line about the weights for the summary of the command; none for a cache of one teacher."""
     if "weights" not in manifest["teacher"]:

@@ -4,6 +4,7 @@ A relative path of an option of this package means the folder in which the comma
 """
 
 import os
+import re
 import sys
 from multiprocessing import parent_process
 from pathlib import Path
@@ -28,13 +29,14 @@ def starting_folder() -> Path | None:
     return Path(read_yaml(RECORD, "the record of Hydra")["hydra"]["runtime"]["cwd"])
 
 
-def resolve_paths(cfg, names: tuple[str, ...]) -> None:
+def resolve_paths(cfg, names: tuple[str, ...], separators: str = os.pathsep) -> None:
     """Make the named options of a configuration absolute if Hydra has changed the working directory.
 
-    An option can hold several paths joined by ":". None stays None.
+    An option can hold several paths with one of the separators between them. None stays None.
     """
     if (folder := starting_folder()) is None:
         return
     for name in names:
         if (value := getattr(cfg, name, None)) is not None:
-            setattr(cfg, name, os.pathsep.join(str(folder / path) for path in str(value).split(os.pathsep)))
+            path = f"[^{re.escape(separators)}]+"
+            setattr(cfg, name, re.sub(path, lambda found: str(folder / found[0].strip()), str(value)))

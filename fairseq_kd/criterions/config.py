@@ -17,7 +17,8 @@ from fairseq_kd.inference.precision import AUTOCAST
 from fairseq_kd.loss.divergences import DIVERGENCES, PARAMETERS
 from fairseq_kd.teacher.online import SAME
 
-PATHS = ("teacher", "teacher_cache", "teacher_data", "trust_checkpoint", "kd_start")
+PATHS = ("teacher", "teacher_cache", "teacher_data", "trust_checkpoint", "kd_start", "kd_start_cache")
+SCHEDULE = "teacher_schedule"  # paths with "," and ":" between them
 TEMPERATURES = ("teacher_temperature", "student_temperature")
 AUTOCAST_HELP = (  # kd_mutual has the option too
     "bfloat16: train with mixed precision: products in bfloat16; weights, optimizer and validation in float32. On a "

@@ -10,6 +10,7 @@ from fairseq.dataclass import ChoiceEnum
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.criterions.config import KDWordConfig, check_options
 from fairseq_kd.criterions.no_effect import refuse
+from fairseq_kd.criterions.schedule import of_each_part
 
 
 def scheduled(start: float, end: float, updates: int, update: int) -> float:
@@ -76,6 +77,7 @@ class KDHybridConfig(KDWordConfig):
 DEFAULTS = {field.name: field.default for field in fields(KDHybridConfig)}
 
 
+@of_each_part
 def check_hybrid_options(cfg) -> None:
     """Raises KDError for the first option that is out of range or would have no effect."""
     check_options(cfg, gold_only=False)

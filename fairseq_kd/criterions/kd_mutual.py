@@ -25,7 +25,8 @@ from fairseq_kd.criterions.logged import word_output
 from fairseq_kd.criterions.mixed import around_update, loss_dtype
 from fairseq_kd.criterions.mutual_config import KDMutualConfig, check_mutual_options
 from fairseq_kd.criterions.places import places_of, rows_at, scatter
-from fairseq_kd.criterions.source import TaskCalls, choose_implementation, prepare_training
+from fairseq_kd.criterions.source import choose_implementation, prepare_training
+from fairseq_kd.criterions.task_calls import TaskCalls
 from fairseq_kd.inference.supported import check_training_task, output_projection, unwrapped
 from fairseq_kd.loss.fused import fused_loss, natural_dtype
 from fairseq_kd.loss.mutual import signal_of_others, with_spread

@@ -17,19 +17,14 @@ from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEn
 
 from fairseq_kd.core.errors import KDError, exit_on_user_error
 from fairseq_kd.core.hydra_paths import resolve_paths
-from fairseq_kd.criterions.config import PATHS, KDWordConfig
+from fairseq_kd.criterions.config import PATHS, SCHEDULE, KDWordConfig
 from fairseq_kd.criterions.logged import log_words, of_gold_tokens, word_output
 from fairseq_kd.criterions.mixed import around_update, loss_dtype, training_precision
 from fairseq_kd.criterions.on_policy import mixed_result, on_policy, samples_logged
 from fairseq_kd.criterions.on_policy_config import OnPolicyConfig, check_word_options
 from fairseq_kd.criterions.places import places_of, rows_at, scatter
-from fairseq_kd.criterions.source import (
-    TaskCalls,
-    choose_implementation,
-    online_source,
-    prepare_training,
-    training_source,
-)
+from fairseq_kd.criterions.source import choose_implementation, online_source, prepare_training, training_source
+from fairseq_kd.criterions.task_calls import TaskCalls
 from fairseq_kd.criterions.teacher_log import reduce_teacher_log, teacher_log
 from fairseq_kd.inference.supported import check_training_task, output_projection
 from fairseq_kd.loss.divergences import DIVERGENCES
@@ -62,12 +57,12 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
             divergence=divergence,
         )
         self.on_policy = on_policy(cfg, task)
-        self.online = online_source(cfg, task)  # not a module, so that the teacher is never part of a state dict
         self.calls = TaskCalls(
             task,
             before_training_data=self._begin_training,
             around_update=lambda model: around_update(model, str(cfg.autocast)),
         )
+        self.online = online_source(cfg, task, self._updates)  # not a module: the teacher is never in a state dict
         self.recent = RecentTokens(cfg.kd_queue_size) if str(cfg.kd_select) == "global" else None
         self._implementation = None  # chosen at the first call with the student
 
@@ -76,6 +71,7 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
         """fairseq calls this. A user error ends the process with status 2."""
         with exit_on_user_error():
             resolve_paths(cfg, PATHS)
+            resolve_paths(cfg, (SCHEDULE,), separators=":,")
             return cls(cfg, task)
 
     @functools.cached_property
@@ -85,7 +81,10 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
         It is opened and checked at first use, when a training begins, so a student can be validated on a machine that
         has neither the teacher nor the cache. Raises KDError when it cannot be used.
         """
-        return training_source(self.cfg, self.task, self.online)
+        return training_source(self.cfg, self.task, self.online, self._updates)
+
+    def _updates(self) -> int:
+        return self.calls.update_num
 
     def _begin_training(self, split: str) -> None:
         with exit_on_user_error():

@@ -9,6 +9,7 @@ from fairseq.dataclass import ChoiceEnum
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.criterions.config import KDWordConfig, check_options
 from fairseq_kd.criterions.no_effect import refuse
+from fairseq_kd.criterions.schedule import of_each_part
 from fairseq_kd.inference.sampling import SamplingOptions
 
 LAST_GOLD = 200  # at the end of the exponential schedule one prefix in 200 is gold
@@ -68,6 +69,7 @@ def sampled_share(cfg, update: int) -> float:
     return cfg.on_policy_rate * (1 - gold)
 
 
+@of_each_part
 def check_word_options(cfg) -> None:
     """Check all options of kd_word. Raises KDError for the first one that is out of range or would have no effect."""
     check_options(cfg)

@@ -1,21 +1,29 @@
-"""The parts of kd_word that depend on student, task and options: implementation, signal source, calls of the task."""
+"""The parts of kd_word that depend on student, task and options: implementation and signal source."""
 
-import functools
 import os
+from functools import partial
+from pathlib import Path
 
 import torch
 
 from fairseq_kd.artifacts.data_bin import check_trainable
 from fairseq_kd.artifacts.manifest import DECODED, read_manifest
+from fairseq_kd.cache.teachers import check_start
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_one_folder, listed
+from fairseq_kd.criterions.schedule import configurations, read_schedule
 from fairseq_kd.criterions.teachers_config import NONE, start_of, teachers_of, weighting_of
 from fairseq_kd.inference.device import prefer_attention_without_plans
 from fairseq_kd.inference.precision import OFF, check_bfloat16
 from fairseq_kd.inference.supported import check_model, output_projection
-from fairseq_kd.teacher.cached_mixture import open_caches
+from fairseq_kd.teacher.cached import CachedSignalSource
+from fairseq_kd.teacher.cached_mixture import CachedMixtureSource, open_caches
+from fairseq_kd.teacher.cached_partition import CachedPartitionSource
 from fairseq_kd.teacher.online import OnlineSignalSource, check_top_k
+from fairseq_kd.teacher.scheduled import ScheduledCaches, ScheduledNetworks, ScheduledPart
 from fairseq_kd.teacher.several import SUPERVISED, MixtureSource, PartitionSource
+
+SCHEDULED = "--teacher-schedule; for a cache give its folder"  # in messages about a file that does not exist
 
 
 def choose_implementation(model, cfg, part=None, who: str = "the student") -> str:
@@ -70,57 +78,85 @@ def prepare_training(task_cfg, split: str, autocast: str) -> None:
         check_bfloat16(torch.device("cpu"), f"--autocast {autocast}")
 
 
-def online_source(cfg, task) -> OnlineSignalSource | MixtureSource | PartitionSource | None:
+def online_source(cfg, task, updates=None):
     """The source that runs the teachers, or None if the options do not need it. No file is opened.
 
+    updates(): the number of updates before the present one, for --teacher-schedule.
     Raises KDError if --kd-top-k is not smaller than the vocabulary.
     """
-    if cfg.teacher is None or (cfg.teacher_cache is not None and not cfg.kd_valid):
+    alone = configurations(cfg)
+    if alone[0].teacher is None or (cfg.teacher_cache is not None and not cfg.kd_valid):
         return None
     check_top_k(cfg.kd_top_k, task)
-    if str(cfg.kd_partition) == NONE:
-        return _teachers(cfg, task, cfg.kd_top_k)
-    start = _network(cfg, task, start_of(cfg), name="start", option="--kd-start")
-    return PartitionSource(
-        _teachers(cfg, task, 0), start, str(cfg.kd_partition), str(cfg.kd_partition_per), cfg.kd_top_k
-    )
+    start = None if str(cfg.kd_partition) == NONE else _network(cfg, task, start_of(cfg), "start", "--kd-start")
+    if cfg.teacher_schedule is None:
+        return _networks(cfg, task, start)
+    return ScheduledNetworks(_parts(cfg, [partial(_networks, each, task, start, SCHEDULED) for each in alone]), updates)
 
 
-def _teachers(cfg, task, top_k: int) -> OnlineSignalSource | MixtureSource:
-    paths = teachers_of(cfg)
-    if len(paths) == 1:
-        return _network(cfg, task, paths[0], top_k=top_k)
-    return MixtureSource(
-        [_network(cfg, task, path, name=f"teacher {path}") for path in paths], weighting_of(cfg), top_k
-    )
+def _parts(cfg, opening: list) -> list[ScheduledPart]:
+    parts = zip(read_schedule(cfg.teacher_schedule), opening, strict=True)
+    return [ScheduledPart(part.paths, part.last, opened) for part, opened in parts]
 
 
-def _network(cfg, task, path: str, **options) -> OnlineSignalSource:
+def _networks(cfg, task, start, option: str = "--teacher") -> OnlineSignalSource | MixtureSource | PartitionSource:
+    """The teachers of --teacher; with a start, the partition between them and the start."""
+    paths, top_k = teachers_of(cfg), cfg.kd_top_k if start is None else 0
+    named = len(paths) > 1 or option == SCHEDULED
+    networks = [
+        _network(cfg, task, path, f"teacher {path}" if named else "teacher", option, 0 if paths[1:] else top_k)
+        for path in paths
+    ]
+    teacher = networks[0] if len(paths) == 1 else MixtureSource(networks, weighting_of(cfg), top_k)
+    if start is None:
+        return teacher
+    return PartitionSource(teacher, start, str(cfg.kd_partition), str(cfg.kd_partition_per), cfg.kd_top_k)
+
+
+def _network(cfg, task, path: str, name: str, option: str, top_k: int = 0) -> OnlineSignalSource:
     trusted = [] if cfg.trust_checkpoint is None else listed(cfg.trust_checkpoint)
-    dtype = str(cfg.teacher_dtype)
-    return OnlineSignalSource(path, task, data=cfg.teacher_data, dtype=dtype, trust=path in trusted, **options)
+    how = {"data": cfg.teacher_data, "dtype": str(cfg.teacher_dtype), "trust": path in trusted}
+    return OnlineSignalSource(path, task, **how, top_k=top_k, name=name, option=option)
 
 
-def training_source(cfg, task, online: OnlineSignalSource | None):
-    """The signal source for training, or None if the options name no teacher. online: see `online_source`.
+def training_source(cfg, task, online, updates=None):
+    """The signal source for training, or None if the options name no teacher. online, updates: see `online_source`.
 
-    Raises KDError when the cache cannot be used or the teacher's file cannot be opened.
+    Raises KDError when a cache cannot be used or a teacher's file cannot be opened. The teachers of a schedule are all
+    loaded once.
     """
-    if online is not None:
-        online.check_file()
     if str(cfg.kd_partition) == SUPERVISED:
         _check_gold(task.cfg)
-    if cfg.teacher_cache is None:
+    if online is not None:
+        online.check_file()
+    alone = configurations(cfg)
+    if alone[0].teacher_cache is None:
         return online
     check_one_folder(task.cfg.data, "--teacher-cache with the data")
-    return open_caches(
-        cfg.teacher_cache,
-        task,
-        temperature=cfg.teacher_temperature,
-        weighting=weighting_of(cfg),
-        stated_teacher=cfg.teacher,
-        subset=getattr(task.cfg, "train_subset", "train"),
-    )
+    start = None if str(cfg.kd_partition) == NONE else _start_cache(cfg, task)
+    if cfg.teacher_schedule is None:
+        return _cached(cfg, task, start)
+    return ScheduledCaches(_parts(cfg, [partial(_cached, each, task, start) for each in alone]), updates)
+
+
+def _cached(cfg, task, start) -> CachedSignalSource | CachedMixtureSource | CachedPartitionSource:
+    """The caches of --teacher-cache; with a start, the partition between the cache and the start."""
+    how = {"temperature": cfg.teacher_temperature, "subset": getattr(task.cfg, "train_subset", "train")}
+    source = open_caches(cfg.teacher_cache, task, weighting=weighting_of(cfg), stated_teacher=cfg.teacher, **how)
+    if start is None:
+        return source
+    return CachedPartitionSource(source, start, str(cfg.kd_partition), str(cfg.kd_partition_per))
+
+
+def _start_cache(cfg, task) -> CachedSignalSource:
+    """The cache of the student's start. Raises KDError when it is of another checkpoint than the training's start."""
+    how = {"temperature": cfg.teacher_temperature, "subset": getattr(task.cfg, "train_subset", "train")}
+    source = CachedSignalSource(cfg.kd_start_cache, task, **how)
+    if cfg.kd_start is not None:
+        check_start(cfg.kd_start_cache, source.reader.manifest, cfg.kd_start, "--kd-start")
+    elif cfg.finetune_from_model is not None and Path(cfg.finetune_from_model).is_file():  # a resume does not need it
+        check_start(cfg.kd_start_cache, source.reader.manifest, cfg.finetune_from_model, "--finetune-from-model")
+    return source
 
 
 def _check_gold(task_cfg) -> None:
@@ -130,50 +166,3 @@ def _check_gold(task_cfg) -> None:
                 f"--kd-partition supervised needs gold targets, and the targets of {folder} are translations by a "
                 "teacher (fairseq-kd decode): use --kd-partition unsupervised, or a data-bin with references"
             )
-
-
-class TaskCalls:
-    """Observes two calls of one task: fairseq gives the task, and not the criterion, information that the latter needs.
-
-    - fairseq-train loads its data by `task.load_dataset`, after it has built the criterion. Commands that only read a
-      checkpoint (fairseq-validate, fairseq-generate) pass `task_cfg` to it, the options of the finished training.
-    - If an epoch does not have enough batches for all ranks, a rank gets a dummy batch. This is the first batch of the
-      iterator that was created last, so it is a validation batch after a validation inside the epoch. The trainer
-      passes `ignore_grad` to `task.train_step`, which multiplies the loss by 0, and ignores the logged values.
-    - The trainer passes the number of updates so far to `task.train_step`, and not to the criterion.
-
-    The task may be one of fairseq's own, so both methods are replaced on this object by methods that call them.
-    is_dummy: whether the criterion is being called with a dummy batch.
-    update_num: the number of updates before the one for which the criterion is being called.
-    """
-
-    def __init__(self, task, before_training_data, around_update):
-        """before_training_data(split): called before each load of a subset by a training.
-
-        around_update(model): a context for the forward and backward pass of each batch.
-        """
-        self.is_dummy, self.update_num = False, 0
-        task.load_dataset = self._announced(task.load_dataset, before_training_data)
-        task.train_step = self._marked(task.train_step, around_update)
-
-    @staticmethod
-    def _announced(load_dataset, before_training_data):
-        @functools.wraps(load_dataset)
-        def load(*args, **kwargs):
-            if "task_cfg" not in kwargs:
-                before_training_data(args[0] if args else kwargs["split"])
-            return load_dataset(*args, **kwargs)
-
-        return load
-
-    def _marked(self, train_step, around_update):
-        @functools.wraps(train_step)
-        def step(sample, model, criterion, optimizer, update_num, ignore_grad=False, **kwargs):
-            self.is_dummy, self.update_num = ignore_grad, update_num
-            try:
-                with around_update(model):
-                    return train_step(sample, model, criterion, optimizer, update_num, ignore_grad, **kwargs)
-            finally:
-                self.is_dummy = False
-
-        return step

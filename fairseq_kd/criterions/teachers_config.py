@@ -21,6 +21,13 @@ STOCK_RESTORE_FILE = "checkpoint_last.pt"  # fairseq's default: no file was name
 class SeveralTeachersConfig(FairseqDataclass):
     """Options for several teachers, and for a partition of the tokens between the teacher and the student's start."""
 
+    teacher_schedule: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "in place of --teacher or --teacher-cache: A@2000,B@5000,C: teachers, or caches, that follow each "
+            "other; each is used up to and including the update of this number, the last one to the end"
+        },
+    )
     teacher_weights: str = field(
         default=EQUAL,
         metadata={
@@ -51,6 +58,13 @@ class SeveralTeachersConfig(FairseqDataclass):
         metadata={
             "help": "checkpoint with the student's initial weights for --kd-partition. Default: the file of "
             "--finetune-from-model, else of --restore-file"
+        },
+    )
+    kd_start_cache: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "cache of the student's initial weights for --kd-partition with --teacher-cache, written by "
+            "fairseq-kd cache --teacher START; neither teacher nor start runs"
         },
     )
     # Values of fairseq's own options, which a criterion does not get otherwise.
@@ -124,15 +138,37 @@ def check_teachers(cfg) -> None:
 def _checked_start(cfg) -> list[str]:
     """The student's start, if --kd-partition needs it. Raises KDError."""
     if str(cfg.kd_partition) == NONE:
-        refuse(cfg, ("kd_partition_per", "kd_start"), "without --kd-partition", DEFAULTS)
+        refuse(cfg, ("kd_partition_per", "kd_start", "kd_start_cache"), "without --kd-partition", DEFAULTS)
         return []
     if cfg.kd_weight == 0:
         refuse(cfg, ("kd_partition",), "with --kd-weight 0", DEFAULTS)
+    if cfg.kd_start_cache is not None:
+        _check_caches(cfg)
+        return []
     if cfg.teacher is None or cfg.teacher_cache is not None:
         raise KDError(
-            f"--kd-partition {cfg.kd_partition} needs a teacher that runs: give --teacher CHECKPOINT without "
-            "--teacher-cache"
+            f"--kd-partition {cfg.kd_partition} needs a teacher that runs, or two caches: give --teacher CHECKPOINT "
+            "without --teacher-cache, or --teacher-cache FOLDER with --kd-start-cache FOLDER"
         )
     start = start_of(cfg)
     check_one(start, "--kd-start")
     return [start]
+
+
+def _check_caches(cfg) -> None:
+    """Raises KDError unless teacher and start of --kd-partition are one cache each."""
+    check_one(cfg.kd_start_cache, "--kd-start-cache", "cache")
+    if cfg.teacher_cache is None:
+        raise KDError(
+            f"--kd-start-cache {cfg.kd_start_cache} needs --teacher-cache: teacher and start of --kd-partition are "
+            "both read from caches, or both run (--teacher with --kd-start)"
+        )
+    if len(caches_of(cfg)) > 1:
+        raise KDError(
+            f"--kd-partition needs one cache of the teacher, found {cfg.teacher_cache}: make one cache of the mixture "
+            "with fairseq-kd cache --teacher A:B"
+        )
+    if cfg.kd_valid:
+        raise KDError(
+            "--kd-valid cannot go with --kd-start-cache: the start does not run, and its cache holds the training set"
+        )

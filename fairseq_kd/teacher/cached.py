@@ -87,9 +87,7 @@ class CachedSignalSource:
         on_host = to_host(tensors)
 
         def answer() -> np.ndarray:
-            if not self._data_is_checked:
-                self._check_data()
-                self._data_is_checked = True
+            self.check_data()
             numbers, source, target, kept = (tensor.numpy() for tensor in on_host())
             self._check_sentences(source, target, numbers)
             real = target != self.task.target_dictionary.pad()  # (B, T); with NumPy: no threads for so little work
@@ -100,15 +98,30 @@ class CachedSignalSource:
 
     def rebuild(self, rows: np.ndarray, temperature: float, device, gold: bool = False):
         """(signal of these rows, log-probabilities (N,) of their gold tokens, or None without `gold`)."""
-        column, upload = self.reader.tail_column(temperature), Upload(device)
-        stored = dict(zip(self.reader.take(rows, upload.allocate, gold), upload.send(), strict=True))
-        gold_lprobs = stored["gold"][:, 0] if gold else None
-        ids, tail = stored["ids"].long(), stored["tail"][:, column]  # (N, k), (N,)
+        stored = self.stored(rows, device, gold)
+        return self.signal_of(stored, temperature), stored["gold"][:, 0] if gold else None
+
+    def stored(self, rows: np.ndarray, device, gold: bool = False) -> dict[str, torch.Tensor]:
+        """The stored values of these rows, by the name of the array, on the device. gold: see `CacheReader.take`."""
+        upload = Upload(device)
+        return dict(zip(self.reader.take(rows, upload.allocate, gold), upload.send(), strict=True))
+
+    def signal_of(self, stored: dict[str, torch.Tensor], temperature: float) -> TopKSignal | DenseSignal:
+        """The signal of stored values."""
+        ids, delta = stored["ids"].long(), stored["delta"]  # (N, k)
+        tail = stored["tail"][:, self.reader.tail_column(temperature)]  # (N,)
         if not self.reader.format.is_dense:
-            shapes = self._tail_shapes(stored.get("shape_ids"), temperature, device)
-            return TopKSignal(ids, *rebuild(stored["delta"], tail, temperature), *shapes), gold_lprobs
-        lprobs, _ = rebuild(stored["delta"], tail, temperature=1.0)
-        return DenseSignal(torch.empty_like(lprobs).scatter_(1, ids, lprobs), None, temperature), gold_lprobs
+            shapes = self._tail_shapes(stored.get("shape_ids"), temperature, ids.device)
+            return TopKSignal(ids, *rebuild(delta, tail, temperature), *shapes)
+        lprobs, _ = rebuild(delta, tail, temperature=1.0)
+        return DenseSignal(torch.empty_like(lprobs).scatter_(1, ids, lprobs), None, temperature)
+
+    def largest_of(self, stored: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The log-probability (N,) of the most probable token of stored values, at temperature 1.
+
+        The cache must hold temperature 1, see `CacheReader.check_temperature_1`.
+        """
+        return rebuild(stored["delta"], stored["tail"][:, self.reader.tail_column(1.0)], 1.0)[0][:, 0]
 
     def _tail_shapes(self, shape_ids: torch.Tensor | None, temperature: float, device):
         """(shapes, shape_ids) as in TopKSignal. shape_ids: as stored, (N, 1)."""
@@ -137,8 +150,13 @@ class CachedSignalSource:
                     "Train on the data-bin that the cache was made from, or make a cache of this data-bin"
                 )
 
-    def _check_data(self) -> None:
-        """Check counts, lengths and files of the subset, as far as the task has them."""
+    def check_data(self) -> None:
+        """Check counts, lengths and files of the subset, as far as the task has them; once. The data are loaded.
+
+        Raises KDError when the cache was made from other data.
+        """
+        if self._data_is_checked:
+            return
         self._check_counts()
         expected = self.reader.manifest["data"]
         folder = Path(data_folder(self.task.cfg))
@@ -149,6 +167,7 @@ class CachedSignalSource:
                     f"was made from {expected[name][:16]}...: the teacher was run on other data (another corpus, "
                     "or one with or without noise). Make a cache of these data"
                 )
+        self._data_is_checked = True
 
     def _check_counts(self) -> None:
         dataset = self.task.datasets.get(self.subset)

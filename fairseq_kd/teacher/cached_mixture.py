@@ -49,14 +49,10 @@ class CachedMixtureSource:
         self.sources = [CachedSignalSource(folder, task, temperature=None, subset=subset) for folder in folders]
         readers = [source.reader for source in self.sources]
         for reader in readers:
-            if 1.0 not in reader.format.temperatures:
-                raise KDError(
-                    f"teacher cache {reader.folder} has no values at temperature 1, at which several caches are mixed: "
-                    "make a cache with fairseq-kd cache --temperature 1"
-                )
+            reader.check_temperature_1("several caches are mixed")
             if weighting.needs_gold:
                 reader.check_gold(f"--teacher-weights {ADAPTIVE}")
-        _check_same_data(readers)
+        check_same_data(readers)
         if stated_teacher is not None:
             members = [sha256 for reader in readers for sha256 in members_of(reader.manifest)]
             names = os.pathsep.join(reader.manifest["teacher"]["path"] for reader in readers)
@@ -68,7 +64,7 @@ class CachedMixtureSource:
     def request(self, sample, keep: torch.Tensor, temperature: float) -> Callable[[], MixtureSignal | RebuiltMixture]:
         """As in `SignalSource`. The returned function raises KDError as that of `CachedSignalSource` does."""
         device = sample["target"].device
-        rows = self.sources[0].request_rows(sample, keep)  # those of all caches, see `_check_same_data`
+        rows = self.sources[0].request_rows(sample, keep)  # those of all caches, see `check_same_data`
 
         def answer() -> MixtureSignal | RebuiltMixture:
             numbers, gold = rows(), self.weighting.needs_gold
@@ -80,6 +76,10 @@ class CachedMixtureSource:
             return RebuiltMixture(parts, weights, self.sources[0].reader.format.types, temperature)
 
         return answer
+
+    def check_data(self) -> None:
+        """As `CachedSignalSource.check_data`, for all caches: they are of the same data."""
+        self.sources[0].check_data()
 
     def signal(self, sample, keep: torch.Tensor, temperature: float) -> MixtureSignal | RebuiltMixture:
         """The answer to `request`."""
@@ -94,7 +94,7 @@ class CachedMixtureSource:
         return weights
 
 
-def _check_same_data(readers: list) -> None:
+def check_same_data(readers: list) -> None:
     """Raises KDError unless all caches have the same sentences. Then a token has the same row in each of them."""
     first = readers[0]
     for other in readers[1:]:
@@ -108,5 +108,5 @@ def _check_same_data(readers: list) -> None:
             continue
         raise KDError(
             f"teacher caches {first.folder} and {other.folder} are not of the same data ({found}), so they cannot be "
-            "mixed: make a cache of these data with each teacher"
+            "used together: make a cache of these data with each teacher"
         )

@@ -39,6 +39,11 @@ class _Networks:
         for member in self.members:
             member.check_file()
 
+    def load(self) -> None:
+        """Load the networks that run. Raises KDError as `OnlineSignalSource.load`."""
+        for member in self.members:
+            member.load()
+
     def max_target_positions(self) -> int:
         """As `OnlineSignalSource.max_target_positions`, for all networks."""
         return min(member.max_target_positions() for member in self.members)
@@ -78,12 +83,21 @@ class MixtureSource(_Networks):
         nll = [recorded_nll(member.load()) for member in self.members] if self.weighting.kind == NLL else None
         return self.weighting.fixed(len(self.members), nll)
 
-    def _signal(self, sample, keep: torch.Tensor) -> WholeSignal:
+    @functools.cached_property
+    def _runs(self) -> list[int]:
+        """The numbers of the networks that run."""
         numbers = self._first_with_same_content
-        runs = sorted(set(numbers))
-        if not self.weighting.needs_gold:
-            weighty = {numbers[k] for k, log_weight in enumerate(self._fixed.tolist()) if log_weight > -math.inf}
-            runs = sorted(weighty)
+        if self.weighting.needs_gold:
+            return sorted(set(numbers))
+        return sorted({numbers[k] for k, log_weight in enumerate(self._fixed.tolist()) if log_weight > -math.inf})
+
+    def load(self) -> None:
+        """As `_Networks.load`. Raises KDError for a teacher without a recorded nll, if the weights need it."""
+        for number in self._runs:
+            self.members[number].load()
+
+    def _signal(self, sample, keep: torch.Tensor) -> WholeSignal:
+        numbers, runs = self._first_with_same_content, self._runs
         signals = {number: self.members[number].signal(sample, keep, 1.0) for number in runs}
         weights = self._log_weights(sample, keep, signals)  # (K,) or (N, K)
         groups = [[k for k, number in enumerate(numbers) if number == run] for run in runs]

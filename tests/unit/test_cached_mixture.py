@@ -1,6 +1,7 @@
 """Caches of the mixture of several teachers, and the mixture of several caches."""
 
 import json
+import math
 import shutil
 
 import numpy as np
@@ -117,6 +118,32 @@ def test_a_cached_mixture_of_all_types_is_the_online_mixture_over_some_updates(d
     online, _ = losses_of_training(data_bin, *KD, *adaptive, updates=6)
     cached, _ = losses_of_training(data_bin, *KD, "--teacher-cache", tmp_path / "c", updates=6)
     assert cached == pytest.approx(online, rel=1e-5)
+
+
+def recording(source, path, bits):
+    """A copy of a checkpoint that records this validation nll_loss, in bits; None: none."""
+    state = torch.load(source)
+    state["cfg"]["checkpoint"]["best_checkpoint_metric"] = "nll_loss"
+    state["extra_state"]["val_loss"] = bits
+    torch.save(state, path)
+    return path
+
+
+def test_weights_by_the_recorded_nll(data_bin, teachers, tmp_path):
+    """3 and 2 bits: the weights are as 1/8 to 1/4, which is 1 to 2."""
+    paths = [recording(teachers[n], tmp_path / f"{n}.pt", bits) for n, bits in ((0, 3.0), (1, 2.0), (2, None))]
+    arguments = data_bin, joined(*paths[:2])
+    made = make_cache(*arguments, tmp_path / "c", VALID, weighting=Weighting("nll"))["teacher"]
+    nll = dict(zip(made["path"].split(":"), made["weights"]["nll"], strict=True))
+    assert nll == {str(paths[0]): pytest.approx(3 * math.log(2)), str(paths[1]): pytest.approx(2 * math.log(2))}
+    make_cache(*arguments, tmp_path / "d", VALID, weighting=read_weighting("1:2", 2))
+    found, expected = (CacheReader(tmp_path / name).rows(slice(None)) for name in "cd")
+    np.testing.assert_allclose(found.gold, expected.gold, atol=1e-5)
+    assert (found.ids == expected.ids).mean() > 0.99  # but for ties
+    assert verify_cache(tmp_path / "c", sample=10, cpu=True).largest < 0.001
+    with pytest.raises(KDError, match=r"2\.pt does not record it"):
+        make_cache(data_bin, joined(*paths), tmp_path / "e", VALID, weighting=Weighting("nll"))
+    assert not (tmp_path / "e").exists()
 
 
 def test_killed_and_continued_it_has_the_same_bytes_and_other_weights_are_refused(data_bin, teachers, mixed, tmp_path):
@@ -305,7 +332,7 @@ def test_caches_that_do_not_fit_together_are_errors(data_bin, teachers, caches, 
     other = source.sources[1].reader
     other.crc = other.crc.copy()
     other.crc[7, 1] += 1
-    from fairseq_kd.teacher.cached_mixture import _check_same_data
+    from fairseq_kd.teacher.cached_mixture import check_same_data
 
     with pytest.raises(KDError, match=r"are not of the same data \(other words in sentence 7, 1 sentences differ\)"):
-        _check_same_data([source.sources[0].reader, other])
+        check_same_data([source.sources[0].reader, other])

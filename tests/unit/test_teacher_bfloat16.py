@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import batch, build
+from helpers import batch, build, write_variant
 
 from fairseq_kd.cache.format import CacheFormat
 from fairseq_kd.cache.make import CachingOptions, make_cache
@@ -21,6 +21,7 @@ from fairseq_kd.inference import linear, precision
 from fairseq_kd.inference.frozen import load_frozen
 from fairseq_kd.inference.precision import autocast, check_loss_dtype
 from fairseq_kd.loss.rows import kl
+from fairseq_kd.loss.weights import Weighting
 from fairseq_kd.teacher.online import OnlineSignalSource
 from fairseq_kd.teacher.verify import verify_cache
 
@@ -90,6 +91,18 @@ def test_the_manifest_records_how_the_teacher_ran_and_the_error(data_bin, teache
     assert 0 < found["kl"] < 1e-3 and 0 < found["largest"] < 0.2 and 0.9 < found["same_first"] <= 1
     assert verify_cache(tmp_path / "c", cpu=True).largest < 0.15
     assert verify_cache(tmp_path / "exact", cpu=True).largest < 0.01
+
+
+def test_a_mixture_records_the_error_of_the_mixture(data_bin, teacher, tmp_path, cpu):
+    write_variant(teacher, tmp_path / "other.pt", noise=0.05, updates=1)
+    both, weighting = f"{teacher}:{tmp_path / 'other.pt'}", Weighting("adaptive")
+    manifest = made(data_bin, both, tmp_path / "c", "bfloat16", weighting=weighting)
+    made(data_bin, both, tmp_path / "exact", "float32", weighting=weighting)
+    assert manifest["teacher"]["rounded"] == "products" and len(manifest["teacher"]["members"]) == 2
+    assert 0 < manifest["rounding"]["kl"] < 1e-3 and 0 < manifest["rounding"]["largest"] < 0.2
+    found, exact = (np.fromfile(tmp_path / name / "gold.bin", dtype="<f4") for name in ("c", "exact"))
+    assert 0 < np.abs(found - exact).max() < 0.2
+    assert verify_cache(tmp_path / "c", cpu=True).largest < 0.15
 
 
 def test_the_error_is_of_the_stored_rows_and_measured_once(data_bin, teacher, tmp_path, cpu, monkeypatch):
