@@ -18,6 +18,9 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.study import stage as study_stage
 from fairseq_kd.study.check import open_plan
 from fairseq_kd.study.plan import PLAN_NAME
+from fairseq_kd.study.report.rows import read_study
+from fairseq_kd.study.report.tested import _teachers
+from fairseq_kd.study.show import write_results
 from fairseq_kd.training import run as training_run
 
 
@@ -92,9 +95,9 @@ def test_students_of_two_teachers_are_trained_by_each_method_and_the_report_name
     (cache,) = work.glob("stages/cache-*/cache/manifest.json")
     mixture = json.loads(cache.read_text())["teacher"]
     assert mixture["members"] == sorted(files) and sorted(mixture["weights"]["numbers"]) == [1 / 3, 2 / 3]
-    assert main(["study", "report", str(spec), "--out", str(work)]) == 0
-    page = (work / "report.md").read_text()
-    assert "2 teachers together" in page and f"teacher {other}" in page.replace("\\", "")
+    study = read_study(write_results(plan, work), work)
+    assert [row.label for row in study.teachers] == ["teacher", f"teacher {teacher}", f"teacher {other}"]
+    assert _teachers(plan, study)[0].startswith("teacher: 2 teachers together, ")
 
 
 def test_a_stage_whose_data_bin_has_changed_since_the_plan_fails(data_bin, teacher, tmp_path, complete):
