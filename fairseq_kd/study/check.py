@@ -39,7 +39,7 @@ def _check_training(where: str, words: list[str]) -> None:
     from fairseq_kd.criterions.planned import check_planned
 
     args = parse_training(where, words)
-    if args.criterion == "kd_word":  # in every plan; tests parse other commands too
+    if args.criterion in ("kd_word", "kd_hybrid", "kd_mutual"):  # in every plan; tests parse other commands too
         with prefixed_errors(where):
             check_planned(args)
 

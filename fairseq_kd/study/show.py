@@ -146,13 +146,15 @@ def _cell(plan: Plan, work: Path, name: str, state: str, stages: dict) -> dict:
         "state": state,
         "results": _paths(cell["results"], stages),
         "stages": plan.stages_of(name),
-        "training_seconds": (record_of(work / "stages" / cell["student"]) or {}).get("seconds"),
+        "training_seconds": cell["student"] and (record_of(work / "stages" / cell["student"]) or {}).get("seconds"),
     }
 
 
 def _teacher(plan: Plan, teacher: dict, stages: dict) -> dict:
+    paths = existing_path(teacher["checkpoint"], plan.existing.artefacts).split(":")
     return {
-        "checkpoint": existing_path(teacher["checkpoint"], plan.existing.artefacts).removeprefix("@/"),
+        **({"name": teacher["name"]} if "name" in teacher else {}),
+        "checkpoint": ":".join(part.removeprefix("@/") for part in paths),
         "results": _paths(teacher["results"], stages),
         "cells": teacher["cells"],
         "stages": plan.needed(inputs_of([teacher["checkpoint"]])),
