@@ -22,6 +22,7 @@ from fairseq_kd.criterions.logged import log_words, of_gold_tokens, word_output
 from fairseq_kd.criterions.mixed import around_update, loss_dtype, training_precision
 from fairseq_kd.criterions.on_policy import mixed_result, on_policy, samples_logged
 from fairseq_kd.criterions.on_policy_config import OnPolicyConfig, check_word_options
+from fairseq_kd.criterions.on_policy_part import sampled_part
 from fairseq_kd.criterions.places import places_of, rows_at, scatter
 from fairseq_kd.criterions.source import (
     TaskCalls,
@@ -87,10 +88,18 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
         """
         return training_source(self.cfg, self.task, self.online)
 
+    @functools.cached_property
+    def part(self):
+        """The training sentences whose targets are samples (--on-policy-part); None without the option.
+
+        It is opened when a training begins, as `source`. Raises KDError when the data do not say which ones they are.
+        """
+        return sampled_part(self.cfg, self.task)
+
     def _begin_training(self, split: str) -> None:
         with exit_on_user_error():
             prepare_training(self.task.cfg, split, str(self.cfg.autocast))
-            _ = self.source
+            _ = self.source, self.part
 
     def load_state_dict(self, state_dict, strict=True):
         """Restore the recent tokens of --kd-select global; a checkpoint of a training without it has none."""
@@ -131,8 +140,12 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
         return self.result(model, sample, len(places), sums.loss if reduce else scatter(losses.loss, keep), sums)
 
     def _with_samples(self, model, sample):
-        """The batch with targets that the student samples (--on-policy-rate), or None for a batch of gold targets."""
-        if self.on_policy is None or not model.training or self.calls.is_dummy:
+        """The batch with targets that are samples of the student (--on-policy-...), or None for gold targets only."""
+        if not model.training or self.calls.is_dummy:
+            return None
+        if self.part is not None:
+            return self.part.batch(sample)
+        if self.on_policy is None:
             return None
         self.online.choose_dtype(model, str(self.cfg.autocast))
         return self.on_policy.batch(model, sample, self.calls.update_num, self.online.max_target_positions)
@@ -145,7 +158,7 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
         logging_output = word_output(sample, sample_size, tokens, loss, sums, self.report_accuracy)
         if sums.kd is not None:
             logging_output |= teacher_log(self._source_for(model), sums.nll.data)
-        if self.on_policy is not None and model.training:  # the same names in the same order in each rank
+        if (self.on_policy or self.part) is not None and model.training:  # the same names in the same order in each rank
             logging_output |= samples_logged(torch.zeros_like(sums.nll))
         return loss, sample_size, logging_output
 

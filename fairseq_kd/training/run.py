@@ -23,6 +23,7 @@ from fairseq_kd.inference.checkpoint import DamagedCheckpoint, read_checkpoint, 
 
 RECORD = "train.json"  # exists once the run is complete
 REQUEST = "request.json"  # exists from the start
+RESTORE = "--restore-file"
 LOG_LINES_SHOWN = 15
 
 
@@ -67,20 +68,44 @@ def _train(folder: Path, command: list[str], request: dict, max_update: int, lab
     checkpoints = folder / "checkpoints"
     # A run that was killed between its last checkpoint and the record needs no fairseq-train: it would make and save
     # one more update.
-    if restore_last_checkpoint(checkpoints) < max_update:
-        _run(command, folder / "train.log", max_update, label)
+    done = restore_last_checkpoint(checkpoints)
+    if done < max_update:
+        _run(_continued(command) if done else command, folder / "train.log", max_update, label)
     state = read_checkpoint(checkpoints / "checkpoint_last.pt")
     best = checkpoints / "checkpoint_best.pt"
     record = {
         "checkpoint": str(best),
         "checkpoint_sha256": sha256_file(best),
         "command": shlex.join(command),
-        "seconds": round(state["extra_state"]["previous_training_time"], 1),
+        "seconds": round(_seconds(state) - _seconds_before(command), 1),
         "updates": updates_of(state),
         "inputs": request["inputs"],
     }
     write_record(folder / RECORD, record)
     return record
+
+
+def _continued(command: list[str]) -> list[str]:
+    """The command that continues a run from its own checkpoint_last.pt, without what concerns its beginning alone.
+
+    A run that begins with the checkpoint of another one (--restore-file) would otherwise begin with it again.
+    """
+    words = [word for word in command if not word.startswith("--reset-")]
+    if RESTORE in words:
+        at = words.index(RESTORE)
+        del words[at : at + 2]
+    return words
+
+
+def _seconds(state: dict) -> float:
+    """The time that a training has taken, including the time of the training whose checkpoint it began with."""
+    return state["extra_state"].get("previous_training_time", 0.0)
+
+
+def _seconds_before(command: list[str]) -> float:
+    """The time of the training whose checkpoint the run begins with; 0 for a run that begins with none."""
+    path = command[command.index(RESTORE) + 1] if RESTORE in command else ""
+    return _seconds(read_checkpoint(path)) if os.path.isfile(path) else 0.0
 
 
 def _check_same_request(path: Path, request: dict) -> None:
