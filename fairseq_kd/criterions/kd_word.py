@@ -158,7 +158,7 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
         logging_output = word_output(sample, sample_size, tokens, loss, sums, self.report_accuracy)
         if sums.kd is not None:
             logging_output |= teacher_log(self._source_for(model), sums.nll.data)
-        if (self.on_policy or self.part) is not None and model.training:  # the same names in the same order in each rank
+        if model.training and (self.on_policy or self.part):  # the same names in the same order in each rank
             logging_output |= samples_logged(torch.zeros_like(sums.nll))
         return loss, sample_size, logging_output
 

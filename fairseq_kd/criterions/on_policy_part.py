@@ -1,4 +1,4 @@
-"""`--on-policy-part`: training data of `fairseq-kd mix`, in which one of the mixed data-bins has samples of the student.
+"""`--on-policy-part`: training data of `fairseq-kd mix`, in which one of the mixed data-bins has the student's samples.
 
 The student has decoded them before the training (`fairseq-kd decode` with the student as --teacher). The teacher
 answers them online or from a cache of the mixed data. The loss of a sample is that of `on_policy`: the teacher's term
