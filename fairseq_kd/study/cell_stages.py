@@ -8,6 +8,8 @@ from fairseq_kd.study.cells import Cell
 from fairseq_kd.study.existing import Existing
 from fairseq_kd.study.existing_check import ExistingCheck
 from fairseq_kd.study.key import RawText, raw_text
+from fairseq_kd.study.refresh import METHOD as SEMI_ON_POLICY
+from fairseq_kd.study.refresh import train_in_rounds
 from fairseq_kd.study.sections import SHARES, SOURCE_TEXT
 from fairseq_kd.study.spec import Spec
 from fairseq_kd.study.stages import Stage, Stages
@@ -36,7 +38,7 @@ class CellStages(Stages):
         data = self._noised(clean, "train", settings["noise-level"], settings)
         options = left_out(settings["common"] | settings["student"], "student", self.spec, settings)
         options = options | {"max-update": settings["budget"]["student"], "seed": settings["seed"]}
-        if "word" not in method:
+        if "word" not in method and method != SEMI_ON_POLICY:
             check_without_teacher(f"{self.spec.path}: student or common", options)
         if method == "ce":
             options |= CROSS_ENTROPY
@@ -51,12 +53,19 @@ class CellStages(Stages):
             options |= {"criterion": "kd_word"} | settings["kd"] | self._signal(data, teacher, settings)
         elif method == "seq":
             options |= CROSS_ENTROPY
-        student = self._training("student", data, options)
+        if method == SEMI_ON_POLICY:
+            options |= {"criterion": "kd_word"} | settings["kd"]
+            rounds = train_in_rounds(self, data, teacher, settings, options)
+        else:
+            rounds = [self._training("student", data, options)]
+        student = rounds[-1]
         checkpoint = student.path("checkpoints/checkpoint_best.pt")
         if settings["compact"]:
             checkpoint = self._tool("compact", ["compact", checkpoint], {"out": "@out/model.pt"}).path("model.pt")
         results = self._evaluations(checkpoint, clean, settings)
         self.cells[cell.name] = {"factors": cell.factors, "student": student.name, "results": results}
+        if len(rounds) > 1:
+            self.cells[cell.name]["rounds"] = [stage.name for stage in rounds]
 
     def _prepared(self, settings: dict) -> str:
         """The data-bin: the one that `data` names, or the output of `prepare`."""

@@ -21,6 +21,8 @@ from fairseq_kd.study.factors import (
     read_exclusions,
     settings_of_value,
 )
+from fairseq_kd.study.refresh import METHOD as SEMI_ON_POLICY
+from fairseq_kd.study.refresh import SECTION, SETTING
 from fairseq_kd.study.sections import BUDGETS, EXISTING, check_shares
 from fairseq_kd.study.spec import Spec
 
@@ -76,21 +78,25 @@ def _has_effect(setting: str, values: dict) -> bool:
     """
     section, method = setting.partition(".")[0], values["method"]
     has_teacher = method != "ce" or values["init"] != "random"
+    in_rounds = method == SEMI_ON_POLICY
+    has_signal = "word" in method or in_rounds
     trains_teacher = has_teacher and "teacher.checkpoint" not in values["existing"]
     if setting == "teacher.checkpoint":
         return has_teacher
     if setting in ("teacher-choice", "budget.teacher") or section == "teacher":
         return trains_teacher
     if section in ("kd", "signal"):
-        return "word" in method
+        return has_signal
+    if section in (SETTING, SECTION):
+        return in_rounds
     if section == "select":
         return trains_teacher and values["teacher-choice"] is not None
     if section == "cache":
-        return "word" in method and values["signal"] == "cache" and _is_used(setting, "cache.folder", values)
+        return has_signal and values["signal"] == "cache" and _is_used(setting, "cache.folder", values)
     if section == "decode":
         return "seq" in method and _is_used(setting, "decode.data-bin", values)
     if setting == "mix-gold":
-        return "seq" in method
+        return "seq" in method or in_rounds
     if setting == "teacher-noise":
         return trains_teacher and values["noise"] > 0
     return values["noisy"] if setting.startswith("noise.") else True
@@ -139,7 +145,7 @@ def _check_sections(spec: Spec, kept: list) -> None:
         for cell in cells
     ]
     _check_options_beside_existing(spec, values)
-    for section in ("teacher", "select", "kd", "cache", "decode", "noise"):
+    for section in ("teacher", "select", "kd", "cache", "decode", SECTION, "noise"):
         options = (f"{section}.{key}" for key in ("", *spec.sections[section]))
         if section in spec.written and not any(_has_effect(name, cell) for name in options for cell in values):
             raise KDError(f"{spec.path}: the section {section} has no effect on any cell; leave it out")

@@ -33,7 +33,8 @@ CALIBRATION = "calibration.json"
 REMEDY = "remove it, and measure again by fairseq-kd study plan --calibrate"
 NOT_IN_SHAPE = ("--seed", "--max-update", "--total-num-update", "--out")
 DATA = ("prepare", "noise", "decode", "mix")  # kinds of stages that make data-bins
-WEIGHTS = ("finetune-from-model",)  # the weights with which a student begins do not change its speed
+WEIGHTS = ("finetune-from-model", "restore-file")  # the weights with which a student begins do not change its speed
+OF_SIGNAL = ("teacher", "on-policy")  # beginnings of options that a training without a teacher does not have
 UPDATES, WARM_UP = 12, 4  # updates of a calibration, and how many of them are not timed
 LOG_LINES_SHOWN = 12
 
@@ -174,7 +175,9 @@ def _without_teacher(command: list[str]) -> list[str]:
     kept, words = [], iter(command)
     for word in words:
         option = word.removeprefix("--")
-        if option != word and (option.startswith("teacher") or option in WEIGHTS or is_kd_option(option)):
+        if option != word and option.startswith("reset-"):
+            continue
+        if option != word and (option.startswith(OF_SIGNAL) or option in WEIGHTS or is_kd_option(option)):
             next(words)  # the value of the option
         elif option != word or word != CROSS_ENTROPY["criterion"]:
             kept.append(word)

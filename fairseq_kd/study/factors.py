@@ -18,6 +18,8 @@ from fnmatch import fnmatchcase
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.yaml_file import check_keys, check_text, nearest
 from fairseq_kd.quickstart.recipe import TRAINED
+from fairseq_kd.study.refresh import METHOD as SEMI_ON_POLICY
+from fairseq_kd.study.refresh import SECTION, SETTING
 from fairseq_kd.study.sections import (
     BUDGETS,
     EXISTING,
@@ -32,7 +34,7 @@ from fairseq_kd.study.sections import (
 from fairseq_kd.study.spec import Spec
 from fairseq_kd.training.arguments import PRECISION, check_precision
 
-METHODS = ("ce", "word", "seq", "word+seq")
+METHODS = ("ce", "word", "seq", "word+seq", SEMI_ON_POLICY)
 CHOICES = {
     "method": METHODS,
     "teacher-choice": ("low-loss", "high-score"),
@@ -42,7 +44,7 @@ CHOICES = {
     "init": ("random", "skip", "first", "last"),
 }
 DEFAULTS = {"teacher-choice": None, "teacher-noise": "same", "signal": "cache", "compact": False}
-DEFAULTS |= {"noise": 0, "seed": 1, "mix-gold": 0, "init": "random"}
+DEFAULTS |= {"noise": 0, "seed": 1, "mix-gold": 0, "init": "random", SETTING: None}
 SETTINGS = ("method", *DEFAULTS)
 ALIASES = {
     "strategy": ("decode.strategy",),
@@ -52,7 +54,7 @@ ALIASES = {
     PRECISION: (f"teacher.{PRECISION}", f"student.{PRECISION}"),
 }
 KD_OPTIONS = ("teacher-temperature", "student-temperature", "teacher-dtype")  # see is_kd_option
-OPTION_SECTIONS = ("data", *TRAINED, "select", "kd", "cache", "decode", "noise", "evaluate")
+OPTION_SECTIONS = ("data", *TRAINED, "select", "kd", "cache", "decode", SECTION, "noise", "evaluate")
 
 
 def check_factors(spec: Spec) -> dict:
@@ -107,6 +109,8 @@ def _check_value(spec: Spec, name: str, value, labelled: bool, lists=()) -> None
         check_noise_level(spec.path, "factors", value)
     if name == "mix-gold":
         check_mix(spec.path, value)
+    if name == SETTING:
+        check_updates(spec.path, f"the factor {name}", value)
     if name in ("seed", "teacher.seed"):
         check_seed(spec.path, f"the factor {name}", value)
     if name in EXISTING:

@@ -146,8 +146,14 @@ def _cell(plan: Plan, work: Path, name: str, state: str, stages: dict) -> dict:
         "state": state,
         "results": _paths(cell["results"], stages),
         "stages": plan.stages_of(name),
-        "training_seconds": (record_of(work / "stages" / cell["student"]) or {}).get("seconds"),
+        "training_seconds": _training_seconds(work, cell),
     }
+
+
+def _training_seconds(work: Path, cell: dict) -> float | None:
+    """The time of the student's training, of all its rounds; None until it is done."""
+    records = [record_of(work / "stages" / name) for name in cell.get("rounds", [cell["student"]])]
+    return round(sum(record["seconds"] for record in records), 1) if all(records) else None
 
 
 def _teacher(plan: Plan, teacher: dict, stages: dict) -> dict:
