@@ -21,10 +21,10 @@ from fairseq_kd.study.factors import (
     read_exclusions,
     settings_of_value,
 )
-from fairseq_kd.study.refresh import METHOD as SEMI_ON_POLICY
-from fairseq_kd.study.refresh import SECTION, SETTING
+from fairseq_kd.study.methods import METHODS, REFRESH, STUDENT_DECODE, needs_teacher, takes_option
 from fairseq_kd.study.sections import BUDGETS, EXISTING, check_shares
 from fairseq_kd.study.spec import Spec
+from fairseq_kd.study.teachers import TEACHERS, assigned_by, trains_any
 
 LONGEST_NAME = 200  # bytes: the name of a cell is the name of a folder
 HASH_LENGTH = 6
@@ -76,30 +76,42 @@ def _has_effect(setting: str, values: dict) -> bool:
     values["noisy"]: whether the training or the evaluation data of the cell have noise. values["existing"]: the
     settings of EXISTING that the cell has: what exists is not made, so the options for making it have no effect.
     """
-    section, method = setting.partition(".")[0], values["method"]
-    has_teacher = method != "ce" or values["init"] != "random"
-    in_rounds = method == SEMI_ON_POLICY
-    has_signal = "word" in method or in_rounds
-    trains_teacher = has_teacher and "teacher.checkpoint" not in values["existing"]
-    if setting == "teacher.checkpoint":
+    section, _, option = setting.partition(".")
+    method = METHODS[values["method"]]
+    has_teacher = needs_teacher(values["method"], values["init"])
+    trains_teacher = has_teacher and trains_any(values[TEACHERS], values["existing"])
+    if setting in ("teacher.checkpoint", TEACHERS):
         return has_teacher
     if setting in ("teacher-choice", "budget.teacher") or section == "teacher":
         return trains_teacher
-    if section in ("kd", "signal"):
-        return has_signal
-    if section in (SETTING, SECTION):
-        return in_rounds
     if section == "select":
         return trains_teacher and values["teacher-choice"] is not None
-    if section == "cache":
-        return has_signal and values["signal"] == "cache" and _is_used(setting, "cache.folder", values)
-    if section == "decode":
-        return "seq" in method and _is_used(setting, "decode.data-bin", values)
-    if setting == "mix-gold":
-        return "seq" in method or in_rounds
+    if setting in ("seed", "init", "compact", "budget.student") or section == "student":
+        return method.trained
+    if section == "common":
+        return method.trained or trains_teacher
+    if setting == "noise":
+        return method.trained or (trains_teacher and values["teacher-noise"] == "same")
     if setting == "teacher-noise":
         return trains_teacher and values["noise"] > 0
-    return values["noisy"] if setting.startswith("noise.") else True
+    if section == "noise":
+        return values["noisy"]
+    return _has_effect_on_learning(section, option, method, values)
+
+
+def _has_effect_on_learning(section: str, option: str, method, values: dict) -> bool:
+    """As `_has_effect`, for the settings about what a student learns from its teachers and peers."""
+    cached = method.cached and not method.is_online(values["signal"])
+    if section == "kd":
+        how = {"several": len(values[TEACHERS] or ()) > 1, "online": method.is_online(values["signal"])}
+        return takes_option(values["method"], option, **how) if option else method.criterion is not None
+    if section == "cache":
+        return cached and _is_used(f"cache.{option}", "cache.folder", values)
+    if section == "decode":
+        return method.decoded and _is_used(f"decode.{option}", "decode.data-bin", values)
+    named = {"signal": method.cached, "mix-gold": method.on_decoded or method.rounds}
+    named |= {"peers": values["method"] == "mutual", REFRESH: method.rounds, STUDENT_DECODE: method.rounds}
+    return named.get(section, True)
 
 
 def _is_used(setting: str, existing: str, values: dict) -> bool:
@@ -108,9 +120,11 @@ def _is_used(setting: str, existing: str, values: dict) -> bool:
 
 
 def _existing(sections: dict) -> set:
-    """The settings of EXISTING that are in these sections."""
+    """The settings of EXISTING that are in the sections of a cell, or in all its teachers."""
     names = (name.partition(".") for name in EXISTING)
-    return {f"{section}.{key}" for section, _, key in names if key in sections.get(section, {})}
+    found = {f"{section}.{key}" for section, _, key in names if key in sections.get(section, {})}
+    several = sections.get(TEACHERS)
+    return found | ({"teacher.checkpoint"} if several and not trains_any(several, set()) else set())
 
 
 def _effective(spec: Spec, combination: dict) -> dict:
@@ -119,7 +133,8 @@ def _effective(spec: Spec, combination: dict) -> dict:
     assigned = [pair for name, value in combination.items() for pair in assignments(spec, name, value)]
     values = dict(DEFAULTS) | {setting: value for setting, value in assigned if setting in SETTINGS}
     values["noisy"] = values["noise"] > 0 or any(spec.sections["evaluate"]["noise"])
-    values["existing"] = _existing(spec.sections) | ({setting for setting, _ in assigned} & EXISTING.keys())
+    found = _existing(spec.sections | {TEACHERS: values[TEACHERS]})
+    values["existing"] = found | ({setting for setting, _ in assigned} & EXISTING.keys())
     return {name: combination[name] for name in combination if any(_has_effect(s, values) for s in given[name])}
 
 
@@ -127,13 +142,19 @@ def _check_overriding(spec: Spec, values: dict) -> None:
     """Raises KDError when two factors of a cell assign one setting: the cell's name would show the overridden value."""
     setters = {}
     for name, value in values.items():
-        for setting, _ in assignments(spec, name, value):
+        for setting in _set_by(spec, name, value):
             if setting in setters:
                 both = f"the factors {setters[setting]} and {name} both set" if setters[setting] != name else (
                     f"the value {value} of the factor {name} sets twice"
                 )  # fmt: skip
                 raise KDError(f"{spec.path}: {both} {setting}, so one would override the other; leave one of them out")
             setters[setting] = name
+
+
+def _set_by(spec: Spec, name: str, value) -> list[str]:
+    """The settings that one value of a factor assigns, and those of the section teacher that its teachers assign."""
+    pairs = assignments(spec, name, value)
+    return [one for setting, given in pairs for one in (setting, *(assigned_by(given) if setting == TEACHERS else ()))]
 
 
 def _check_sections(spec: Spec, kept: list) -> None:
@@ -145,10 +166,13 @@ def _check_sections(spec: Spec, kept: list) -> None:
         for cell in cells
     ]
     _check_options_beside_existing(spec, values)
-    for section in ("teacher", "select", "kd", "cache", "decode", SECTION, "noise"):
+    for section in ("teacher", "select", "kd", "cache", "decode", STUDENT_DECODE, "noise"):
         options = (f"{section}.{key}" for key in ("", *spec.sections[section]))
         if section in spec.written and not any(_has_effect(name, cell) for name in options for cell in values):
             raise KDError(f"{spec.path}: the section {section} has no effect on any cell; leave it out")
+    for key in spec.sections["kd"]:
+        if f"kd.{key}" in spec.written and not any(_has_effect(f"kd.{key}", cell) for cell in values):
+            raise KDError(f"{spec.path}: {key} in kd has no effect on any cell; leave it out")
     for cell in cells:
         check_shares(spec.path, cell["noise"])
         training = cell["common"] | cell["teacher"]

@@ -34,7 +34,8 @@ REMEDY = "remove it, and measure again by fairseq-kd study plan --calibrate"
 NOT_IN_SHAPE = ("--seed", "--max-update", "--total-num-update", "--out")
 DATA = ("prepare", "noise", "decode", "mix")  # kinds of stages that make data-bins
 WEIGHTS = ("finetune-from-model", "restore-file")  # the weights with which a student begins do not change its speed
-OF_SIGNAL = ("teacher", "on-policy")  # beginnings of options that a training without a teacher does not have
+# options that name what other stages make, and that change the speed of an update
+NOT_MEASURED = {"--teacher", "--distilled", "--peers"}
 UPDATES, WARM_UP = 12, 4  # updates of a calibration, and how many of them are not timed
 LOG_LINES_SHOWN = 12
 
@@ -84,11 +85,11 @@ class Estimates:
         return ("at least " if unknown else "") + format_seconds(seconds)
 
     def measurable(self) -> list[str]:
-        """The stages without an estimate that `calibrate` measures: trainings without an online teacher."""
+        """The stages without an estimate that `calibrate` measures: trainings that need no other training."""
         return [
             name
             for name, stage in self.plan.stages.items()
-            if stage.kind in TRAININGS and "--teacher" not in stage.command and self.seconds(name) is None
+            if stage.kind in TRAININGS and not NOT_MEASURED & set(stage.command) and self.seconds(name) is None
         ]
 
 
@@ -177,7 +178,7 @@ def _without_teacher(command: list[str]) -> list[str]:
         option = word.removeprefix("--")
         if option != word and option.startswith("reset-"):
             continue
-        if option != word and (option.startswith(OF_SIGNAL) or option in WEIGHTS or is_kd_option(option)):
+        if option != word and (option.startswith("teacher") or option in WEIGHTS or is_kd_option(option)):
             next(words)  # the value of the option
         elif option != word or word != CROSS_ENTROPY["criterion"]:
             kept.append(word)

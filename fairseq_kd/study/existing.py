@@ -18,6 +18,7 @@ from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.inputs import DATA_BIN_FILES, Inputs
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.study.key import parts_of
 
 PREFIX = "@existing/"
 HASH_LENGTH = 12  # hexadecimal digits
@@ -56,13 +57,22 @@ class Existing:
         return PREFIX + self._names[kind, path]
 
     def of(self, word: str) -> dict | None:
-        """The artefact that a word of a command names; None for a word that names none."""
+        """The artefact that a part of a word of a command names (`key.parts_of`); None for a part that names none."""
         return self.artefacts.get(word.removeprefix(PREFIX)) if word.startswith(PREFIX) else None
 
 
 def existing_path(word: str, artefacts: dict) -> str:
-    """The word with the path of the artefact that it names; another word as it is. artefacts: see `Existing`."""
-    return artefacts[word.removeprefix(PREFIX)]["path"] if word.startswith(PREFIX) else word
+    """The word with the paths of the artefacts that it names; another word as it is. artefacts: see `Existing`."""
+    return ":".join(
+        artefacts[part.removeprefix(PREFIX)]["path"] if part.startswith(PREFIX) else part for part in parts_of(word)
+    )
+
+
+def names_of_several(members: list[str]) -> set[str]:
+    """The sha256s by which manifests name several teachers: in their order (`decode`) or sorted (`cache`)."""
+    if len(members) == 1:
+        return set(members)
+    return {hashlib.sha256("\n".join(order).encode()).hexdigest() for order in (members, sorted(members))}
 
 
 @contextlib.contextmanager
@@ -71,7 +81,8 @@ def unchanged(command: list[str], artefacts: dict) -> Iterator[None]:
 
     Raises KDError that names the first file that has changed, was removed, or is new.
     """
-    names = dict.fromkeys(word.removeprefix(PREFIX) for word in command if word.startswith(PREFIX))
+    parts = [part for word in command for part in parts_of(word)]
+    names = dict.fromkeys(part.removeprefix(PREFIX) for part in parts if part.startswith(PREFIX))
     with Inputs() as inputs:
         for name in names:
             _compare(artefacts[name], inputs)

@@ -9,8 +9,8 @@ from pathlib import Path
 from fairseq_kd.artifacts.data_bin_check import read_dictionary
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME, read_manifest
 from fairseq_kd.core.errors import KDError, prefixed_errors
-from fairseq_kd.study.existing import Existing
-from fairseq_kd.study.key import RawText
+from fairseq_kd.study.existing import Existing, names_of_several
+from fairseq_kd.study.key import RawText, parts_of
 from fairseq_kd.study.maker import TRAININGS
 from fairseq_kd.study.spec import Spec
 from fairseq_kd.training.arguments import CROSS_ENTROPY, parse_training, to_arguments, training_arguments
@@ -23,7 +23,7 @@ class ExistingCheck:
 
     def __init__(self, spec: Spec, existing: Existing):
         self.spec, self.existing = spec, existing
-        self._words, self._models = {}, {}  # what was checked -> its word; path of a teacher -> options of its model
+        self._words, self._models = {}, {}  # what was checked -> its word; word of a teacher -> options of its model
 
     @property
     def _languages(self) -> tuple[str, str]:
@@ -73,8 +73,9 @@ class ExistingCheck:
         if key not in self._words:
             data = self.existing.of(data_bin)
             with prefixed_errors(f"{self.spec.path}: checkpoint in teacher"):
-                self._models[path] = self._read_teacher(path, data and data["path"])
+                model = self._read_teacher(path, data and data["path"])
             self._words[key] = self.existing.add("teacher", path)
+            self._models[self._words[key]] = model
         return self._words[key]
 
     def _read_teacher(self, path: str, data_bin: str | None):
@@ -176,8 +177,8 @@ class ExistingCheck:
 
         The manifest of data that were made from text has the hash of one file of the data: of their manifest.
         """
-        data, checkpoint = self.existing.of(data_bin), self.existing.of(teacher)
-        if data is None or checkpoint is None:
+        data, checkpoints = self.existing.of(data_bin), [self.existing.of(one) for one in parts_of(teacher)]
+        if data is None or None in checkpoints:
             made = "data" if data is None else "teacher"
             raise KDError(
                 f"{what} cannot belong to the {made} of every cell, because the study makes the {made} itself: give "
@@ -185,9 +186,10 @@ class ExistingCheck:
             )
         if manifest["subset"] != "train":
             raise KDError(f"{what} is of subset {manifest['subset']!r}, the students are trained on 'train'")
-        if manifest["teacher"]["sha256"] != checkpoint["files"][""]:
+        if manifest["teacher"]["sha256"] not in names_of_several([one["files"][""] for one in checkpoints]):
+            paths = ":".join(one["path"] for one in checkpoints)
             raise KDError(
-                f"{what} was made by {manifest['teacher']['path']}, which is not the content of {checkpoint['path']}: "
+                f"{what} was made by {manifest['teacher']['path']}, which is not the content of {paths}: "
                 "give the teacher that made it, or leave this path out"
             )
         made_from = manifest["data"] if "data" in manifest else {MANIFEST_NAME: manifest["source_text"]["like"]}
@@ -212,7 +214,7 @@ class ExistingCheck:
             return
         student = parse_training(where, words)
         with prefixed_errors(where):
-            check_possible(self._model_of(teacher, settings, stages), student)
+            check_possible(self._model_of(teacher, stages), student)
         self._words[key] = teacher
 
     def backend(self, checkpoint: str, settings: dict, stages: dict) -> None:
@@ -226,17 +228,20 @@ class ExistingCheck:
             return
         from fairseq_kd.evaluation.backend import BackendOptions
 
-        stage = None if self.existing.of(checkpoint) is not None else stages[Path(checkpoint).parts[2]]
         with prefixed_errors(f"{self.spec.path}: backend in evaluate"):
             options = BackendOptions(name)
-            if stage is None or stage.kind != "compact":  # what `compact` writes is a student without gates
-                options.check_model(self._model_of(checkpoint, settings, stages))
+            for one in parts_of(checkpoint):
+                if not self._is_compact(one, stages):  # what `compact` writes is a student without gates
+                    options.check_model(self._model_of(one, stages))
         self._words[key] = checkpoint
 
-    def _model_of(self, teacher: str, settings: dict, stages: dict):
+    def _is_compact(self, checkpoint: str, stages: dict) -> bool:
+        return self.existing.of(checkpoint) is None and stages[Path(checkpoint).parts[2]].kind == "compact"
+
+    def _model_of(self, teacher: str, stages: dict):
         """The options of a model: from the checkpoint of a teacher, or from the command that will train it."""
         if self.existing.of(teacher) is not None:
-            return self._models[settings["teacher"]["checkpoint"]]
+            return self._models[teacher]
         stage = stages[Path(teacher).parts[2]]
         while stage.kind not in TRAININGS:  # `select` chooses among the checkpoints of a training
             stage = stages[stage.inputs[0]]

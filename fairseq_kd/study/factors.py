@@ -7,7 +7,7 @@ name of a factor says which settings its values assign:
     one of SETTINGS                                  the same name
     one of ALIASES, such as `alpha`                  the options given there
     SECTION.OPTION, such as `decode.beam`            that option
-    an option of kd_word, see is_kd_option           kd.NAME
+    an option of the criterion, see is_kd_option     kd.NAME
     any other name, such as `dropout`                student.NAME
 
 An exclusion is a pattern of factor values. It removes the cells that agree with all of it.
@@ -18,8 +18,8 @@ from fnmatch import fnmatchcase
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.yaml_file import check_keys, check_text, nearest
 from fairseq_kd.quickstart.recipe import TRAINED
-from fairseq_kd.study.refresh import METHOD as SEMI_ON_POLICY
-from fairseq_kd.study.refresh import SECTION, SETTING
+from fairseq_kd.study.methods import INITIALISATIONS, NAMES, OF_SEVERAL_TEACHERS, RANDOM, REFRESH, STUDENT_DECODE
+from fairseq_kd.study.peers import check_peers
 from fairseq_kd.study.sections import (
     BUDGETS,
     EXISTING,
@@ -32,19 +32,20 @@ from fairseq_kd.study.sections import (
     check_updates,
 )
 from fairseq_kd.study.spec import Spec
+from fairseq_kd.study.teachers import TEACHERS
 from fairseq_kd.training.arguments import PRECISION, check_precision
 
-METHODS = ("ce", "word", "seq", "word+seq", SEMI_ON_POLICY)
+METHODS = NAMES
 CHOICES = {
     "method": METHODS,
     "teacher-choice": ("low-loss", "high-score"),
     "teacher-noise": ("same", "clean"),
     "signal": ("cache", "online"),
     "compact": (True, False),
-    "init": ("random", "skip", "first", "last"),
+    "init": INITIALISATIONS,
 }
 DEFAULTS = {"teacher-choice": None, "teacher-noise": "same", "signal": "cache", "compact": False}
-DEFAULTS |= {"noise": 0, "seed": 1, "mix-gold": 0, "init": "random", SETTING: None}
+DEFAULTS |= {"noise": 0, "seed": 1, "mix-gold": 0, "init": RANDOM, "peers": 2, TEACHERS: None, REFRESH: None}
 SETTINGS = ("method", *DEFAULTS)
 ALIASES = {
     "strategy": ("decode.strategy",),
@@ -53,8 +54,10 @@ ALIASES = {
     "temperature": ("kd.teacher-temperature", "kd.student-temperature"),
     PRECISION: (f"teacher.{PRECISION}", f"student.{PRECISION}"),
 }
-KD_OPTIONS = ("teacher-temperature", "student-temperature", "teacher-dtype")  # see is_kd_option
-OPTION_SECTIONS = ("data", *TRAINED, "select", "kd", "cache", "decode", SECTION, "noise", "evaluate")
+# see is_kd_option
+KD_OPTIONS = ("teacher-temperature", "student-temperature", "teacher-dtype", "teacher-schedule", *OF_SEVERAL_TEACHERS)
+KD_BEGINNINGS = ("kd-", "on-policy-", "hybrid-")
+OPTION_SECTIONS = ("data", *TRAINED, "select", "kd", "cache", "decode", STUDENT_DECODE, "noise", "evaluate")
 
 
 def check_factors(spec: Spec) -> dict:
@@ -86,6 +89,8 @@ def _check_name(spec: Spec, name) -> None:
 
 
 def _check_labelled(spec: Spec, name: str, values: dict) -> None:
+    if name == TEACHERS:  # `read_teachers` has checked it
+        return
     if name in SETTINGS or name in ALIASES:
         raise KDError(f"{spec.path}: the factor {name} takes a list of values; labelled values need another name")
     for label, options in values.items():
@@ -109,7 +114,9 @@ def _check_value(spec: Spec, name: str, value, labelled: bool, lists=()) -> None
         check_noise_level(spec.path, "factors", value)
     if name == "mix-gold":
         check_mix(spec.path, value)
-    if name == SETTING:
+    if name == "peers":
+        check_peers(spec.path, value)
+    if name == REFRESH:
         check_updates(spec.path, f"the factor {name}", value)
     if name in ("seed", "teacher.seed"):
         check_seed(spec.path, f"the factor {name}", value)
@@ -140,8 +147,8 @@ def settings_of(name: str) -> tuple[str, ...]:
 
 
 def is_kd_option(name: str) -> bool:
-    """Whether `name`, without the two dashes, is an option of kd_word that says how it distils."""
-    if name.startswith("kd-") or name in KD_OPTIONS:
+    """Whether `name`, without the two dashes, is an option of kd_word or kd_hybrid that says how it distils."""
+    if name.startswith(KD_BEGINNINGS) or name in KD_OPTIONS:
         return True
     from fairseq_kd.loss.divergences import PARAMETERS  # and with it torch
 

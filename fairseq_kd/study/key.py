@@ -28,7 +28,7 @@ from fairseq_kd.training.arguments import CROSS_ENTROPY, to_arguments
 
 REQUEST_LENGTH, MAKER_LENGTH = 12, 8  # hexadecimal digits
 FIRST_FORMAT, FIRST_VERSION = 1, "0.1.0"  # the version that named stages KIND-KEY
-FILE_OF_STAGE = re.compile(r"@/stages/([^/]+)/")  # the beginning of a word that names a file of a stage
+FILE_OF_STAGE = re.compile(r"@/stages/([^/]+)/")  # the beginning of a file of a stage, see parts_of
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def key_of(kind: str, command: list, depends, maker: dict, inputs: dict[str, Key
 
 def inputs_of(command: list) -> list[str]:
     """Names of the stages whose files a command names, each once."""
-    found = (FILE_OF_STAGE.match(word) for word in command)
+    found = (FILE_OF_STAGE.match(part) for word in command for part in parts_of(word))
     return list(dict.fromkeys(match[1] for match in found if match))
 
 
@@ -76,9 +76,17 @@ def _as_asked(command: list) -> list:
     return command
 
 
+def parts_of(word: str) -> list[str]:
+    """The files that a word of a planned command names: several teachers, caches or peers are joined by ":"."""
+    return word.split(":") if word.startswith("@") else [word]
+
+
 def _renamed(command: list, names: dict[str, str]) -> list:
-    return [FILE_OF_STAGE.sub(lambda match: f"@/stages/{names[match[1]]}/", word, count=1)
-            if FILE_OF_STAGE.match(word) else word for word in command]  # fmt: skip
+    def renamed(part: str) -> str:
+        found = FILE_OF_STAGE.match(part)
+        return f"@/stages/{names[found[1]]}/{part[found.end() :]}" if found else part
+
+    return [":".join(map(renamed, parts_of(word))) for word in command]
 
 
 def _hash(content: list, length: int) -> str:
@@ -86,7 +94,7 @@ def _hash(content: list, length: int) -> str:
 
 
 FILE_OPTIONS = ("finetune-from-model", "restore-file", "encoder-embed-path", "decoder-embed-path", "like")
-FILE_OPTIONS += ("subword-model", "reference", "teacher", "teacher-data")
+FILE_OPTIONS += ("subword-model", "reference", "teacher", "teacher-data", "peer-like")
 FOLDER_LISTS = ("user-dir",)  # one folder, or a list of folders
 COMPILED = "__pycache__"  # Python writes it next to code that it has imported
 NAMES_IN_FAIRSEQ = ("checkpoint_last.pt",)  # a value of restore-file that is not a path

@@ -29,6 +29,7 @@ MAKERS = {
     "mix": Maker(1, ("fairseq",)),
     "cache": Maker(1, ("torch", "fairseq")),
     "student": Maker(1, ("torch", "fairseq")),
+    "split": Maker(1, ("torch", "fairseq")),
     "compact": Maker(1, ("torch", "fairseq")),
     "evaluate": Maker(1, ("torch", "fairseq", "sentencepiece", "sacrebleu")),
     "compare": Maker(1, ("sacrebleu",)),
@@ -72,4 +73,4 @@ def trains_our_student(command) -> bool:
 
 def is_cross_entropy(command) -> bool:
     """Whether the words train without a teacher's distribution, by CROSS_ENTROPY or BEFORE."""
-    return "--criterion" in command and not {"--teacher", "--teacher-cache"} & set(command)
+    return "--criterion" in command and not {"--teacher", "--teacher-cache", "kd_mutual"} & set(command)

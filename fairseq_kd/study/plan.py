@@ -23,6 +23,7 @@ class Plan(CellStages):
         self.excluded, self.repeated = cells.excluded, cells.repeated
         for cell in cells.cells:
             self._add_cell(cell)
+        self._add_members()
         first = next(iter(self.cells.values()))
         factors = {name: cell["factors"] for name, cell in self.cells.items()}
         self.claims = [

@@ -14,17 +14,16 @@ counted again, and the batches are shuffled with another seed. The best validati
 checkpoint_best.pt of the last round is the best of the last round.
 """
 
-from typing import TYPE_CHECKING
-
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.sequence.strategies import STRATEGIES
+from fairseq_kd.study.key import FILE_OF_STAGE
+from fairseq_kd.study.methods import METHODS, REFRESH, STUDENT_DECODE
 from fairseq_kd.study.sections import SEEDS
+from fairseq_kd.study.stages import Stage
+from fairseq_kd.study.student_stages import BEST, StudentStages
+from fairseq_kd.study.teachers import TEACHERS
 
-if TYPE_CHECKING:  # `cell_stages` imports this module
-    from fairseq_kd.study.cell_stages import CellStages
-    from fairseq_kd.study.stages import Stage
-
-METHOD, SETTING, SECTION = "semi-on-policy", "refresh", "student-decode"
+WEIGHTS = "teacher-weights"
 # options of `fairseq-kd decode` for the student: samples as those of --on-policy-rate
 DECODING = {"strategy": "sample", "max-len-a": 1.2, "max-len-b": 10}
 SEED_STEP = 10_000  # from one round to the next
@@ -34,36 +33,56 @@ NOT_IN_ROUNDS = ("restore-file", "reset-optimizer", "reset-lr-scheduler", "reset
 NOT_IN_ROUNDS += ("max-epoch", "patience", "stop-min-lr", "stop-time-hours")
 
 
-def train_in_rounds(stages: "CellStages", data_bin: str, teacher: str, settings: dict, options: dict) -> list["Stage"]:
-    """The trainings of a cell, one per round. The checkpoints of the last one are those of the whole training.
+class RoundStages(StudentStages):
+    """The stages that train students, in rounds for a method that has them."""
 
-    options: of the student's training without the teacher's distribution, with `max-update` of the whole budget.
-    Raises KDError for a spec that cannot be trained in rounds.
-    """
-    where = f"{stages.spec.path}: method {METHOD}"
-    ends = _ends(where, settings)
-    _check_cell(where, settings, options)
-    options = options | _whole_schedule(where, options)
-    rounds = []
-    for number, end in enumerate(ends):
-        data, given = data_bin, options | {"max-update": end}
-        if rounds:
-            last = rounds[-1].path("checkpoints/checkpoint_last.pt")
-            data = _mixed(stages, data_bin, last, _seed(settings, number), settings)
-            given = _going_on(given, last, _seed(settings, number))
-        given |= stages._signal(data, teacher, settings)
-        rounds.append(stages._training("student", data, given, end - (ends[number - 1] if number else 0)))
-    return rounds
+    def _student(self, data_bin: str, clean: str, teacher: str, settings: dict) -> tuple[Stage, str]:
+        """As in `StudentStages`, which trains the students of the other methods. The training is the last round."""
+        if not METHODS[settings["method"]].rounds:
+            return super()._student(data_bin, clean, teacher, settings)
+        where = f"{self.spec.path}: method {settings['method']}"
+        ends, options = _ends(where, settings), self._options(settings)
+        _check_cell(where, settings, options)
+        options |= self._initial_weights(data_bin, clean, teacher, settings, options) | _whole_schedule(where, options)
+        options["criterion"] = METHODS[settings["method"]].criterion
+        taught = self._taught_options(data_bin, teacher, settings)
+        student = self._training("student", data_bin, options | taught | {"max-update": ends[0]})
+        for number in range(1, len(ends)):
+            last, seed = student.path("checkpoints/checkpoint_last.pt"), _seed(settings, number)
+            mixed = self._with_decoded(data_bin, last, seed, settings)
+            given = _going_on(options, last) | self._taught_options(mixed, teacher, settings)
+            given |= {"max-update": ends[number], "seed": seed}
+            student = self._training("student", mixed, given, updates=ends[number] - ends[number - 1])
+        return student, student.path(BEST)
+
+    def _with_decoded(self, data_bin: str, student: str, seed: int, settings: dict) -> str:
+        """The gold data, and as their second part the targets that the student decodes. student: its checkpoint."""
+        given = {"teacher": student} | DECODING | settings[STUDENT_DECODE]
+        strategy = STRATEGIES.get(given["strategy"])  # None: an unknown name, which the parser refuses
+        given |= {"seed": seed} if strategy and "seed" in strategy.options else {}
+        decoded = self._tool("decode", ["decode", data_bin], given | {"out": "@out/data-bin"}).path("data-bin")
+        times = {"times": [_times_gold(settings), 1], "out": "@out/data-bin"}
+        return self._tool("mix", ["mix", data_bin, decoded], times).path("data-bin")
+
+
+def rounds_of(stages: dict, name: str) -> list[str]:
+    """The names of the trainings with which a student's training goes on, and its own, in order. stages: of a plan."""
+    found, word = [], f"@/stages/{name}/"
+    while match := FILE_OF_STAGE.match(word):
+        found.insert(0, match[1])
+        command = stages[match[1]].command
+        word = command[command.index("--restore-file") + 1] if "--restore-file" in command else ""
+    return found
 
 
 def _ends(where: str, settings: dict) -> list[int]:
     """The number of updates at the end of each round: N, 2N, ..., budget."""
-    every, budget = settings[SETTING], settings["budget"]["student"]
+    every, budget = settings[REFRESH], settings["budget"]["student"]
     if every is None:
-        raise KDError(f"{where} lacks the factor {SETTING}: the number of updates between two decodings by the "
-                      f"student, such as {SETTING}: 1000")  # fmt: skip
+        raise KDError(f"{where} lacks the factor {REFRESH}: the number of updates between two decodings by the "
+                      f"student, such as {REFRESH}: 1000")  # fmt: skip
     if every >= budget:
-        raise KDError(f"{where}: {SETTING} {every} is not below the budget of {budget} updates, so the student would "
+        raise KDError(f"{where}: {REFRESH} {every} is not below the budget of {budget} updates, so the student would "
                       "never decode: give a smaller number, or method word")  # fmt: skip
     return [*range(every, budget, every), budget]
 
@@ -71,15 +90,19 @@ def _ends(where: str, settings: dict) -> list[int]:
 def _check_cell(where: str, settings: dict, options: dict) -> None:
     if found := [name for name in NOT_IN_ROUNDS if name in options]:
         raise KDError(f"{where}: {found[0]} in student or common cannot go with rounds, which begin with the student "
-                      f"of the round before and end after {SETTING} updates; leave it out")  # fmt: skip
+                      f"of the round before and end after {REFRESH} updates; leave it out")  # fmt: skip
     if "folder" in settings["cache"]:
         raise KDError(f"{where}: folder in cache names one cache, and each round has other data; leave it out, and the "
                       "study makes the caches")  # fmt: skip
-    strategy = settings[SECTION].get("strategy")
-    if strategy in STRATEGIES and STRATEGIES[strategy].reads_gold:
-        raise KDError(f"{where}: strategy {strategy} in {SECTION} reads gold prefixes, and the student must decode by "
-                      f"itself: give {' or '.join(name for name, how in STRATEGIES.items() if not how.reads_gold)}"
-                      )  # fmt: skip
+    strategy = STRATEGIES.get(settings[STUDENT_DECODE].get("strategy"))
+    if strategy and strategy.reads_gold:
+        others = " or ".join(name for name, how in STRATEGIES.items() if not how.reads_gold)
+        raise KDError(f"{where}: strategy {strategy.name} in {STUDENT_DECODE} reads gold prefixes, and the student "
+                      f"must decode by itself: give {others}")  # fmt: skip
+    several = len(settings[TEACHERS] or ()) > 1
+    if several and "adaptive" in (settings["kd"].get(WEIGHTS), settings["cache"].get(WEIGHTS)):
+        raise KDError(f"{where}: {WEIGHTS} adaptive compares the probabilities of the gold tokens, and a token of the "
+                      "student is not gold; exclude these cells, or give other weights")  # fmt: skip
     if _times_gold(settings) == 0:
         raise KDError(f"{where}: mix-gold 0 leaves no gold targets; give a number above 0, 1 is the default here")
 
@@ -110,18 +133,7 @@ def _seed(settings: dict, number: int) -> int:
     return (settings["seed"] + number * SEED_STEP) % SEEDS
 
 
-def _going_on(options: dict, last: str, seed: int) -> dict:
+def _going_on(options: dict, last: str) -> dict:
     """The options of a round after the first. last: checkpoint_last.pt of the round before."""
     options = {name: value for name, value in options.items() if name != "finetune-from-model"}
-    own = {"restore-file": last, "reset-dataloader": True, "reset-meters": True, "on-policy-part": 2}
-    return options | own | {"seed": seed}
-
-
-def _mixed(stages: "CellStages", data_bin: str, student: str, seed: int, settings: dict) -> str:
-    """The gold data, and as second part the targets that the student decodes."""
-    given = {"teacher": student} | DECODING | settings[SECTION]
-    strategy = STRATEGIES.get(given["strategy"])  # None: an unknown name, which the parser refuses
-    given |= {"seed": seed} if strategy and "seed" in strategy.options else {}
-    decoded = stages._tool("decode", ["decode", data_bin], given | {"out": "@out/data-bin"}).path("data-bin")
-    times = {"times": [_times_gold(settings), 1], "out": "@out/data-bin"}
-    return stages._tool("mix", ["mix", data_bin, decoded], times).path("data-bin")
+    return options | {"restore-file": last, "reset-dataloader": True, "reset-meters": True, "on-policy-part": 2}

@@ -157,19 +157,3 @@ def check_files(path, where: str, value) -> None:
         raise KDError(f"{path}: {where} must be a file or a list of files, found {value!r}: give one file or more")
     for file in value if isinstance(value, list) else [value]:
         check_text(path, where, file)
-
-
-def with_labelled_paths(factors):
-    """The factors of a spec, in which `teacher.checkpoint: {big: FILE}` is {big: {teacher.checkpoint: FILE}}.
-
-    It is a short form for the settings in EXISTING and for SOURCE_TEXT, whose values are paths. Other factors stay as
-    they are.
-    """
-    if not isinstance(factors, dict):
-        return factors  # `check_factors` refuses it
-    found = dict(factors)
-    for name in (*EXISTING, SOURCE_TEXT):
-        paths = str | list if name == SOURCE_TEXT else str
-        if isinstance(values := found.get(name), dict):
-            found[name] = {label: {name: path} if isinstance(path, paths) else path for label, path in values.items()}
-    return found

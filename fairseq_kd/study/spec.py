@@ -29,8 +29,8 @@ from fairseq_kd.study.sections import (
     check_seed,
     check_shares,
     check_updates,
-    with_labelled_paths,
 )
+from fairseq_kd.study.short_forms import with_short_forms
 
 KEYS = (*SECTIONS, "question", "factors", "exclude", "claims")
 
@@ -85,7 +85,7 @@ def load_spec(path, recipe=None, raw=None) -> Spec:
     return Spec(
         path,
         sections,
-        with_labelled_paths(content["factors"]),
+        with_short_forms(path, content["factors"]),
         content.get("exclude", []),
         content.get("claims", []),
         _written(content),

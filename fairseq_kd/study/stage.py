@@ -21,6 +21,7 @@ from fairseq_kd.core.paths import PACKAGE
 from fairseq_kd.core.preloaded import has_server, run_python
 from fairseq_kd.core.process import die_with_parent
 from fairseq_kd.study.existing import existing_path, unchanged
+from fairseq_kd.study.key import parts_of
 from fairseq_kd.study.maker import TRAININGS, made_by
 from fairseq_kd.study.plan import PLAN_NAME
 from fairseq_kd.study.state import (
@@ -162,14 +163,15 @@ def resolve(command: list[str], work, folder, raw, existing: dict) -> list[str]:
     existing: see `Existing`.
     """
     paths = {"@user-dir": PACKAGE, "@raw": raw}
-    resolved = []
-    for word in command:
-        if word.startswith("@/"):
-            word = f"{work}{word[1:]}"
-        elif word.startswith("@out/"):
-            word = f"{folder}/{word.removeprefix('@out/')}"
-        resolved.append(existing_path(str(paths.get(word, word)), existing))
-    return resolved
+
+    def path(part: str) -> str:
+        if part.startswith("@/"):
+            return f"{work}{part[1:]}"
+        if part.startswith("@out/"):
+            return f"{folder}/{part.removeprefix('@out/')}"
+        return existing_path(str(paths.get(part, part)), existing)
+
+    return [":".join(map(path, parts_of(word))) for word in command]
 
 
 def _execute(stage: dict, command: list[str], folder: Path, inputs: dict) -> dict:

@@ -24,6 +24,7 @@ OUTPUTS = (
     f"data-bin/{MANIFEST_NAME}",
     f"cache/{MANIFEST_NAME}",
     CHOSEN_TEACHER,
+    f"peers/{MANIFEST_NAME}",
     "model.pt",
     "result.json",
     "comparison.json",
