@@ -44,6 +44,8 @@ def sampled_part(cfg, task) -> SampledPart | None:
         )
     pairs = manifest["pairs_of_each"]
     if number > len(pairs):
-        raise KDError(f"--on-policy-part {number}: {folder} was mixed from {len(pairs)} data-bins; give a number to "
-                      f"{len(pairs)}")  # fmt: skip
+        raise KDError(
+            f"--on-policy-part {number}: {folder} was mixed from {len(pairs)} data-bins; give a number from 1 to "
+            f"{len(pairs)}"
+        )
     return SampledPart(sum(pairs[: number - 1]), sum(pairs[:number]))
