@@ -13,6 +13,7 @@ from fairseq_kd.cli.translation import (
 )
 from fairseq_kd.cli.user_dir import add_user_dir
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.paths import listed
 from fairseq_kd.evaluation.backend import BackendOptions
 from fairseq_kd.evaluation.calibration import BINS, check_diagram, draw_reliability
 from fairseq_kd.evaluation.evaluate import evaluate
@@ -28,7 +29,12 @@ from fairseq_kd.inference.precision import LOSS_DTYPES
 def add_arguments(parser) -> None:
     """Declare the options."""
     parser.add_argument("data_bin", metavar="DATA_BIN")
-    parser.add_argument("--checkpoint", required=True, help="checkpoint made by fairseq-train")
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        metavar="FILE[:FILE]",
+        help="checkpoint made by fairseq-train, or several as an ensemble",
+    )
     parser.add_argument("--subset", default="test", help="valid, test, test1, ... (default %(default)s)")
     parser.add_argument("--out", metavar="FILE.json", help="write the result here, with all hypotheses and references")
     parser.add_argument("--trust-checkpoint", metavar="FILE", help="load this checkpoint even if it holds code")
@@ -109,7 +115,7 @@ def run(args) -> None:
         reference=args.reference,
         post_process=args.post_process,
         tokenize=args.tokenize,
-        trust=args.trust_checkpoint == args.checkpoint,
+        trust=args.trust_checkpoint if args.trust_checkpoint in listed(args.checkpoint) else False,
         measures=measures,
         backend=backend,
     )
@@ -164,7 +170,7 @@ def _teacher(args) -> TeacherOptions | None:
     """The options of --teacher. Raises KDError when trust is given to a file that is not opened."""
     trust = args.trust_checkpoint
     others = (args.teacher or "").split(os.pathsep)
-    if trust is not None and trust not in (args.checkpoint, *others):
+    if trust is not None and trust not in (*listed(args.checkpoint), *others):
         raise KDError(f"--trust-checkpoint {trust} is not the --checkpoint {args.checkpoint}, and no --teacher")
     if args.teacher is None:
         return None

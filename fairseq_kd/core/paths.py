@@ -76,7 +76,8 @@ def check_one(path, what: str, kind: str = "checkpoint") -> None:
     if len(parts) > 1 and not Path(path).exists():
         raise KDError(
             f"{_named(what, path)} names {len(parts)} {kind}s joined by {os.pathsep!r}, but one is needed here; "
-            "only --teacher of fairseq-kd decode, of fairseq-kd evaluate, and of kd_word and kd_hybrid accepts several"
+            "--teacher of fairseq-kd decode, of fairseq-kd evaluate, and of kd_word and kd_hybrid, and --checkpoint of "
+            "fairseq-kd evaluate accept several"
         )
 
 

@@ -84,7 +84,9 @@ class BackendOptions:
         """
         if self.name == FAIRSEQ:
             return system
-        found = Teachers([system.frozen], [system.frozen.path], system.task, subset, inputs)
+        found = Teachers(
+            system.frozen.members, [one.path for one in system.frozen.members], system.task, subset, inputs
+        )
         return replace(system, search=self.search(found, system.options))
 
     def search(self, models: Teachers, options: TranslateOptions) -> Callable[[object], Backend]:

@@ -15,24 +15,25 @@ from fairseq_kd.models.count import operations_per_token, parameter_count
 WARM_UP = 3  # sentences that are translated before the timing begins
 
 
-def size(system: System, checkpoint) -> dict:
+def size(system: System, checkpoints: list) -> dict:
     """{"parameters", "weights_bytes", "checkpoint_bytes", "operations_per_token", "operations_length"}.
 
     weights_bytes: size of the different parameters in the dtype in which the model runs. checkpoint_bytes: size of the
     file, which also holds the optimizer's state if fairseq-train wrote it. operations_per_token: see `models.count`,
     for sentences of operations_length tokens, the mean length of the subset's sources; None if the model is not a
-    transformer.
+    transformer. Of an ensemble all of them are sums. checkpoints: the files.
     """
     from fairseq.models.transformer import TransformerModelBase
 
-    parameters = system.model.parameters()
+    parameters = [parameter for model in system.models for parameter in model.parameters()]
     length = round(float(np.mean(system.dataset.src_sizes)))
-    known = isinstance(system.model, TransformerModelBase)
+    known = all(isinstance(model, TransformerModelBase) for model in system.models)
+    operations = [operations_per_token(model, length) for model in system.models] if known else []
     return {
-        "parameters": parameter_count(system.model),
+        "parameters": sum(map(parameter_count, system.models)),
         "weights_bytes": sum(parameter.numel() * parameter.element_size() for parameter in parameters),
-        "checkpoint_bytes": Path(checkpoint).stat().st_size,
-        "operations_per_token": sum(operations_per_token(system.model, length).values()) if known else None,
+        "checkpoint_bytes": sum(Path(path).stat().st_size for path in checkpoints),
+        "operations_per_token": sum(sum(one.values()) for one in operations) if known else None,
         "operations_length": length,
     }
 

@@ -4,6 +4,8 @@ Keys of the result (JSON), "format" 2. The name at the end of an entry is the fu
 
     kind                                            "result"
     checkpoint, checkpoint_sha256, updates, seed    the evaluated file; updates and seed of its training
+    members               sha256 of each file of an ensemble, whose checkpoint_sha256 is that of this list, whose
+                          `checkpoint` is joined by ":", and which has no seed: `ensemble`
     autocast              --autocast of its training; missing if that was `none`
     data_bin, manifest_sha256, subset, corpus_name, reference, form, post_process, dictionary_check
     sentences             number of segments
@@ -34,17 +36,20 @@ With --loss-dtype bfloat16, calibration and gap also have "dtype": "bfloat16".
 Format 1 had no ter, seed, behaviour, efficiency, sources_sha256 and references.
 """
 
+import hashlib
 import unicodedata
 from collections.abc import Iterable
 
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.manifest import library_versions
+from fairseq_kd.core.paths import listed
 from fairseq_kd.evaluation.backend import BackendOptions
 from fairseq_kd.evaluation.efficiency import Meter, size
+from fairseq_kd.evaluation.ensemble import open_checkpoints
 from fairseq_kd.evaluation.measures import Measures, Measuring
 from fairseq_kd.evaluation.results import FORMAT
 from fairseq_kd.evaluation.segments import read_segments, text_hash
-from fairseq_kd.evaluation.system import TranslateOptions, open_system
+from fairseq_kd.evaluation.system import TranslateOptions
 from fairseq_kd.inference.device import gpu_name
 from fairseq_kd.scoring.score import Scorer, check_seed, choose_scorer
 
@@ -104,6 +109,7 @@ def evaluate(
 ) -> dict:
     """Score `checkpoint` on `subset` of `data_bin` and return the result, ready for JSON.
 
+    checkpoint: a file, or several joined by ":", an ensemble. trust: whether it may hold code; of an ensemble the file.
     A data-bin made by `fairseq-kd prepare` contains references and subword model. For a data-bin made by plain
     fairseq-preprocess, reference (a text file) and post_process (how subwords are joined) must be given.
     tokenize: sacreBLEU's tokeniser; None: the tokeniser for the target language.
@@ -113,17 +119,19 @@ def evaluate(
     """
     check_seed()
     options, backend = options or TranslateOptions(), backend or BackendOptions()
+    checkpoints = listed(checkpoint) or [str(checkpoint)]
+    trusted = checkpoints if trust is True else [trust]
     backend.check_fp16(options.fp16)
     with Inputs() as inputs:
-        inputs.watch(checkpoint, *([] if reference is None else [reference]))
+        inputs.watch(*checkpoints, *([] if reference is None else [reference]))
         inputs.watch_data_bin(data_bin)
         segments = read_segments(data_bin, subset, reference, post_process)
         count = len(segments.references)
-        system = open_system(checkpoint, data_bin, subset, options, count, trust=trust)
-        sizes = size(system, checkpoint)
+        system = open_checkpoints(checkpoints, data_bin, subset, options, count, trusted)
+        sizes = size(system, checkpoints)
         origin = {
             "checkpoint": str(checkpoint),
-            "checkpoint_sha256": inputs.loaded(checkpoint),  # a training may replace it while it is used here
+            **_hashes([inputs.loaded(path) for path in checkpoints]),  # a training may replace them meanwhile
             **segments.origin,
         }
         scorer = choose_scorer(system.task.cfg.target_lang, tokenize, segments.references)
@@ -132,6 +140,13 @@ def evaluate(
         result = _score(measuring, backend, origin, sizes)
         inputs.check()
     return result
+
+
+def _hashes(found: list[str]) -> dict:
+    """The entries of the result about the contents of the checkpoints. found: the sha256 of each."""
+    if len(found) == 1:
+        return {"checkpoint_sha256": found[0]}
+    return {"checkpoint_sha256": hashlib.sha256("\n".join(found).encode()).hexdigest(), "members": found}
 
 
 def _score(measuring: Measuring, backend: BackendOptions, origin: dict, sizes: dict) -> dict:

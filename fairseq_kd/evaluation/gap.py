@@ -102,7 +102,7 @@ class Gap:
 
     def _sample(self, tokens: int) -> tuple[np.ndarray, int]:
         """(numbers of the drawn sentences in order, how many sentences are too long)."""
-        limits = self.system.model.max_positions()
+        limits = self.system.frozen.max_positions
         sizes = [np.asarray(side) for side in (self.training.src_sizes, self.training.tgt_sizes)]
         fits = np.logical_and(*(side <= limit for side, limit in zip(sizes, limits, strict=True)))
         order = np.random.default_rng(self.options.seed).permutation(len(fits))

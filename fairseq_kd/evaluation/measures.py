@@ -143,7 +143,7 @@ def _check_gold(system: System, subset: str) -> None:
             f"subset {subset!r} is binarised without its target side, so no gold prefixes exist for --calibration, "
             "--teacher and --gap: leave these options out, or binarise both sides"
         )
-    check_positions(dataset.src_sizes, dataset.tgt_sizes, system.model.max_positions())
+    check_positions(dataset.src_sizes, dataset.tgt_sizes, system.frozen.max_positions)
 
 
 def top1_agreement(system: System, teachers: Teachers) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ from fairseq_kd.inference.frozen import FrozenModel, build_model, configure_own_
 from fairseq_kd.inference.opening import check_longest
 from fairseq_kd.inference.precision import OFF
 from fairseq_kd.sequence.backend import Backend, FairseqBackend
+
+if TYPE_CHECKING:  # it imports this module
+    from fairseq_kd.evaluation.ensemble import Ensemble
 
 TRAINED_AND_GIVEN = ("the checkpoint's training", "DATA_BIN")  # how error messages name two sets of dictionaries
 
@@ -87,12 +91,12 @@ def search_backend(models: list, task, dataset, options: TranslateOptions) -> Fa
 class System:
     """A model that can translate `dataset` and give probabilities under gold prefixes.
 
-    frozen: the evaluated model. dataset: None if no subset was loaded. seed: of its training; None if the checkpoint
-    records none. dictionary_check: see `_check_recorded_dictionaries`. search: from a dataset to the backend that
-    translates it; None: fairseq's beam search.
+    frozen: the evaluated model, or `ensemble.Ensemble`. dataset: None if no subset was loaded. seed: of its training;
+    None if the checkpoint records none. dictionary_check: see `_check_recorded_dictionaries`. search: from a dataset to
+    the backend that translates it; None: fairseq's beam search.
     """
 
-    frozen: FrozenModel
+    frozen: "FrozenModel | Ensemble"
     task: object
     dataset: object
     options: TranslateOptions
@@ -104,21 +108,27 @@ class System:
 
     @property
     def model(self):
-        """The network, in eval mode on its device."""
-        return self.frozen.model
+        """The network of a system that is no ensemble, in eval mode on its device."""
+        (model,) = self.models
+        return model
+
+    @property
+    def models(self) -> list:
+        """The networks: one, or the members of an ensemble."""
+        return [member.model for member in self.frozen.members]
 
     def source_limit(self) -> int:
         """The largest number of source tokens, with EOS, for which model and task have positions."""
         from fairseq import utils
 
-        return utils.resolve_max_positions(self.task.max_positions(), self.model.max_positions())[0]
+        return utils.resolve_max_positions(self.task.max_positions(), self.frozen.max_positions)[0]
 
     def backend(self, dataset=None) -> Backend:
         """What translates a dataset with the model. None: the subset of the system."""
         dataset = self.dataset if dataset is None else dataset
         if self.search is not None:
             return self.search(dataset)
-        return search_backend([self.model], self.task, dataset, self.options)
+        return search_backend(self.models, self.task, dataset, self.options)
 
     def translate(self, dataset=None, label: str = "decoding") -> list[str]:
         """Hypotheses as subword strings, in the order of `dataset`. None: the subset of the system."""

@@ -57,6 +57,11 @@ class FrozenModel:
         self.model = (model if self._mixed else model.to(self._dtype)).requires_grad_(False).eval()
 
     @property
+    def members(self) -> list["FrozenModel"]:
+        """This model, as the only member of a mixture."""
+        return [self]
+
+    @property
     def max_positions(self) -> tuple[int, int]:
         """Longest source and target, in tokens with EOS, that the model accepts."""
         return self.model.max_positions()

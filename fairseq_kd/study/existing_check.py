@@ -230,9 +230,8 @@ class ExistingCheck:
 
         with prefixed_errors(f"{self.spec.path}: backend in evaluate"):
             options = BackendOptions(name)
-            for one in parts_of(checkpoint):
-                if not self._is_compact(one, stages):  # what `compact` writes is a student without gates
-                    options.check_model(self._model_of(one, stages))
+            if not self._is_compact(checkpoint, stages):  # what `compact` writes is a student without gates
+                options.check_model(self._model_of(checkpoint, stages))
         self._words[key] = checkpoint
 
     def _is_compact(self, checkpoint: str, stages: dict) -> bool:

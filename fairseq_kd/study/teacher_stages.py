@@ -11,6 +11,8 @@ from fairseq_kd.study.state import CHOSEN_TEACHER, OlderStages
 from fairseq_kd.study.teachers import settings_of_each
 from fairseq_kd.training.arguments import CROSS_ENTROPY, check_without_teacher
 
+BY_PROGRAM = ("backend", "workers")  # options of evaluate that choose the program which decodes
+
 
 class TeacherStages(DataStages):
     """The stages that make and evaluate teachers.
@@ -84,8 +86,11 @@ class TeacherStages(DataStages):
         """Evaluation set -> name of the stage. Set: `test`, or `test@10` for ten percent of noise in the source."""
         options = dict(settings["evaluate"])
         subsets, levels = options.pop("subsets"), options.pop("noise")
-        self._check.backend(checkpoint, settings, self.stages)
-        if options.get("backend") == "fairseq":  # the default: the same stage as without the option
+        if ":" not in checkpoint:
+            self._check.backend(checkpoint, settings, self.stages)
+        if ":" in checkpoint:  # CTranslate2 has no ensembles; fairseq runs the same search
+            options = {name: value for name, value in options.items() if name not in BY_PROGRAM}
+        elif options.get("backend") == "fairseq":  # the default: the same stage as without the option
             del options["backend"]
         found = {}
         for subset in subsets:

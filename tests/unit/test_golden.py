@@ -13,7 +13,7 @@ import shutil
 import pytest
 import torch
 from conftest import TINY_MODEL
-from helpers import losses_of_training
+from helpers import losses_of_training, write_checkpoint
 from result_helpers import references, translations, write_result
 from student_helpers import SMALL, build_student, some_input
 from test_adaptive import ADAPTIVE
@@ -37,6 +37,7 @@ GOLDEN = {  # kind: (format number, hash of what the run gives)
     "mix": (1, "94f8cdc77fe78ce5"),
     "cache": (1, "fab58387318aa1f8"),
     "student": (1, "ac8c17107605a9c4"),
+    "split": (1, ""),
     "compact": (1, "8f0b518cf3c6a334"),
     "evaluate": (1, "55e1d0283c85ca32"),
     "compare": (1, "7aeab9a6134c0966"),
@@ -147,6 +148,20 @@ def student(data_bin, model, **parts):
     return losses(data_bin, *options, "--student-temperature", "2")
 
 
+def split(data_bin, tmp_path, **parts):
+    """The architecture of each peer, and the shape and the sum of each of its matrices."""
+    peers = ("--arch", "kd_mutual", "--peer-archs", "transformer:kd_student", *TINY_MODEL[2:])
+    write_checkpoint(tmp_path / "new.pt", data_bin, *peers, criterion="kd_mutual")
+    run("split", drawn(tmp_path / "new.pt", tmp_path / "both.pt", seed=1), "--out", tmp_path / "out")
+    found = {}
+    for path in sorted((tmp_path / "out").glob("*/both.pt")):
+        state = read_checkpoint(path)
+        weights = {name: value for name, value in sorted(state["model"].items()) if value.dim() > 1}
+        sums = {name: (list(value.shape), round(float(value.double().sum()), 1)) for name, value in weights.items()}
+        found[path.parent.name] = [state["cfg"].model.arch, sums]
+    return found
+
+
 def compact(**parts):
     """Widths, and the most probable words."""
     gated = build_student(*ADAPTIVE, *SMALL)
@@ -174,7 +189,7 @@ def compare(tmp_path, **parts):
     return round(found["difference"], 2), found["decided_by"], p_values
 
 
-RUNS = (prepare, noise, teacher, select, init, decode, mix, cache, student, compact, evaluate, compare)
+RUNS = (prepare, noise, teacher, select, init, decode, mix, cache, student, split, compact, evaluate, compare)
 RUNS = {function.__name__: function for function in RUNS}
 
 

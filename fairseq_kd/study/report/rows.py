@@ -63,7 +63,8 @@ class Study:
     """The rows of results.json.
 
     factors: factor that varies (without the seed) -> its values in the order of the spec. teachers: rows with the
-    method "teacher". users: for each teacher the numbers of the rows whose students it teaches.
+    method "teacher", one for several that teach together. users: for each of them the numbers of the rows whose
+    students it teaches.
     """
 
     name: str
@@ -152,12 +153,16 @@ def _run(cell: dict, work: Path) -> Run:
 
 
 def _teacher_row(teacher: dict, taught: list, factors: dict, work: Path) -> Row:
-    """The row of a teacher, with the factor values that all its students share, such as the noise of its data."""
+    """The row of a teacher, with the factor values that all its students share, such as the noise of its data.
+
+    A teacher that teaches only together with others has its name in the method.
+    """
     shared = {name: taught[0].factors.get(name) for name in factors if name != "method"}
     shared = {name: value for name, value in shared.items() if all(row.factors.get(name) == value for row in taught)}
     shared = {name: value for name, value in shared.items() if value is not None}
     results = {name: _read(work, path) for name, path in teacher["results"].items()}
-    return Row({"method": TEACHER} | shared, [Run(None, results, teacher["stages"], None)])
+    method = f"{TEACHER} {teacher['name']}" if "name" in teacher else TEACHER
+    return Row({"method": method} | shared, [Run(None, results, teacher["stages"], None)])
 
 
 def _read(work: Path, path: str | None) -> dict | None:

@@ -1,7 +1,8 @@
 """The colours of a report: a method has one colour in all plots, and the values of other factors have other colours.
 
 A plot with several methods shows the values of the other factors by the style of the lines and the filling of the
-markers. A plot with one method shows them by the colours of VALUES.
+markers. A plot with one method shows them by the colours of VALUES. If there are more methods than COLOURS, the last
+methods have the colours of VALUES.
 """
 
 from fairseq_kd.study.factors import METHODS
@@ -10,11 +11,12 @@ from fairseq_kd.study.report.rows import Study
 
 VALUES = ("#7F5FD0", "#A0622D", "#76808C", "#6E7F00", "#B03A9E", "#008C8C")  # none of COLOURS
 VALUE_MARKERS = ("h", "X", "p", "<", ">", "d")
+FIRST = 4  # methods that have the same colour in all reports
 
 
 def styles_of(study: Study, several: list[dict]) -> list[Style]:
     """One style for each series of a plot. several: the values of the factors that the series stand for."""
-    methods = list(dict.fromkeys([*METHODS, *study.factors.get("method", [])]))
+    methods = list(dict.fromkeys([*METHODS[:FIRST], *study.factors.get("method", [])]))
     others = [_others(factors) for factors in several]
     found = [factors.get("method") for factors in several]
     if len(set(found)) > 1 or (None not in found and len(set(others)) == 1):
@@ -32,7 +34,8 @@ def _others(factors: dict) -> tuple:
 
 
 def _method_style(method: int, variant: int) -> Style:
-    return Style(COLOURS[method % len(COLOURS)], MARKERS[method % len(MARKERS)], variant)
+    colours, markers = (*COLOURS, *VALUES), (*MARKERS, *VALUE_MARKERS)
+    return Style(colours[method % len(colours)], markers[method % len(markers)], variant)
 
 
 def _value_style(number: int) -> Style:

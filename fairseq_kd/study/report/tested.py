@@ -149,9 +149,16 @@ def _model(plan: Plan, row: Row) -> str:
     if updates is None:
         found = [result["updates"] for on in row.runs[0].results for result in row.found(on) if "updates" in result]
         updates = next(iter(found), None)
-    parts = ["parameters are not known yet" if parameters is None else f"{parameters:,} parameters", shape]
-    parts.append("" if updates is None else f"{updates:,} updates")
+    size = "parameters are not known yet" if parameters is None else f"{parameters:,} parameters"
+    parts = [_together(row, trainings), size, shape, "" if updates is None else f"{updates:,} updates"]
     return ", ".join(filter(None, parts))
+
+
+def _together(row: Row, trainings: list) -> str:
+    """How many teachers a row is, for several that translate together; else empty."""
+    found = [len(result.get("members", ())) for on in row.runs[0].results for result in row.found(on)]
+    count = max(found, default=0 if any(one.kind != TEACHER for one in trainings) else len(trainings))
+    return f"{count} teachers together" if count > 1 else ""
 
 
 KINDS = (TEACHER, "student")

@@ -9,12 +9,18 @@ from fairseq_kd.corpus import synthetic
 from fairseq_kd.study.factors import settings_of
 from fairseq_kd.study.sections import PROGRAMS, SHARES
 from fairseq_kd.study.spec import Spec
+from fairseq_kd.study.teachers import TEACHERS, describe
 
 METHODS = {
     "ce": "learns from the gold targets alone (cross-entropy), without a teacher",
     "word": "word level: learns from the gold targets and from the teacher's probabilities for each target token",
     "seq": "sequence level: learns from the teacher's translations, which replace the gold targets",
     "word+seq": "both levels: learns from the teacher's translations, and its probabilities for each of their tokens",
+    "hybrid": "both targets: learns from the gold targets with the teacher's probabilities, and from its translations",
+    "on-policy": "learns from the gold targets, and from the teacher's probabilities on samples of the student itself",
+    "dp": "goes on from a trained student: each token has the probabilities of the teacher or of that student",
+    "mutual": "learns from the gold targets and from the probabilities of other students, which learn at the same time",
+    "ensemble": "no student: the teachers themselves translate together",
 }
 
 
@@ -63,6 +69,7 @@ FACTORS = {
             "skip": "the weights of some of the teacher's layers, evenly spaced",
             "first": "the weights of the teacher's first layers",
             "last": "the weights of the teacher's last layers",
+            "ce": "the weights of a student that was trained on the gold targets",
         },
     ),
     "strategy": Words(
@@ -74,6 +81,13 @@ FACTORS = {
             "teacher-forcing": "the teacher's most probable token after each beginning of the gold target",
         },
     ),
+    "teachers": Words("the teachers of a student; of several their mean probabilities, or weighted ones", {}),
+    "peers": Words(
+        "the students that learn from each other: their number, or the architectures of the others", "{}", "students"
+    ),
+    "teacher-weights": Words("the weights of several teachers", "{}"),
+    "on-policy-rate": Words("the share of targets that are samples of the student", "{}"),
+    "hybrid-weight": Words("the weight of the gold targets, against the teacher's translations", "{}"),
     "divergence": Words("how the distance between teacher and student is measured", "{}"),
     "alpha": Words("the weight of the teacher's probabilities in the loss", "{}", "weight of the teacher (alpha)"),
     "kd-weight": Words("the weight of the teacher's probabilities in the loss", "{}"),
@@ -101,10 +115,10 @@ TRAINED = {"common": "all models", "teacher": "the teacher", "student": "the stu
 
 def about_factor(spec: Spec, name: str) -> str:
     """What a factor is about."""
+    if name in FACTORS and (name == TEACHERS or not isinstance(spec.factors.get(name), dict)):
+        return FACTORS[name].about
     if isinstance(spec.factors.get(name), dict):
         return "several options that change together"
-    if name in FACTORS:
-        return FACTORS[name].about
     (setting, *_) = settings_of(name)
     section, _, option = setting.rpartition(".")
     if section in PROGRAMS:
@@ -125,6 +139,8 @@ def about_value(spec: Spec, name: str, value, distils: bool = True) -> str:
         return _noise(spec, value, distils)
     if isinstance(spec.factors.get(name), dict):
         options = spec.factors[name][value]
+        if name == TEACHERS:
+            return "; ".join(map(describe, options[TEACHERS]))
         listed = {key: " and ".join(given) if isinstance(given, list) else given for key, given in options.items()}
         return ", ".join(f"{key} {given}" for key, given in listed.items()) or "the default of these options"
     if name in FACTORS:
