@@ -90,10 +90,7 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
 
     @functools.cached_property
     def part(self):
-        """The training sentences whose targets are samples (--on-policy-part); None without the option.
-
-        It is opened when a training begins, as `source`. Raises KDError when the data do not say which ones they are.
-        """
+        """The training sentences whose targets are samples (--on-policy-part), or None. It is opened as `source` is."""
         return sampled_part(self.cfg, self.task)
 
     def _begin_training(self, split: str) -> None:
@@ -143,10 +140,8 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
         """The batch with targets that are samples of the student (--on-policy-...), or None for gold targets only."""
         if not model.training or self.calls.is_dummy:
             return None
-        if self.part is not None:
-            return self.part.batch(sample)
-        if self.on_policy is None:
-            return None
+        if self.part is not None or self.on_policy is None:
+            return self.part and self.part.batch(sample)
         self.online.choose_dtype(model, str(self.cfg.autocast))
         return self.on_policy.batch(model, sample, self.calls.update_num, self.online.max_target_positions)
 
