@@ -30,6 +30,7 @@ from fairseq_kd.evaluation.significance import paired_t
 from fairseq_kd.search.space import CHOICE
 from fairseq_kd.search.spec import TEST, VALIDATION, SearchSpec
 from fairseq_kd.search.strategies import Outcome, Run, Step, resolve_kd_word
+from fairseq_kd.study.key import inputs_of
 from fairseq_kd.study.plan import Plan
 from fairseq_kd.study.state import end_of_log, read_output, stage_states
 from fairseq_kd.training.arguments import PRECISION, PRECISIONS
@@ -153,10 +154,14 @@ def _test(chosen: dict, robust: dict | None, work: Path) -> dict:
 
 
 def _teacher(plan: Plan, teacher: dict, work: Path) -> dict:
-    stage, results = plan.stages[teacher["checkpoint"].split("/")[2]], teacher["results"]
-    chosen = f" {stage.command[stage.command.index('--by') + 1]}" if "--by" in stage.command else ""
-    (training,) = (plan.stages[name] for name in plan.needed([stage.name]) if plan.stages[name].kind == "teacher")
-    name = f"teacher{chosen}" + (f", {PRECISIONS[1]}" if "--autocast" in training.command else "")
+    stages, results = [plan.stages[name] for name in inputs_of([teacher["checkpoint"]])], teacher["results"]
+    command = stages[0].command if stages else ()  # none: the checkpoints existed before
+    chosen = f" {command[command.index('--by') + 1]}" if "--by" in command else ""
+    needed = plan.needed([stage.name for stage in stages])
+    trainings = [plan.stages[name] for name in needed if plan.stages[name].kind == "teacher"]
+    own = teacher.get("name") or ("s together" if teacher["checkpoint"].count(":") else "")
+    name = f"teacher{' ' * ('name' in teacher)}{own}{chosen}"
+    name += f", {PRECISIONS[1]}" if any("--autocast" in training.command for training in trainings) else ""
     return {"name": name} | {key: _scores([results[subset]], work) for key, subset in SUBSETS.items()}
 
 

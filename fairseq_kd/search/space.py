@@ -15,6 +15,7 @@ from fairseq_kd.core.errors import KDError, prefixed_errors
 from fairseq_kd.core.yaml_file import check_keys, is_number, nearest
 from fairseq_kd.search.strategies import SAME, Runs, Search, check_parameters
 from fairseq_kd.study.factors import CHOICES, settings_of
+from fairseq_kd.study.methods import METHODS, takes_option
 from fairseq_kd.training.arguments import PRECISION, check_precision
 
 CHOICE = "teacher-choice"
@@ -39,17 +40,28 @@ class Range:
         return is_number(value) and self.low <= value <= self.high
 
 
-def option_names() -> tuple[str, ...]:
-    """The parameters that a search can have: the choice of the teacher, the precision, and options of kd_word."""
-    return (CHOICE, PRECISION, *option_defaults())
+# the methods that a search can have: a student learns from distributions of a teacher
+SEARCHED = tuple(name for name, method in METHODS.items() if method.taught and method.criterion is not None)
 
 
-def option_defaults() -> dict:
-    """The options of kd_word that say how it distils -> their defaults."""
-    from fairseq_kd.criterions.config import KDWordConfig  # imports fairseq
+def option_names(method: str = SEARCHED[0], several: bool = False) -> tuple[str, ...]:
+    """The parameters that a search can have: the choice of the teacher, the precision, and options of the criterion.
 
-    found = {field.name.replace("_", "-"): simplest(field.default) for field in fields(KDWordConfig)}
-    return {name: default for name, default in found.items() if settings_of(name)[0].startswith("kd.")}
+    For the arguments see `option_defaults`.
+    """
+    return (CHOICE, PRECISION, *option_defaults(method, several))
+
+
+def option_defaults(method: str = SEARCHED[0], several: bool = False) -> dict:
+    """The options that say how a method distils -> their defaults. several: whether it has several teachers."""
+    from fairseq_kd.criterions.hybrid_config import KDHybridConfig  # imports fairseq
+    from fairseq_kd.criterions.on_policy_config import OnPolicyConfig
+
+    config = KDHybridConfig if METHODS[method].criterion == "kd_hybrid" else OnPolicyConfig
+    found = {field.name.replace("_", "-"): simplest(field.default) for field in fields(config)}
+    how = {"several": several, "online": not METHODS[method].cached}
+    taken = [name for name in found if settings_of(name)[0] == f"kd.{name}" and takes_option(method, name, **how)]
+    return {name: found[name] for name in taken} | METHODS[method].defaults
 
 
 def simplest(value):
@@ -57,12 +69,12 @@ def simplest(value):
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def read_parameters(path: Path, given, algorithm: str) -> list:
-    """[(option, values or Range)] of the section `parameters`.
+def read_parameters(path: Path, given, algorithm: str, names) -> list:
+    """[(option, values or Range)] of the section `parameters`. names: see `option_names`.
 
     Raises KDError that names the key or value at fault and the nearest valid one.
     """
-    check_keys(path, "parameters", given, option_names())
+    check_keys(path, "parameters", given, names)
     return [(name, _values(f"{path}: the parameter {name}", name, values, algorithm)) for name, values in given.items()]
 
 

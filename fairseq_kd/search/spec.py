@@ -12,6 +12,7 @@ from fairseq_kd.core.paths import config_folder
 from fairseq_kd.core.yaml_file import check_keys, nearest, read_yaml
 from fairseq_kd.search.space import (
     CHOICE,
+    SEARCHED,
     Range,
     check_space,
     check_value,
@@ -27,12 +28,14 @@ from fairseq_kd.study.plan import Plan
 from fairseq_kd.study.sections import SEEDS
 from fairseq_kd.study.spec import Spec, read_sections
 from fairseq_kd.study.state import OlderStages
+from fairseq_kd.study.teachers import TEACHERS, read_teachers
 from fairseq_kd.training.arguments import PRECISION, PRECISIONS
 
-SECTIONS = ("recipe", "data", "common", "teacher", "student", "budget", "select", "cache", "evaluate", "search")
+SECTIONS = ("recipe", "data", "common", "teacher", "student", "budget", "select", "cache", "decode", "evaluate")
+SECTIONS += ("search",)
 ALGORITHMS = ("greedy", "grid", "optuna")
 OPTUNA_KEYS = {"trials": None, "batch": 1, "sampler-seed": 1}  # key -> default; None: it must be given
-KEYS = ("algorithm", "parameters", "start", "seeds", "teacher-checkpoints", *OPTUNA_KEYS)
+KEYS = ("algorithm", "method", TEACHERS, "parameters", "start", "seeds", "teacher-checkpoints", *OPTUNA_KEYS)
 CHECKPOINTS = ("save-interval-updates", "keep-interval-updates")
 VALIDATION, TEST = "valid", "test"
 
@@ -44,7 +47,8 @@ class SearchSpec:
     trained: the spec of the studies that train the configurations, without factors.
     parameters: [(option, values or Range)]. start, robust: option -> value, see `read_configuration`.
     seeds: seeds of the students, the same for each configuration. numbers: trials, batch and sampler-seed, for Optuna.
-    older: the stages of other versions in WORK.
+    older: the stages of other versions in WORK. method: one of SEARCHED. teachers: of several teachers the variations
+    of the section teacher, see `study.teachers`; None: one teacher.
     """
 
     trained: Spec
@@ -55,6 +59,13 @@ class SearchSpec:
     seeds: list
     numbers: dict
     older: OlderStages | None = None
+    method: str = SEARCHED[0]
+    teachers: list | None = None
+
+    @property
+    def defaults(self) -> dict:
+        """The options of the criterion -> their defaults."""
+        return option_defaults(self.method, len(self.teachers or ()) > 1)
 
     @property
     def name(self) -> str:
@@ -71,22 +82,23 @@ class SearchSpec:
         Raises KDError when a program refuses one of its commands.
         """
         sections = self.trained.sections | {"evaluate": self.trained.sections["evaluate"] | {"subsets": subsets}}
-        trained = {label: _as_trained(options) for label, options in labelled.items()}
-        factors = {"method": ["word"], "configuration": trained, "seed": self.seeds}
+        trained = {label: self._as_trained(options) for label, options in labelled.items()}
+        factors = {"method": [self.method], "configuration": trained, "seed": self.seeds}
+        if self.teachers is not None:
+            factors[TEACHERS] = {"all": {TEACHERS: self.teachers}}
         spec = replace(self.trained, sections=sections, factors=factors)
         plan = Plan(spec, make_cells(spec), self.older)
         check_commands(plan)
         return plan
 
+    def _as_trained(self, options: dict) -> dict:
+        """The options in one order and without defaults, except for the weight.
 
-def _as_trained(options: dict) -> dict:
-    """The options in one order and without defaults, except for the weight.
-
-    The keys of stages depend on the words of the commands, so the same experiment must always have the same words.
-    """
-    defaults = option_defaults()
-    kept = {name: options[name] for name in options if name not in defaults or options[name] != defaults[name]}
-    return dict(sorted(({"kd-weight": defaults["kd-weight"]} | kept).items()))
+        The keys of stages depend on the words of the commands, so the same experiment must always have the same words.
+        """
+        defaults = self.defaults
+        kept = {name: options[name] for name in options if name not in defaults or options[name] != defaults[name]}
+        return dict(sorted(({"kd-weight": defaults["kd-weight"]} | kept).items()))
 
 
 def load_search(path, recipe=None, raw=None) -> SearchSpec:
@@ -105,35 +117,53 @@ def load_search(path, recipe=None, raw=None) -> SearchSpec:
     if algorithm not in ALGORITHMS:
         raise KDError(f"{path}: unknown algorithm {algorithm!r}; the nearest valid one is "
                       f"{nearest(algorithm, ALGORITHMS)!r}")  # fmt: skip
-    parameters = read_parameters(path, given["parameters"], algorithm)
-    defaults = option_defaults() | {PRECISION: PRECISIONS[0]}
+    method, teachers = _method(path, given), _teachers(path, given)
+    known = option_defaults(method, len(teachers or ()) > 1)
+    names = option_names(method, len(teachers or ()) > 1)
+    parameters = read_parameters(path, given["parameters"], algorithm, names)
+    defaults = known | {PRECISION: PRECISIONS[0]}
     defaults = {name: value for name, value in defaults.items() if name in dict(parameters)}
-    robust = defaults | read_configuration(config_folder() / "kd" / "robust.yaml")
+    robust = defaults | read_configuration(config_folder() / "kd" / "robust.yaml", known)
     search = SearchSpec(
         trained=Spec(path, _sections(path, content, recipe, raw), {}, [], [], tuple(content)),
         algorithm=algorithm,
         parameters=parameters,
-        start=defaults | _start(path, given.get("start", {}), robust),
+        start=defaults | _start(path, given.get("start", {}), robust, known),
         robust=robust,
         seeds=_seeds(path, given.get("seeds", [1])),
         numbers=_numbers(path, given, algorithm),
+        method=method,
+        teachers=teachers,
     )
     _choose_among_checkpoints(path, content, search)
     _check(search)
     return search
 
 
-def read_configuration(path) -> dict:
+def _method(path: Path, given: dict) -> str:
+    method = given.get("method", SEARCHED[0])
+    if method not in SEARCHED:
+        raise KDError(f"{path}: method in search has the value {method!r}; the nearest valid one is "
+                      f"{nearest(method, SEARCHED)!r}")  # fmt: skip
+    return method
+
+
+def _teachers(path: Path, given: dict) -> list | None:
+    return read_teachers(path, {"all": given[TEACHERS]})["all"][TEACHERS] if TEACHERS in given else None
+
+
+def read_configuration(path, known=None) -> dict:
     """A file like configs/kd/robust.yaml as option -> value; `by` in select-teacher becomes teacher-choice.
 
-    It may also have the precision, as `common: {precision: VALUE}`.
+    known: the options that its section kd may have; None: those of the method word. The file may also have the
+    precision, as `common: {precision: VALUE}`.
     """
     path = Path(path)
     content = read_yaml(path, "spec")
     check_keys(path, "the configuration", content, ("select-teacher", "common", "kd"), required=("kd",))
     check_keys(path, "select-teacher", content.get("select-teacher", {}), ("by",))
     check_keys(path, "common", content.get("common", {}), (PRECISION,))
-    check_keys(path, "kd", content["kd"], option_defaults())
+    check_keys(path, "kd", content["kd"], option_defaults() if known is None else known)
     chosen = {CHOICE: content["select-teacher"]["by"]} if content.get("select-teacher") else {}
     chosen |= content.get("common", {})
     for name, value in (chosen | content["kd"]).items():
@@ -150,10 +180,10 @@ def _sections(path: Path, content: dict, recipe, raw) -> dict:
     return read_sections(path, content, recipe, raw) | {"kd": {}}
 
 
-def _start(path: Path, given, robust: dict) -> dict:
+def _start(path: Path, given, robust: dict, known: dict) -> dict:
     if isinstance(given, str):
-        return read_configuration(path.parent / given)
-    check_keys(path, "start", given, option_names())
+        return read_configuration(path.parent / given, known)
+    check_keys(path, "start", given, (CHOICE, PRECISION, *known))
     for name, value in given.items():
         check_value(f"{path}: {name} in start", name, value)
     return robust | {name: simplest(value) for name, value in given.items()}

@@ -78,6 +78,7 @@ Search = Generator[list[dict], Sequence[float | None], Outcome]
 def resolve_kd_word(configuration: dict) -> dict:
     """The options of kd_word: the student's temperature as a number, and without options that have no effect."""
     from fairseq_kd.loss.divergences import DIVERGENCES, PARAMETERS
+    from fairseq_kd.loss.weights import ADAPTIVE, EQUAL, NLL
 
     options = dict(configuration)
     if options.get("student-temperature") == SAME:
@@ -91,6 +92,9 @@ def resolve_kd_word(configuration: dict) -> dict:
         idle |= {"kd-select-rate", "kd-queue-size"}
     elif options["kd-select"] == "batch":
         idle.add("kd-queue-size")
+    weights = options.get("teacher-weights", EQUAL)
+    idle |= {"teacher-weight-temperature"} if weights not in (ADAPTIVE, NLL) else set()
+    idle |= {"teacher-weights-per"} if weights != ADAPTIVE else set()
     return {name: value for name, value in options.items() if name not in idle}
 
 
