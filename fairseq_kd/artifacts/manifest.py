@@ -13,6 +13,7 @@ from fairseq_kd.version import __version__
 
 MANIFEST_NAME = "manifest.json"
 DECODED = "fairseq_kd decoded data-bin"  # the kind of a data-bin whose targets a teacher has translated
+MIXED = "fairseq_kd mixed data-bin"  # kind of the data-bins that `fairseq-kd mix` makes
 PREPARED = {"source_lang": str, "target_lang": str, "subsets": dict, "subword": dict, "files": dict}
 
 

@@ -22,6 +22,7 @@ from fairseq_kd.criterions.logged import log_words, of_gold_tokens, word_output
 from fairseq_kd.criterions.mixed import around_update, loss_dtype, training_precision
 from fairseq_kd.criterions.on_policy import mixed_result, on_policy, samples_logged
 from fairseq_kd.criterions.on_policy_config import OnPolicyConfig, check_word_options
+from fairseq_kd.criterions.on_policy_part import sampled_part
 from fairseq_kd.criterions.places import places_of, rows_at, scatter
 from fairseq_kd.criterions.source import choose_implementation, online_source, prepare_training, training_source
 from fairseq_kd.criterions.task_calls import TaskCalls
@@ -86,10 +87,15 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
     def _updates(self) -> int:
         return self.calls.update_num
 
+    @functools.cached_property
+    def part(self):
+        """The training sentences whose targets are samples (--on-policy-part), or None. It is opened as `source` is."""
+        return sampled_part(self.cfg, self.task)
+
     def _begin_training(self, split: str) -> None:
         with exit_on_user_error():
             prepare_training(self.task.cfg, split, str(self.cfg.autocast))
-            _ = self.source
+            _ = self.source, self.part
 
     def load_state_dict(self, state_dict, strict=True):
         """Restore the recent tokens of --kd-select global; a checkpoint of a training without it has none."""
@@ -130,9 +136,11 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
         return self.result(model, sample, len(places), sums.loss if reduce else scatter(losses.loss, keep), sums)
 
     def _with_samples(self, model, sample):
-        """The batch with targets that the student samples (--on-policy-rate), or None for a batch of gold targets."""
-        if self.on_policy is None or not model.training or self.calls.is_dummy:
+        """The batch with targets that are samples of the student (--on-policy-...), or None for gold targets only."""
+        if not model.training or self.calls.is_dummy:
             return None
+        if self.part is not None or self.on_policy is None:
+            return self.part and self.part.batch(sample)
         self.online.choose_dtype(model, str(self.cfg.autocast))
         return self.on_policy.batch(model, sample, self.calls.update_num, self.online.max_target_positions)
 
@@ -144,7 +152,7 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
         logging_output = word_output(sample, sample_size, tokens, loss, sums, self.report_accuracy)
         if sums.kd is not None:
             logging_output |= teacher_log(self._source_for(model), sums.nll.data)
-        if self.on_policy is not None and model.training:  # the same names in the same order in each rank
+        if model.training and (self.on_policy or self.part):  # the same names in the same order in each rank
             logging_output |= samples_logged(torch.zeros_like(sums.nll))
         return loss, sample_size, logging_output
 

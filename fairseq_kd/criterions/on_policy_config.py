@@ -51,10 +51,18 @@ class OnPolicyConfig(KDWordConfig):
     on_policy_max_len_b: int = field(
         default=SamplingOptions.max_len_b, metadata={"help": "see --on-policy-max-len-a; at least 1"}
     )
+    on_policy_part: int = field(
+        default=0,
+        metadata={
+            "help": "for a data-bin of fairseq-kd mix: the number, from 1, of the mixed data-bin whose targets were "
+            "decoded by the student. They are treated as samples. 0: the training samples by itself, or not at all"
+        },
+    )
 
 
 DEFAULTS = {field.name: field.default for field in fields(OnPolicyConfig)}
-OTHERS = tuple(name for name in DEFAULTS if name.startswith("on_policy_") and name != "on_policy_rate")
+SAMPLED = ("on_policy_rate", "on_policy_part")  # the options that say which targets are samples
+OTHERS = tuple(name for name in DEFAULTS if name.startswith("on_policy_") and name not in SAMPLED)
 
 
 def sampled_share(cfg, update: int) -> float:
@@ -77,12 +85,33 @@ def check_word_options(cfg) -> None:
         raise KDError(
             f"--on-policy-rate {cfg.on_policy_rate}: must be from 0 (gold prefixes only) to 1 (sampled prefixes only)"
         )
+    if cfg.on_policy_part < 0:
+        raise KDError(f"--on-policy-part {cfg.on_policy_part}: must be 0 (none) or the number of a mixed data-bin")
     if cfg.on_policy_rate == 0:
         refuse(cfg, OTHERS, "without --on-policy-rate", DEFAULTS)
-        return
+    else:
+        _check_rate(cfg)
+    if cfg.on_policy_part > 0:
+        _check_other_options(cfg, "on_policy_part")
+
+
+def _check_rate(cfg) -> None:
+    if cfg.on_policy_part > 0:
+        raise KDError(
+            f"--on-policy-part {cfg.on_policy_part} cannot go with --on-policy-rate: the targets are sampled before "
+            "the training, or during it; give one of them"
+        )
     _check_ranges(cfg)
     _check_schedule(cfg)
-    _check_other_options(cfg)
+    if cfg.teacher_cache is not None:
+        raise KDError(
+            f"--on-policy-rate {cfg.on_policy_rate} needs a teacher that runs, because --teacher-cache holds its "
+            "answers to the gold prefixes only: give --teacher without --teacher-cache"
+        )
+    _check_other_options(cfg, "on_policy_rate")
+    if cfg.on_policy_rate == 1 and str(cfg.on_policy_schedule) == "constant":
+        why = "with --on-policy-rate 1: each target is sampled"
+        refuse(cfg, ("on_policy_coin", "label_smoothing"), why, DEFAULTS)
 
 
 def _check_ranges(cfg) -> None:
@@ -104,31 +133,24 @@ def _check_schedule(cfg) -> None:
         raise KDError(f"--on-policy-schedule-updates {updates}: must be at least 1 update")
 
 
-def _check_other_options(cfg) -> None:
-    if cfg.teacher_cache is not None:
-        raise KDError(
-            f"--on-policy-rate {cfg.on_policy_rate} needs a teacher that runs, because --teacher-cache holds its "
-            "answers to the gold prefixes only: give --teacher without --teacher-cache"
-        )
-    given = ("on_policy_rate",)
+def _check_other_options(cfg, name: str) -> None:
+    """Raises KDError for options that need a gold token at each position. name: of the option with samples."""
+    option = f"--{name.replace('_', '-')}"
     if cfg.kd_weight == 0:
-        refuse(cfg, given, "with --kd-weight 0: samples have the teacher's term only", DEFAULTS)
-    for name, value in (("teacher_weights", "adaptive"), ("kd_partition", "supervised")):
-        if str(getattr(cfg, name)) == value:
+        refuse(cfg, (name,), "with --kd-weight 0: samples have the teacher's term only", DEFAULTS)
+    for other, value in (("teacher_weights", "adaptive"), ("kd_partition", "supervised")):
+        if str(getattr(cfg, other)) == value:
             raise KDError(
-                f"--{name.replace('_', '-')} {value} cannot go with --on-policy-rate: it compares the probabilities of "
-                "the gold tokens, and a sampled token is not gold"
+                f"--{other.replace('_', '-')} {value} cannot go with {option}: it compares the probabilities of the "
+                "gold tokens, and a sampled token is not gold"
             )
     if str(cfg.kd_select) != "all":
         raise KDError(
-            f"--kd-select {cfg.kd_select} cannot go with --on-policy-rate: it compares the cross-entropy of gold "
-            "tokens, and a sampled token has none"
+            f"--kd-select {cfg.kd_select} cannot go with {option}: it compares the cross-entropy of gold tokens, and a "
+            "sampled token has none"
         )
     if cfg.ignore_prefix_size > 0:
         raise KDError(
-            f"--ignore-prefix-size {cfg.ignore_prefix_size} cannot go with --on-policy-rate: a sample does not begin "
-            "with the prefix of the gold target"
+            f"--ignore-prefix-size {cfg.ignore_prefix_size} cannot go with {option}: a sample does not begin with the "
+            "prefix of the gold target"
         )
-    if cfg.on_policy_rate == 1 and str(cfg.on_policy_schedule) == "constant":
-        why = "with --on-policy-rate 1: each target is sampled"
-        refuse(cfg, ("on_policy_coin", "label_smoothing"), why, DEFAULTS)

@@ -41,7 +41,7 @@ class Range:
 
 
 # the methods that a search can have: a student learns from distributions of a teacher
-SEARCHED = tuple(name for name, method in METHODS.items() if method.taught and method.criterion is not None)
+SEARCHED = tuple(name for name, method in METHODS.items() if method.taught and method.criterion and not method.rounds)
 
 
 def option_names(method: str = SEARCHED[0], several: bool = False) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from fairseq_kd.artifacts.derived import SideWriter, hashes, inherited, link_the
 from fairseq_kd.artifacts.folders import finished, folder_in_progress
 from fairseq_kd.artifacts.hashes import data_files
 from fairseq_kd.artifacts.inputs import Inputs
-from fairseq_kd.artifacts.manifest import MANIFEST_NAME, library_versions
+from fairseq_kd.artifacts.manifest import MANIFEST_NAME, MIXED, library_versions
 from fairseq_kd.artifacts.records import write_record
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_new_data_bin
@@ -22,7 +22,7 @@ from fairseq_kd.core.progress import Progress
 from fairseq_kd.inference.dictionaries import check_same_dictionary
 from fairseq_kd.inference.opening import infer_languages, open_data
 
-KIND = "fairseq_kd mixed data-bin"
+KIND = MIXED
 FORMAT = 1
 
 

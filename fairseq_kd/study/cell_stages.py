@@ -2,12 +2,12 @@
 
 from fairseq_kd.study.cells import Cell
 from fairseq_kd.study.methods import METHODS, needs_teacher
+from fairseq_kd.study.refresh import RoundStages
 from fairseq_kd.study.spec import Spec
 from fairseq_kd.study.state import OlderStages
-from fairseq_kd.study.student_stages import StudentStages
 
 
-class CellStages(StudentStages):
+class CellStages(RoundStages):
     """The stages of cells.
 
     cells: name -> {"factors", "student", "results"}. The student is the stage of its training; None for the method

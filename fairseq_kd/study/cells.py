@@ -21,7 +21,7 @@ from fairseq_kd.study.factors import (
     read_exclusions,
     settings_of_value,
 )
-from fairseq_kd.study.methods import METHODS, needs_teacher, takes_option
+from fairseq_kd.study.methods import METHODS, REFRESH, STUDENT_DECODE, needs_teacher, takes_option
 from fairseq_kd.study.sections import BUDGETS, EXISTING, check_shares
 from fairseq_kd.study.spec import Spec
 from fairseq_kd.study.teachers import TEACHERS, assigned_by, trains_any
@@ -109,7 +109,8 @@ def _has_effect_on_learning(section: str, option: str, method, values: dict) -> 
         return cached and _is_used(f"cache.{option}", "cache.folder", values)
     if section == "decode":
         return method.decoded and _is_used(f"decode.{option}", "decode.data-bin", values)
-    named = {"signal": method.cached, "mix-gold": method.on_decoded, "peers": values["method"] == "mutual"}
+    named = {"signal": method.cached, "mix-gold": method.on_decoded or method.rounds}
+    named |= {"peers": values["method"] == "mutual", REFRESH: method.rounds, STUDENT_DECODE: method.rounds}
     return named.get(section, True)
 
 
@@ -165,7 +166,7 @@ def _check_sections(spec: Spec, kept: list) -> None:
         for cell in cells
     ]
     _check_options_beside_existing(spec, values)
-    for section in ("teacher", "select", "kd", "cache", "decode", "noise"):
+    for section in ("teacher", "select", "kd", "cache", "decode", STUDENT_DECODE, "noise"):
         options = (f"{section}.{key}" for key in ("", *spec.sections[section]))
         if section in spec.written and not any(_has_effect(name, cell) for name in options for cell in values):
             raise KDError(f"{spec.path}: the section {section} has no effect on any cell; leave it out")

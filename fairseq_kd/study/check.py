@@ -13,6 +13,7 @@ from fairseq_kd.core.errors import KDError, prefixed_errors
 from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.study.cells import make_cells
 from fairseq_kd.study.maker import TRAININGS
+from fairseq_kd.study.methods import STUDENT_DECODE
 from fairseq_kd.study.plan import PLAN_NAME, Plan
 from fairseq_kd.study.spec import load_spec, spec_path
 from fairseq_kd.study.state import SHOW, OlderStages
@@ -30,7 +31,8 @@ def check_commands(plan: Plan) -> None:
     for stage in plan.stages.values():
         if stage.kind == "init":  # its options are options of a student, which is checked
             continue
-        where = f"{plan.spec.path}: {SECTIONS.get(stage.kind, stage.kind)}"
+        by_student = stage.kind == "decode" and any(plan.stages[name].kind == "student" for name in stage.inputs)
+        where = f"{plan.spec.path}: {STUDENT_DECODE if by_student else SECTIONS.get(stage.kind, stage.kind)}"
         check = _check_training if stage.kind in TRAININGS else _check_tool
         check(where, stage.command[1:])
 

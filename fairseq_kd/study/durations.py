@@ -33,7 +33,7 @@ CALIBRATION = "calibration.json"
 REMEDY = "remove it, and measure again by fairseq-kd study plan --calibrate"
 NOT_IN_SHAPE = ("--seed", "--max-update", "--total-num-update", "--out")
 DATA = ("prepare", "noise", "decode", "mix")  # kinds of stages that make data-bins
-WEIGHTS = ("finetune-from-model",)  # the weights with which a student begins do not change its speed
+WEIGHTS = ("finetune-from-model", "restore-file")  # the weights with which a student begins do not change its speed
 # options that name what other stages make, and that change the speed of an update
 NOT_MEASURED = {"--teacher", "--distilled", "--peers"}
 UPDATES, WARM_UP = 12, 4  # updates of a calibration, and how many of them are not timed
@@ -176,6 +176,8 @@ def _without_teacher(command: list[str]) -> list[str]:
     kept, words = [], iter(command)
     for word in words:
         option = word.removeprefix("--")
+        if option != word and option.startswith("reset-"):
+            continue
         if option != word and (option.startswith("teacher") or option in WEIGHTS or is_kd_option(option)):
             next(words)  # the value of the option
         elif option != word or word != CROSS_ENTROPY["criterion"]:

@@ -18,7 +18,7 @@ from fnmatch import fnmatchcase
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.yaml_file import check_keys, check_text, nearest
 from fairseq_kd.quickstart.recipe import TRAINED
-from fairseq_kd.study.methods import INITIALISATIONS, NAMES, OF_SEVERAL_TEACHERS, RANDOM
+from fairseq_kd.study.methods import INITIALISATIONS, NAMES, OF_SEVERAL_TEACHERS, RANDOM, REFRESH, STUDENT_DECODE
 from fairseq_kd.study.peers import check_peers
 from fairseq_kd.study.sections import (
     BUDGETS,
@@ -45,7 +45,7 @@ CHOICES = {
     "init": INITIALISATIONS,
 }
 DEFAULTS = {"teacher-choice": None, "teacher-noise": "same", "signal": "cache", "compact": False}
-DEFAULTS |= {"noise": 0, "seed": 1, "mix-gold": 0, "init": RANDOM, "peers": 2, TEACHERS: None}
+DEFAULTS |= {"noise": 0, "seed": 1, "mix-gold": 0, "init": RANDOM, "peers": 2, TEACHERS: None, REFRESH: None}
 SETTINGS = ("method", *DEFAULTS)
 ALIASES = {
     "strategy": ("decode.strategy",),
@@ -57,7 +57,7 @@ ALIASES = {
 # see is_kd_option
 KD_OPTIONS = ("teacher-temperature", "student-temperature", "teacher-dtype", "teacher-schedule", *OF_SEVERAL_TEACHERS)
 KD_BEGINNINGS = ("kd-", "on-policy-", "hybrid-")
-OPTION_SECTIONS = ("data", *TRAINED, "select", "kd", "cache", "decode", "noise", "evaluate")
+OPTION_SECTIONS = ("data", *TRAINED, "select", "kd", "cache", "decode", STUDENT_DECODE, "noise", "evaluate")
 
 
 def check_factors(spec: Spec) -> dict:
@@ -116,6 +116,8 @@ def _check_value(spec: Spec, name: str, value, labelled: bool, lists=()) -> None
         check_mix(spec.path, value)
     if name == "peers":
         check_peers(spec.path, value)
+    if name == REFRESH:
+        check_updates(spec.path, f"the factor {name}", value)
     if name in ("seed", "teacher.seed"):
         check_seed(spec.path, f"the factor {name}", value)
     if name in EXISTING:

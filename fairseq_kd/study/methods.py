@@ -6,6 +6,8 @@
     word+seq    the teacher's translations, and its distribution                kd_word
     hybrid      gold targets with the distribution, and the translations        kd_hybrid
     on-policy   samples of the student, and the teacher's distribution on them  kd_word, the teacher runs
+    semi-on-policy  gold targets and translations of the student, with the      kd_word, trained in rounds
+                teacher's distribution on both
     dp          a trained student goes on; the teacher or its own start         kd_word, the teacher runs
     mutual      gold targets, and the distributions of other students           kd_mutual, no teacher
     ensemble    no training: the teachers of the cell themselves                -
@@ -26,7 +28,8 @@ class Method:
 
     taught: a teacher. trained: a student is trained. criterion: of a training that uses distributions; None:
     cross-entropy. cached: `signal` chooses between a cache and a teacher that runs. decoded: translations of the
-    teacher. on_decoded: they replace the gold targets. defaults: options of the criterion, unless `kd` has them.
+    teacher. on_decoded: they replace the gold targets. rounds: the student is trained in rounds, see `refresh`.
+    defaults: options of the criterion, unless `kd` has them.
     """
 
     taught: bool = True
@@ -35,6 +38,7 @@ class Method:
     cached: bool = False
     decoded: bool = False
     on_decoded: bool = False
+    rounds: bool = False
     defaults: dict = field(default_factory=dict)
 
     def is_online(self, signal: str) -> bool:
@@ -49,11 +53,13 @@ METHODS = {
     "word+seq": Method(criterion="kd_word", cached=True, decoded=True, on_decoded=True),
     "hybrid": Method(criterion="kd_hybrid", cached=True, decoded=True),
     "on-policy": Method(criterion="kd_word", defaults={"on-policy-rate": 0.5}),
+    "semi-on-policy": Method(criterion="kd_word", cached=True, rounds=True),
     "dp": Method(criterion="kd_word", defaults={"kd-partition": "supervised"}),
     "mutual": Method(criterion="kd_mutual", taught=False),
     "ensemble": Method(trained=False),
 }
 NAMES = tuple(METHODS)
+REFRESH, STUDENT_DECODE = "refresh", "student-decode"  # the setting and the section of methods with rounds
 # beginning of an option of the section kd -> the only method that takes it
 OF_ONE_METHOD = {"on-policy-": "on-policy", "hybrid-": "hybrid", "kd-partition": "dp", "kd-start": "dp"}
 OF_SEVERAL_TEACHERS = ("teacher-weights", "teacher-weight-temperature", "teacher-weights-per")

@@ -14,7 +14,7 @@ from fairseq_kd.core.yaml_file import check_keys, check_text, is_number, nearest
 from fairseq_kd.training.arguments import PRECISION, RESERVED, check_precision, option_names
 
 SECTIONS = ("recipe", "data", "common", "teacher", "student", "budget", "kd", "select", "cache", "decode")
-SECTIONS += ("noise", "evaluate")
+SECTIONS += ("student-decode", "noise", "evaluate")
 BUDGETS = ("teacher", "student")  # keys of budget, in updates
 SHARES = ("delete", "substitute", "swap")  # how the three operations divide the noise level
 NOISE_DEFAULTS = {"delete": 1, "substitute": 1, "swap": 1, "side": "source", "level": "word", "seed": 1}
@@ -24,6 +24,7 @@ SEEDS = 2**31  # numpy takes slightly larger seeds, and fairseq adds the number 
 # options that the study sets itself, by section
 _OF_TRAININGS = (*RESERVED, "max-update")
 _OF_TEACHER_RUNS = ("teacher", "out", "shard", "subset", "cpu")
+_OF_CHOICES = ("select", "metric", "tokenize", "like")
 SET_BY_STUDY = {
     "common": _OF_TRAININGS,
     "teacher": tuple(name for name in _OF_TRAININGS if name != "seed"),
@@ -31,6 +32,7 @@ SET_BY_STUDY = {
     "kd": (*RESERVED, PRECISION),
     "cache": _OF_TEACHER_RUNS,
     "decode": (*_OF_TEACHER_RUNS, "tokenize", "like"),
+    "student-decode": (*_OF_TEACHER_RUNS, *_OF_CHOICES, "teacher-data", "trust-checkpoint", "source-text", "seed"),
     "data": ("out",),
     "evaluate": ("checkpoint", "subset", "out", "cpu"),
     "select": ("checkpoints", "by", "out", "cpu", "average", "out-checkpoint", "tokenize"),
@@ -57,6 +59,7 @@ PROGRAMS = {
     "select": "select-teacher",
     "cache": "cache",
     "decode": "decode",
+    "student-decode": "decode",
     "noise": "noise",
     "evaluate": "evaluate",
 }

@@ -11,6 +11,7 @@ from fairseq_kd.study.existing import existing_path
 from fairseq_kd.study.key import inputs_of
 from fairseq_kd.study.maker import KINDS
 from fairseq_kd.study.plan import Plan
+from fairseq_kd.study.refresh import rounds_of
 from fairseq_kd.study.state import CHOICES, LOG, STATES, Records, cell_states, end_of_log, record_of, stage_states
 
 LOG_LINES_SHOWN = 12
@@ -146,8 +147,14 @@ def _cell(plan: Plan, work: Path, name: str, state: str, stages: dict) -> dict:
         "state": state,
         "results": _paths(cell["results"], stages),
         "stages": plan.stages_of(name),
-        "training_seconds": cell["student"] and (record_of(work / "stages" / cell["student"]) or {}).get("seconds"),
+        "training_seconds": cell["student"] and _training_seconds(plan, work, cell["student"]),
     }
+
+
+def _training_seconds(plan: Plan, work: Path, student: str) -> float | None:
+    """The time of a student's training, in all its rounds; None until it is done."""
+    records = [record_of(work / "stages" / name) for name in rounds_of(plan.stages, student)]
+    return round(sum(record["seconds"] for record in records), 1) if all(records) else None
 
 
 def _teacher(plan: Plan, teacher: dict, stages: dict) -> dict:

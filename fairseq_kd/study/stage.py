@@ -179,7 +179,8 @@ def _execute(stage: dict, command: list[str], folder: Path, inputs: dict) -> dic
     if stage["kind"] in TRAININGS:
         from fairseq_kd.training.run import train  # imports torch
 
-        record = train(folder, command[1:], inputs, stage["updates"], stage["name"])
+        last = int(command[command.index("--max-update") + 1])  # a round of a student begins above 0
+        record = train(folder, command[1:], inputs, last, stage["name"])
         known = {name: record[name] for name in ("command", "seconds", "updates")}
         return known | {"fingerprint": record["checkpoint_sha256"]}
     started = time.monotonic()

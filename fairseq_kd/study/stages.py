@@ -19,8 +19,9 @@ from fairseq_kd.training.arguments import to_arguments, training_arguments
 class Stage:
     """One command.
 
-    inputs: names of the stages that must be finished first. updates: number of updates of a training, 0 for other
-    kinds. made_by: see `maker.made_by`. old: whether this is a finished stage that other versions made.
+    inputs: names of the stages that must be finished first. updates: number of updates of a training, without those of
+    a training that it continues; 0 for other kinds. made_by: see `maker.made_by`. old: whether this is a finished stage
+    that other versions made.
     """
 
     name: str
@@ -77,8 +78,9 @@ class Stages:
         depends = depends if files is None else [depends, files]
         return self._add(kind, ["fairseq-kd", *words, *to_arguments(options)], depends)
 
-    def _training(self, kind: str, data_bin: str, options: dict) -> Stage:
+    def _training(self, kind: str, data_bin: str, options: dict, updates: int | None = None) -> Stage:
+        """updates: of this stage, if it continues another training; None: `max-update`."""
         options, files = with_files(f"{self.spec.path}: {kind}", options, self._files)
         languages = (self.spec.sections["data"][f"{side}-lang"] for side in ("source", "target"))
         arguments = training_arguments(data_bin, *languages, options, user_dir="@user-dir")
-        return self._add(kind, ["fairseq-train", *arguments], files, updates=options["max-update"])
+        return self._add(kind, ["fairseq-train", *arguments], files, updates=updates or options["max-update"])

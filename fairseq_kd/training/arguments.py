@@ -51,13 +51,14 @@ def to_arguments(options: dict) -> list[str]:
 def training_arguments(data_bin, source_lang, target_lang, options: dict, *, cpu=False, user_dir=PACKAGE) -> list[str]:
     """The arguments of fairseq-train for one model, without --save-dir; options has max-update, seed, criterion.
 
-    The key `precision` becomes an option of the criterion, and float32 becomes no option.
+    The key `precision` becomes an option of the criterion, and float32 becomes no option. A training of several parts
+    gives total-num-update, which is max-update for others.
     """
     options = {"user-dir": user_dir, "source-lang": source_lang, "target-lang": target_lang} | options
     if (precision := options.pop(PRECISION, PRECISIONS[0])) != PRECISIONS[0]:
         options["autocast"] = precision
     if options.get("lr-scheduler") == "polynomial_decay":
-        options["total-num-update"] = options["max-update"]
+        options.setdefault("total-num-update", options["max-update"])
     # fairseq's default of 8 silently drops up to 7 of the longest sentences, of the validation set too
     options |= {"required-batch-size-multiple": 1, "no-epoch-checkpoints": True, "distributed-world-size": 1}
     # By default fairseq keeps the batches of the epoch in which a process starts, so a continued run would have others.

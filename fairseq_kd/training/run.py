@@ -3,6 +3,7 @@
 The same call continues a killed run.
 """
 
+import os
 import selectors
 import shlex
 import shutil
@@ -23,6 +24,7 @@ from fairseq_kd.training.running import Running
 
 RECORD = "train.json"  # exists once the run is complete
 REQUEST = "request.json"  # exists from the start
+RESTORE = "--restore-file"
 
 
 @dataclass(frozen=True)
@@ -104,18 +106,19 @@ def _train(trainings: list[Training], threads: int | None) -> None:
     # A run that was killed between its last checkpoint and the record needs no fairseq-train: it would make and save
     # one more update.
     found = [(training, restore_last_checkpoint(training.checkpoints)) for training in trainings]
-    _run([training for training, updates in found if updates < training.max_update], threads)
+    _run([(training, updates > 0) for training, updates in found if updates < training.max_update], threads)
     for training in trainings:
         _write_record(training)
 
 
-def _run(trainings: list[Training], threads: int | None) -> None:
-    """Run fairseq-train for each training at the same time, until the last one has ended."""
+def _run(trainings: list[tuple[Training, bool]], threads: int | None) -> None:
+    """Run fairseq-train for each (training, whether it was begun) at the same time, until the last one has ended."""
     with ExitStack() as stack, selectors.DefaultSelector() as selector:
-        for training in trainings:
-            log = training.folder / "train.log"
-            words = training.request["command"][1:], log, training.max_update, training.label
-            selector.register(stack.enter_context(Running(*words, threads)), selectors.EVENT_READ)
+        for training, begun in trainings:
+            command = training.request["command"]
+            words = _continued(command) if begun else command
+            how = training.folder / "train.log", training.max_update, training.label, threads
+            selector.register(stack.enter_context(Running(words[1:], *how)), selectors.EVENT_READ)
         while selector.get_map():
             for key, _ in selector.select():
                 if not key.fileobj.read():
@@ -126,15 +129,39 @@ def _run(trainings: list[Training], threads: int | None) -> None:
 def _write_record(training: Training) -> None:
     state = read_checkpoint(training.checkpoints / "checkpoint_last.pt")
     best = training.checkpoints / "checkpoint_best.pt"
+    command = training.request["command"]
     record = {
         "checkpoint": str(best),
         "checkpoint_sha256": sha256_file(best),
-        "command": shlex.join(training.request["command"]),
-        "seconds": round(state["extra_state"]["previous_training_time"], 1),
+        "command": shlex.join(command),
+        "seconds": round(_seconds(state) - _seconds_before(command), 1),
         "updates": updates_of(state),
         "inputs": training.inputs,
     }
     write_record(training.folder / RECORD, record)
+
+
+def _continued(command: list[str]) -> list[str]:
+    """The command that continues a run from its own checkpoint_last.pt, without what concerns its beginning alone.
+
+    A run that begins with the checkpoint of another one (--restore-file) would otherwise begin with it again.
+    """
+    words = [word for word in command if not word.startswith("--reset-")]
+    if RESTORE in words:
+        at = words.index(RESTORE)
+        del words[at : at + 2]
+    return words
+
+
+def _seconds(state: dict) -> float:
+    """The time that a training has taken, including the time of the training whose checkpoint it began with."""
+    return state["extra_state"].get("previous_training_time", 0.0)
+
+
+def _seconds_before(command: list[str]) -> float:
+    """The time of the training whose checkpoint the run begins with; 0 for a run that begins with none."""
+    path = command[command.index(RESTORE) + 1] if RESTORE in command else ""
+    return _seconds(read_checkpoint(path)) if os.path.isfile(path) else 0.0
 
 
 def _check_same_request(path: Path, request: dict) -> None:

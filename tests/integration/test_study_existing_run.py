@@ -4,12 +4,14 @@ The stages run one after the other without Snakemake, which tests/integration/te
 """
 
 import json
+import re
 import shutil
 
 import pytest
+import torch
 from helpers import write_variant
 from process_helpers import Process
-from study_helpers import CONVOLUTION, LSTM, SHORT, spec_on
+from study_helpers import CONVOLUTION, LSTM, MODEL, SHORT, spec_on
 
 from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.records import read_record, write_record
@@ -18,6 +20,7 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.study import stage as study_stage
 from fairseq_kd.study.check import open_plan
 from fairseq_kd.study.plan import PLAN_NAME
+from fairseq_kd.study.refresh import rounds_of
 from fairseq_kd.study.report.rows import read_study
 from fairseq_kd.study.report.tested import _teachers
 from fairseq_kd.study.show import write_results
@@ -98,6 +101,50 @@ def test_students_of_two_teachers_are_trained_by_each_method_and_the_report_name
     study = read_study(write_results(plan, work), work)
     assert [row.label for row in study.teachers] == ["teacher", f"teacher {teacher}", f"teacher {other}"]
     assert _teachers(plan, study)[0].startswith("teacher: 2 teachers together, ")
+
+
+def test_a_student_is_trained_in_rounds_with_one_learning_rate_and_an_exact_number_of_updates(
+    data_bin, teacher, tmp_path, complete
+):
+    """The rate falls linearly over all rounds: after t of 5 updates it is 0.01 · (1 - t/5). Adam counts on."""
+    common = MODEL | {"optimizer": "adam", "lr": 0.01, "lr-scheduler": "polynomial_decay", "max-tokens": 400}
+    sections = {
+        "cache": {"top-k": 4, "tail-shapes": 0},
+        "budget": {"student": 5},
+        "evaluate": SHORT | {"confidence-n": 0},
+    }
+    sections |= {"common": common | {"save-interval-updates": 1}, "student-decode": {"max-len-a": 0, "max-len-b": 4}}
+    factors = {"method": ["semi-on-policy"], "refresh": 3}
+    work = tmp_path / "work"
+    plan = open_plan(spec_on(data_bin, teacher, tmp_path, factors=factors, **sections), work)
+    complete(plan, work)
+    (cell,) = plan.cells.values()
+    rounds = [work / "stages" / name for name in rounds_of(plan.stages, cell["student"])]
+    states = [torch.load(folder / "checkpoints" / "checkpoint_last.pt", weights_only=False) for folder in rounds]
+    for state, updates in zip(states, (3, 5), strict=True):
+        adam = state["last_optimizer_state"]
+        assert state["optimizer_history"][-1]["num_updates"] == updates
+        assert adam["param_groups"][0]["lr"] == pytest.approx(0.01 * (1 - updates / 5), abs=1e-12)
+        assert {int(moments["step"]) for moments in adam["state"].values()} == {updates}
+    assert all((folder / "checkpoints" / "checkpoint_best.pt").is_file() for folder in rounds)
+    result = json.loads((work / "stages" / cell["results"]["test"] / "result.json").read_text())
+    assert result["updates"] == 5  # of the last round
+    logs = [(folder / "train.log").read_text() for folder in rounds]
+    shares = [re.findall(r'"train_sampled_tokens": "([\d.]+)"', log) for log in logs]
+    assert not shares[0] and max(map(float, shares[1])) > 0
+    seconds = [read_record(folder / "done.json", "")["seconds"] for folder in rounds]
+    assert write_results(plan, work)["cells"][0]["training_seconds"] == pytest.approx(sum(seconds))
+    total = states[-1]["extra_state"]["previous_training_time"]  # of all rounds, as fairseq counts
+    assert sum(seconds) == pytest.approx(total, abs=0.2)
+
+    folder, name = rounds[1], rounds[1].name  # as if it was killed after its first update
+    for path in (folder / "done.json", folder / "train.json", folder / "checkpoints" / "checkpoint_best.pt"):
+        path.unlink()
+    shutil.copy(folder / "checkpoints" / "checkpoint_1_4.pt", folder / "checkpoints" / "checkpoint_last.pt")
+    study_stage._complete(work, read_record(work / PLAN_NAME, ""), vars(plan.stages[name]), folder)
+    assert "checkpoint_last.pt (epoch 1 @ 4 updates)" in (folder / "train.log").read_text()
+    again = torch.load(folder / "checkpoints" / "checkpoint_last.pt", weights_only=False)
+    assert all(torch.equal(again["model"][key], value) for key, value in states[1]["model"].items())
 
 
 def test_a_stage_whose_data_bin_has_changed_since_the_plan_fails(data_bin, teacher, tmp_path, complete):

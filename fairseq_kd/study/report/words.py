@@ -18,6 +18,8 @@ METHODS = {
     "word+seq": "both levels: learns from the teacher's translations, and its probabilities for each of their tokens",
     "hybrid": "both targets: learns from the gold targets with the teacher's probabilities, and from its translations",
     "on-policy": "learns from the gold targets, and from the teacher's probabilities on samples of the student itself",
+    "semi-on-policy": "learns in rounds from the gold targets and from its own last translations of the training "
+    "sources, with the teacher's probabilities on both",
     "dp": "goes on from a trained student: each token has the probabilities of the teacher or of that student",
     "mutual": "learns from the gold targets and from the probabilities of other students, which learn at the same time",
     "ensemble": "no student: the teachers themselves translate together",
@@ -57,6 +59,9 @@ FACTORS = {
     ),
     "mix-gold": Words(
         "gold data that are added to the teacher's translations", "the gold data are added {} times", "times gold data"
+    ),
+    "refresh": Words(
+        "the updates after which the student translates the training sources again", "every {} updates", "updates"
     ),
     "compact": Words(
         "whether closed parts of a student are removed",
