@@ -4,8 +4,8 @@ The first start in a test process starts a server, which imports the libraries a
 the server forks a child, which does what the interpreter does with `-m MODULE`, `-c CODE` or the path of a script:
 `__main__`, sys.argv, sys.path, working directory and environment are as for the command, and the interpreter ends
 as usual. Three differences remain: the environment does not reach what a library reads when it is imported; the
-registries of fairseq are filled before the command begins; and Hydra has parsed the options of a training already. A test
-whose subject is the start of an interpreter uses `subprocess`.
+registries of fairseq are filled before the command begins; and Hydra has parsed the options of a training already.
+A test whose subject is the start of an interpreter uses `subprocess`.
 
 Messages to the server: one JSON object and three file descriptors (standard output, standard error, a pipe for the
 reply). The reply: the process id of the command, then its wait status, one per line.
