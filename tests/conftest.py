@@ -54,8 +54,7 @@ def options_are_converted_soon(allow_checkpoint_types):
     """Do not let Hydra compose the same configuration for each model that a test builds: 0.1 s instead of 0.5 s."""
     import hydra_helpers
 
-    hydra_helpers.keep_parsed_texts()
-    hydra_helpers.keep_defaults()
+    hydra_helpers.keep()
 
 
 @pytest.fixture(scope="session")

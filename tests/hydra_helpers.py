@@ -40,18 +40,17 @@ def compose(config_name: str, overrides: list[str], strict: bool):
     return config
 
 
-def keep_parsed_texts() -> None:
-    """Let Hydra parse each text once per process, and begin with those of a training: forks inherit them."""
-    OverridesParser.parse_rule = lambda self, text, rule: copy.copy(_parsed(text, rule))
-    words = ["data", "--arch", "transformer", "--optimizer", "adam", "--criterion", "label_smoothed_cross_entropy"]
-    utils.convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), words))
+def keep() -> None:
+    """Let Hydra parse each text once per process and fairseq compose by `compose`; forks inherit what is kept.
 
-
-def keep_defaults() -> None:
-    """Let fairseq compose by `compose`. The default values are dropped when a dataclass is registered."""
+    The texts of a training are parsed at once. The default values are dropped when a dataclass is registered.
+    """
 
     def store(self, *arguments, **named):
         _defaults.cache_clear()
         return _store(self, *arguments, **named)
 
+    OverridesParser.parse_rule = lambda self, text, rule: copy.copy(_parsed(text, rule))
     ConfigStore.store, utils.compose = store, compose
+    words = ["data", "--arch", "transformer", "--optimizer", "adam", "--criterion", "label_smoothed_cross_entropy"]
+    utils.convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), words))

@@ -147,7 +147,7 @@ def _preload(compiled: str) -> None:
         warnings.simplefilter("ignore")
         for name in LIBRARIES:
             importlib.import_module(name)
-        importlib.import_module("hydra_helpers").keep_parsed_texts()
+        importlib.import_module("hydra_helpers").keep()
     for name in [name for name in sys.modules if name.partition(".")[0] == "fairseq_cli"]:
         del sys.modules[name]
     logging.root.handlers.clear()

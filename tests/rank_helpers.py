@@ -91,7 +91,7 @@ def _main(jobs: Path) -> None:
 
     import fairseq_kd.criterions.kd_word  # noqa: F401
 
-    hydra_helpers.keep_parsed_texts()
+    hydra_helpers.keep()
     done = {job["name"]: _run_job(job, jobs.parent) for job in json.loads(jobs.read_text())}
     (jobs.parent / "done.json").write_text(json.dumps(done))
 
