@@ -168,7 +168,7 @@ def put_back(state: dict) -> None:
         torch.set_default_dtype(getattr(torch, (state["default type of torch"] or "torch.float32").split(".")[1]))
 
 
-LONG_UNIT_FILES = ("test_hostile_checkpoints", "test_select_teacher", "test_decode")
+LONG_UNIT_FILES = ("test_hostile_checkpoints", "test_select_teacher", "test_decode", "test_mutual", "test_fused")
 
 
 @pytest.hookimpl(trylast=True)
