@@ -3,9 +3,9 @@
 The first start in a test process starts a server, which imports the libraries and never the plugin. For each command
 the server forks a child, which does what the interpreter does with `-m MODULE`, `-c CODE` or the path of a script:
 `__main__`, sys.argv, sys.path, working directory and environment are as for the command, and the interpreter ends
-as usual. Two differences remain: the environment does not reach what a library reads when it is imported, and the
-registries of fairseq are filled before the command begins. A test whose subject is the start of an interpreter uses
-`subprocess`.
+as usual. Three differences remain: the environment does not reach what a library reads when it is imported; the
+registries of fairseq are filled before the command begins; and Hydra has parsed the options of a training already.
+A test whose subject is the start of an interpreter uses `subprocess`.
 
 Messages to the server: one JSON object and three file descriptors (standard output, standard error, a pipe for the
 reply). The reply: the process id of the command, then its wait status, one per line.
@@ -19,6 +19,7 @@ import gc
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -98,10 +99,11 @@ def run_script(name: str, *words, **options) -> subprocess.CompletedProcess:
 def _server() -> socket.socket:
     """The socket of this process's server. The server ends when the socket is closed, also by a kill."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    words = [sys.executable, __file__, str(theirs.fileno())]
+    compiled = tempfile.mkdtemp()
+    words = [sys.executable, __file__, str(theirs.fileno()), compiled]
     with theirs:
         server = subprocess.Popen(words, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
-    atexit.register(lambda: (ours.close(), server.wait()))
+    atexit.register(lambda: (ours.close(), server.wait(), shutil.rmtree(compiled)))
     return ours
 
 
@@ -132,8 +134,11 @@ def _serve(requests: socket.socket) -> dict | None:
                 pass
 
 
-def _preload() -> None:
-    """Import the libraries, and undo what the commands of fairseq do when they are imported."""
+def _preload(compiled: str) -> None:
+    """Import the libraries, and undo what the commands of fairseq do when they are imported.
+
+    compiled: folder for the compiled code of the plugin, where the environment forbids to keep it beside its source.
+    """
     import importlib
     import logging
     import warnings
@@ -142,10 +147,13 @@ def _preload() -> None:
         warnings.simplefilter("ignore")
         for name in LIBRARIES:
             importlib.import_module(name)
+        importlib.import_module("hydra_helpers").keep()
     for name in [name for name in sys.modules if name.partition(".")[0] == "fairseq_cli"]:
         del sys.modules[name]
     logging.root.handlers.clear()
     assert not any(name.partition(".")[0] == "fairseq_kd" for name in sys.modules)
+    if sys.dont_write_bytecode:  # each fork would compile the plugin again
+        sys.pycache_prefix, sys.dont_write_bytecode = compiled, False
     gc.collect()
     gc.freeze()
 
@@ -181,7 +189,7 @@ def _become(request: dict) -> None:
 
 if __name__ == "__main__":
     listening = socket.socket(fileno=int(sys.argv[1]))
-    _preload()
+    _preload(sys.argv[2])
     if (asked := _serve(listening)) is not None:
         del sys.modules["__main__"].__file__
         _become(asked)

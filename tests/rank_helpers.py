@@ -86,10 +86,12 @@ def _run_job(job: dict, folder: Path) -> list[int]:
 
 def _main(jobs: Path) -> None:
     import fairseq_cli.train  # noqa: F401
+    import hydra_helpers
     import torch._dynamo  # noqa: F401, which an optimizer imports
 
     import fairseq_kd.criterions.kd_word  # noqa: F401
 
+    hydra_helpers.keep()
     done = {job["name"]: _run_job(job, jobs.parent) for job in json.loads(jobs.read_text())}
     (jobs.parent / "done.json").write_text(json.dumps(done))
 

@@ -1,18 +1,17 @@
 """benchmarks/gpu.py, which only a machine with a GPU can run as it is meant, at tiny sizes on the CPU."""
 
 import json
-import subprocess
-import sys
 
 from conftest import ROOT
+from process_helpers import run_python
 
 COMMAND = "python benchmarks/gpu.py --dry-run --cpu"
 
 
 def test_every_section_runs_on_the_cpu_and_is_written(tmp_path):
     assert COMMAND in (ROOT / "docs" / "benchmarks.md").read_text()
-    words = [sys.executable, ROOT / "benchmarks" / "gpu.py", *COMMAND.split()[2:], "--out", tmp_path / "out"]
-    result = subprocess.run([*map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    words = [ROOT / "benchmarks" / "gpu.py", *COMMAND.split()[2:], "--out", tmp_path / "out"]
+    result = run_python(*words, cwd=ROOT)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
 
     found = json.loads((tmp_path / "out" / "results.json").read_text())

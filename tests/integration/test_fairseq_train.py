@@ -150,7 +150,7 @@ def test_eval_bleu_scores_the_student_not_the_teacher(data_bin, teacher, tmp_pat
 
 
 def import_in_worker(rank, cfg, queue):
-    """What fairseq does first in a process that it spawned."""
+    """What fairseq does first in a process that it has spawned."""
     from fairseq import utils
     from fairseq.registry import REGISTRIES
 
@@ -158,14 +158,14 @@ def import_in_worker(rank, cfg, queue):
     queue.put((rank, "kd_word" in REGISTRIES["criterion"]["registry"]))
 
 
-def test_the_plugin_is_there_in_spawned_processes(plain):
+def test_the_plugin_is_there_in_a_spawned_process(plain):
     from helpers import parse
 
     cfg = parse(plain / "data-bin", "--criterion", "kd_word", "--teacher", teacher_of(plain))
     context = torch.multiprocessing.get_context("spawn")
     queue = context.Queue()
-    torch.multiprocessing.spawn(import_in_worker, args=(cfg, queue), nprocs=2)
-    assert sorted(queue.get(timeout=60) for _ in range(2)) == [(0, True), (1, True)]
+    torch.multiprocessing.spawn(import_in_worker, args=(cfg, queue), nprocs=1)
+    assert queue.get(timeout=60) == (0, True)
 
 
 def test_it_works_from_any_working_directory_by_absolute_path(plain, tmp_path):

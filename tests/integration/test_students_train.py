@@ -1,12 +1,11 @@
-"""Adaptive and compact students inside stock fairseq commands, in one and in two processes."""
+"""Adaptive and compact students inside stock fairseq commands (two processes: test_two_processes.py)."""
 
 import json
-import socket
 
 import pytest
 import torch
-from conftest import PACKAGE, TINY_MODEL, assert_user_error, run_fairseq
-from process_helpers import Process, run_kd, run_python
+from conftest import TINY_MODEL, assert_user_error, run_fairseq
+from process_helpers import run_kd
 
 ADAPTIVE = [
     *("--arch", "kd_adaptive_3m", "--encoder-layers", "2", "--encoder-attention-heads", "4", "--ffn-type", "glu"),
@@ -104,30 +103,3 @@ def test_compacting_decoding_and_training_on(trained, data_bin, teacher, tmp_pat
 def test_a_target_above_the_model_ends_with_status_2(data_bin, teacher, tmp_path):
     result = train(data_bin, teacher, "--save-dir", tmp_path, "--capacity-target", "5e6")
     assert_user_error(result, "--capacity-target 5,000,000 is more than the")
-
-
-def test_two_processes_equal_one_process_with_update_freq_2(data_bin, teacher, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = [
-        *("-m", "fairseq_cli.train", data_bin, *TINY_MODEL, *ADAPTIVE, "--dropout", "0.0"),
-        *("--criterion", "kd_word", "--teacher", teacher, "--user-dir", PACKAGE, "--max-update", "8"),
-        "--disable-validation",
-    ]
-    ranks = [
-        [
-            *("--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp", "--distributed-world-size", "2"),
-            *("--distributed-no-spawn", "--distributed-init-method", f"tcp://127.0.0.1:{port}"),
-            *("--distributed-rank", str(rank), "--save-dir", tmp_path / "two"),
-        ]
-        for rank in (0, 1)
-    ]
-    processes = [Process(*common, *extra) for extra in ranks]
-    outputs = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs[0][-3000:]
-    single = run_python(*common, "--update-freq", "2", "--save-dir", tmp_path / "one")
-    assert single.returncode == 0, single.stderr[-3000:]
-    alone, together = (model_of(tmp_path / name / "checkpoint_last.pt") for name in ("one", "two"))
-    for name, value in alone.items():
-        torch.testing.assert_close(value, together[name], rtol=1e-3, atol=1e-5, msg=name)

@@ -40,7 +40,7 @@ def commands(data_bin, distilled, teacher, tmp_path_factory):
     make_cache(data_bin, teacher, cache, CachingOptions(top_k=8, tail_shapes=0))
     online = ["--criterion", "kd_word", "--teacher", teacher]
     hybrid = ["--task", "kd_translation", "--distilled", distilled, "--criterion", "kd_hybrid"]
-    gates = ["--capacity-target", "0.6", "--capacity-warmup", "1", "--capacity-ramp", "2"]
+    gates = ["--capacity-target", "0.6", "--capacity-warmup", "1", "--capacity-ramp", "2", "--ffn-type", "glu"]
     words = {
         "online": online,
         "cached": ["--criterion", "kd_word", "--teacher-cache", cache],
