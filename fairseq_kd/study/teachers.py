@@ -12,7 +12,7 @@ A teacher is a variation: options that change the section `teacher`. A number is
 import os
 
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.core.yaml_file import check_keys, check_text, nearest
+from fairseq_kd.core.yaml_file import check_keys, check_text
 from fairseq_kd.study.sections import SET_BY_STUDY, check_seed
 
 TEACHERS = "teachers"
@@ -99,10 +99,3 @@ def settings_of_each(path, settings: dict) -> list[tuple[str | None, dict]]:
         assigned = settings["assigned"] | {f"teacher.{name}" for name in one}
         found.append((describe(one), settings | {"teacher": section | one, "assigned": assigned}))
     return found
-
-
-def check_label(path, word: str, labels) -> None:
-    """Raises KDError unless `word` is one of the labels of the factor."""
-    if word not in labels:
-        raise KDError(f"{path}: no value of the factor {TEACHERS} is called {word!r}; the nearest is "
-                      f"{nearest(word, labels)!r}")  # fmt: skip
