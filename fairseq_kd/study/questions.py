@@ -63,6 +63,13 @@ def _teacher_size(models: Models) -> dict:
     return {"teacher-width": sizes, "method": ["word", "seq"]}
 
 
+def _teachers(models: Models) -> dict:
+    if models.checkpoints:
+        raise KDError("--question teachers compares teachers of several seeds, which the study trains: leave --teacher "
+                      "out, or give checkpoints in the factor teachers of your spec")  # fmt: skip
+    return {"teachers": {"one": 1, "three": [1, 2, 3]}, "method": ["ce", "word", "seq", "ensemble"]}
+
+
 DECODINGS = {
     "beam": {"strategy": "beam", "decode.beam": 5},
     "closest of 5": {"strategy": "beam", "decode.beam": 5, "decode.nbest": 5, "decode.select": "closest"},
@@ -106,6 +113,16 @@ QUESTIONS = {
     "decoding": Question(
         "Which way to make the teacher's targets gives the best student?",
         {"method": ["ce", "seq"], "decoding": DECODINGS},
+    ),
+    "methods": Question(
+        "Which method gives the best student?",
+        {"method": ["ce", "word", "seq", "word+seq", "hybrid", "on-policy", "mutual"]},
+        ("hybrid > word by bleu", "on-policy > word by bleu", "mutual > ce by bleu"),
+    ),
+    "teachers": Question(
+        "Is a mixture of three teachers worth more than one teacher?",
+        _teachers,
+        ("three > one at method word by bleu", "three > one at method seq by bleu"),
     ),
     TEACHER_SIZE: Question("Which teacher gives the best student?", _teacher_size),
 }

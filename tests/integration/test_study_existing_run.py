@@ -9,9 +9,11 @@ import shutil
 
 import pytest
 import torch
+from helpers import write_variant
 from process_helpers import Process
 from study_helpers import CONVOLUTION, LSTM, MODEL, SHORT, spec_on
 
+from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.records import read_record, write_record
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
@@ -19,6 +21,8 @@ from fairseq_kd.study import stage as study_stage
 from fairseq_kd.study.check import open_plan
 from fairseq_kd.study.plan import PLAN_NAME
 from fairseq_kd.study.refresh import rounds_of
+from fairseq_kd.study.report.rows import read_study
+from fairseq_kd.study.report.tested import _teachers
 from fairseq_kd.study.show import write_results
 from fairseq_kd.training import run as training_run
 
@@ -108,6 +112,39 @@ def test_a_student_is_trained_in_rounds_with_one_learning_rate_and_an_exact_numb
     assert "checkpoint_last.pt (epoch 1 @ 4 updates)" in (folder / "train.log").read_text()
     again = torch.load(folder / "checkpoints" / "checkpoint_last.pt", weights_only=False)
     assert all(torch.equal(again["model"][key], value) for key, value in states[1]["model"].items())
+
+
+def test_students_of_two_teachers_are_trained_by_each_method_and_the_report_names_them(
+    data_bin, teacher, tmp_path, complete
+):
+    other, work = tmp_path / "other.pt", tmp_path / "work"
+    write_variant(teacher, other, 0.3, 7)
+    methods = ["hybrid", "on-policy", "dp", "mutual", "ensemble"]
+    factors = {"teachers": {"both": [str(teacher), str(other)]}, "method": methods}
+    spec = spec_on(
+        *(data_bin, teacher, tmp_path),
+        **{"teacher": None, "decode": SHORT | {"backend": "fairseq"}, "cache": {"top-k": 4}},
+        **{"evaluate": SHORT | {"confidence-n": 0}, "factors": factors},
+        kd={"on-policy-rate": 1, "teacher-weights": "2:1"},
+    )
+    plan = open_plan(spec, work)
+    complete(plan, work)
+    cells = {cell["factors"]["method"]: cell for cell in plan.cells.values()}
+    logged = {"hybrid": "gate", "on-policy": "sampled_tokens", "dp": "from_teacher", "mutual": "agreement"}
+    for method, name in logged.items():
+        log = (work / "stages" / cells[method]["student"] / "train.log").read_text()
+        assert f'"{name}"' in log or f'"train_{name}"' in log, method
+        result = json.loads((work / "stages" / cells[method]["results"]["test"] / "result.json").read_text())
+        assert result["sentences"] == 30 and result["updates"] == 2, method
+    files = [sha256_file(teacher), sha256_file(other)]
+    result = json.loads((work / "stages" / cells["ensemble"]["results"]["test"] / "result.json").read_text())
+    assert result["members"] == files
+    (cache,) = work.glob("stages/cache-*/cache/manifest.json")
+    mixture = json.loads(cache.read_text())["teacher"]
+    assert mixture["members"] == sorted(files) and sorted(mixture["weights"]["numbers"]) == [1 / 3, 2 / 3]
+    study = read_study(write_results(plan, work), work)
+    assert [row.label for row in study.teachers] == ["teacher", f"teacher {teacher}", f"teacher {other}"]
+    assert _teachers(plan, study)[0].startswith("teacher: 2 teachers together, ")
 
 
 def test_a_stage_whose_data_bin_has_changed_since_the_plan_fails(data_bin, teacher, tmp_path, complete):

@@ -37,7 +37,7 @@ GOLDEN = {  # kind: (format number, hash of what the run gives)
     "mix": (1, "94f8cdc77fe78ce5"),
     "cache": (1, "fab58387318aa1f8"),
     "student": (1, "ac8c17107605a9c4"),
-    "split": (1, ""),
+    "split": (1, "cde6ff8d3751d42f"),
     "compact": (1, "8f0b518cf3c6a334"),
     "evaluate": (1, "55e1d0283c85ca32"),
     "compare": (1, "7aeab9a6134c0966"),
