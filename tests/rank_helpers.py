@@ -1,12 +1,13 @@
 """Trainings by stock fairseq-train in one or two processes. All are forks of one process, which imports torch once.
 
-Run as a script: `rank_helpers.py JOBS.json`. A job is {"name", "ranks", "commands"}; its commands run one after the
-other in each of its ranks, as if they had been started one after the other. Beside JOBS.json lies NAME.RANK.log for
-each rank, and done.json has the exit status of each.
+Run as a script: `rank_helpers.py JOBS.json`. A job is {"name", "ranks", "command", "start"}; its command runs in each
+of its ranks. start: a checkpoint of an earlier job, with which this one continues, or null. Beside JOBS.json lies
+NAME.RANK.log for each rank, and done.json has the exit status of each.
 """
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,11 +18,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def run_jobs(jobs: dict, folder: Path, timeout: float = 400) -> dict:
-    """{name: (ranks, commands)} -> {name: (exit statuses by rank, output by rank)}."""
+    """{name: (ranks, command, start)} -> {name: (exit statuses by rank, output by rank)}."""
     folder.mkdir(exist_ok=True)
     listed = [
-        {"name": name, "ranks": ranks, "commands": [[str(word) for word in words] for words in commands]}
-        for name, (ranks, commands) in jobs.items()
+        {"name": name, "ranks": ranks, "command": [*map(str, words)], "start": start and str(start)}
+        for name, (ranks, words, start) in jobs.items()
     ]
     (folder / "jobs.json").write_text(json.dumps(listed))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -43,7 +44,7 @@ def _distributed(rank: int, ranks: int, port: int) -> list[str]:
 
 
 def _run_rank(job: dict, log: Path, extra: list[str]) -> None:
-    """Run the commands in a fork, with all output in `log`. Does not return."""
+    """Run the command in a fork, with all output in `log`. Does not return."""
     import fairseq_cli.train
 
     with open(log, "w", encoding="utf-8") as file:
@@ -51,9 +52,8 @@ def _run_rank(job: dict, log: Path, extra: list[str]) -> None:
         os.dup2(file.fileno(), 2)
     status = 1
     try:
-        for words in job["commands"]:
-            sys.argv = ["fairseq-train", *words, *extra]
-            fairseq_cli.train.cli_main()
+        sys.argv = ["fairseq-train", *job["command"], *extra]
+        fairseq_cli.train.cli_main()
         status = 0
     except BaseException:
         import traceback
@@ -68,6 +68,10 @@ def _run_job(job: dict, folder: Path) -> list[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    if job["start"]:
+        target = Path(job["command"][job["command"].index("--save-dir") + 1]) / "checkpoint_last.pt"
+        target.parent.mkdir()
+        shutil.copyfile(job["start"], target)
     ranks, running, statuses = job["ranks"], {}, {}
     for rank in range(ranks):
         pid = os.fork()

@@ -72,23 +72,26 @@ def runs(commands, teacher, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     jobs = {}
 
-    def job(name, ranks, words, *parts):
-        jobs[name] = (ranks, [[*words, *part, "--save-dir", folder / name] for part in parts])
+    def job(name, ranks, words, *more, begin=None):
+        """begin: the run whose checkpoint of the update PAUSE is the one that this run finds in its folder."""
+        start = None if begin is None else folder / begin / f"checkpoint_1_{PAUSE}.pt"
+        jobs[name] = (ranks, [*words, *more, "--save-dir", folder / name], start)
 
     end, quiet = ["--max-update", UPDATES], ["--disable-validation"]
+    kept = ["--save-interval-updates", PAUSE, *end]
     for method, words in commands.items():
-        job(f"{method}-one", 1, [*words, *quiet, "--update-freq", "2"], end)
-        job(f"{method}-two", 2, [*words, "--validate-interval-updates", PAUSE], end)
-        job(f"{method}-paused", 2, [*words, *quiet], ["--max-update", PAUSE], end)
+        job(f"{method}-one", 1, [*words, *quiet, "--update-freq", "2"], *end)
+        job(f"{method}-two", 2, [*words, "--validate-interval-updates", PAUSE], *kept)
+        job(f"{method}-paused", 2, [*words, *quiet], *end, begin=f"{method}-two")
     for number, more in enumerate(commands_of_the_page()):
         words = [*commands["online"], *more, *quiet]
-        job(f"on-policy-{number}-two", 2, words, end)
-        job(f"on-policy-{number}-paused", 2, words, ["--max-update", PAUSE], end)
+        job(f"on-policy-{number}-two", 2, words, *kept)
+        job(f"on-policy-{number}-paused", 2, words, *end, begin=f"on-policy-{number}-two")
     resets = ["--reset-optimizer", "--reset-lr-scheduler", "--reset-dataloader", "--reset-meters"]
     for name, more in (("finetune-from-model", []), ("restore-file", resets)):
         words = [*commands["cached"], *quiet, f"--{name}", teacher, *more, "--max-update", PAUSE]
-        job(f"{name}-one", 1, [*words, "--update-freq", "2"], [])
-        job(f"{name}-two", 2, words, [])
+        job(f"{name}-one", 1, [*words, "--update-freq", "2"])
+        job(f"{name}-two", 2, words)
     return folder, run_jobs(jobs, folder / "jobs")
 
 
@@ -148,8 +151,8 @@ def test_the_commands_of_the_page_run_in_two_ranks_and_draw_the_same_after_a_pau
         two, paused = f"on-policy-{number}-two", f"on-policy-{number}-paused"
         assert_close(weights(runs, paused), weights(runs, two), rtol=0, atol=0)
         lines, continued = logged(runs, two), logged(runs, paused)
-        assert len(lines) == UPDATES == len(continued)
-        for line, other in zip(lines, continued, strict=True):
+        assert len(lines) == UPDATES == PAUSE + len(continued)
+        for line, other in zip(lines[PAUSE:], continued, strict=True):
             for name in ("loss", "sampled_tokens", "sampled_length", "sampled_kd_loss"):
                 assert line.get(name) == other.get(name), (name, line)
         shares = [float(line["sampled_tokens"]) for line in lines]
