@@ -18,7 +18,7 @@ from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.inputs import DATA_BIN_FILES, Inputs
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.study.key import parts_of
+from fairseq_kd.study.key import parts_of, with_parts
 
 PREFIX = "@existing/"
 HASH_LENGTH = 12  # hexadecimal digits
@@ -63,9 +63,11 @@ class Existing:
 
 def existing_path(word: str, artefacts: dict) -> str:
     """The word with the paths of the artefacts that it names; another word as it is. artefacts: see `Existing`."""
-    return ":".join(
-        artefacts[part.removeprefix(PREFIX)]["path"] if part.startswith(PREFIX) else part for part in parts_of(word)
-    )
+
+    def path(part: str) -> str:
+        return artefacts[part.removeprefix(PREFIX)]["path"] if part.startswith(PREFIX) else part
+
+    return with_parts(word, path)
 
 
 def names_of_several(members: list[str]) -> set[str]:

@@ -29,6 +29,7 @@ from fairseq_kd.training.arguments import CROSS_ENTROPY, to_arguments
 REQUEST_LENGTH, MAKER_LENGTH = 12, 8  # hexadecimal digits
 FIRST_FORMAT, FIRST_VERSION = 1, "0.1.0"  # the version that named stages KIND-KEY
 FILE_OF_STAGE = re.compile(r"@/stages/([^/]+)/")  # the beginning of a file of a stage, see parts_of
+BETWEEN_PARTS = re.compile(r"((?:@\d+)?,|:)")
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,23 @@ def _as_asked(command: list) -> list:
 
 
 def parts_of(word: str) -> list[str]:
-    """The files that a word of a planned command names: several teachers, caches or peers are joined by ":"."""
-    return word.split(":") if word.startswith("@") else [word]
+    """The files that a word of a planned command names.
+
+    Several teachers, caches or peers are joined by ":", and those that follow each other by "@UPDATE,".
+    """
+    return _split(word)[::2]
+
+
+def with_parts(word: str, change) -> str:
+    """The word of a planned command with change(part) in place of each of its parts, see `parts_of`."""
+    split = _split(word)
+    split[::2] = map(change, split[::2])
+    return "".join(split)
+
+
+def _split(word: str) -> list[str]:
+    """Parts and what is between them, in turn."""
+    return BETWEEN_PARTS.split(word) if word.startswith("@") else [word]
 
 
 def _renamed(command: list, names: dict[str, str]) -> list:
@@ -86,7 +102,7 @@ def _renamed(command: list, names: dict[str, str]) -> list:
         found = FILE_OF_STAGE.match(part)
         return f"@/stages/{names[found[1]]}/{part[found.end() :]}" if found else part
 
-    return [":".join(map(renamed, parts_of(word))) for word in command]
+    return [with_parts(word, renamed) for word in command]
 
 
 def _hash(content: list, length: int) -> str:

@@ -64,6 +64,7 @@ REFRESH, STUDENT_DECODE = "refresh", "student-decode"  # the setting and the sec
 OF_ONE_METHOD = {"on-policy-": "on-policy", "hybrid-": "hybrid", "kd-partition": "dp", "kd-start": "dp"}
 OF_SEVERAL_TEACHERS = ("teacher-weights", "teacher-weight-temperature", "teacher-weights-per")
 OF_A_RUNNING_TEACHER = ("teacher-dtype", "kd-top-k")
+SCHEDULE = "teacher-schedule"  # in a study its values are the updates at which the next teacher begins
 OF_MUTUAL = ("kd-weight", "teacher-temperature", "student-temperature", "kd-scale", "kd-implementation")
 
 
@@ -84,6 +85,8 @@ def takes_option(method: str, option: str, *, several: bool, online: bool) -> bo
     owners = [owner for start, owner in OF_ONE_METHOD.items() if option.startswith(start)]
     if owners:
         return method in owners
+    if option == SCHEDULE:
+        return several and not METHODS[method].rounds
     if option in OF_SEVERAL_TEACHERS:
         return several
     return online or option not in OF_A_RUNNING_TEACHER

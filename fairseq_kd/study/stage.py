@@ -21,7 +21,7 @@ from fairseq_kd.core.paths import PACKAGE
 from fairseq_kd.core.preloaded import has_server, run_python
 from fairseq_kd.core.process import die_with_parent
 from fairseq_kd.study.existing import existing_path, unchanged
-from fairseq_kd.study.key import parts_of
+from fairseq_kd.study.key import with_parts
 from fairseq_kd.study.maker import TRAININGS, made_by
 from fairseq_kd.study.plan import PLAN_NAME
 from fairseq_kd.study.state import (
@@ -171,7 +171,7 @@ def resolve(command: list[str], work, folder, raw, existing: dict) -> list[str]:
             return f"{folder}/{part.removeprefix('@out/')}"
         return existing_path(str(paths.get(part, part)), existing)
 
-    return [":".join(map(path, parts_of(word))) for word in command]
+    return [with_parts(word, path) for word in command]
 
 
 def _execute(stage: dict, command: list[str], folder: Path, inputs: dict) -> dict:

@@ -2,10 +2,11 @@
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.study.architectures import left_out, of_the_model
-from fairseq_kd.study.methods import METHODS, OF_SEVERAL_TEACHERS, OF_TEACHER, RANDOM, STUDENT, taken_options
+from fairseq_kd.study.methods import METHODS, OF_SEVERAL_TEACHERS, OF_TEACHER, RANDOM, SCHEDULE, STUDENT, taken_options
 from fairseq_kd.study.peers import CHOSEN_BY, architectures
 from fairseq_kd.study.stages import Stage
 from fairseq_kd.study.teacher_stages import TeacherStages
+from fairseq_kd.study.teachers import NO_SCHEDULE, schedule
 from fairseq_kd.training.arguments import CROSS_ENTROPY, check_without_teacher
 
 FROM_A_FILE = ("finetune-from-model", "restore-file")  # options that also say with which weights a student begins
@@ -83,9 +84,19 @@ class StudentStages(TeacherStages):
     def _taught_options(self, data_bin: str, teacher: str, settings: dict) -> dict:
         """The options of the criterion, and of the teacher: it runs, or its answers come from a cache."""
         taken = taken_options(settings)
-        if METHODS[settings["method"]].is_online(settings["signal"]):
-            return taken | {"teacher": teacher} | self._dictionaries(settings)
-        weights = {name: taken.pop(name) for name in OF_SEVERAL_TEACHERS if name in taken}
+        ends, online = taken.pop(SCHEDULE, NO_SCHEDULE), METHODS[settings["method"]].is_online(settings["signal"])
+        own = self._dictionaries(settings) if online else {}
+        weights = {name: taken[name] for name in OF_SEVERAL_TEACHERS if name in taken}
+        if ends != NO_SCHEDULE:
+            if weights:
+                raise KDError(f"{self.spec.path}: {next(iter(weights))} has no effect beside {SCHEDULE} {ends}: one "
+                              "teacher teaches at a time; exclude these cells, or leave one of them out")  # fmt: skip
+            several = teacher.split(":")
+            signals = several if online else [self._cache(data_bin, one, {}, settings) for one in several]
+            return taken | {SCHEDULE: schedule(self.spec.path, ends, signals, settings["budget"]["student"])} | own
+        if online:
+            return taken | {"teacher": teacher} | own
+        taken = {name: value for name, value in taken.items() if name not in weights}
         return taken | {"teacher-cache": self._cache(data_bin, teacher, weights, settings)}
 
     def _cache(self, data_bin: str, teacher: str, weights: dict, settings: dict) -> str:

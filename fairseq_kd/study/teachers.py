@@ -7,8 +7,13 @@
       mine: [a/checkpoint_best.pt, b.pt]       # checkpoints that exist
 
 A teacher is a variation: options that change the section `teacher`. A number is its seed, a text its checkpoint.
+
+The option `teacher-schedule` lets the teachers of a cell follow each other. Its value in a study is the number of the
+last update of each teacher but the last one, such as 2000 for two teachers and "2000,5000" for three; none: all of them
+teach together.
 """
 
+import itertools
 import os
 
 from fairseq_kd.core.errors import KDError
@@ -16,6 +21,7 @@ from fairseq_kd.core.yaml_file import check_keys, check_text
 from fairseq_kd.study.sections import SET_BY_STUDY, check_seed
 
 TEACHERS = "teachers"
+NO_SCHEDULE = "none"
 FORM = "such as teachers: {one: 1, three: [1, 2, 3]}, with seeds, checkpoints or options of the section teacher"
 
 
@@ -99,3 +105,18 @@ def settings_of_each(path, settings: dict) -> list[tuple[str | None, dict]]:
         assigned = settings["assigned"] | {f"teacher.{name}" for name in one}
         found.append((describe(one), settings | {"teacher": section | one, "assigned": assigned}))
     return found
+
+
+def schedule(path, ends, signals: list[str], budget: int) -> str:
+    """The value of --teacher-schedule. ends: as in the spec `path`. signals: the words for the teachers, or for caches.
+
+    Raises KDError unless `ends` are increasing numbers of updates, one for each teacher but the last, below the budget.
+    """
+    numbers = [int(word) if word.strip().isdecimal() else 0 for word in str(ends).split(",")]
+    increasing = all(one < other for one, other in itertools.pairwise([0, *numbers, budget]))
+    count = len(signals) - 1
+    if len(numbers) != count or not increasing:
+        raise KDError(f"{path}: teacher-schedule {ends} does not fit {count + 1} teachers and {budget} updates: give "
+                      f"the last update of each teacher but the last one ({count} increasing, below {budget}, joined "
+                      f"by commas), or {NO_SCHEDULE}")  # fmt: skip
+    return ",".join([*(f"{one}@{number}" for one, number in zip(signals, numbers, strict=False)), signals[-1]])

@@ -1,6 +1,7 @@
 """Plans with the methods beside ce, word, seq and word+seq, and with several teachers."""
 
 import json
+import re
 from collections import Counter
 from itertools import pairwise
 
@@ -14,6 +15,7 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.search.spec import load_search
 from fairseq_kd.study.check import open_plan
 from fairseq_kd.study.show import format_plan
+from fairseq_kd.study.stage import resolve
 
 ALL = ["ce", "word", "seq", "word+seq", "hybrid", "on-policy", "dp", "mutual", "ensemble"]
 SETS = {"one": 1, "three": [1, 2, 3]}
@@ -154,6 +156,7 @@ def test_options_of_one_method_do_not_reach_the_others(tmp_path):
 
 
 HERE = {"teachers": {"two": [1, 2]}}
+CHAIN = HERE | {"method": ["word"]}
 
 
 @pytest.mark.parametrize(
@@ -210,6 +213,20 @@ HERE = {"teachers": {"two": [1, 2]}}
             "source-text in decode and method hybrid",
         ),
         ({"factors": {"method": ["hybrid"], "hybrid-weight": [2]}}, "must be from 0 .sentence level only. to 1"),
+        (
+            {"factors": CHAIN | {"teacher-schedule": ["4,6"]}},
+            "4,6 does not fit 2 teachers and .*1 incr",
+        ),
+        (
+            {"factors": CHAIN | {"teacher-schedule": [999999]}},
+            "schedule 999999 does not fit 2 teachers",
+        ),
+        ({"factors": CHAIN | {"teacher-schedule": ["x"]}}, "schedule x does not fit 2 teachers"),
+        (
+            {"factors": CHAIN | {"teacher-schedule": [4]}, "kd": {"teacher-weights": "2:1"}},
+            "teacher-weights has no effect beside teacher-schedule 4: one teacher teaches at a time",
+        ),
+        ({"factors": {"method": ["word"], "teacher-schedule": [4]}}, "teacher-schedule has no effect with method word"),
         ({"factors": {"method": ["ensemble"], "seed": [1, 2]}}, "seed has no effect with method ensemble"),
     ],
 )
@@ -235,6 +252,28 @@ def test_existing_teachers_are_known_by_their_contents(data_bin, teacher, tmp_pa
     other.write_bytes(teacher.read_bytes())
     with pytest.raises(KDError, match="two teachers of the cell .* have the same content"):
         open_plan(spec_on(data_bin, teacher, tmp_path, teacher=None, factors=factors), tmp_path / "work")
+
+
+def test_teachers_follow_each_other_from_caches_or_running_and_the_words_are_paths_when_a_stage_runs(tmp_path):
+    factors = {"teachers": SETS, "method": ["word", "dp", "seq"], "teacher-schedule": ["none", "4,6"]}
+    plan = plan_of(tmp_path, factors=factors, budget={"teacher": 5, "student": 9})
+    best = "checkpoints/checkpoint_best.pt"
+    teachers = [stage.path(best) for stage in plan.stages.values() if stage.kind == "teacher"]
+    word, dp = (student(plan, teachers="three", method=name, **{"teacher-schedule": "4,6"}) for name in ("word", "dp"))
+    assert given(dp)["teacher-schedule"] == f"{teachers[0]}@4,{teachers[1]}@6,{teachers[2]}"
+    assert not {"teacher", "teacher-cache"} & (given(dp) | given(word)).keys()
+    caches = r"@/stages/cache-[\w-]+/cache"
+    assert re.fullmatch(f"{caches}@4,{caches}@6,{caches}", given(word)["teacher-schedule"])
+    assert sum(name.startswith("cache-") for name in word.inputs) == 3
+    assert {given(plan.stages[name])["teacher"] for name in word.inputs if name.startswith("cache-")} == set(teachers)
+    # one teacher and seq have no schedule: the combinations with one are no cells of their own
+    assert len(plan.cells) == 3 + 2 * 2 + 1
+    resolved = resolve(word.command, "/w", "/w/f", None, {})
+    value = resolved[resolved.index("--teacher-schedule") + 1]
+    assert value == given(word)["teacher-schedule"].replace("@/", "/w/") and value.startswith("/w/stages/cache-")
+    factors["teacher-schedule"] = ["none", "4,7"]
+    other = plan_of(tmp_path, factors=factors, budget={"teacher": 5, "student": 9})
+    assert len(plan.stages.keys() - other.stages.keys()) == 2 * 2  # the two students and their evaluations
 
 
 SEARCH = {"recipe": "synthetic", "search": {"algorithm": "grid", "parameters": {"kd-weight": [0.5, 0.7]}}}
