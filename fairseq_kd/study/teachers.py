@@ -119,4 +119,5 @@ def schedule(path, ends, signals: list[str], budget: int) -> str:
         raise KDError(f"{path}: teacher-schedule {ends} does not fit {count + 1} teachers and {budget} updates: give "
                       f"the last update of each teacher but the last one ({count} increasing, below {budget}, joined "
                       f"by commas), or {NO_SCHEDULE}")  # fmt: skip
-    return ",".join([*(f"{one}@{number}" for one, number in zip(signals, numbers, strict=False)), signals[-1]])
+    ending = [f"{one}@{number}" for one, number in zip(signals[:-1], numbers, strict=True)]
+    return ",".join([*ending, signals[-1]])

@@ -164,7 +164,7 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_is_refused(data_bin, tea
         copy.write_bytes(copy.read_bytes() + b" ")
         return system
 
-    monkeypatch.setattr("fairseq_kd.evaluation.evaluate.open_system", open_and_replace)
+    monkeypatch.setattr("fairseq_kd.evaluation.ensemble.open_system", open_and_replace)
     assert evaluate(data_bin, "--checkpoint", copy) == 2
     assert "checkpoint_last.pt was changed or replaced while it was read" in capsys.readouterr().err
 

@@ -14,7 +14,7 @@ def test_a_damaged_record_of_a_training(fault_inputs, tmp_path, monkeypatch, fil
     from fairseq_kd.core.errors import KDError
     from fairseq_kd.training import run
 
-    def trained(command, log, max_update, label):
+    def trained(trainings, threads):
         checkpoints = tmp_path / "run" / "checkpoints"
         checkpoints.mkdir(parents=True, exist_ok=True)
         for name in ("last", "best"):

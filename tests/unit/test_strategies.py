@@ -99,7 +99,7 @@ def test_a_backend_that_cannot_run_it_says_why(data_bin, teacher, tmp_path):
 )
 def test_a_study_knows_its_option(options, message):
     command = ["fairseq-kd", "decode", "data", "--teacher", "t.pt", "--out", "o", "--strategy", "backwards", *options]
-    stage = SimpleNamespace(kind="decode", command=command)
+    stage = SimpleNamespace(kind="decode", command=command, inputs=[])
     plan = SimpleNamespace(stages={"decode": stage}, spec=SimpleNamespace(path="my.yaml"))
     if message is None:
         check_commands(plan)
