@@ -11,8 +11,10 @@ all variants are built in this process, by fairseq's own classes, and take the s
 then update i + 1. So all have the same memory settings: freed memory is kept, or with --return-memory it goes back to
 the system, as in fairseq-train without this plugin.
 
-With --teachers N there is also a variant with N different teachers that run, and the limit for its time: one update
-with one teacher and N - 1 times 1.05 of the teacher's forward pass.
+With --teachers N there are also variants with N different teachers: they run (with the limit for the time: one update
+with one teacher and N - 1 times 1.05 of the teacher's forward pass), or one cache holds their mixture; and
+data-partitioning KD between the first teacher and the second one in the place of the student's start, both running or
+both cached. "kd_hybrid cached" has the gold targets as its second targets.
 
 Printed: medians over updates, the first two left out, and their ratios to label_smoothed_cross_entropy. "teacher
 forward" is the teacher's forward pass alone, with log-softmax. "kd_word online, on-policy" samples each target; its
@@ -24,6 +26,7 @@ each in the type that the variant uses.
 import argparse
 import collections
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -47,6 +50,7 @@ MODEL = """--encoder-layers 3 --decoder-layers 3 --encoder-embed-dim 256 --decod
  --encoder-ffn-embed-dim {ffn} --decoder-ffn-embed-dim {ffn}"""
 STOCK = ["--arch", "transformer", "--criterion", "label_smoothed_cross_entropy"]
 OURS = ["--arch", "kd_student", "--criterion", "kd_word"]
+HYBRID = ["--arch", "kd_student", "--criterion", "kd_hybrid", "--task", "kd_translation"]
 TWO_PEERS = ["--arch", "kd_mutual", "--peer-archs", "kd_student:kd_student", "--criterion", "kd_mutual"]
 NARROW = ["--autocast", "bfloat16"]
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm")
@@ -69,30 +73,36 @@ def words(args, ffn, *more) -> list[str]:
     return [*common, *device, *precision, "--user-dir", str(Path(fairseq_kd.__file__).parent), *more]
 
 
-def make_teacher(args, folder: Path) -> tuple[Path, Path]:
-    """A checkpoint after one update, and its cache (k = 16)."""
-    teacher, cache = folder / "checkpoint_last.pt", folder / "cache"
-    if (cache / "manifest.json").is_file():
-        return teacher, cache
-    trained = words(args, 1024, *STOCK, "--max-update", "1")
-    subprocess.run([sys.executable, "-m", "fairseq_cli.train", *trained, "--save-dir", str(folder)], check=True)
-    command = [sys.executable, "-m", "fairseq_kd.cli.main", "cache", str(args.data_bin), "--teacher", str(teacher)]
+def make_teacher(args, folder: Path, seed: int = 1) -> Path:
+    """A checkpoint after one update."""
+    path = folder / "checkpoint_last.pt"
+    if not path.is_file():
+        trained = words(args, 1024, *STOCK, "--max-update", "1", "--seed", str(seed))
+        subprocess.run([sys.executable, "-m", "fairseq_cli.train", *trained, "--save-dir", str(folder)], check=True)
+    return path
+
+
+def make_cache(args, teachers: list[Path], out: Path) -> Path:
+    """A cache (k = 16) of the teacher, or of the mixture of several."""
+    command = [sys.executable, "-m", "fairseq_kd.cli.main", "cache", str(args.data_bin)]
+    command += ["--teacher", os.pathsep.join(map(str, teachers)), "--subset", "train", "--top-k", "16"]
     device = ["--cpu"] if args.device == "cpu" else []
-    subprocess.run([*command, "--subset", "train", "--top-k", "16", "--out", str(cache), *device], check=True)
-    return teacher, cache
+    subprocess.run([*command, "--out", str(out), *device], check=True)
+    return out
 
 
-def more_teachers(args, folder: Path) -> list[Path]:
-    """Checkpoints of --teachers - 1 further teachers, each with a seed of its own."""
-    found = []
-    for seed in range(2, args.teachers + 1):
-        path = folder / f"seed{seed}" / "checkpoint_last.pt"
-        if not path.is_file():
-            trained = words(args, 1024, *STOCK, "--max-update", "1", "--seed", str(seed))
-            command = [sys.executable, "-m", "fairseq_cli.train", *trained, "--save-dir", str(path.parent)]
-            subprocess.run(command, check=True)
-        found.append(path)
-    return found
+def with_several(args, folder: Path, teacher: Path, cache: Path) -> dict[str, list[str]]:
+    """The words of the variants with --teachers teachers and with data-partitioning KD."""
+    others = [make_teacher(args, folder / f"seed{seed}", seed) for seed in range(2, args.teachers + 1)]
+    mixture = make_cache(args, [teacher, *others], folder / f"cache-of-{args.teachers}")
+    start = make_cache(args, others[:1], folder / "cache-seed2")
+    partition = ["--kd-partition", "supervised"]
+    return {
+        several(args): [*OURS, "--teacher", os.pathsep.join(map(str, [teacher, *others]))],
+        f"kd_word cached, mixture of {args.teachers}": [*OURS, "--teacher-cache", str(mixture)],
+        "kd_word online, partition": [*OURS, "--teacher", str(teacher), "--kd-start", str(others[0]), *partition],
+        "kd_word cached, partition": [*OURS, "--teacher-cache", str(cache), "--kd-start-cache", str(start), *partition],
+    }
 
 
 def build(arguments) -> Trainer:
@@ -132,16 +142,17 @@ def main() -> None:
     os.environ[SWITCH] = "0" if args.return_memory else "1"
     with tempfile.TemporaryDirectory() as folder:
         folder = args.keep or Path(folder)
-        teacher, cache = make_teacher(args, folder)
-        named = variants(args, teacher, cache)
+        teacher = make_teacher(args, folder)
+        cache = make_cache(args, [teacher], folder / "cache")
+        distilled = shutil.copytree(args.data_bin, folder / "distilled", dirs_exist_ok=True)
+        named = variants(args, teacher, cache, distilled)
         if args.teachers > 1:
-            paths = os.pathsep.join(map(str, [teacher, *more_teachers(args, folder)]))
-            named |= {several(args): [*OURS, "--teacher", paths]}
+            named |= with_several(args, folder, teacher, cache)
         trainers = {name: build(words(args, 512, *more)) for name, more in named.items()}
         measure(args, trainers, load_frozen(teacher))
 
 
-def variants(args, teacher: Path, cache: Path) -> dict[str, list[str]]:
+def variants(args, teacher: Path, cache: Path, distilled: Path) -> dict[str, list[str]]:
     """The words of each variant, by name."""
     cached, online = (["--teacher-cache", str(cache)], ["--teacher", str(teacher)])
     found = {
@@ -152,6 +163,7 @@ def variants(args, teacher: Path, cache: Path) -> dict[str, list[str]]:
         "kd_word online": [*OURS, *online],
         "kd_word online, on-policy": [*OURS, *online, "--on-policy-rate", "1", "--label-smoothing", "0"],
         "kd_word online, reference": [*OURS, *online, "--kd-implementation", "reference"],
+        "kd_hybrid cached": [*HYBRID, "--distilled", str(distilled), *cached],
         "kd_mutual, two peers": TWO_PEERS,  # trains two students
     }
     if not (args.fp16 or args.bf16):
@@ -168,12 +180,21 @@ def several(args) -> str:
     return f"kd_word online, {args.teachers} teachers"
 
 
+def of_dataset(trainer, sample) -> dict:
+    """The same sentences as a batch of the trainer's own training set."""
+    dataset = trainer.task.dataset("train")
+    return dataset.collater([dataset[int(number)] for number in sample["id"]])
+
+
 def measure(args, trainers, teacher) -> None:
     """Train in turn and print."""
     first = trainers["stock cross-entropy"]
     batches = iter(first.get_train_iterator(1).next_epoch_itr(shuffle=True))
-    for trainer in list(trainers.values())[1:]:
-        trainer.task.datasets = first.task.datasets
+    for name, trainer in list(trainers.items())[1:]:
+        if "hybrid" in name:
+            trainer.task.load_dataset("train")
+        else:
+            trainer.task.datasets = first.task.datasets
     times = {name: [] for name in [*trainers, "teacher forward"]}
     positions = tokens = 0
     with torch.no_grad():
@@ -181,7 +202,8 @@ def measure(args, trainers, teacher) -> None:
     for sample in (next(batches) for _ in range(args.updates)):
         positions, tokens = positions + sample["target"].numel(), tokens + sample["ntokens"]
         for name, trainer in trainers.items():
-            times[name].append(timed(lambda trainer=trainer, sample=sample: trainer.train_step([sample]), args.device))
+            batch = of_dataset(trainer, sample) if "hybrid" in name else sample
+            times[name].append(timed(lambda trainer=trainer, batch=batch: trainer.train_step([batch]), args.device))
         on_device = utils.move_to_cuda(sample) if args.device == "cuda" else sample
         with torch.no_grad():
             forward = lambda s=on_device: network.get_normalized_probs(network(**s["net_input"]), log_probs=True)  # noqa: E731
