@@ -45,6 +45,15 @@ def losses_of_training(data_bin, *arguments, updates: int) -> tuple[list[float],
     return losses, trainer
 
 
+def with_variants(teacher, folder, noise: float) -> list:
+    """The teacher and two checkpoints like it, with noise and twice the noise on their weights."""
+    paths = [teacher]
+    for number in (1, 2):
+        paths.append(folder / f"variant{number}.pt")
+        write_variant(teacher, paths[-1], noise=noise * number, updates=number)
+    return paths
+
+
 def write_variant(source, path, noise: float, updates: int):
     """Write a checkpoint like `source` with noise on its weights."""
     state = torch.load(source)

@@ -36,6 +36,11 @@ def _stamp(path) -> tuple[int, int, int, int]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
+def sha256_of_several(members: list[str]) -> str:
+    """The sha256 by which manifests and results name several files: of their sha256s; one file has its own."""
+    return members[0] if len(members) == 1 else hashlib.sha256("\n".join(members).encode()).hexdigest()
+
+
 def dictionary_hash(dictionary) -> str:
     """sha256 over the symbols of a fairseq dictionary, joined by newline."""
     return hashlib.sha256("\n".join(dictionary.symbols).encode()).hexdigest()

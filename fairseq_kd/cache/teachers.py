@@ -10,12 +10,11 @@ The manifest describes them as `teacher`:
     dtype, and in some cases rounded, say how they ran.
 """
 
-import hashlib
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fairseq_kd.artifacts.hashes import sha256_file
+from fairseq_kd.artifacts.hashes import sha256_file, sha256_of_several
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.cache.options import CachingOptions
 from fairseq_kd.core.errors import KDError
@@ -40,7 +39,7 @@ class Described:
         path = os.pathsep.join(os.path.abspath(path) for path in self.paths)
         if len(self.paths) == 1:
             return {"path": path, "sha256": self.sha256[0]}
-        combined = hashlib.sha256("\n".join(self.sha256).encode()).hexdigest()
+        combined = sha256_of_several(self.sha256)
         return {"path": path, "sha256": combined, "members": self.sha256, "weights": self._weights(model)}
 
     def _weights(self, model: "MixedModels") -> dict:

@@ -36,10 +36,10 @@ With --loss-dtype bfloat16, calibration and gap also have "dtype": "bfloat16".
 Format 1 had no ter, seed, behaviour, efficiency, sources_sha256 and references.
 """
 
-import hashlib
 import unicodedata
 from collections.abc import Iterable
 
+from fairseq_kd.artifacts.hashes import sha256_of_several
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.manifest import library_versions
 from fairseq_kd.core.paths import listed
@@ -144,9 +144,7 @@ def evaluate(
 
 def _hashes(found: list[str]) -> dict:
     """The entries of the result about the contents of the checkpoints. found: the sha256 of each."""
-    if len(found) == 1:
-        return {"checkpoint_sha256": found[0]}
-    return {"checkpoint_sha256": hashlib.sha256("\n".join(found).encode()).hexdigest(), "members": found}
+    return {"checkpoint_sha256": sha256_of_several(found)} | ({"members": found} if len(found) > 1 else {})
 
 
 def _score(measuring: Measuring, backend: BackendOptions, origin: dict, sizes: dict) -> dict:

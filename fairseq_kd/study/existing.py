@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from fairseq_kd.artifacts.hashes import sha256_file
+from fairseq_kd.artifacts.hashes import sha256_file, sha256_of_several
 from fairseq_kd.artifacts.inputs import DATA_BIN_FILES, Inputs
 from fairseq_kd.artifacts.manifest import MANIFEST_NAME
 from fairseq_kd.core.errors import KDError
@@ -72,9 +72,7 @@ def existing_path(word: str, artefacts: dict) -> str:
 
 def names_of_several(members: list[str]) -> set[str]:
     """The sha256s by which manifests name several teachers: in their order (`decode`) or sorted (`cache`)."""
-    if len(members) == 1:
-        return set(members)
-    return {hashlib.sha256("\n".join(order).encode()).hexdigest() for order in (members, sorted(members))}
+    return {sha256_of_several(order) for order in (members, sorted(members))}
 
 
 @contextlib.contextmanager

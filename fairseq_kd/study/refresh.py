@@ -20,7 +20,8 @@ from fairseq_kd.study.key import FILE_OF_STAGE
 from fairseq_kd.study.methods import METHODS, REFRESH, STUDENT_DECODE
 from fairseq_kd.study.sections import SEEDS
 from fairseq_kd.study.stages import Stage
-from fairseq_kd.study.student_stages import BEST, StudentStages
+from fairseq_kd.study.student_stages import StudentStages
+from fairseq_kd.study.teacher_stages import BEST
 from fairseq_kd.study.teachers import TEACHERS
 
 WEIGHTS = "teacher-weights"

@@ -5,12 +5,11 @@ from fairseq_kd.study.architectures import left_out, of_the_model
 from fairseq_kd.study.methods import METHODS, OF_SEVERAL_TEACHERS, OF_TEACHER, RANDOM, SCHEDULE, STUDENT, taken_options
 from fairseq_kd.study.peers import CHOSEN_BY, architectures
 from fairseq_kd.study.stages import Stage
-from fairseq_kd.study.teacher_stages import TeacherStages
+from fairseq_kd.study.teacher_stages import BEST, TeacherStages
 from fairseq_kd.study.teachers import NO_SCHEDULE, schedule
 from fairseq_kd.training.arguments import CROSS_ENTROPY, check_without_teacher
 
 FROM_A_FILE = ("finetune-from-model", "restore-file")  # options that also say with which weights a student begins
-BEST = "checkpoints/checkpoint_best.pt"
 
 
 class StudentStages(TeacherStages):

@@ -11,6 +11,7 @@ from fairseq_kd.study.state import CHOSEN_TEACHER, OlderStages
 from fairseq_kd.study.teachers import settings_of_each
 from fairseq_kd.training.arguments import CROSS_ENTROPY, check_without_teacher
 
+BEST = "checkpoints/checkpoint_best.pt"
 BY_PROGRAM = ("backend", "workers")  # options of evaluate that choose the program which decodes
 
 
@@ -70,7 +71,7 @@ class TeacherStages(DataStages):
             return self._check.teacher(settings["teacher"]["checkpoint"], clean, settings)
         stage = self._teacher_training(data_bin, settings)
         if settings["teacher-choice"] is None:
-            return stage.path("checkpoints/checkpoint_best.pt")
+            return stage.path(BEST)
         given = {"checkpoints": stage.path("checkpoints"), "by": settings["teacher-choice"]} | settings["select"]
         given |= tokenizer(settings) | {"out": "@out/selection"}
         return self._tool("select", ["select-teacher", data_bin], given).path(CHOSEN_TEACHER)

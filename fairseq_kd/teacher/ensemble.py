@@ -1,12 +1,12 @@
 """One checkpoint, or an ensemble of several, with the data that it runs on."""
 
-import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
+from fairseq_kd.artifacts.hashes import sha256_of_several
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.public import errors_name_arguments
@@ -63,8 +63,8 @@ class Teachers:
         Raises KDError when a file has changed since it was read.
         """
         found = [self.inputs.sha256(path) for path in self.paths]
-        sha256 = found[0] if len(found) == 1 else hashlib.sha256("\n".join(found).encode()).hexdigest()
-        return {"path": os.pathsep.join(os.path.abspath(path) for path in self.paths), "sha256": sha256}
+        path = os.pathsep.join(os.path.abspath(path) for path in self.paths)
+        return {"path": path, "sha256": sha256_of_several(found)}
 
 
 class AveragedSignal:

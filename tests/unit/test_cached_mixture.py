@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from helpers import batch, build, losses_of_training, write_variant
+from helpers import batch, build, losses_of_training, with_variants
 
 from fairseq_kd.cache.make import CachingOptions, make_cache
 from fairseq_kd.cache.reader import CacheReader
@@ -28,11 +28,7 @@ VALID = CachingOptions("valid", top_k=5, temperatures=(1.0, 2.0), cpu=True, tail
 
 @pytest.fixture(scope="module")
 def teachers(teacher, tmp_path_factory):
-    folder, paths = tmp_path_factory.mktemp("teachers"), [teacher]
-    for number in (1, 2):
-        paths.append(folder / f"variant{number}.pt")
-        write_variant(teacher, paths[-1], noise=0.05 * number, updates=number)
-    return paths
+    return with_variants(teacher, tmp_path_factory.mktemp("teachers"), 0.05)
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from fairseq_kd.core.progress import Progress, format_seconds
 from fairseq_kd.corpus.corpora import CORPORA, usual_options
 from fairseq_kd.inference.checkpoint import read_checkpoint
 from fairseq_kd.models.student import SIZES, dimensions
+from fairseq_kd.quickstart import run as quickstart
 from fairseq_kd.quickstart.recipe import available_recipes, find_recipe, load_recipe
 from fairseq_kd.quickstart.run import (
     DISTILLED,
@@ -105,6 +106,34 @@ def test_a_precision_that_the_cpu_lacks_is_refused_before_anything_runs(tmp_path
     check_trainings(recipe, torch.device("cpu"))
     with pytest.raises(KDError, match="teacher or common: precision bfloat16: this CPU has no instructions"):
         check_trainings(fast, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("cores", "cpu", "expected"), [(5, True, [(["a", "b"], 2)]), (1, True, [(["a"], None), (["b"], None)])]
+)
+def test_students_share_the_threads_of_the_cpu_and_train_in_turn_on_one_core(monkeypatch, cores, cpu, expected):
+    calls = []
+
+    def train(trainings, threads=None):
+        calls.append((trainings, threads))
+        return [f"record of {name}" for name in trainings]
+
+    monkeypatch.setattr(quickstart, "train_side_by_side", train)
+    monkeypatch.setattr(quickstart, "usable_cores", lambda: cores)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    assert quickstart._train_students(["a", "b"], cpu) == ["record of a", "record of b"]
+    assert calls == expected
+
+
+def test_with_a_cache_the_type_and_temperature_of_the_teacher_reach_the_cache(monkeypatch, tmp_path):
+    recipe = load_recipe(find_recipe("synthetic"))
+    recipe = replace(recipe, kd=recipe.kd | {"teacher-dtype": "bfloat16", "teacher-temperature": 2})
+    given = {}
+    monkeypatch.setattr(quickstart, "cache_teacher", lambda *_, **options: given.update(options))
+    quickstart._cached(recipe, "D", "T", tmp_path, True)
+    assert given == {"temperatures": (2.0,), "cpu": True, "teacher_dtype": "bfloat16"}
+    words = _training_arguments(recipe, DISTILLED, "D", "T", 1, True)
+    assert "--teacher-dtype" not in words and words[words.index("--teacher-temperature") + 1] == "2"
 
 
 def _without(words, option):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import batch, build, losses_of_training, write_variant
+from helpers import batch, build, losses_of_training, with_variants
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.criterions.config import KDWordConfig, check_options
@@ -26,11 +26,7 @@ KD = ("--criterion", "kd_word", "--label-smoothing", "0.1", "--kd-weight", "0.6"
 def teachers(teacher, tmp_path_factory):
     """Four checkpoints: three that differ, and one that gives every token the same probability."""
     folder = tmp_path_factory.mktemp("teachers")
-    paths = [teacher]
-    for number in (1, 2):
-        paths.append(folder / f"variant{number}.pt")
-        write_variant(teacher, paths[-1], noise=0.02 * number, updates=number)
-    return [*paths, edited(teacher, folder / "uniform.pt", forget)]
+    return [*with_variants(teacher, folder, 0.02), edited(teacher, folder / "uniform.pt", forget)]
 
 
 def forget(state):

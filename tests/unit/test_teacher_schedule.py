@@ -12,7 +12,7 @@ import pytest
 import torch
 from criterion_helpers import build_with
 from fairseq.trainer import Trainer
-from helpers import batch, write_variant
+from helpers import batch, with_variants
 
 from fairseq_kd.cache.make import CachingOptions, make_cache
 from fairseq_kd.core import hydra_paths
@@ -26,11 +26,7 @@ from fairseq_kd.teacher.scheduled import ScheduledPart, _Schedule
 
 @pytest.fixture(scope="module")
 def teachers(teacher, tmp_path_factory):
-    folder, paths = tmp_path_factory.mktemp("teachers"), [teacher]
-    for number in (1, 2):
-        paths.append(folder / f"variant{number}.pt")
-        write_variant(teacher, paths[-1], noise=0.05 * number, updates=number)
-    return [str(path) for path in paths]
+    return [str(path) for path in with_variants(teacher, tmp_path_factory.mktemp("teachers"), 0.05)]
 
 
 @pytest.fixture(scope="module")
