@@ -12,6 +12,7 @@ from fairseq_kd.core.errors import KDError, prefixed_errors
 from fairseq_kd.study.existing import Existing, names_of_several
 from fairseq_kd.study.key import RawText, parts_of
 from fairseq_kd.study.maker import TRAININGS
+from fairseq_kd.study.peers import of_first_peer
 from fairseq_kd.study.spec import Spec
 from fairseq_kd.training.arguments import CROSS_ENTROPY, parse_training, to_arguments, training_arguments
 
@@ -230,18 +231,19 @@ class ExistingCheck:
 
         with prefixed_errors(f"{self.spec.path}: backend in evaluate"):
             options = BackendOptions(name)
-            if not self._is_compact(checkpoint, stages):  # what `compact` writes is a student without gates
+            exists = self.existing.of(checkpoint) is not None
+            if exists or stages[Path(checkpoint).parts[2]].kind != "compact":  # which writes a student without gates
                 options.check_model(self._model_of(checkpoint, stages))
         self._words[key] = checkpoint
-
-    def _is_compact(self, checkpoint: str, stages: dict) -> bool:
-        return self.existing.of(checkpoint) is None and stages[Path(checkpoint).parts[2]].kind == "compact"
 
     def _model_of(self, teacher: str, stages: dict):
         """The options of a model: from the checkpoint of a teacher, or from the command that will train it."""
         if self.existing.of(teacher) is not None:
             return self._models[teacher]
         stage = stages[Path(teacher).parts[2]]
-        while stage.kind not in TRAININGS:  # `select` chooses among the checkpoints of a training
+        while stage.kind not in TRAININGS:  # `select` and `split` take one checkpoint of a training
             stage = stages[stage.inputs[0]]
-        return parse_training(f"{self.spec.path}: {stage.kind} or common", stage.command[1:])
+        words = of_first_peer(stage.command[1:])
+        if isinstance(words, str):
+            return self._model_of(words, stages)
+        return parse_training(f"{self.spec.path}: {stage.kind} or common", words)

@@ -3,9 +3,11 @@
 Peer 1 is the student of the cell: its architecture and seed, and its scores are the scores of the cell.
 """
 
+import argparse
 import re
 
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.inference.supported import COMPOSITE
 
 FORM = "a number of students from 2, or the architectures of the other students, such as kd_student_5m"
 SHAPE = re.compile("(encoder|decoder)-(layers|embed-dim|ffn-embed-dim|attention-heads)")
@@ -36,3 +38,21 @@ def architectures(path, value, options: dict) -> list[str]:
         raise KDError(f"{path}: {shape[0]} of the student would also be the shape of the peers {value}: give the "
                       "student an architecture that has its shape, such as kd_student_3m")  # fmt: skip
     return [own, *others]
+
+
+def of_first_peer(words: list[str]) -> str | list[str]:
+    """The model of peer 1: the word of a checkpoint, or the words of a training of that model alone.
+
+    words: of a training, as `to_arguments` writes them. Those of other architectures are returned as they are.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("--arch", "--peers", "--peer-archs", "--peer-like"):
+        parser.add_argument(name)
+    given, others = parser.parse_known_args(words)
+    if given.arch != COMPOSITE:
+        return words
+    if given.peers:
+        return given.peers.split(":")[0]
+    if given.peer_archs:
+        return [*others, "--arch", given.peer_archs.split(":")[0]]
+    return [*others, "--arch", "kd_student", "--like", given.peer_like.split(":")[0]]

@@ -14,6 +14,7 @@ from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.search.spec import load_search
 from fairseq_kd.study.check import open_plan
+from fairseq_kd.study.peers import of_first_peer
 from fairseq_kd.study.show import format_plan
 from fairseq_kd.study.stage import resolve
 
@@ -94,6 +95,32 @@ def test_the_peers_can_be_other_architectures_and_trained_students(tmp_path):
     plain = [student(plan, method="ce", init="random", seed=seed) for seed in (1, 2, 3)]
     assert going_on["peers"] == ":".join(stage.path("checkpoints/checkpoint_best.pt") for stage in plain)
     assert "peer-archs" not in going_on
+
+
+@pytest.mark.parametrize(("peers", "init"), [(2, "random"), ("kd_student_3m:kd_student_5m", "random"), (2, "ce")])
+def test_the_backend_of_an_evaluation_is_checked_for_the_first_peer(peers, init, tmp_path):
+    """The evaluated checkpoint is that of peer 1, which CTranslate2 can run, and not the one of all peers."""
+    student = {"arch": "kd_student_3m"}
+    factors = {"method": ["mutual"], "peers": [peers], "init": [init]}
+
+    def planned(**changes):
+        recipe = {"recipe": None, "data": {"name": "synthetic", "pairs": 300, "vocab-size": 200}, "teacher": None}
+        common = {"optimizer": "adam", "lr": 0.01, "max-tokens": 500}
+        evaluate = {"backend": "ctranslate2"}
+        return plan_of(tmp_path, **recipe, common=common, decode=None, factors=factors, evaluate=evaluate, **changes)
+
+    assert kinds(planned(student=student))["split"] == 1
+    with pytest.raises(KDError, match="backend in evaluate: CTranslate2 cannot express the activation function"):
+        planned(student=student | {"activation-fn": "linear"})
+
+
+def test_the_words_of_a_mutual_training_name_its_first_peer():
+    assert of_first_peer(["data", "--arch", "kd_student", "--lr", "1"]) == ["data", "--arch", "kd_student", "--lr", "1"]
+    mutual = ["data", "--arch", "kd_mutual", "--lr", "1"]
+    assert of_first_peer([*mutual, "--peers", "A.pt:B.pt"]) == "A.pt"
+    assert of_first_peer([*mutual, "--peer-archs", "a:b"]) == ["data", "--lr", "1", "--arch", "a"]
+    like = of_first_peer([*mutual, "--peer-like", "A.pt:B.pt", "--cpu"])
+    assert like == ["data", "--lr", "1", "--cpu", "--arch", "kd_student", "--like", "A.pt"]
 
 
 def test_the_teachers_are_rows_of_their_own_and_the_ensemble_is_a_row_and_a_cell(plan):
