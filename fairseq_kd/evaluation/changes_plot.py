@@ -3,7 +3,10 @@ bytes.
 """
 
 import importlib.util
+import textwrap
 from pathlib import Path
+
+import numpy as np
 
 from fairseq_kd.artifacts.writing import ensure_writable_folder, file_in_progress
 from fairseq_kd.core.errors import KDError
@@ -12,6 +15,8 @@ from fairseq_kd.evaluation.changes import CLASSES
 # Okabe & Ito 2008, safe for colour-blind readers; the markers differ too
 LOOKS = {"gained": ("#009E73", "^"), "kept": ("#76808C", "o"), "lost": ("#D55E00", "v")}
 WIDTH, EMPTY_HEIGHT, ROW_HEIGHT = 5.5, 1.4, 0.5  # inches
+APART = 0.22  # two shares of a group, in heights of a group
+WIDEST_LABEL = 24  # characters of a line
 SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "fairseq_kd", "text.parse_math": False}
 
 
@@ -28,9 +33,8 @@ def groups_of(entries: list[dict]) -> list[tuple[str, dict]]:
     """[(label, group)] of entries "changes": all segments of each, then its parts."""
     found = []
     for entry in entries:
-        name = [entry["name"]] if "name" in entry else []
-        found.append((", ".join(name) or "all segments", entry["overall"]))
-        found += [(", ".join([*name, f"part {part['part']}"]), part) for part in entry.get("parts", [])]
+        found.append((entry.get("name", "all segments"), entry["overall"]))
+        found += [(f"part {part['part']}", part) for part in entry.get("parts", [])]
     return found
 
 
@@ -38,18 +42,14 @@ def paint_changes(axes, groups: list[tuple[str, dict]]) -> None:
     """Draw one line per group, with the three shares in percent and their 95 % intervals. axes: of matplotlib."""
     for number, name in enumerate(CLASSES):
         colour, marker = LOOKS[name]
-        shares = [100 * group[name]["share"] for _, group in groups]
-        ends = [group[name]["interval"] for _, group in groups]
-        ends = [
-            [share, share] if end is None else [100 * one for one in end]
-            for share, end in zip(shares, ends, strict=True)
-        ]
-        errors = [[max(0.0, s - low) for s, (low, _) in zip(shares, ends, strict=True)],
-                  [max(0.0, high - s) for s, (_, high) in zip(shares, ends, strict=True)]]  # fmt: skip
-        heights = [place + (number - 1) * 0.22 for place in range(len(groups))]
-        axes.errorbar(shares, heights, xerr=errors, label=name, color=colour, marker=marker, linestyle="", capsize=3)
-    axes.set_yticks(range(len(groups)), [label for label, _ in groups])
-    axes.set(xlim=(0, 100), xlabel="share of the segments, %")
+        found = [group[name] for _, group in groups]
+        shares = 100 * np.array([one["share"] for one in found])
+        ends = 100 * np.array([one["interval"] or [one["share"]] * 2 for one in found])  # (groups, 2)
+        heights = np.arange(len(groups)) + (number - 1) * APART
+        look = {"color": colour, "marker": marker, "linestyle": "", "capsize": 3}
+        axes.errorbar(shares, heights, xerr=np.abs(ends.T - shares), label=name, **look)
+    axes.set_yticks(range(len(groups)), [textwrap.fill(label, WIDEST_LABEL) for label, _ in groups])
+    axes.set(xlim=(-2, 102), xlabel="share of the segments, %")
     axes.set_ylim(len(groups) - 0.5, -0.5)
 
 

@@ -22,10 +22,10 @@ def changes_table(entry: dict) -> list[str]:
         lines += _group(label, group, width)
     return [
         *lines,
-        *(line for example in entry.get("examples", []) for line in _example(example, runs)),
         f"with a threshold of {'; of '.join(map(_at_threshold, entry['sensitivity']))}",
         f"95 % intervals {INTERVALS[entry['interval']]}",
         entry["signature"],
+        *(line for example in entry.get("examples", []) for line in _example(example, runs)),
     ]
 
 
