@@ -15,7 +15,7 @@ def read_parts(path, segments: int) -> list[str]:
     MOST_PARTS different labels.
     """
     if not Path(path).is_file():
-        raise KDError(f"--parts {path} does not exist: give a file with one label per segment")
+        raise KDError(f"--parts {path} does not exist or is not a file: give a file with one label per segment")
     labels = read_evaluation_text(path)
     if len(labels) != segments:
         raise KDError(

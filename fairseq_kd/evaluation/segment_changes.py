@@ -154,7 +154,7 @@ def changes_of_systems(systems: dict[str, list], pairings: dict, results: dict, 
 
 def _read_sources(path, result: dict) -> list[str]:
     if not Path(path).is_file():
-        raise KDError(f"--sources {path} does not exist: give the source text of the test set")
+        raise KDError(f"--sources {path} does not exist or is not a file: give the source text of the test set")
     lines = read_evaluation_text(path)
     if text_hash(lines) != result["sources_sha256"]:
         raise KDError(
