@@ -98,9 +98,8 @@ def test_intervals_by_hand():
     assert wilson(0, 10)[0] == 0 and wilson(0, 10)[1] == pytest.approx(3.841459 / 13.841459, abs=1e-6)
     # 3 gained, 1 lost, 8 segments: 0.35 and 0.15 of 10; half 1.959964 √((0.5 - 0.2²) / 10)
     assert agresti_min(3, 1, 8) == pytest.approx([0.2 - 0.420365, 0.2 + 0.420365], abs=1e-6)
-    assert (
-        agresti_min(0, 0, 50)[1] == -agresti_min(0, 0, 50)[0] > 0
-    )  # no change among 50 does not prove that none exists
+    low, high = agresti_min(0, 0, 50)  # no change among 50 segments does not show that none is possible
+    assert high == -low > 0
 
 
 def test_several_seeds_have_the_interval_of_their_mean():
@@ -281,7 +280,7 @@ def test_evaluate_compares_with_an_earlier_result(evaluated, tmp_path, capsys):
     parts.write_text("".join(f"{1 + n % 2}\n" for n in range(30)))
     content = json.loads(before.read_text())
     content.pop("seal")
-    content["hypotheses"] = ["#", *content["hypotheses"][1:]]  # shares no letter with its reference
+    content["hypotheses"] = [content["references"][0], *content["hypotheses"][1:]]  # one perfect translation
     changed = tmp_path / "changed.json"
     changed.write_text(json.dumps(content))
     words = ("--parts", parts, "--changes-plot", plot, "--show", "1", "--out", out)
@@ -289,11 +288,11 @@ def test_evaluate_compares_with_an_earlier_result(evaluated, tmp_path, capsys):
     found = json.loads(out.read_text())["changes"]
     assert found["before"]["file"] == str(changed)
     assert found["before"]["checkpoint_sha256"] == content["checkpoint_sha256"]
-    gained = [part["gained"]["counts"][0] for part in found["parts"]]
+    lost = [part["lost"]["counts"][0] for part in found["parts"]]
     kept = [part["kept"]["counts"][0] for part in found["parts"]]
-    assert (gained, kept) == ([1, 0], [14, 15]) and found["overall"]["lost"]["counts"] == [0]
+    assert (lost, kept) == ([1, 0], [14, 15]) and found["overall"]["gained"]["counts"] == [0]
     (example,) = found["examples"]
-    assert (example["segment"], example["before"]) == (1, "#")
+    assert (example["segment"], example["before"]) == (1, content["references"][0])
     assert example["source"] == (Path(content["data_bin"]) / "raw" / "test.qaa").read_text().splitlines()[0]
     printed = capsys.readouterr().out
     assert f"segments against {changed}: gained or lost by more than 5 points" in printed and f"wrote {plot}" in printed
