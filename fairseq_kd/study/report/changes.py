@@ -22,7 +22,7 @@ from fairseq_kd.study.report.rows import Row, Study, labels
 from fairseq_kd.study.report.tables import Table, factor_words
 from fairseq_kd.study.state import read_output, record_of
 
-TITLE = "Learning and forgetting"
+TITLE, OF_A_SET = "Learning and forgetting", "Segments gained and lost on"
 REMEDY = "add the method ce, from whose students other students go on, and finish its cells: fairseq-kd study run"
 STARTS = ("--finetune-from-model", "--peers")  # options that name the checkpoint with which a training begins
 TEXTS = ("hypotheses", "references", "sources_sha256")
@@ -152,7 +152,7 @@ def change_tables(study: Study, changes: list[Changed]) -> list[Table]:
         at = [f"net at {one['threshold']:g} points" for one in here[0].entry["sensitivity"]]
         head = [*study.factors, *CLASSES, NET, *at, "seeds"]
         rows = [[*factor_words(study, changed.row), *_cells(changed)] for changed in here]
-        found.append(Table(f"{TITLE} on {on}", head, rows, len(study.factors), [NOTE], slug(f"changes-{on}")))
+        found.append(Table(f"{OF_A_SET} {on}", head, rows, len(study.factors), [NOTE], slug(f"changes-{on}")))
     return found
 
 
@@ -178,5 +178,5 @@ def change_figures(changes: list[Changed]) -> list[Figure]:
         name = slug(f"changes-{on}")
         svg = picture(name, lambda axes, groups=groups: paint_changes(axes, groups), 1.6 + 0.5 * len(groups))
         caption = f"Changes by more than {THRESHOLD:g} points of sentence chrF; 95 % intervals as in the table."
-        found.append(Figure(name, f"{TITLE} on {on}", caption, svg))
+        found.append(Figure(name, f"{OF_A_SET} {on}", caption, svg))
     return found
