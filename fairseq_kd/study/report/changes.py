@@ -177,6 +177,6 @@ def change_figures(changes: list[Changed]) -> list[Figure]:
         groups = [(name, changed.entry["overall"]) for name, changed in zip(names, here, strict=True)]
         name = slug(f"changes-{on}")
         svg = picture(name, lambda axes, groups=groups: paint_changes(axes, groups), 1.6 + 0.5 * len(groups))
-        caption = f"Changes by more than {THRESHOLD:g} points of sentence chrF; 95 % intervals as in the table."
+        caption = f"Gained, lost: by more than {THRESHOLD:g} points of sentence chrF. Bars: 95 %, as in the table."
         found.append(Figure(name, f"{OF_A_SET} {on}", caption, svg))
     return found
