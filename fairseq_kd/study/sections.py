@@ -51,6 +51,7 @@ _REMEDIES = {
     "criterion": ("vary method", "vary method"),
     "tokenize": ("give it in evaluate", "give it in evaluate"),
     "by": ("vary teacher-choice", "vary teacher-choice"),
+    "compare-to": ("leave it out: the report compares students with those from which they go on", "take it out"),
     "autocast": ("give precision in common, teacher or student", "vary precision"),
     PRECISION: ("give it in common, teacher or student", "vary precision"),
 }

@@ -7,6 +7,7 @@ from report_helpers import finish_study
 from report_helpers import plan_of as plan_of_spec
 from result_helpers import references, translations
 
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.evaluation.changes import CLASSES
 from fairseq_kd.study.report.changes import earlier_evaluation, find_changes, goes_on
 from fairseq_kd.study.report.rows import read_study
@@ -165,3 +166,8 @@ def test_a_compact_student_is_compared_with_a_compact_one(tmp_path):
         if cell["factors"]["method"] == "dp":
             (before,) = (one for one in plan.cells.values() if one["results"]["test"] == stage)
             assert before["factors"] == cell["factors"] | {"method": "ce"}
+
+
+def test_a_spec_cannot_name_an_earlier_result(tmp_path):
+    with pytest.raises(KDError, match="compare-to in evaluate is set by the study; leave it out: the report compares"):
+        plan_of(tmp_path, evaluate={"compare-to": "before.json"})
