@@ -24,7 +24,7 @@ def add_change_arguments(group, needs: str) -> None:
 def change_options(args, needs: str) -> ChangeOptions | None:
     """The checked options; None without `needs`, the option with two dashes. Raises KDError as `ChangeOptions` does."""
     given = {name: getattr(args, name) for name in OPTIONS if getattr(args, name, None) is not None}
-    if not getattr(args, needs.removeprefix("--").replace("-", "_")):
+    if getattr(args, needs.removeprefix("--").replace("-", "_")) in (None, False):
         if given:
             raise KDError(f"--{next(iter(given)).replace('_', '-')} has no effect without {needs}")
         return None

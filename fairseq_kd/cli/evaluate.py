@@ -119,7 +119,7 @@ def run(args) -> None:
     """Evaluate and print."""
     backend = options_of(args)
     measures = _measures(args)
-    for path in (args.out, args.diagram, args.changes_plot):
+    for path in (args.out, args.diagram):
         if path is not None:
             ensure_writable_file(path)  # before the work, not after it
     result = evaluate(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fairseq_kd.artifacts.writing import ensure_writable_folder, file_in_progress
+from fairseq_kd.artifacts.writing import ensure_writable_file, file_in_progress
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.evaluation.changes import CLASSES
 
@@ -26,7 +26,7 @@ def check_plot(path) -> None:
         raise KDError(f"--changes-plot {path}: the name must end with .svg")
     if importlib.util.find_spec("matplotlib") is None:
         raise KDError("--changes-plot needs matplotlib: pip install 'fairseq_kd[report]'")
-    ensure_writable_folder(Path(path).absolute().parent)
+    ensure_writable_file(path)
 
 
 def groups_of(entries: list[dict]) -> list[tuple[str, dict]]:

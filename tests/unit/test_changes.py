@@ -221,6 +221,7 @@ def test_the_plot_has_the_same_bytes_each_time_and_names_the_parts(files, tmp_pa
         (["--segments", "--change-threshold", "nan"], "--change-threshold nan: must be above 0"),
         (["--segments", "--show", "-1"], "--show -1: must be 0 or above"),
         (["--segments", "--changes-plot", "x.png"], "--changes-plot x.png: the name must end with .svg"),
+        (["--segments", "--changes-plot", "folder.svg"], "cannot write to folder.svg: it is a folder"),
         (["--segments", "--parts", "gone.txt"], "--parts gone.txt does not exist"),
         (["--segments", "--parts", "."], "--parts . does not exist or is not a file"),
         (["--segments", "--parts", "four.txt"], "--parts four.txt has 4 lines for 5 segments"),
@@ -231,6 +232,7 @@ def test_the_plot_has_the_same_bytes_each_time_and_names_the_parts(files, tmp_pa
 )
 def test_bad_options_are_one_error_before_anything_is_written(files, tmp_path, monkeypatch, capsys, words, message):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.svg").mkdir()
     (tmp_path / "four.txt").write_text("1\n1\n2\n2\n")
     (tmp_path / "empty.txt").write_text("1\n1\n \n2\n2\n")
     assert compare(*files[:2], *words, *([] if "--scores-only" in words else ["--out", "out.json"])) == 2
@@ -329,5 +331,7 @@ def test_evaluate_keeps_the_earlier_result_and_checks_its_options(evaluated, tmp
     (tmp_path / "parts").write_text("1\n2\n")
     assert run("--compare-to", before, "--parts", tmp_path / "parts") == 2
     assert "has 2 lines for 30 segments" in capsys.readouterr().err
+    assert run("--compare-to", "") == 2
+    assert "cannot be read as a result" in capsys.readouterr().err
     assert run("--parts", tmp_path / "parts") == 2
     assert "--parts has no effect without --compare-to" in capsys.readouterr().err
