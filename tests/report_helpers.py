@@ -10,7 +10,7 @@ from fairseq_kd.study.cells import make_cells
 from fairseq_kd.study.plan import Plan
 from fairseq_kd.study.spec import load_spec
 
-GAIN = {"ce": 0.0, "word": 1.5, "seq": 2.2, "word+seq": 3.0, "teacher": 7.0}
+GAIN = {"ce": 0.0, "word": 1.5, "seq": 2.2, "word+seq": 3.0, "dp": 2.0, "teacher": 7.0}
 SIGNATURE = "|nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0"
 
 

@@ -4,7 +4,10 @@ from pathlib import Path
 
 from fairseq_kd.artifacts.records import write_record
 from fairseq_kd.artifacts.writing import ensure_writable_file
+from fairseq_kd.cli.changes import add_change_arguments, change_options
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.evaluation.changes_plot import draw_changes
+from fairseq_kd.evaluation.changes_table import changes_table
 from fairseq_kd.evaluation.compare import CompareOptions, compare
 from fairseq_kd.evaluation.measured import measure, summary
 from fairseq_kd.evaluation.results import table
@@ -41,6 +44,7 @@ def add_arguments(parser) -> None:
     )
     parser.add_argument("--out", metavar="FILE.json", help="write the comparison here")
     _add_test_options(parser, defaults)
+    _add_segments(parser)
 
 
 def _add_test_options(parser, defaults: CompareOptions) -> None:
@@ -71,10 +75,23 @@ def _add_test_options(parser, defaults: CompareOptions) -> None:
     )
 
 
+def _add_segments(parser) -> None:
+    group = parser.add_argument_group("learning and forgetting")
+    group.add_argument(
+        "--segments",
+        action="store_true",
+        help="the shares of segments that each system translates better and worse than the baseline; several runs are "
+        "paired by seed",
+    )
+    add_change_arguments(group, "--segments")
+    group.add_argument("--sources", metavar="FILE", help="source text of the test set, for --show")
+
+
 def run(args) -> int:
     """Compare and print; exit status 0, or see --fail-unless-better."""
     systems = _systems(args)
-    options = CompareOptions(args.metric, args.paired_bs_n, args.paired_ar_n, args.alpha)
+    segments = change_options(args, "--segments")
+    options = CompareOptions(args.metric, args.paired_bs_n, args.paired_ar_n, args.alpha, segments)
     if args.out is not None:
         ensure_writable_file(args.out)  # before the work, not after it
         if Path(args.out).resolve() in {Path(path).resolve() for files in systems.values() for path in files}:
@@ -84,9 +101,13 @@ def run(args) -> int:
     comparison = compare(systems, options)
     if args.out is not None:
         write_record(args.out, comparison)
+    if args.changes_plot is not None:
+        draw_changes(comparison["changes"], args.changes_plot)
     print("\n".join(table(comparison)))
-    if args.out is not None:
-        print(f"wrote {args.out}")
+    for entry in comparison.get("changes", []):
+        print("\n".join(["", *changes_table(entry)]))
+    for path in filter(None, (args.out, args.changes_plot)):
+        print(f"wrote {path}")
     better = all(system["verdict"] == "better" for system in comparison["systems"][1:])
     return EXIT_NOT_BETTER if args.fail_unless_better and not better else 0
 
@@ -95,6 +116,8 @@ def _scores(args, systems: dict, options: CompareOptions) -> int:
     """Write the scores without tests."""
     if not args.system or args.out is None:
         raise KDError("--scores-only needs --system for each system, and --out for the file with the scores")
+    if args.segments:
+        raise KDError("--segments has no effect with --scores-only, which compares nothing; leave one of them out")
     if args.fail_unless_better:
         raise KDError(
             "--fail-unless-better has no effect with --scores-only, which tests nothing; leave one of them out"

@@ -1,9 +1,11 @@
 """`fairseq-kd evaluate`: checkpoint -> translations -> scores with intervals and signatures, and other measures."""
 
 import os
+from pathlib import Path
 
 from fairseq_kd.artifacts.records import write_record
 from fairseq_kd.artifacts.writing import ensure_writable_file
+from fairseq_kd.cli.changes import add_change_arguments, change_options
 from fairseq_kd.cli.translation import (
     add_backend_arguments,
     add_decoding_arguments,
@@ -16,6 +18,7 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import listed
 from fairseq_kd.evaluation.backend import BackendOptions
 from fairseq_kd.evaluation.calibration import BINS, check_diagram, draw_reliability
+from fairseq_kd.evaluation.changes_plot import draw_changes
 from fairseq_kd.evaluation.evaluate import evaluate
 from fairseq_kd.evaluation.gap import GapOptions
 from fairseq_kd.evaluation.measures import Measures, TeacherOptions
@@ -23,6 +26,7 @@ from fairseq_kd.evaluation.other_metrics import load_metrics
 from fairseq_kd.evaluation.results import summary
 from fairseq_kd.evaluation.robustness import KINDS as NOISES
 from fairseq_kd.evaluation.robustness import NoiseLevels
+from fairseq_kd.evaluation.segment_changes import CompareTo
 from fairseq_kd.inference.precision import LOSS_DTYPES
 
 
@@ -46,6 +50,7 @@ def add_arguments(parser) -> None:
         help="resamples of the bootstrap intervals; 0: no intervals (default %(default)s)",
     )
     _add_measures(parser)
+    _add_changes(parser)
     add_decoding_arguments(parser)
     add_backend_arguments(parser)
     add_user_dir(parser)
@@ -95,6 +100,16 @@ def _add_measures(parser) -> None:
     )
 
 
+def _add_changes(parser) -> None:
+    group = parser.add_argument_group("learning and forgetting since an earlier result")
+    group.add_argument(
+        "--compare-to",
+        metavar="BEFORE.json",
+        help="result of `evaluate --out` on the same subset: the shares of segments that are better and worse now",
+    )
+    add_change_arguments(group, "--compare-to")
+
+
 def options_of(args) -> BackendOptions:
     """The checked backend. A study calls this before anything runs: the other options may depend on the device."""
     return backend_options(args)
@@ -123,9 +138,11 @@ def run(args) -> None:
         write_record(args.out, result)
     if args.diagram is not None:
         draw_reliability(result["calibration"], args.diagram)
+    if args.changes_plot is not None:
+        draw_changes([result["changes"]], args.changes_plot)
     print("\n".join(summary(result)))
     note_dictionary_check(result)
-    for path in filter(None, (args.out, args.diagram)):
+    for path in filter(None, (args.out, args.diagram, args.changes_plot)):
         print(f"wrote {path}")
 
 
@@ -158,7 +175,18 @@ def _measures(args) -> Measures:
         metrics=load_metrics(args.metric),
         gap=GapOptions(**gap) if args.gap else None,
         loss_dtype=args.loss_dtype or "float32",
+        compare_to=_compare_to(args),
     )
+
+
+def _compare_to(args) -> CompareTo | None:
+    """The earlier result. Raises KDError when --out names its file too."""
+    options = change_options(args, "--compare-to")
+    if options is None:
+        return None
+    if args.out is not None and Path(args.out).resolve() == Path(args.compare_to).resolve():
+        raise KDError(f"--out {args.out} is the result of --compare-to: it would be lost; give another name")
+    return CompareTo(args.compare_to, options)
 
 
 def _given(**options) -> dict:

@@ -6,6 +6,7 @@ Keys of a comparison (JSON), "format" 2 (format 1 had one "pairing" and one sign
     metric, segments, alpha, subset
     signatures          {"bootstrap", "approximate_randomisation"} -> the different signatures of the test
     baseline            name of the first system
+    changes             on request: the segments gained and lost by each other system, see `changes`
     systems             list of entries, the baseline first; each entry has
 
         name, files, seeds      the file and the training seed of each run, sorted by seed
@@ -36,8 +37,10 @@ from statistics import mean, stdev
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
+from fairseq_kd.evaluation.changes import ChangeOptions
 from fairseq_kd.evaluation.other_metrics import check_metric, comparable, lower_is_better
 from fairseq_kd.evaluation.results import check_same_segments, read_result
+from fairseq_kd.evaluation.segment_changes import changes_of_systems
 from fairseq_kd.evaluation.significance import TESTS, holm, paired_t, segment_tests, welch_t
 from fairseq_kd.scoring.score import check_seed
 
@@ -50,13 +53,14 @@ SCATTER = ("error", "interval")
 class CompareOptions:
     """metric: of sacreBLEU, or the name of a metric of `evaluate --metric`. resamples: of the paired bootstrap.
 
-    trials: of approximate randomisation. alpha: significance level.
+    trials: of approximate randomisation. alpha: significance level. segments: to count the segments gained and lost.
     """
 
     metric: str = "bleu"
     resamples: int = 1000
     trials: int = 10000
     alpha: float = 0.05
+    segments: ChangeOptions | None = None
 
     def __post_init__(self):
         for name, value in (("bs", self.resamples), ("ar", self.trials)):
@@ -82,6 +86,9 @@ def compare(systems: dict[str, list], options: CompareOptions) -> dict:
     systems = {name: _by_seed(files, results) for name, files in systems.items()}
     baseline, *others = systems
     pairings = {name: _pairing(systems[name], systems[baseline], results) for name in others}
+    changes = {}
+    if options.segments is not None:  # before the tests, which take longer
+        changes["changes"] = changes_of_systems(systems, pairings, results, options.segments)
     measured = _measure(systems, pairings, results, options)
     first = results[systems[baseline][0]]
     rows = [_describe(name, files, results, measured) for name, files in systems.items()]
@@ -99,6 +106,7 @@ def compare(systems: dict[str, list], options: CompareOptions) -> dict:
         "alpha": options.alpha,
         "signatures": {test: _each_once(found[test]["signatures"] for found in measured.values()) for test in TESTS},
         "baseline": baseline,
+        **changes,
         "systems": rows,
     }
 

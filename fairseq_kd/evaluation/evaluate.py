@@ -30,6 +30,7 @@ and on request:
     gap                   {"data", "seed", "train", "evaluated", "too_long", "gap_bits", "interval"}: `gap`
     metrics               name -> {"score", "signature", "verbose", "callable", "lower_is_better", "segments"}, with
                           intervals also "mean" and "ci": `other_metrics`
+    changes               segments gained and lost since an earlier result: `changes`
 
 With --loss-dtype bfloat16, calibration and gap also have "dtype": "bfloat16".
 

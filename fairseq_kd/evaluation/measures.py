@@ -1,7 +1,7 @@
 """The measures in addition to the scores. Whether they can be measured is checked before the decoding begins.
 
 Agreement with a teacher is measured here: token by token under gold prefixes, and by comparing translations. The other
-measures are in `calibration`, `gap`, `robustness`, `efficiency` and `other_metrics`.
+measures are in `calibration`, `gap`, `robustness`, `efficiency`, `other_metrics` and `segment_changes`.
 """
 
 from dataclasses import dataclass, replace
@@ -13,6 +13,7 @@ from fairseq_kd.evaluation.efficiency import check_latency, latency
 from fairseq_kd.evaluation.gap import Gap, GapOptions
 from fairseq_kd.evaluation.other_metrics import OtherMetric
 from fairseq_kd.evaluation.robustness import NoiseLevels, Robustness
+from fairseq_kd.evaluation.segment_changes import CompareTo
 from fairseq_kd.evaluation.segments import Segments
 from fairseq_kd.evaluation.system import System, translate
 from fairseq_kd.inference.opening import check_positions, gold_batches
@@ -52,7 +53,8 @@ class TeacherOptions:
 class Measures:
     """resamples: of the bootstrap intervals; bins: of the calibration; latency: how many sentences are timed.
 
-    0 switches each of them off, None switches off agreement (teacher), robustness (noise) and overfitting (gap).
+    0 switches each of them off, None switches off agreement (teacher), robustness (noise), overfitting (gap) and the
+    comparison with an earlier result (compare_to).
     metrics: of other packages. loss_dtype: of the products of calibration and overfitting, float32 (the dtype of the
     weights) or bfloat16.
     """
@@ -65,6 +67,7 @@ class Measures:
     metrics: tuple[OtherMetric, ...] = ()
     gap: GapOptions | None = None
     loss_dtype: str = "float32"
+    compare_to: CompareTo | None = None
 
     def __post_init__(self):
         if self.resamples < 0 or self.resamples == 1:
@@ -94,6 +97,10 @@ class Measuring:
         self.gap = measures.gap and Gap(measures.gap, replace(system, frozen=self.frozen), data_bin)
         for metric in measures.metrics:
             metric.check(segments.sources(system), segments.references)
+        where = f"subset {subset} of {data_bin}"
+        self.earlier = measures.compare_to and measures.compare_to.open(
+            segments.sources(system), segments.references, where
+        )
 
     def run(self, hypotheses: list[str], bleu: dict) -> dict:
         """The entries of the result for the requested measures. hypotheses, bleu: of the subset without noise."""
@@ -111,6 +118,8 @@ class Measuring:
         if self.measures.metrics:
             texts = self.segments.sources(self.system), hypotheses, self.segments.references
             found["metrics"] = {m.name: m.measure(*texts, self.measures.resamples) for m in self.measures.metrics}
+        if self.earlier:
+            found["changes"] = self.earlier.changes(hypotheses, self.system.seed)
         if self.measures.latency:
             found["latency"] = latency(self.system, self.measures.latency)
         return found

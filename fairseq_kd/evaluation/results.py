@@ -2,6 +2,7 @@
 
 from fairseq_kd.artifacts.records import DamagedRecord, read_record
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.evaluation.changes_table import changes_table
 from fairseq_kd.evaluation.printed import describe_gap, describe_metrics
 from fairseq_kd.scoring.tokenizers import STANDARD, TOKENIZERS
 
@@ -93,6 +94,7 @@ def summary(result: dict) -> list[str]:
         "agreement": _agreement,
         "gap": describe_gap,
         "robustness": _robustness,
+        "changes": changes_table,
     }
     return lines + [line for name, describe in sections.items() if name in result for line in describe(result[name])]
 

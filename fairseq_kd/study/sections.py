@@ -24,6 +24,7 @@ SEEDS = 2**31  # numpy takes slightly larger seeds, and fairseq adds the number 
 # options that the study sets itself, by section
 _OF_TRAININGS = (*RESERVED, "max-update")
 _OF_TEACHER_RUNS = ("teacher", "out", "shard", "subset", "cpu")
+_OF_CHANGES = ("compare-to", "parts", "change-threshold", "changes-plot", "show")  # the report compares results
 _OF_CHOICES = ("select", "metric", "tokenize", "like")
 SET_BY_STUDY = {
     "common": _OF_TRAININGS,
@@ -34,7 +35,7 @@ SET_BY_STUDY = {
     "decode": (*_OF_TEACHER_RUNS, "tokenize", "like"),
     "student-decode": (*_OF_TEACHER_RUNS, *_OF_CHOICES, "teacher-data", "trust-checkpoint", "source-text", "seed"),
     "data": ("out",),
-    "evaluate": ("checkpoint", "subset", "out", "cpu"),
+    "evaluate": ("checkpoint", "subset", "out", "cpu", *_OF_CHANGES),
     "select": ("checkpoints", "by", "out", "cpu", "average", "out-checkpoint", "tokenize"),
     "noise": ("prefix", "data-bin", "subset", "out", "source-lang", "target-lang"),
 }
@@ -50,6 +51,7 @@ _REMEDIES = {
     "criterion": ("vary method", "vary method"),
     "tokenize": ("give it in evaluate", "give it in evaluate"),
     "by": ("vary teacher-choice", "vary teacher-choice"),
+    "compare-to": ("leave it out: the report compares students with those from which they go on", "take it out"),
     "autocast": ("give precision in common, teacher or student", "vary precision"),
     PRECISION: ("give it in common, teacher or student", "vary precision"),
 }

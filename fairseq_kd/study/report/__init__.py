@@ -3,6 +3,7 @@
     results.json, stages/*/result.json -> rows          cells that differ only in their seed, as one row
                                        -> tables        scores with marks of significance, measures
                                        -> drops         what noise costs
+                                       -> changes       segments gained and lost since a student began
                                        -> limits        where the results stop being meaningful
                                        -> outcome       what came out, in short
                                        -> plots         BLEU against factors and against the number of parameters

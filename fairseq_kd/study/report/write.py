@@ -16,6 +16,7 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.study.claims import read_claim_results
 from fairseq_kd.study.plan import Plan
 from fairseq_kd.study.report.cells_csv import write_cells
+from fairseq_kd.study.report.changes import REMEDY, TITLE, change_figures, change_tables, find_changes, goes_on
 from fairseq_kd.study.report.draw import renamed
 from fairseq_kd.study.report.drops import drop_tables
 from fairseq_kd.study.report.latex import tex_files
@@ -92,7 +93,8 @@ def describe_files(work: Path) -> str:
 def _write_report(plan: Plan, work: Path, latex: bool) -> str:
     results = write_results(plan, work)
     study = read_study(results, work)
-    figures, omitted = _figures(study, work)
+    changes = find_changes(plan, study, work)
+    figures, omitted = _figures(plan, study, work, changes)
     content = _outcome(plan, study, results, work) | {
         "study": study,
         "cells": len(results["cells"]),
@@ -101,19 +103,20 @@ def _write_report(plan: Plan, work: Path, latex: bool) -> str:
         "unfinished": unfinished(results),
         "failures": failures(plan, work),
         "measures": measure_tables(study),
+        "changes": change_tables(study, changes),
         "figures": figures,
         "omitted": omitted,
         "signatures": signatures(study),
         "provenance": provenance_tables(plan, study, work, results),
         "commands": {name: command or "(not run yet)" for name, command in results["commands"].items()},
     }
-    main, folded = content["main"], content["folded"]
-    content["notes"] = notes_of([*main, *folded, *content["measures"]])
+    tables = [table for name in ("main", "folded", "measures", "changes") for table in content[name]]
+    content["notes"] = notes_of(tables)
     captions = Counter(figure.caption for figure in figures)
     content["captions"] = [caption for caption, count in captions.items() if count > 1]
     _write_files(work / PLOTS, {f"{figure.name}.svg": _standing_alone(figure.svg) for figure in figures})
     if latex:
-        _write_files(work / TABLES, tex_files([*main, *folded, *content["measures"]], study.name))
+        _write_files(work / TABLES, tex_files(tables, study.name))
     write_text(work / CSV_NAME, write_cells(study, list(plan.spec.factors)))
     write_text(work / HTML_NAME, render("report.html.j2", content))
     write_text(work / MARKDOWN_NAME, render("report.md.j2", content | {"plots": PLOTS}))
@@ -144,7 +147,7 @@ def notes_of(tables: list[Table]) -> list[str]:
     return list(dict.fromkeys(note for table in tables for note in table.notes))
 
 
-def _figures(study: Study, work: Path) -> tuple[list[Figure], list[Omitted]]:
+def _figures(plan: Plan, study: Study, work: Path, changes: list) -> tuple[list[Figure], list[Omitted]]:
     """The plots with data, and the kinds of plots without."""
     kinds = (
         (factor_figures(study), "BLEU against the factors", "finish a cell: fairseq-kd study run"),
@@ -154,6 +157,7 @@ def _figures(study: Study, work: Path) -> tuple[list[Figure], list[Omitted]]:
         (latency_figures(study), "BLEU against latency", "give evaluate: {latency: 100} in the spec"),
         (training_figures(study, work), "Training curves",
          "the trainings have not validated yet, or their train.log was removed"),
+        *([(change_figures(changes), TITLE, REMEDY)] if goes_on(plan) else []),
     )  # fmt: skip
     figures = _distinct([figure for found, _, _ in kinds for figure in found])
     return figures, [Omitted(title, remedy) for found, title, remedy in kinds if not found]
