@@ -18,6 +18,7 @@ from fairseq_kd.study.plan import Plan
 from fairseq_kd.study.report.cells_csv import write_cells
 from fairseq_kd.study.report.draw import renamed
 from fairseq_kd.study.report.drops import drop_tables
+from fairseq_kd.study.report.good_teachers import good_teachers
 from fairseq_kd.study.report.latex import tex_files
 from fairseq_kd.study.report.markdown import escape, markdown_table
 from fairseq_kd.study.report.measured import latency_figures, noise_figures, reliability_figures, training_figures
@@ -27,6 +28,7 @@ from fairseq_kd.study.report.provenance import failures, older, provenance_table
 from fairseq_kd.study.report.rows import METRICS, Study, read_study
 from fairseq_kd.study.report.tables import Table, measure_tables, score_tables
 from fairseq_kd.study.report.tested import describe_study
+from fairseq_kd.study.report.tuning import tuning
 from fairseq_kd.study.report.verdicts import claim_table, count_verdicts
 from fairseq_kd.study.show import write_results
 
@@ -93,6 +95,8 @@ def _write_report(plan: Plan, work: Path, latex: bool) -> str:
     results = write_results(plan, work)
     study = read_study(results, work)
     figures, omitted = _figures(study, work)
+    parts = [good_teachers(study, results), tuning(study, plan.spec)]
+    drawn = [*figures, *(figure for part in parts for figure in part.figures)]
     content = _outcome(plan, study, results, work) | {
         "study": study,
         "cells": len(results["cells"]),
@@ -103,6 +107,8 @@ def _write_report(plan: Plan, work: Path, latex: bool) -> str:
         "measures": measure_tables(study),
         "figures": figures,
         "omitted": omitted,
+        "parts": [part for part in parts if not part.absent],
+        "absent": [part for part in parts if part.absent],
         "signatures": signatures(study),
         "provenance": provenance_tables(plan, study, work, results),
         "commands": {name: command or "(not run yet)" for name, command in results["commands"].items()},
@@ -111,9 +117,10 @@ def _write_report(plan: Plan, work: Path, latex: bool) -> str:
     content["notes"] = notes_of([*main, *folded, *content["measures"]])
     captions = Counter(figure.caption for figure in figures)
     content["captions"] = [caption for caption, count in captions.items() if count > 1]
-    _write_files(work / PLOTS, {f"{figure.name}.svg": _standing_alone(figure.svg) for figure in figures})
+    _write_files(work / PLOTS, {f"{figure.name}.svg": _standing_alone(figure.svg) for figure in drawn})
     if latex:
-        _write_files(work / TABLES, tex_files([*main, *folded, *content["measures"]], study.name))
+        tables = [*main, *folded, *content["measures"], *(table for part in parts for table in part.tables)]
+        _write_files(work / TABLES, tex_files(tables, study.name))
     write_text(work / CSV_NAME, write_cells(study, list(plan.spec.factors)))
     write_text(work / HTML_NAME, render("report.html.j2", content))
     write_text(work / MARKDOWN_NAME, render("report.md.j2", content | {"plots": PLOTS}))
