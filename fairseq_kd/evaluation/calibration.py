@@ -74,7 +74,7 @@ def observe(model, batches: Iterable) -> Outcomes:
 
 
 def calibration(outcomes: Outcomes, bins: int = BINS) -> dict:
-    """{"tokens", "accuracy", "confidence", "ece", "nll_bits", "brier", "entropy_bits", "bins": the reliability diagram}."""
+    """{"tokens", "accuracy", "confidence", "ece", "nll_bits", "brier", "entropy_bits", "bins": see `reliability`}."""
     diagram = reliability(outcomes.confidence, outcomes.correct, bins)
     return {
         "tokens": len(outcomes.correct),

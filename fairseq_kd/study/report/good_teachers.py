@@ -150,9 +150,9 @@ def _value(teacher: Teacher, one: Property, on: str, method: str) -> float | Non
 def _lines(related: dict, on: str) -> list[str]:
     unmeasured = {one.name for several in related.values() for one in several if not one.measured}
     lines = [
-        f"The gain of a student is its BLEU on {on} minus that of the student of {BASELINE} with the same other factors "
-        "and the same seed. The unit is the teacher: the gains of all its students by one method are averaged, because "
-        "students of one teacher are not independent.",
+        f"The gain of a student is its BLEU on {on} minus that of the student of {BASELINE} with the same other "
+        "factors and the same seed. The unit is the teacher: the gains of all its students by one method are averaged, "
+        "because students of one teacher are not independent.",
         *(line for method, several in related.items() for line in _finding(method, several)),
         WEAK.format(units="teachers"),
     ]
@@ -188,8 +188,8 @@ def _finding(method: str, several: list[Related]) -> list[str]:
         return [f"{method}: of {count} teachers, those {said} had students with a larger gain."]
     names = ", ".join(one.name for one in known)
     return [
-        f"{method}: over {count} teachers no relation of the gain to {names} is supported. This does not show that there "
-        "is none.",
+        f"{method}: over {count} teachers no relation of the gain to {names} is supported. This does not show that "
+        "there is none.",
         *why_untested(several, "teachers"),
     ]
 
@@ -205,18 +205,15 @@ def _teacher_table(study: Study, on: str, teachers: list[Teacher], methods: list
             line += [f"{mean(gains):+.2f}" if gains else NOT_DONE, str(len(gains))]
             line.append(_text(AGREEMENT, teacher.agreement(on, method)))
         lines.append(line)
-    return Table(
-        f"Teachers and the gain of their students on {on}", head, lines, 1, [], "good-teachers", _uneven(lines)
-    )
+    title = f"Teachers and the gain of their students on {on}"
+    return Table(title, head, lines, 1, [], "good-teachers", _uneven(lines))
 
 
 def _uneven(lines: list) -> str:
     counts = {tuple(line[len(PROPERTIES) + 2 :: 3]) for line in lines}
-    return (
-        ""
-        if len(counts) == 1
-        else "The teachers have different numbers of students, so their means differ in more than the teacher."
-    )
+    if len(counts) == 1:
+        return ""
+    return "The teachers have different numbers of students, so their means do not differ in the teacher alone."
 
 
 def _text(one: Property, value: float | None) -> str:
@@ -234,13 +231,11 @@ def _table(related: dict, on: str) -> Table:
 
 def _figures(study: Study, on: str, related: dict) -> list:
     figures = []
-    caption = (
-        "A point is one teacher: the mean gain of its students. A line is drawn where the correlation is supported."
-    )
+    caption = "A point is one teacher: the mean gain of its students. A line is drawn where a correlation is supported."
     for number, one in enumerate((*PROPERTIES, AGREEMENT)):
         several = [found[number] for found in related.values() if found[number].pairs]
         if several:
             axes = (one.axis, f"gain of the students, {METRICS[METRIC]} on {on}")
-            title = f"Gain on {on} against the {one.name} of the teacher"
+            title = f"Gain on {on} against {one.name}{'' if one is AGREEMENT else ' of the teacher'}"
             figures.append(scatter(f"good-teachers-{one.name}-{on}", title, caption, several, axes, study))
     return figures

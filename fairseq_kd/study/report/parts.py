@@ -84,10 +84,10 @@ def why_untested(several: list[Related], units: str) -> list[str]:
     tests = sum(one.rank is not None for one in several)
     fewest = min((len(one.pairs) for one in several if one.rank is not None), default=0)
     if tests and smallest_p(fewest) * tests >= ALPHA:
-        lines.append(
-            f"With {fewest} {units} and {tests} {'tests' if tests > 1 else 'test'} no correlation can be supported: the "
-            f"smallest possible p after Holm's correction is {min(1, smallest_p(fewest) * tests):.2g}."
-        )
+        count = f"{fewest} {units} and {tests} {'tests' if tests > 1 else 'test'}"
+        p = min(1, smallest_p(fewest) * tests)
+        lines.append(f"With {count} no correlation can be supported: the smallest possible p after Holm's correction "
+                     f"is {p:.2g}.")  # fmt: skip
     few = [one.name for one in several if one.measured and one.rank is None]
     if few:
         lines.append(f"No test of {', '.join(few)}: it needs {FEWEST} {units} or more with different values.")

@@ -224,7 +224,7 @@ def _tables(groups: list[Tuned], related: list[Related], on: str) -> list[Table]
 
 
 def _figure(study: Study, on: str, related: list[Related]):
-    caption = "A point is one group of students. A line is drawn where the correlation is supported."
+    caption = "A point is one group of students. A line is drawn where a correlation is supported."
     axes = (f"gap before distillation, {METRICS[METRIC]}", f"gain by tuning, {METRICS[METRIC]} on {on}")
     several = [one for one in related if one.pairs]
     return scatter(f"tuning-{on}", f"Gain by tuning on {on} against the gap", caption, several, axes, study)
