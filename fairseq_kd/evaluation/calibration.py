@@ -4,6 +4,7 @@ For each of N target tokens (with EOS, without padding), with probabilities p ov
 
     confidence   max p                                    correct   whether argmax p is y
     NLL          -log2 p(y), in bits                      Brier     sum over v of (p(v) - [v = y])², 0 to 2
+    entropy      sum over v of -p(v) log2 p(v), in bits: how unsure the model is, whatever the gold token is
     ECE          sum over bins b of (N_b / N) |accuracy of b - mean confidence of b|, all bins have equally many tokens
 
 Sources: Guo et al. 2017 (arXiv 1706.04599), eq. 3; equal mass: Nguyen & O'Connor 2015; Brier 1950.
@@ -14,7 +15,7 @@ matplotlib draws the reliability diagram.
 import importlib.util
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ class Outcomes:
     correct: np.ndarray
     gold_lprobs: np.ndarray  # nats
     squares: np.ndarray  # sum over v of p(v)²
+    entropy: np.ndarray  # nats
 
     @classmethod
     def of(cls, lprobs: torch.Tensor, gold: torch.Tensor) -> "Outcomes":
@@ -42,14 +44,19 @@ class Outcomes:
         probs = lprobs.double().exp()
         confidence, best = probs.max(dim=-1)
         gold_lprobs = lprobs.double().gather(-1, gold.unsqueeze(-1)).squeeze(-1)
-        columns = (confidence, best == gold, gold_lprobs, probs.square().sum(dim=-1))
+        columns = (
+            confidence,
+            best == gold,
+            gold_lprobs,
+            probs.square().sum(dim=-1),
+            torch.special.entr(probs).sum(dim=-1),
+        )
         return cls(*(column.cpu().numpy() for column in columns))
 
     @classmethod
     def joined(cls, parts: list["Outcomes"]) -> "Outcomes":
         """The outcomes of all parts in one."""
-        names = ("confidence", "correct", "gold_lprobs", "squares")
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+        return cls(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(cls)))
 
 
 def observe(model, batches: Iterable) -> Outcomes:
@@ -67,7 +74,7 @@ def observe(model, batches: Iterable) -> Outcomes:
 
 
 def calibration(outcomes: Outcomes, bins: int = BINS) -> dict:
-    """{"tokens", "accuracy", "confidence", "ece", "nll_bits", "brier", "bins": the reliability diagram}."""
+    """{"tokens", "accuracy", "confidence", "ece", "nll_bits", "brier", "entropy_bits", "bins": see `reliability`}."""
     diagram = reliability(outcomes.confidence, outcomes.correct, bins)
     return {
         "tokens": len(outcomes.correct),
@@ -76,6 +83,7 @@ def calibration(outcomes: Outcomes, bins: int = BINS) -> dict:
         "ece": expected_calibration_error(diagram),
         "nll_bits": float(-outcomes.gold_lprobs.mean() / math.log(2)),
         "brier": float((outcomes.squares - 2 * np.exp(outcomes.gold_lprobs) + 1).mean()),
+        "entropy_bits": float(outcomes.entropy.mean() / math.log(2)),
         "bins": diagram,
     }
 

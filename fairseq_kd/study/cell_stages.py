@@ -30,5 +30,5 @@ class CellStages(RoundStages):
             checkpoint = teacher
         if settings["compact"]:
             checkpoint = self._tool("compact", ["compact", checkpoint], {"out": "@out/model.pt"}).path("model.pt")
-        results = self._evaluations(checkpoint, clean, settings)
+        results = self._evaluations(checkpoint, clean, settings, teacher if student else "")
         self.cells[cell.name] = {"factors": cell.factors, "student": student and student.name, "results": results}

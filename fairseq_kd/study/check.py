@@ -15,6 +15,7 @@ from fairseq_kd.study.cells import make_cells
 from fairseq_kd.study.maker import TRAININGS
 from fairseq_kd.study.methods import STUDENT_DECODE
 from fairseq_kd.study.plan import PLAN_NAME, Plan
+from fairseq_kd.study.sections import AGREEMENT
 from fairseq_kd.study.spec import load_spec, spec_path
 from fairseq_kd.study.state import SHOW, OlderStages
 from fairseq_kd.training.arguments import parse_training, parse_words
@@ -68,6 +69,7 @@ def open_plan(spec, work, recipe=None, raw=None, old_stages: str | None = SHOW) 
     plan = Plan(checked, make_cells(checked), OlderStages(work, old_stages, held.get("stages", ())))
     check_commands(plan)
     _check_distinct(plan)
+    _check_agreement(plan)
     return plan
 
 
@@ -81,6 +83,15 @@ def _check_distinct(plan: Plan) -> None:
             differ = [factor for factor in one | other if one.get(factor) != other.get(factor)]
             raise KDError(f"{plan.spec.path}: the cells {first} and {name} are the same experiment, because "
                           f"{' and '.join(differ)} has no effect there; take it out, or exclude one")  # fmt: skip
+
+
+def _check_agreement(plan: Plan) -> None:
+    """Raises KDError when students are to be compared with their teachers and none of them has a teacher."""
+    asked = plan.spec.sections["evaluate"].get(AGREEMENT)
+    evaluations = (plan.stages[name] for cell in plan.cells.values() for name in cell["results"].values())
+    if asked and not any("--teacher" in stage.command for stage in evaluations):
+        raise KDError(f"{plan.spec.path}: {AGREEMENT} in evaluate has no effect, because no student of the study has a "
+                      "teacher; leave it out")  # fmt: skip
 
 
 def check_same_study(plan: Plan, work: Path) -> None:

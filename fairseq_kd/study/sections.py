@@ -18,6 +18,7 @@ SECTIONS += ("student-decode", "noise", "evaluate")
 BUDGETS = ("teacher", "student")  # keys of budget, in updates
 SHARES = ("delete", "substitute", "swap")  # how the three operations divide the noise level
 NOISE_DEFAULTS = {"delete": 1, "substitute": 1, "swap": 1, "side": "source", "level": "word", "seed": 1}
+AGREEMENT = "agreement"  # key of evaluate: whether each student is compared with its own teacher
 EVALUATE_DEFAULTS = {"subsets": ["test"], "noise": [0]}
 SEEDS = 2**31  # numpy takes slightly larger seeds, and fairseq adds the number of the epoch
 
@@ -41,7 +42,7 @@ SET_BY_STUDY = {
 }
 # options that a section may set, with one value for all cells
 SAME_FOR_ALL_CELLS = {
-    "evaluate": ("subsets", "noise", "tokenize"),
+    "evaluate": ("subsets", "noise", "tokenize", AGREEMENT),
     "data": ("raw", "name", "data-bin", "source-lang", "target-lang"),
 }
 # option that the study sets -> what to do instead: (when it is in a section, when it is a factor)
@@ -65,7 +66,7 @@ PROGRAMS = {
     "noise": "noise",
     "evaluate": "evaluate",
 }
-READ_BY_STUDY = {"data": ("name", "data-bin"), "evaluate": ("subsets", "noise")}
+READ_BY_STUDY = {"data": ("name", "data-bin"), "evaluate": ("subsets", "noise", AGREEMENT)}
 READ_BY_STUDY |= {"cache": ("folder",), "decode": ("data-bin",)}
 # Settings that name an artefact which exists already -> what the study then does not do. The other options of the
 # section have no effect.

@@ -17,6 +17,7 @@ from fairseq_kd.quickstart.recipe import SECTIONS as RECIPE_SECTIONS
 from fairseq_kd.quickstart.recipe import TRAINED, available_recipes, find_recipe, load_recipe
 from fairseq_kd.scoring.tokenizers import STANDARD, choose_tokenizer
 from fairseq_kd.study.sections import (
+    AGREEMENT,
     BUDGETS,
     EVALUATE_DEFAULTS,
     EXISTING,
@@ -220,6 +221,11 @@ def _check_evaluate(path, evaluate: dict) -> None:
     for key in EVALUATE_DEFAULTS:
         if not isinstance(evaluate[key], list) or not evaluate[key]:
             raise KDError(f"{path}: {key} in evaluate must be a list with one entry or more, found {evaluate[key]!r}")
+    if not isinstance(evaluate.get(AGREEMENT, False), bool):
+        raise KDError(f"{path}: {AGREEMENT} in evaluate must be true or false, found {evaluate[AGREEMENT]!r}")
+    if evaluate.get(AGREEMENT) and "teacher" in evaluate:
+        raise KDError(f"{path}: {AGREEMENT} and teacher in evaluate both say with which teacher a student is compared; "
+                      "leave one of them out")  # fmt: skip
     for subset in evaluate["subsets"]:
         check_text(path, "an entry of subsets in evaluate", subset)
     for level in evaluate["noise"]:

@@ -5,6 +5,7 @@ import json
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.study.architectures import left_out
 from fairseq_kd.study.data_stages import DataStages, tokenizer
+from fairseq_kd.study.sections import AGREEMENT
 from fairseq_kd.study.spec import Spec
 from fairseq_kd.study.stages import Stage
 from fairseq_kd.study.state import CHOSEN_TEACHER, OlderStages
@@ -83,9 +84,14 @@ class TeacherStages(DataStages):
         given = left_out(common | options | own, "teacher", self.spec, settings)
         return self._training("teacher", data_bin, given)
 
-    def _evaluations(self, checkpoint: str, clean: str, settings: dict) -> dict:
-        """Evaluation set -> name of the stage. Set: `test`, or `test@10` for ten percent of noise in the source."""
+    def _evaluations(self, checkpoint: str, clean: str, settings: dict, teacher: str = "") -> dict:
+        """Evaluation set -> name of the stage. Set: `test`, or `test@10` for ten percent of noise in the source.
+
+        teacher: the word for the teacher of a student, for the agreement of both.
+        """
         options = dict(settings["evaluate"])
+        if options.pop(AGREEMENT, False) and teacher:
+            options |= {"teacher": teacher} | self._dictionaries(settings)
         subsets, levels = options.pop("subsets"), options.pop("noise")
         if ":" not in checkpoint:
             self._check.backend(checkpoint, settings, self.stages)

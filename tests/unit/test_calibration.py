@@ -29,6 +29,12 @@ def test_nll_and_brier_of_two_tokens_worked_by_hand():
     assert found["accuracy"] == 0.5 and found["confidence"] == 0.5 and found["ece"] == pytest.approx(0)
 
 
+def test_entropy_is_in_bits_and_does_not_depend_on_the_gold_token():
+    probs = [[0.5, 0.25, 0.25], [1.0, 0.0, 0.0], [0.5, 0.5, 0.0]]  # 1.5, 0 and 1 bits
+    for gold in ([0, 0, 0], [2, 0, 1]):
+        assert calibration(outcomes(probs, gold), bins=1)["entropy_bits"] == pytest.approx(2.5 / 3)
+
+
 def test_ece_of_four_tokens_worked_by_hand():
     confidence, correct = np.array([0.9, 0.4, 0.6, 0.8]), np.array([True, False, True, False])
     diagram = reliability(confidence, correct, bins=2)

@@ -6,6 +6,8 @@
                                        -> changes       segments gained and lost since a student began
                                        -> limits        where the results stop being meaningful
                                        -> outcome       what came out, in short
+                                       -> good_teachers what makes a good teacher, by `correlate`, shown by `parts`
+                                       -> tuning        when tuning pays, in the same way
                                        -> plots         BLEU against factors and against the number of parameters
                                        -> cells_csv     every number, unrounded
     comparisons of claims              -> verdicts      verdicts as sentences

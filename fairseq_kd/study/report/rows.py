@@ -129,7 +129,7 @@ def read_study(results: dict, work: Path) -> Study:
     rows = [Row(dict(values), [_run(cell, work) for cell in group]) for values, group in grouped.items()]
     names = [{cell["name"] for cell in group} for group in grouped.values()]
     teachers, users = [], []
-    for teacher in results["teachers"]:
+    for teacher in with_short_names(results["teachers"]):
         taught = [number for number, group in enumerate(names) if group & set(teacher["cells"])]
         teachers.append(_teacher_row(teacher, [rows[number] for number in taught], factors, work))
         users.append(taught)
@@ -163,6 +163,25 @@ def _teacher_row(teacher: dict, taught: list, factors: dict, work: Path) -> Row:
     results = {name: _read(work, path) for name, path in teacher["results"].items()}
     method = f"{TEACHER} {teacher['name']}" if "name" in teacher else TEACHER
     return Row({"method": method} | shared, [Run(None, results, teacher["stages"], None)])
+
+
+def with_short_names(teachers: list[dict]) -> list[dict]:
+    """The teachers; those that existed and are named by a path get the shortest end of it that no other path has."""
+    paths = {one["name"]: Path(one["name"]).parts for one in teachers if "name" in one and _exists(one)}
+
+    def short(name: str) -> str:
+        own = paths[name]
+        others = [parts for other, parts in paths.items() if other != name]
+        ends = (own[-count:] for count in range(1, len(own)))
+        end = next((end for end in ends if all(parts[-len(end) :] != end for parts in others)), own)
+        return str(Path(*end))
+
+    return [one | {"name": short(one["name"])} if one.get("name") in paths else one for one in teachers]
+
+
+def _exists(teacher: dict) -> bool:
+    """Whether a teacher existed before the study: its path is then absolute, not relative to the study."""
+    return Path(teacher["checkpoint"]).is_absolute()
 
 
 def _read(work: Path, path: str | None) -> dict | None:

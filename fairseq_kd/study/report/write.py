@@ -20,6 +20,7 @@ from fairseq_kd.study.report.cells_csv import write_cells
 from fairseq_kd.study.report.changes import REMEDY, TITLE, change_figures, change_tables, find_changes, goes_on
 from fairseq_kd.study.report.draw import renamed
 from fairseq_kd.study.report.drops import drop_tables
+from fairseq_kd.study.report.good_teachers import good_teachers
 from fairseq_kd.study.report.latex import tex_files
 from fairseq_kd.study.report.markdown import escape, markdown_table
 from fairseq_kd.study.report.measured import latency_figures, noise_figures, reliability_figures, training_figures
@@ -29,6 +30,7 @@ from fairseq_kd.study.report.provenance import failures, older, provenance_table
 from fairseq_kd.study.report.rows import METRICS, Study, read_study
 from fairseq_kd.study.report.tables import Table, measure_tables, score_tables
 from fairseq_kd.study.report.tested import describe_study
+from fairseq_kd.study.report.tuning import tuning
 from fairseq_kd.study.report.verdicts import claim_table, count_verdicts
 from fairseq_kd.study.show import write_results
 
@@ -94,6 +96,8 @@ def _write_report(plan: Plan, work: Path, latex: bool) -> str:
     study = read_study(results, work)
     changes = find_changes(plan, study, work)
     figures, omitted = _figures(plan, study, work, changes)
+    parts = [good_teachers(study, results), tuning(study, plan.spec)]
+    drawn = [*figures, *(figure for part in parts for figure in part.figures)]
     content = _outcome(plan, study, results, work) | {
         "study": study,
         "cells": len(results["cells"]),
@@ -105,6 +109,8 @@ def _write_report(plan: Plan, work: Path, latex: bool) -> str:
         "changes": change_tables(study, changes),
         "figures": figures,
         "omitted": omitted,
+        "parts": [part for part in parts if not part.absent],
+        "absent": [part for part in parts if part.absent],
         "signatures": signatures(study),
         "provenance": provenance_tables(plan, study, work, results),
         "commands": {name: command or "(not run yet)" for name, command in results["commands"].items()},
@@ -113,8 +119,9 @@ def _write_report(plan: Plan, work: Path, latex: bool) -> str:
     content["notes"] = notes_of(tables)
     captions = Counter(figure.caption for figure in figures)
     content["captions"] = [caption for caption, count in captions.items() if count > 1]
-    _write_files(work / PLOTS, {f"{figure.name}.svg": standing_alone(figure.svg) for figure in figures})
+    _write_files(work / PLOTS, {f"{figure.name}.svg": standing_alone(figure.svg) for figure in drawn})
     if latex:
+        tables += [table for part in parts for table in part.tables]
         _write_files(work / TABLES, tex_files(tables, study.name))
     write_text(work / CSV_NAME, write_cells(study, list(plan.spec.factors)))
     write_text(work / HTML_NAME, render("report.html.j2", content))
