@@ -21,6 +21,7 @@ COMMANDS = {
     "split": "write the models of a mutual training as one checkpoint each",
     "export": "write a student as a CTranslate2 model, and compare its BLEU, size and speed",
     "select-teacher": "measure loss and BLEU of the checkpoints of a training, and choose the teacher among them",
+    "average": "write the mean of the weights of several models of equal shape",
     "translate": "translate lines of plain text with a checkpoint or an exported student",
     "evaluate": "translate a subset and score it: BLEU, chrF, TER with intervals, calibration, agreement, cost",
     "compare": "compare results of evaluate: paired tests over segments and over seeds",
