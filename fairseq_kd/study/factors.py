@@ -19,6 +19,7 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.yaml_file import check_keys, check_text, nearest
 from fairseq_kd.quickstart.recipe import TRAINED
 from fairseq_kd.study.methods import INITIALISATIONS, NAMES, OF_SEVERAL_TEACHERS, RANDOM, REFRESH, STUDENT_DECODE
+from fairseq_kd.study.parts import PART, WHOLE, check_part
 from fairseq_kd.study.peers import check_peers
 from fairseq_kd.study.sections import (
     BUDGETS,
@@ -33,6 +34,8 @@ from fairseq_kd.study.sections import (
 )
 from fairseq_kd.study.spec import Spec
 from fairseq_kd.study.teachers import TEACHERS
+from fairseq_kd.study.transfer import CHOICES as TRANSFERS
+from fairseq_kd.study.transfer import TRANSFER
 from fairseq_kd.training.arguments import PRECISION, check_precision
 
 METHODS = NAMES
@@ -43,9 +46,11 @@ CHOICES = {
     "signal": ("cache", "online"),
     "compact": (True, False),
     "init": INITIALISATIONS,
+    TRANSFER: TRANSFERS,
 }
 DEFAULTS = {"teacher-choice": None, "teacher-noise": "same", "signal": "cache", "compact": False}
 DEFAULTS |= {"noise": 0, "seed": 1, "mix-gold": 0, "init": RANDOM, "peers": 2, TEACHERS: None, REFRESH: None}
+DEFAULTS |= {PART: WHOLE, TRANSFER: None}
 SETTINGS = ("method", *DEFAULTS)
 ALIASES = {
     "strategy": ("decode.strategy",),
@@ -57,7 +62,18 @@ ALIASES = {
 # see is_kd_option
 KD_OPTIONS = ("teacher-temperature", "student-temperature", "teacher-dtype", "teacher-schedule", *OF_SEVERAL_TEACHERS)
 KD_BEGINNINGS = ("kd-", "on-policy-", "hybrid-")
-OPTION_SECTIONS = ("data", *TRAINED, "select", "kd", "cache", "decode", STUDENT_DECODE, "noise", "evaluate")
+OPTION_SECTIONS = (
+    "data",
+    "partition",
+    *TRAINED,
+    "select",
+    "kd",
+    "cache",
+    "decode",
+    STUDENT_DECODE,
+    "noise",
+    "evaluate",
+)
 
 
 def check_factors(spec: Spec) -> dict:
@@ -91,7 +107,7 @@ def _check_name(spec: Spec, name) -> None:
 def _check_labelled(spec: Spec, name: str, values: dict) -> None:
     if name == TEACHERS:  # `read_teachers` has checked it
         return
-    if name in SETTINGS or name in ALIASES:
+    if (name in SETTINGS and name != TRANSFER) or name in ALIASES:
         raise KDError(f"{spec.path}: the factor {name} takes a list of values; labelled values need another name")
     for label, options in values.items():
         check_keys(spec.path, f"the value {label!r} of the factor {name}", options, valid=tuple(options or ()))
@@ -114,6 +130,8 @@ def _check_value(spec: Spec, name: str, value, labelled: bool, lists=()) -> None
         check_noise_level(spec.path, "factors", value)
     if name == "mix-gold":
         check_mix(spec.path, value)
+    if name == PART:
+        check_part(spec.path, value)
     if name == "peers":
         check_peers(spec.path, value)
     if name == REFRESH:
