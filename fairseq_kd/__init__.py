@@ -5,7 +5,8 @@ The packages, from the highest layer to the lowest; imports go downward only (te
     cli                                  the command `fairseq-kd`, one module per sub-command
     search, study, quickstart            experiments: many trainings with their data, scores and reports
     evaluation                           checkpoint + subset -> translations -> scores, measures, comparisons
-    criterions, tasks, sequence, noise   what fairseq-train and the data commands do with a teacher
+    criterions, tasks, sequence,         what fairseq-train and the data commands do with a teacher;
+    noise, partition                     noise in data, parts of data
     export, teacher                      CTranslate2 models; teachers: online, cached, ensembles
     models, training, cache, scoring     students; runs of fairseq-train; the teacher cache; sacreBLEU
     corpus                               raw text -> data-bin

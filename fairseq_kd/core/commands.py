@@ -13,6 +13,7 @@ COMMANDS = {
     "cache": "store the teacher's distribution for every target token, for training without the teacher",
     "decode": "make training data from the teacher: beam, greedy, teacher forcing or sampling",
     "mix": "combine several data-bins into one, such as original and distilled training data",
+    "partition": "divide a data-bin or text into parts by size, length, topic, vocabulary or domain",
     "noise": "add noise with known rates to text or to a data-bin: delete, substitute, swap",
     "verify-cache": "verify the files of a teacher cache, and a sample of its rows against the teacher",
     "count": "print the parameters of an architecture by part, and its operations per target token",

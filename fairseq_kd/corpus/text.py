@@ -95,6 +95,26 @@ def missing_text(folder, stem: str, lang: str) -> str:
     return found
 
 
+def input_text(prefix, lang: str) -> Path:
+    """PREFIX.LANG as `find_text` finds it. Raises KDError when it does not exist."""
+    prefix = Path(prefix)
+    path = find_text(prefix.parent, prefix.name, lang)
+    if path is None:
+        raise KDError(f"{missing_text(prefix.parent, prefix.name, lang)} (--prefix)")
+    return path
+
+
+def count_aligned(paths: dict[str, Path]) -> int:
+    """The number of lines of the files "source" and "target". Raises KDError when they differ."""
+    counts = {side: count_lines(path) for side, path in paths.items()}
+    if counts["source"] != counts["target"]:
+        raise KDError(
+            f"{paths['source']} has {counts['source']:,} lines and {paths['target']} has {counts['target']:,}: they "
+            "are not aligned line by line; get the aligned files again"
+        )
+    return counts["source"]
+
+
 @dataclass(frozen=True)
 class SubsetFiles:
     """The two aligned files of one subset, and the name that the corpus gives it."""

@@ -14,7 +14,7 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.core.public import check_lines, errors_name_arguments
 from fairseq_kd.corpus.subword import load_model_file
-from fairseq_kd.corpus.text import count_lines, find_text, missing_text, read_blocks
+from fairseq_kd.corpus.text import count_aligned, input_text, read_blocks
 from fairseq_kd.noise.operations import BLOCK_LINES, NoiseOptions
 from fairseq_kd.noise.side import SIDES, NoisySide
 from fairseq_kd.noise.text_level import TextLevel, check_subword, remedy_for_unsegmented
@@ -41,13 +41,13 @@ def noise_text(
     A finished `out` from the same input and options is checked and kept. Raises KDError for bad input; then no file
     remains under `out`.
     """
-    paths = {side: _input(prefix, languages[side]) for side in SIDES}
+    paths = {side: input_text(prefix, languages[side]) for side in SIDES}
     check_subword(options, subword_model)
     with Inputs() as inputs:
         inputs.watch(*paths.values(), *([] if subword_model is None else [subword_model]))
         level = TextLevel(options, None if subword_model is None else load_model_file(subword_model))
         noisy = {side: NoisySide(level, seed, side, workers) for side in sides}
-        lines = _check_aligned(paths)
+        lines = count_aligned(paths)
         request = {
             "kind": KIND,
             "format": FORMAT,
@@ -77,24 +77,6 @@ def _write(out: Path, request: dict, paths: dict, noisy: dict, lines: int, input
             "versions": library_versions(),
         }
     return manifest
-
-
-def _input(prefix, lang: str) -> Path:
-    prefix = Path(prefix)
-    path = find_text(prefix.parent, prefix.name, lang)
-    if path is None:
-        raise KDError(f"{missing_text(prefix.parent, prefix.name, lang)} (--prefix)")
-    return path
-
-
-def _check_aligned(paths: dict[str, Path]) -> int:
-    counts = {side: count_lines(path) for side, path in paths.items()}
-    if counts["source"] != counts["target"]:
-        raise KDError(
-            f"{paths['source']} has {counts['source']:,} lines and {paths['target']} has {counts['target']:,}: they "
-            "are not aligned line by line; get the aligned files again"
-        )
-    return counts["source"]
 
 
 def _blocks(path: Path) -> Iterator[bytes]:

@@ -17,7 +17,7 @@ search
 study
 quickstart
 evaluation
-criterions tasks sequence noise
+criterions tasks sequence noise partition
 export teacher
 models training cache scoring
 corpus

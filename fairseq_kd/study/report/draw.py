@@ -1,37 +1,17 @@
-"""Plots as SVG, drawn with matplotlib. The same input gives the same bytes.
+"""Points and series of a plot, drawn as lines or dots; `core.picture` makes the picture.
 
-Text and axes have the colour of the page's text. The colours of methods are safe for colour-blind readers (Okabe & Ito
-2008); orange and sky blue are darker than in the source. All colours have a contrast of 3 to 1 on a white page and on a
-dark one. Series also differ in their markers or in the style of their lines.
+Series differ in their colours, and also in their markers or in the style of their lines.
 """
 
-import io
-import re
-import textwrap
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B87F00", "#3A93C8")
+# the other modules of the report take all of it from here
+from fairseq_kd.core.picture import COLOURS, HEIGHT, INK, picture, renamed  # noqa: F401
+
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES = ("-", "--", ":", "-.", (0, (6, 2, 1, 2, 1, 2)), (0, (1, 3)))
 FILLS = ("full", "none", "left", "bottom", "right", "top")
-INK, FAINT = "#010203", "#040506"  # `_svg` replaces them by the colour of the page's text
-LONG_LABEL, WIDEST_LABEL = 20, 40  # characters; from the first on one legend entry per line, from the second on folded
-WIDTH, HEIGHT = 4.7, 3.7  # inches of 72 px: about the width of a phone, so that text is readable there
-SETTINGS = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "fairseq_kd",
-    "text.parse_math": False,
-    "font.family": "sans-serif",
-    "font.size": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": FAINT,
-    "grid.linewidth": 0.5,
-    "legend.frameon": False,
-    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
-}
 
 
 @dataclass(frozen=True)
@@ -92,40 +72,6 @@ class Series:
         variant = self.style.variant % len(DASHES)
         look = {"color": self.colour, "marker": self.style.marker, "linestyle": DASHES[variant]}
         return look | {"fillstyle": FILLS[variant], "markerfacecoloralt": "none"}
-
-
-def picture(name: str, paint, height: float = HEIGHT) -> str:
-    """SVG of what `paint(axes)` draws. name: prefix of all ids in the SVG."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        axes = figure.subplots()
-        paint(axes)
-        handles, labels = axes.get_legend_handles_labels()
-        if handles:
-            labels = [textwrap.fill(label, WIDEST_LABEL) for label in labels]
-            columns = 2 if max(map(len, labels)) < LONG_LABEL else 1
-            figure.legend(handles, labels, loc="outside lower center", ncols=columns)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _svg(text.getvalue(), name)
-
-
-def _svg(text: str, name: str) -> str:
-    """Make an SVG fit for a page with other SVGs: no prolog, ids with the prefix `name`, colours of the page."""
-    text = text[text.index("<svg") :]
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r'(url\(|href=")#', rf"\1#{name}-", text)
-    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.S)
-    text = text.replace(FAINT, "currentColor; stroke-opacity: 0.2").replace(INK, "currentColor")
-    return re.sub(r' width="[\d.]+pt" height="[\d.]+pt"| height="[\d.]+pt"| width="[\d.]+pt"', "", text).strip()
-
-
-def renamed(svg: str, old: str, new: str) -> str:
-    """A picture with another prefix of its ids."""
-    return re.sub(rf'(\bid="|url\(#|href="#){re.escape(old)}-', rf"\1{new}-", svg)
 
 
 def draw_lines(axes, series: list[Series], levels: list[Series]) -> None:

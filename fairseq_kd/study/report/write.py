@@ -13,6 +13,7 @@ from fairseq_kd.artifacts.folders import folder_in_progress
 from fairseq_kd.artifacts.locks import exclusive
 from fairseq_kd.artifacts.writing import write_text
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.picture import standing_alone
 from fairseq_kd.study.claims import read_claim_results
 from fairseq_kd.study.plan import Plan
 from fairseq_kd.study.report.cells_csv import write_cells
@@ -53,8 +54,6 @@ def render(template: str, content: dict) -> str:
 
 HTML_NAME, MARKDOWN_NAME, CSV_NAME, PLOTS, TABLES = "report.html", "report.md", "cells.csv", "plots", "tables"
 NEEDED = ("matplotlib", "jinja2")
-# A picture outside of the page has a light or dark background: its text follows the reader's setting.
-STYLE = "<style>svg { color: #1b1f24 } @media (prefers-color-scheme: dark) { svg { color: #e6e8ea } }</style>"
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def _write_report(plan: Plan, work: Path, latex: bool) -> str:
     content["notes"] = notes_of([*main, *folded, *content["measures"]])
     captions = Counter(figure.caption for figure in figures)
     content["captions"] = [caption for caption, count in captions.items() if count > 1]
-    _write_files(work / PLOTS, {f"{figure.name}.svg": _standing_alone(figure.svg) for figure in figures})
+    _write_files(work / PLOTS, {f"{figure.name}.svg": standing_alone(figure.svg) for figure in figures})
     if latex:
         _write_files(work / TABLES, tex_files([*main, *folded, *content["measures"]], study.name))
     write_text(work / CSV_NAME, write_cells(study, list(plan.spec.factors)))
@@ -169,11 +168,6 @@ def _distinct(figures: list[Figure]) -> list[Figure]:
             name = f"{figure.name}-{number}"
         found[name] = replace(figure, name=name, svg=renamed(figure.svg, figure.name, name))
     return list(found.values())
-
-
-def _standing_alone(svg: str) -> str:
-    start = svg.index(">") + 1
-    return f"{svg[:start]}{STYLE}{svg[start:]}\n"
 
 
 def _write_files(folder: Path, files: dict) -> None:
