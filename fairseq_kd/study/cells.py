@@ -13,13 +13,12 @@ from dataclasses import dataclass
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.study.effects import has_effect
+from fairseq_kd.study.exclusions import check_exclusions, read_exclusions
 from fairseq_kd.study.factors import (
     DEFAULTS,
     SETTINGS,
     assignments,
-    check_exclusions,
     check_factors,
-    read_exclusions,
     settings_of_value,
 )
 from fairseq_kd.study.methods import STUDENT_DECODE
