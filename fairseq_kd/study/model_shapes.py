@@ -2,10 +2,14 @@
 
 import argparse
 
+from fairseq_kd.core.errors import KDError
+
 # options of a model that change neither the shape nor the meaning of its weights
 NOT_SHAPE = ("drop", "path", "quant", "checkpoint", "offload", "like", "export", "max_source_positions",
              "max_target_positions", "min_params_to_wrap", "tpu")  # fmt: skip
 STUDENT = "kd_student"
+# options of one training: files, and what the task says
+NOT_COPIED = ("like", "encoder_embed_path", "decoder_embed_path", "max_source_positions", "max_target_positions")
 
 
 def family(model) -> str:
@@ -49,3 +53,24 @@ def actions_of(model) -> dict[str, argparse.Action]:
 def _value(model, name: str):
     """The value of an option; an option that is not given and a flag that is false are the same."""
     return getattr(model, name, None) or None
+
+
+def training_options(model) -> dict:
+    """The options with which fairseq-train builds a model of the same architecture and dropout: name -> value.
+
+    model: the options of a checkpoint of fairseq-train. Raises KDError for a class that is not registered, and for
+    options in groups, as fairseq-hydra-train writes them.
+    """
+    actions = actions_of(model)
+    if not actions or not any(hasattr(model, name) for name in actions):
+        raise KDError(f"the options of its model ({family(model)}) are not those of fairseq-train, so a student cannot "
+                      "get its architecture: give arch and its options in the section student")  # fmt: skip
+    found = {"arch": str(model.arch)}
+    for name, action in actions.items():
+        value = getattr(model, name, None)
+        if value is None or name in NOT_COPIED or not isinstance(value, str | int | float):
+            continue
+        is_flag = action.nargs == 0
+        if not is_flag or value:
+            found[action.option_strings[-1].lstrip("-")] = True if is_flag else str(value) if value is True else value
+    return found

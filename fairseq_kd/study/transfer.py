@@ -1,7 +1,8 @@
 """The setting `transfer`: the sentences from which a student learns what its teachers know.
 
     own      the training set of the cell: its part, with the gold targets
-    union    the source sentences of all parts, with targets of the teachers: no gold target of a part leaves it
+    union    the source sentences of all parts, which are the whole training set, with targets of the teachers: no gold
+             target of a part leaves it
     text     the text of `decode.source-text`, with targets of the teachers
 
 Without this setting a cell learns from its own training set, and `seq` and `word+seq` from the text of
@@ -12,7 +13,7 @@ teacher's distribution learn from it on the teachers' targets.
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.sequence.strategies import STRATEGIES
 from fairseq_kd.study.methods import METHODS
-from fairseq_kd.study.parts import PARTS, number_of_parts
+from fairseq_kd.study.parts import PARTS
 
 TRANSFER = "transfer"
 OWN, UNION, TEXT = "own", "union", "text"
@@ -54,7 +55,6 @@ def with_transfer(path, settings: dict) -> dict:
     if transfer in WITHOUT_GOLD:
         _check_method(where, settings)
     if transfer == UNION:
-        number_of_parts(path, settings["partition"])
         _check_decoding(where, decode)
         decode = {"fallback": "drop"} | decode
     return settings | {"decode": decode}
