@@ -44,6 +44,7 @@ def add_arguments(parser) -> None:
 def run(args) -> int:
     """Plan and run the study, and print the table; 1 when a stage has failed."""
     from fairseq_kd import register
+    from fairseq_kd.artifacts.writing import ensure_writable_folder
     from fairseq_kd.study.api import write_spec
     from fairseq_kd.study.check import check_folder, open_plan
     from fairseq_kd.study.consolidation import Consolidation, consolidation_spec, read_sections_file
@@ -60,6 +61,7 @@ def run(args) -> int:
     content, no_soup = consolidation_spec(request)
     _check_out(out)
     check_folder(out / STUDY)
+    ensure_writable_folder(out)
     spec = write_spec(content, out / SPEC)
     plan = open_plan(spec, out / STUDY, old_stages=args.old_stages)
     options = RunOptions(args.jobs, args.threads, args.cpu, passed_on=tuple(args.passed_on))

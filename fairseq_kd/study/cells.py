@@ -22,7 +22,7 @@ from fairseq_kd.study.factors import (
     settings_of_value,
 )
 from fairseq_kd.study.methods import STUDENT_DECODE
-from fairseq_kd.study.parts import PART, WHOLE, check_exists, expanded, number_of_parts
+from fairseq_kd.study.parts import PART, WHOLE, check_exists, expanded, has_others, number_of_parts
 from fairseq_kd.study.sections import BUDGETS, EXISTING, check_shares
 from fairseq_kd.study.spec import Spec
 from fairseq_kd.study.teachers import TEACHERS, assigned_by, is_checkpoint
@@ -97,7 +97,8 @@ def _divided(spec: Spec, values: dict, assigned: dict) -> dict:
     own = {name.partition(".")[2]: value for name, value in assigned.items() if name.startswith("partition.")}
     partition = spec.sections["partition"] | own
     teachers = expanded(spec.path, values[TEACHERS], values[PART], partition, strict=False)
-    return {TEACHERS: teachers, "parts": number_of_parts(spec.path, partition) if partition else 0}
+    parts = number_of_parts(spec.path, partition) if partition else 0
+    return {TEACHERS: teachers, "parts": parts, "others": has_others(values[TEACHERS])}
 
 
 def _check_overriding(spec: Spec, values: dict) -> None:
@@ -163,7 +164,8 @@ def _check_options_beside_existing(spec: Spec, cells: list) -> None:
         if not users or any(name not in cell["existing"] for cell in users):
             continue
         makes = ("teacher.", "select.", "budget.teacher") if section == "teacher" else (f"{section}.",)
-        if unused := [option for option in spec.written if option.startswith(makes) and option != name]:
+        written = [option for option in spec.written if option.startswith(makes) and option != name]
+        if unused := [option for option in written if not any(has_effect(option, cell) for cell in cells)]:
             where, _, option = unused[0].partition(".")
             raise KDError(f"{spec.path}: {option} in {where} has no effect, because {key} in {section} is given: the "
                           f"study {without}; leave it out")  # fmt: skip

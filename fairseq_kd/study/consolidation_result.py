@@ -84,13 +84,9 @@ def format_outcome(content: dict) -> str:
         lines.append(f"{row['name']:<{width}}" + "".join(f"{one:>16}" for one in scores) + f"{row['parameters']:>14,}")
     if content["no_soup"]:
         lines.append(f"no mean of weights: {content['no_soup']}")
-    lines += ["", *(f"{test['text']}: {test['sentence']}{_p(test['p_holm'])}" for test in content["tests"])]
+    lines += ["", *(f"{test['text']}: {test['sentence']}" for test in content["tests"])]
     return "\n".join([*lines, "", f"the highest BLEU: {content['winner']}", f"student: {content['checkpoint']}"])
 
 
 def _half(ci: float | None) -> str:
     return "" if ci is None else f" ± {ci:.2f}"
-
-
-def _p(p: float | None) -> str:
-    return "" if p is None else f" (p = {p:.3g} after Holm's correction)"

@@ -11,7 +11,7 @@ from fairseq_kd.study.methods import (
     needs_teacher,
     takes_option,
 )
-from fairseq_kd.study.parts import PART, PARTS, WHOLE, has_local, has_others, is_local
+from fairseq_kd.study.parts import PART, PARTS, WHOLE, has_local, is_local
 from fairseq_kd.study.sections import SOURCE_TEXT
 from fairseq_kd.study.teachers import TEACHERS, trains_any
 from fairseq_kd.study.transfer import TEXT, TRANSFER, is_without_gold, learns_from_decoded
@@ -23,7 +23,8 @@ def has_effect(setting: str, values: dict) -> bool:
 
     values["noisy"]: whether the training or the evaluation data of the cell have noise. values["existing"]: the
     settings of EXISTING that the cell has: what exists is not made, so the options for making it have no effect.
-    values["parts"]: the number of parts, 0 without a partition.
+    values["parts"]: the number of parts, 0 without a partition. values["others"]: whether the teachers of the cell
+    depend on its part.
     """
     section, _, option = setting.partition(".")
     method = METHODS[values["method"]]
@@ -69,7 +70,7 @@ def depends_on_part(values: dict) -> bool:
     other parts, is the same student for all parts.
     """
     method = values["method"]
-    if needs_teacher(method, values["init"]) and has_others(values[TEACHERS]):
+    if needs_teacher(method, values["init"]) and values.get("others"):
         return True
     if not METHODS[method].trained:
         return False
