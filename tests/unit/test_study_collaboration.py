@@ -5,8 +5,7 @@ import json
 from collections import Counter
 
 import pytest
-from study_helpers import SHORT, spec_on, write_spec
-from test_study_methods import given, student
+from study_helpers import SHORT, given, spec_on, student, write_spec
 from test_study_plan import kinds, plan_of
 
 from fairseq_kd.core.errors import KDError
