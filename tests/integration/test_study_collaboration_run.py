@@ -53,7 +53,7 @@ def test_a_consolidated_student_its_start_its_targets_and_the_mean_of_the_models
     assert selection["chosen"] == max(selection["checkpoints"], key=lambda row: row["bleu"])["checkpoint"]
     begun = weights(chosen / "teacher.pt")
     assert min(farthest(begun, model) for model in models) == 0
-    log = (work / "stages" / consolidated.name / "log.txt").read_text()
+    log = (work / "stages" / consolidated.name / "train.log").read_text()
     assert f"loading pretrained model from {chosen}/teacher.pt" in log
     # an update of Adam with a constant rate moves a weight by at most the rate in its first updates
     assert 0 < farthest(weights(work / "stages" / consolidated.name / BEST), begun) < 1.05 * UPDATES * RATE
