@@ -29,10 +29,10 @@ MEANING = (
 )
 
 
-def check_out(out, trust: bool = False) -> None:
+def check_out(out, trust: bool = False, option: str = "--out-checkpoint") -> None:
     """Raises KDError when `out` exists and is not an average: it would be lost. trust: see `read_checkpoint`."""
     if Path(out).exists() and MARK not in (read_checkpoint(out, trust=trust).get("extra_state") or {}):
-        raise KDError(f"--out-checkpoint {out} exists and is not an average, and it would be lost: give another file")
+        raise KDError(f"{option} {out} exists and is not an average, and it would be lost: give another file")
 
 
 def write_average(checkpoints: dict[Path, str], out, trusted=()) -> None:
@@ -74,7 +74,7 @@ def soup(checkpoints: list[Path], out, trusted=()) -> dict[str, str]:
     if repeated := [path for path, sha256 in hashes.items() if contents.count(sha256) > 1]:
         raise KDError(f"{repeated[0]} and {repeated[1]} have the same content, which would double their weight: leave "
                       "one of them out")  # fmt: skip
-    check_out(out)
+    check_out(out, option="--out")
     found = dict(zip(names_of(list(hashes)), contents, strict=True))
     if not Path(out).exists() or read_checkpoint(out)["extra_state"][MARK] != found:
         write_average(hashes, out, trusted)

@@ -5,6 +5,7 @@ import json
 from collections import Counter
 
 import pytest
+from docs_helpers import blocks_run_by
 from study_helpers import SHORT, given, spec_on, student, write_spec
 from test_study_plan import kinds, plan_of
 
@@ -187,6 +188,28 @@ def test_partitionings_are_values_of_a_factor_and_a_partition_without_effect_add
     assert [given(stage).get("alpha") for stage in of_kind(plan, "partition")] == [None, "0.5"]
     described = {value: about_value(plan.spec, "part", value) for value in (1, "whole")}
     assert described == {1: "part 1", "whole": "the whole training set"}
+
+
+def test_the_spec_of_the_page_can_be_planned(tmp_path):
+    (block,) = blocks_run_by("test_the_spec_of_the_page_can_be_planned")
+    path = tmp_path / "spec.yaml"
+    path.write_text(block.text)
+    plan = open_plan(path, tmp_path / "work")
+    assert kinds(plan) == {"prepare": 1, "partition": 1, "student": 3 + 3 + 3, "cache": 3, "evaluate": 6 + 3 + 3}
+
+
+def test_the_shipped_study_has_what_its_comment_says(tmp_path):
+    """By hand, per partitioning and seed: 3 local models; per part ce, word plain and tuned, two dp, mutual; two
+    consolidated students."""
+    plan = open_plan("collaboration", tmp_path / "work")
+    groups = 5 * 3
+    assert kinds(plan)["student"] == groups * (3 + 3 * (1 + 2 + 2 + 1) + 2)
+    assert kinds(plan)["partition"] == 5 and kinds(plan)["select"] == kinds(plan)["average"] == groups
+    counts = Counter(cell["factors"]["method"] for cell in plan.cells.values())
+    assert counts == {
+        **{"ce": groups * 3, "word": groups * (3 * 2 + 2), "dp": groups * 6, "mutual": groups * 3},
+        **{"soup": groups, "best": groups, "ensemble": groups},
+    }
 
 
 TWO = {"part": [1, 2], "method": ["word"], "teachers": {"others": "others"}}
