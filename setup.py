@@ -60,6 +60,8 @@ setup(
         "moses": MOSES,
         # fairseq-kd study
         "study": ["snakemake>=9"],
+        # fairseq-kd partition: topics, plot of the differences
+        "collaboration": ["scikit-learn>=1.5", "matplotlib>=3.8"],
         # BLEU of Japanese and Korean
         "ja": ["sacrebleu[ja]>=2.4"],
         "ko": ["sacrebleu[ko]>=2.4"],

@@ -26,8 +26,9 @@ REQUIRED = {
 OPTIONAL = {
     "tensorboardX": ("tensorboardX", "report", "--tensorboard-logdir of fairseq-train"),
     "sacremoses": ("sacremoses", "moses", "prepare --form tokenised, --eval-bleu-detok moses of fairseq-train"),
-    "matplotlib": ("matplotlib", "report", "fairseq-kd study report, --diagram of fairseq-kd evaluate"),
+    "matplotlib": ("matplotlib", "report", "fairseq-kd study report and partition, --diagram of fairseq-kd evaluate"),
     "jinja2": ("jinja2", "report", "fairseq-kd study report"),
+    "sklearn": ("scikit-learn", "collaboration", "fairseq-kd partition --by topic"),
     "ctranslate2": ("ctranslate2", "fast", "fairseq-kd export and the fast backend of decode"),
     "snakemake": ("snakemake", "study", "fairseq-kd study and search"),
     "MeCab": ("mecab-python3", "ja", "BLEU of Japanese, --tokenize ja-mecab of fairseq-kd evaluate"),

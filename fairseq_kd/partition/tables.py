@@ -14,16 +14,20 @@ Rows = list[list[str]]
 
 
 def size_table(found: dict) -> Rows:
-    """One row per part, and one for the whole. found: of `differences.differences`."""
-    sides = list(found["sides"])
-    heads = [f"{side} {name}" for name in ("tokens", "length", "types", "JSD to all") for side in sides]
-    rows = [["part", "sentences", *heads]]
+    """One row per part, and one for the whole; a cell has the values of source and target.
+
+    found: of `differences.differences`.
+    """
+    names = ("tokens", "mean length", "types", "JSD to all, bits")
+    rows = [["part", "sentences", *names]]
     for row in [*found["parts"], found["all"]]:
-        cells = [f"{row[side]['tokens']:,}" for side in sides]
-        cells += [f"{row[side]['mean_length']:.2f}" for side in sides]
-        cells += [f"{row[side]['types']:,}" for side in sides]
-        cells += [_number(row[side]["jsd_to_all"]) for side in sides]
-        rows.append([str(row.get("part", "all")), f"{row['sentences']:,}", *cells])
+        sides = [row[side] for side in found["sides"]]
+        cells = [
+            [f"{side['tokens']:,}", f"{side['mean_length']:.2f}", f"{side['types']:,}", _number(side["jsd_to_all"])]
+            for side in sides
+        ]
+        both = [" / ".join(values) for values in zip(*cells, strict=True)]
+        rows.append([str(row.get("part", "all")), f"{row['sentences']:,}", *both])
     return rows
 
 
@@ -70,8 +74,8 @@ def page(found: dict, title: str) -> str:
     lines = [
         f"# {title}",
         "",
-        f'A type is one of the different {unit}. A rare type is {found["rare"]}. Lengths are in tokens. "random": one '
-        "random division into parts of the same sizes.",
+        f"A type is one of the different {unit}. A rare type is {found['rare']}. Lengths are in tokens. 'a / b' are "
+        "the values of source and target. 'random' is one random division into parts of the same sizes.",
         "",
         markdown(size_table(found)),
         "",

@@ -9,7 +9,7 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.partition.words import Words
 
-LEAST, MOST = 2, 0.5  # a word counts that is in at least 2 sentences, and in at most half of them
+LEAST, MOST = 2, 0.1  # a word counts that is in at least 2 sentences, and in at most a tenth of them
 LARGEST_VOCABULARY = 50_000  # the most frequent words
 DIMENSIONS = 100  # of latent semantic analysis; with fewer words it is left out
 FITTED_ON = 100_000  # sentences at most, drawn at random
@@ -77,8 +77,8 @@ class TopicModel:
         return np.concatenate(found)
 
     def describe(self) -> list[list[str]]:
-        """For each topic the words with the largest weights in its centre."""
-        centres = self._k_means.cluster_centers_
+        """For each topic the words whose weight in its centre is the most above their mean weight in all centres."""
+        centres = self._k_means.cluster_centers_ - self._k_means.cluster_centers_.mean(axis=0)
         if self._project is not None:
             centres = self._project.inverse_transform(centres)
         names = np.array(self.vocabulary, dtype=object)[np.argsort(self.columns, kind="stable")[-centres.shape[1] :]]

@@ -33,25 +33,27 @@ class RareWords:
     def divide(self, parts: int) -> np.ndarray:
         """The part of each training sentence, int64 (sentences,); sizes are equal or differ by one."""
         total = len(self.lists)
-        sizes = np.full(parts, total // parts) + (np.arange(parts) < total % parts)
-        place, where = np.full(total, -1, dtype=np.int64), np.zeros((len(self.found), parts))
+        sizes = [total // parts + (part < total % parts) for part in range(parts)]
+        place, where = [-1] * total, {}  # rare word -> how many of its sentences each part has
+        lists = [rare.tolist() for rare in self.lists]
+        others = (self.found - 1).tolist()
         progress = Progress("rare words", PASSES * total, "sentences")
         for _ in range(PASSES):
-            before, filled = place.copy(), np.zeros(parts, dtype=np.int64)
-            for number, rare in enumerate(self.lists):
+            before, filled = place.copy(), [0] * parts
+            for number, rare in enumerate(lists):
+                counts = [where.setdefault(word, [0] * parts) for word in rare]
                 if place[number] >= 0:
-                    where[rare, place[number]] -= 1
-                free = 1 - filled / sizes
-                score = (where[rare] / (self.found[rare] - 1)[:, None]).sum(axis=0) * free
-                part = max(range(parts), key=lambda p: (free[p] > 0, score[p], free[p], -p))
-                place[number] = part
-                where[rare, part] += 1
+                    for count in counts:
+                        count[place[number]] -= 1
+                place[number] = part = _best([(c, others[w]) for c, w in zip(counts, rare, strict=True)], filled, sizes)
+                for count in counts:
+                    count[part] += 1
                 filled[part] += 1
                 progress.advance(1)
-            if np.array_equal(place, before):
+            if place == before:
                 break
         progress.finish()
-        return place
+        return np.array(place, dtype=np.int64)
 
     def place(self, words: Words, divided: np.ndarray, parts: int) -> np.ndarray:
         """The part of sentences of another subset: the one that has the largest shares of their rare words.
@@ -76,3 +78,17 @@ class RareWords:
         rare = self.is_rare[ids]
         ends = np.searchsorted(sentences[rare], np.arange(len(words) + 1))
         return [ids[rare][start:end] for start, end in itertools.pairwise(ends)]
+
+
+def _best(counts: list[tuple[list[int], int]], filled: list[int], sizes: list[int]) -> int:
+    """The part with the largest score among those with room.
+
+    counts: for each rare word of the sentence (how many of its other sentences each part has, how many these are).
+    """
+    found = (-1.0, -1.0, 0)
+    for part, (has, size) in enumerate(zip(filled, sizes, strict=True)):
+        if has < size:
+            free = 1 - has / size
+            score = free * sum([count[part] / others for count, others in counts])
+            found = max(found, (score, free, -part))
+    return -found[2]
