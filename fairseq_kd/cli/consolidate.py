@@ -52,6 +52,9 @@ def run(args) -> int:
     from fairseq_kd.study.run import RunOptions, run_study
 
     check_run_options(args)
+    if refused := {"--dry-run", "--dryrun", "-n"} & set(args.passed_on):
+        raise KDError(f"{refused.pop()}: no effect with consolidate; `fairseq-kd study plan` shows the study that it "
+                      "has written to --out; leave it out")  # fmt: skip
     register()
     out = Path(args.out).absolute()
     request = Consolidation(

@@ -20,7 +20,7 @@ import os
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.yaml_file import check_keys, check_text
-from fairseq_kd.study.parts import PART, WORDS, for_local, is_local, read_local
+from fairseq_kd.study.parts import ALL, PART, WORDS, for_local, is_local, read_local
 from fairseq_kd.study.sections import SET_BY_STUDY, check_seed
 
 TEACHERS = "teachers"
@@ -80,6 +80,10 @@ def describe(variation: dict) -> str:
     """A teacher in few words: "seed 2", "seed 2, dropout 0.3", "part 2", "a/checkpoint_best.pt"."""
     if "checkpoint" in variation:
         return variation["checkpoint"]
+    if is_local(variation) and variation[PART] in WORDS:
+        others = describe({name: value for name, value in variation.items() if name != PART})
+        which = "all parts" if variation[PART] == ALL else "the other parts"
+        return f"the local models of {which}" + (f" with {others}" if others else "")
     return ", ".join(f"{name} {value}" for name, value in variation.items())
 
 

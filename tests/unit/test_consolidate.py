@@ -125,6 +125,7 @@ WRONG = [
     (["--transfer", "nowhere.txt"], "--source-text {tmp}nowhere.txt is not there"),
     (["--sections", "{yaml}"], "unknown key 'factors' in the file; the nearest valid one is"),
     (["--out", "{data}"], "exists and was not written by fairseq-kd consolidate: choose another --out"),
+    (["--dry-run"], "--dry-run: no effect with consolidate"),
     (["--jobs", "0"], "--jobs 0: must be at least 1"),
 ]
 

@@ -188,6 +188,13 @@ def test_partitionings_are_values_of_a_factor_and_a_partition_without_effect_add
     assert [given(stage).get("alpha") for stage in of_kind(plan, "partition")] == [None, "0.5"]
     described = {value: about_value(plan.spec, "part", value) for value in (1, "whole")}
     assert described == {1: "part 1", "whole": "the whole training set"}
+    sets = {"rest": "others", "wide": {"part": "all", "dropout": 0.3}, "two": [{"part": 2}]}
+    plan = planned(tmp_path, factors={"part": [1], "method": ["word"], "teachers": sets})
+    assert [about_value(plan.spec, "teachers", label) for label in sets] == [
+        "the local models of the other parts",
+        "the local models of all parts with dropout 0.3",
+        "part 2",
+    ]
 
 
 def test_the_spec_of_the_page_can_be_planned(tmp_path):
