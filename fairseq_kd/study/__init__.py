@@ -20,6 +20,8 @@
                  data_stages, local_stages, teacher_stages, chosen_stages, mutual_stages, student_stages, cell_stages
     existing     a data-bin, teacher, cache or distilled data-bin given by its path  existing, existing_check
     question     what a new spec asks: its factors and claims (`study init`)         questions, new_spec
+    consolidation  a study of models that exist and of one student of them all       consolidation,
+                 (`fairseq-kd consolidate`)                                          consolidation_result
     kind         which command a stage is: prepare, teacher, student, evaluate, ...  maker
     maker        what makes a stage: our format and the versions of libraries        maker
     key          the name of a stage: KIND-REQUEST-MAKER                             key
