@@ -24,6 +24,8 @@ COMMANDS = {  # name: what `fairseq-kd` is given; {0} is the folder with the inp
     "prepare": "prepare text --source-lang qaa --target-lang qab --raw {0}/raw --vocab-size 64 --out {1}/out",
     "noise": "noise --data-bin {0}/data-bin --delete 0.1 --substitute 0.1 --swap 0.1 --side both --out {1}/out",
     "noise-text": "noise --prefix {0}/raw/train -s qaa -t qab --delete 0.1 --swap 0.1 --side both --out {1}/out",
+    "partition": "partition {0}/data-bin --parts 3 --by topic --topics 3 --alpha 1 --no-plot --out {1}/out",
+    "partition-text": "partition --prefix {0}/raw/train -s qaa -t qab --parts 3 --by length --no-plot --out {1}/out",
     "mix": "mix {0}/data-bin {0}/decoded --times 1 0.5 --out {1}/out",
     "cache": "cache {0}/data-bin TEACHER --top-k 4 --tail-shapes 2 --cpu --out {1}/out",
     "cache-mixture": "cache {0}/data-bin --teacher {0}/teacher.pt:{0}/checkpoints/checkpoint1.pt"

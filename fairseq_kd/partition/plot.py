@@ -28,15 +28,18 @@ def draw(found: dict) -> str:
 
     def paint(axes):
         sizes, lengths, divergences = axes
-        sizes.bar(numbers, [row["sentences"] for row in found["parts"]], color=COLOURS[2])
+        sizes.bar(range(len(numbers)), [row["sentences"] for row in found["parts"]], color=COLOURS[2])
         sizes.set(ylabel="sentences")
+        for bars in (sizes, lengths):
+            bars.set_axisbelow(True)
+            bars.grid(False, axis="x")
+            bars.set_xticks(range(len(numbers)), numbers)
         for number, side in enumerate(sides):
             places = [place + (number - (len(sides) - 1) / 2) * 0.4 for place in range(len(numbers))]
             values = [row[side]["mean_length"] for row in found["parts"]]
             lengths.bar(places, values, 0.38, label=side, color=COLOURS[number])
-        lengths.set_xticks(range(len(numbers)), numbers)
         lengths.set(ylabel="mean length")
-        lengths.legend(ncols=2, loc="lower right", framealpha=0.8, frameon=True)
+        lengths.legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
         _paint_divergences(divergences, found["sides"]["source"]["jsd"], numbers, found["unit"])
 
     return standing_alone(picture("differences", paint, height=3 * PANEL, panels=3))
@@ -54,7 +57,7 @@ def _paint_divergences(axes, matrix: list, numbers: list[str], unit: str) -> Non
     if len(numbers) <= MOST_NUMBERS:
         for row, line in enumerate(values):
             for column, value in enumerate(line):
-                dark = value > 0.6 * mesh.norm.vmax
+                dark = value > 0.65 * mesh.norm.vmax
                 colour = "white" if dark else "black"
                 axes.text(column + 0.5, row + 0.5, f"{value:.3f}", ha="center", va="center", color=colour)
     bar = axes.figure.colorbar(mesh, ax=axes)

@@ -82,7 +82,8 @@ class TopicModel:
         if self._project is not None:
             centres = self._project.inverse_transform(centres)
         names = np.array(self.vocabulary, dtype=object)[np.argsort(self.columns, kind="stable")[-centres.shape[1] :]]
-        return [list(names[np.argsort(-centre, kind="stable")[:NAMED_BY]]) for centre in centres]
+        first = [np.argsort(-centre, kind="stable")[:NAMED_BY] for centre in centres]
+        return [list(names[order[centre[order] > 0]]) for centre, order in zip(centres, first, strict=True)]
 
     def _counts(self, words: Words):
         """How often each word that counts is in each sentence: sparse (sentences, columns)."""

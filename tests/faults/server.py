@@ -97,7 +97,7 @@ def serve() -> None:
     import torch
 
     import fairseq_kd
-    from fairseq_kd.cli import cache, decode, main, mix, noise, prepare, select_teacher, split  # noqa: F401
+    from fairseq_kd.cli import cache, decode, main, mix, noise, partition, prepare, select_teacher, split  # noqa: F401
     from fairseq_kd.evaluation import select_teacher as selecting  # noqa: F401
     from fairseq_kd.noise import data_bin  # noqa: F401
 

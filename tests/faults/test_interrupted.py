@@ -15,7 +15,14 @@ SECONDS = (0.05, 0.2, 0.5)
 KILLS = [(name, moment) for name in COMMANDS for moment in MOMENTS]
 KILLS_BY_TIME = [(name, seconds) for name in COMMANDS for seconds in SECONDS]
 if not ALL:
-    KILLS = [("mix", 0.5), ("noise-text", 0.9), ("cache", 0.6), ("cache-mixture", 0.7), ("split", 0.6)]
+    KILLS = [
+        ("mix", 0.5),
+        ("noise-text", 0.9),
+        ("cache", 0.6),
+        ("cache-mixture", 0.7),
+        ("split", 0.6),
+        ("partition", 0.8),
+    ]
     KILLS_BY_TIME = [("noise", 0.1)]
 
 
@@ -58,7 +65,7 @@ def test_a_command_that_was_killed_after_some_time_gives_the_same(
 SIDE = "data-bin/train.qaa-qab.qab.bin"
 SWAPS = [  # (command, file)
     *((name, "teacher.pt") for name in ("cache", "decode")),
-    *((name, SIDE) for name in ("cache", "decode", "mix", "noise")),
+    *((name, SIDE) for name in ("cache", "decode", "mix", "noise", "partition")),
     ("noise-text", "raw/train.qaa"),
     ("prepare", "raw/train.qaa"),
     ("select-teacher", "checkpoints/checkpoint1.pt"),
