@@ -36,3 +36,9 @@ def make_distilled(data_bin, folder, change=reversed_words):
         shutil.copy(path, folder)
     rewrite(folder, "qab", change)
     return folder
+
+
+def targets_of(folder) -> list[tuple]:
+    """The ids of each target of the training set of a data-bin."""
+    sides = indexed_dataset.make_dataset(str(Path(folder) / f"train.{PAIR}.qab"), impl="mmap")
+    return [tuple(sides[number].tolist()) for number in range(len(sides))]

@@ -78,7 +78,10 @@ def parse_command(command: str) -> None:
     if parser.get_default("passed_on") is None:
         check._check_tool(command, words)
         return
-    args, passed_on = parser.parse_known_args(options)  # the others are options of a model of fairseq
+    args, passed_on = parser.parse_known_args(options)  # the others are options of a model of fairseq, or Snakemake's
+    if not hasattr(args, "arch"):
+        assert passed_on == [], command
+        return
     check._check_training(command, _complete(["DATA", "--arch", args.arch, *passed_on]))
 
 

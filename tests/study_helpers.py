@@ -2,6 +2,7 @@
 
 import copy
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
@@ -62,3 +63,36 @@ def spec_on(on, by, folder, **changes):
     path = folder / "mine.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     return path
+
+
+def completing(monkeypatch):
+    """A function that runs the stages of a plan: a training in a fork, other commands in this process."""
+    from fairseq_kd.artifacts.records import read_record, write_record
+    from fairseq_kd.cli.main import main
+    from fairseq_kd.study import stage as study_stage
+    from fairseq_kd.study.plan import PLAN_NAME
+    from fairseq_kd.training import running
+
+    monkeypatch.setattr(running, "start_python", lambda words, output, threads: Process("-m", *words, output=output))
+    monkeypatch.setattr(study_stage, "run_python", lambda words: main(words[1:]))
+
+    def run(plan, work):
+        write_record(work / PLAN_NAME, plan.as_dict())
+        planned = read_record(work / PLAN_NAME, "")
+        for name, stage in planned["stages"].items():
+            folder = work / "stages" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            study_stage._complete(work, planned, stage, folder)
+
+    return run
+
+
+def given(stage) -> dict:
+    """Option -> the word after it."""
+    return {word[2:]: after for word, after in pairwise([*stage.command, "--"]) if word.startswith("--")}
+
+
+def student(plan, **factors):
+    """The stage of the training of the only cell with these values of factors."""
+    (cell,) = (one for one in plan.cells.values() if one["factors"].items() >= factors.items())
+    return plan.stages[cell["student"]]

@@ -53,14 +53,23 @@ def add_arguments(parser) -> None:
 NAMES = ("alpha", "seed", "topics", "min_sentences")
 
 
+def options_of(args):
+    """The options of the command line. Raises KDError for values and combinations that cannot be used."""
+    from fairseq_kd.partition.options import PartitionOptions
+    from fairseq_kd.partition.rules import RULES
+
+    options = PartitionOptions(args.parts, args.by, **{name: getattr(args, name) for name in NAMES})
+    RULES[options.by].settle(options)
+    return options
+
+
 def run(args) -> None:
     """Divide, and print how different the parts are."""
-    from fairseq_kd.partition.options import PartitionOptions
     from fairseq_kd.partition.tables import group_table, mean_table, plain, size_table
 
     if (args.prefix is None) == (args.data_bin is None):
         raise KDError("give either DATA_BIN or --prefix IN")
-    options = PartitionOptions(args.parts, args.by, **{name: getattr(args, name) for name in NAMES})
+    options = options_of(args)
     manifest = (_data_bin if args.prefix is None else _text)(args, options)
     found = _read_differences(args.out)
     sizes = " + ".join(f"{count:,}" for count in manifest["sentences"])

@@ -1,10 +1,14 @@
-"""Average the weights of several checkpoints of one training, and write the result as a checkpoint."""
+"""Average the weights of several checkpoints of equal shape, and write the result as a checkpoint.
+
+The checkpoints are of one training, or of several models: a "model soup" (Wortsman et al. 2022, arXiv 2203.05482).
+"""
 
 from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
 
+from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.artifacts.request import flatten
 from fairseq_kd.core.errors import KDError
@@ -25,10 +29,10 @@ MEANING = (
 )
 
 
-def check_out(out, trust: bool = False) -> None:
+def check_out(out, trust: bool = False, option: str = "--out-checkpoint") -> None:
     """Raises KDError when `out` exists and is not an average: it would be lost. trust: see `read_checkpoint`."""
     if Path(out).exists() and MARK not in (read_checkpoint(out, trust=trust).get("extra_state") or {}):
-        raise KDError(f"--out-checkpoint {out} exists and is not an average, and it would be lost: give another file")
+        raise KDError(f"{option} {out} exists and is not an average, and it would be lost: give another file")
 
 
 def write_average(checkpoints: dict[Path, str], out, trusted=()) -> None:
@@ -46,9 +50,35 @@ def write_average(checkpoints: dict[Path, str], out, trusted=()) -> None:
                 raise KDError(f"{path} was changed after it was measured: run the command after the training")
         state, weights = _mean(checkpoints, trusted)
         inputs.check()
-    made_from = {path.name: sha256 for path, sha256 in checkpoints.items()}
+    made_from = dict(zip(names_of(list(checkpoints)), checkpoints.values(), strict=True))
     state["extra_state"] = (state.get("extra_state") or {}) | {MARK: made_from}
     write_initial_checkpoint(out, state, weights)
+
+
+def names_of(paths: list[Path]) -> list[str]:
+    """The names of the files; their paths where two files have the same name."""
+    names = [path.name for path in paths]
+    return names if len(set(names)) == len(names) else list(map(str, paths))
+
+
+def soup(checkpoints: list[Path], out, trusted=()) -> dict[str, str]:
+    """Write the mean of the weights of the files to `out`, and return their names with their sha256.
+
+    A finished `out` of the same files is kept. Raises KDError for one file, for two files with the same content, when
+    `out` exists and is not an average, and as `write_average` does.
+    """
+    hashes = {Path(path): sha256_file(path) for path in checkpoints}
+    if len(hashes) < 2:
+        raise KDError(f"{next(iter(hashes))} is one checkpoint, and a mean needs two or more: join them by :")
+    contents = list(hashes.values())
+    if repeated := [path for path, sha256 in hashes.items() if contents.count(sha256) > 1]:
+        raise KDError(f"{repeated[0]} and {repeated[1]} have the same content, which would double their weight: leave "
+                      "one of them out")  # fmt: skip
+    check_out(out, option="--out")
+    found = dict(zip(names_of(list(hashes)), contents, strict=True))
+    if not Path(out).exists() or read_checkpoint(out)["extra_state"][MARK] != found:
+        write_average(hashes, out, trusted)
+    return found
 
 
 def _mean(checkpoints: dict[Path, str], trusted) -> tuple[dict, dict]:

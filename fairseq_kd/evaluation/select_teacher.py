@@ -1,14 +1,19 @@
-"""Select the checkpoint of a training that becomes the teacher: the checkpoint with the lowest loss or the highest
-score.
+"""Select one of several checkpoints: the one with the lowest loss, the highest score or the most parameters, or one by
+chance.
 
-The two can differ. A model that becomes overconfident has a worse loss but not a worse BLEU, and word-level
-distillation learns from its probabilities. arXiv 2401.06356 compares the two teachers.
+The candidates are the checkpoints of one training, or several models by their names. The lowest loss and the highest
+score can differ. A model that becomes overconfident has a worse loss but not a worse BLEU, and word-level
+distillation learns from its probabilities. arXiv 2401.06356 compares the two teachers. arXiv 2402.14922 compares the
+models with which the consolidation of several models can begin.
 
-    folder -> find_candidates -> checkpoints.Measurements -> rank -> average.write_average -> selection.json
+    folder or names -> candidates.find_candidates -> checkpoints.Measurements -> rank -> average.write_average
+    -> selection.json
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.locks import exclusive
@@ -16,23 +21,16 @@ from fairseq_kd.artifacts.records import write_record
 from fairseq_kd.artifacts.writing import ensure_writable_folder
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
-from fairseq_kd.evaluation.average import check_out, write_average
+from fairseq_kd.evaluation.average import check_out, names_of, write_average
+from fairseq_kd.evaluation.candidates import PATTERN, Candidate, find_candidates, is_folder
 from fairseq_kd.evaluation.checkpoints import Measurements
 from fairseq_kd.inference.checkpoint import read_checkpoint, updates_of
 
-PATTERN = "checkpoint*.pt"
-COPIES = ("checkpoint_best.pt", "checkpoint_last.pt")  # fairseq copies an epoch's checkpoint to these names
 RESULT, MEASURED = "selection.json", "measured"
 CHOICES = {"low-loss": ("nll", 1), "high-score": ("bleu", -1)}  # name: (measure, 1 if lower is better, else -1)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A checkpoint by content: its first file, its hash, and the names of the other files with the same content."""
-
-    path: Path
-    sha256: str
-    same: tuple[str, ...]
+LARGEST, BY_CHANCE = "largest", "random"
+RANKED = CHOICES | {LARGEST: ("parameters", -1)}
+WAYS = (*RANKED, BY_CHANCE)
 
 
 @dataclass(frozen=True)
@@ -47,48 +45,38 @@ class AverageOptions:
             raise KDError(f"--average {self.count}: must be at least 2 checkpoints")
 
 
-def find_candidates(folder) -> list[Candidate]:
-    """The checkpoint*.pt of `folder` by name, each content once. Raises KDError when there is none."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise KDError(f"--checkpoints {folder} is not a folder: give the --save-dir of a training")
-    paths = sorted(folder.glob(PATTERN), key=lambda path: (path.name in COPIES, path.name))
-    if not paths:
-        raise KDError(f"--checkpoints {folder} has no {PATTERN}: give the --save-dir of a training")
-    by_content: dict[str, list[Path]] = {}
-    progress = Progress("hashing", len(paths), "checkpoints")
-    for path in progress.over(paths):
-        try:
-            by_content.setdefault(sha256_file(path), []).append(path)
-        except OSError as error:
-            raise KDError(f"checkpoint {path} cannot be read ({error.strerror}): move it out of the folder") from error
-    progress.finish()
-    return [Candidate(first, sha256, tuple(p.name for p in rest)) for sha256, (first, *rest) in by_content.items()]
-
-
 def rank(rows: list[dict], by: str) -> list[dict]:
-    """The rows from best to worst by "low-loss" or "high-score". Equal rows keep their order."""
-    measure, sign = CHOICES[by]
+    """The rows from best to worst by one of RANKED. Equal rows keep their order."""
+    measure, sign = RANKED[by]
     return sorted(rows, key=lambda row: sign * row[measure])
 
 
-def select(measurements: Measurements, folder, by: str, out, *, last=None, average=None, trusted=()) -> dict:
-    """Measure the checkpoints of `folder`, choose one, write `out`/selection.json, and return its content.
+def drawn(rows: list[dict], seed: int) -> dict:
+    """One of the rows by chance. It depends on the contents of the checkpoints and the seed, and not on their order."""
+    return sorted(rows, key=lambda row: row["sha256"])[np.random.default_rng(seed).integers(len(rows))]
 
-    measurements: the measurements in `out`/measured. last: measure only this number of checkpoints with the most
-    updates. average: AverageOptions. trusted: paths of checkpoints, also of the average, to read even if they hold
-    code. A call that was killed at any moment is continued by the same call.
+
+def select(
+    measurements: Measurements, checkpoints, by: str, out, *, last=None, average=None, trusted=(), seed: int = 1
+) -> dict:
+    """Measure checkpoints, choose one, write `out`/selection.json, and return its content.
+
+    measurements: the measurements in `out`/measured. checkpoints: a folder, or files joined by ":", see
+    `find_candidates`. by: one of WAYS. last: measure only this number of checkpoints with the most updates. average:
+    AverageOptions. trusted: paths of checkpoints, also of the average, to read even if they hold code. seed: of
+    BY_CHANCE. A call that was killed at any moment is continued by the same call.
     Raises KDError when a checkpoint cannot be used; finished measurements are kept.
     """
     if last is not None and last < 1:
         raise KDError(f"--last {last}: must be at least 1")
     out, trusted = Path(out), {Path(path) for path in trusted}
     if average is not None:
-        _check_average(average, folder, trust=average.out in trusted)
-    candidates = find_candidates(folder)
-    named = {Path(folder) / name for one in candidates for name in (one.path.name, *one.same)}
+        _check_average(average, checkpoints, trust=average.out in trusted)
+    candidates = find_candidates(checkpoints)
+    named = {path for one in candidates for path in one.paths}
     if strangers := trusted - named - ({average.out} if average else set()):
-        raise KDError(f"--trust-checkpoint {min(strangers)} is not one of the checkpoints in {folder}")
+        where = f"in {checkpoints}" if is_folder(checkpoints) else f"of --checkpoints {checkpoints}"
+        raise KDError(f"--trust-checkpoint {min(strangers)} is not one of the checkpoints {where}")
     _check_ours(out)
     with exclusive(out / RESULT):
         measurements.remove_leftovers()
@@ -101,13 +89,15 @@ def select(measurements: Measurements, folder, by: str, out, *, last=None, avera
             )
         rows = _measure(candidates, measurements, trusted)
         if average is not None:
-            rows.append(_averaged(rank(rows, by)[: average.count], average, measurements, trusted))
+            rows.append(_averaged(rank(rows, by)[: average.count], candidates, average, measurements, trusted))
+        chosen = drawn(rows, seed) if by == BY_CHANCE else rank(rows, by)[0]
         result = {
             "format": 1,
             "kind": "fairseq_kd selection",
             "data_bin": str(measurements.data_bin),
             "by": by,
-            "chosen": rank(rows, by)[0]["checkpoint"],
+            **({"seed": seed} if by == BY_CHANCE else {}),
+            "chosen": chosen["checkpoint"],
             **{name: rank(rows, name)[0]["checkpoint"] for name in CHOICES},
             "checkpoints": rows,
             "made_from": measurements.made_from,
@@ -116,8 +106,9 @@ def select(measurements: Measurements, folder, by: str, out, *, last=None, avera
     return result
 
 
-def _check_average(average: AverageOptions, folder, trust: bool) -> None:
-    if average.out.parent.resolve() == Path(folder).resolve() and average.out.match(PATTERN):
+def _check_average(average: AverageOptions, checkpoints, trust: bool) -> None:
+    within = is_folder(checkpoints) and average.out.parent.resolve() == Path(checkpoints).resolve()
+    if within and average.out.match(PATTERN):
         raise KDError(
             f"--out-checkpoint {average.out} would be one of the checkpoints of the next run: give another name"
         )
@@ -153,7 +144,7 @@ def _updates(candidate: Candidate, measurements: Measurements, trust: bool) -> i
 
 
 def _is_trusted(candidate: Candidate, trusted: set[Path]) -> bool:
-    return any(candidate.path.with_name(name) in trusted for name in (candidate.path.name, *candidate.same))
+    return any(path in trusted for path in candidate.paths)
 
 
 def _measure(candidates: list[Candidate], measurements: Measurements, trusted: set[Path]) -> list[dict]:
@@ -174,18 +165,20 @@ def _row(candidate: Candidate, found: dict) -> dict:
     names = ("nll", "bleu", "signature", "updates", "parameters", "tokens", "sentences", "dictionary_check")
     return {
         "checkpoint": str(candidate.path),
-        "same": list(candidate.same),
+        "same": candidate.same_names,
         "sha256": candidate.sha256,
         **{name: found[name] for name in names},
     }
 
 
-def _averaged(best: list[dict], average: AverageOptions, measurements: Measurements, trusted: set[Path]) -> dict:
+def _averaged(
+    best: list[dict], candidates: list[Candidate], average: AverageOptions, measurements: Measurements, trusted
+) -> dict:
     """Write the average of the rows `best`, measure it, and return its row."""
-    candidates = [Candidate(Path(row["checkpoint"]), row["sha256"], tuple(row["same"])) for row in best]
-    trusted_paths = [candidate.path for candidate in candidates if _is_trusted(candidate, trusted)]
-    write_average({candidate.path: candidate.sha256 for candidate in candidates}, average.out, trusted_paths)
+    chosen = [next(one for one in candidates if one.sha256 == row["sha256"]) for row in best]
+    trusted_paths = [candidate.path for candidate in chosen if _is_trusted(candidate, trusted)]
+    write_average({candidate.path: candidate.sha256 for candidate in chosen}, average.out, trusted_paths)
     sha256 = sha256_file(average.out)
     found = measurements.known(sha256) or measurements.measure(average.out, sha256, trust=average.out in trusted)
-    averaged_from = [candidate.path.name for candidate in candidates]
+    averaged_from = names_of([candidate.path for candidate in chosen])
     return _row(Candidate(average.out, sha256, ()), found) | {"updates": None, "averaged_from": averaged_from}

@@ -24,6 +24,7 @@ from fairseq_kd.search.space import (
 from fairseq_kd.search.strategies import check_parameters, resolve_kd_word
 from fairseq_kd.study.cells import make_cells
 from fairseq_kd.study.check import check_commands
+from fairseq_kd.study.parts import has_local
 from fairseq_kd.study.plan import Plan
 from fairseq_kd.study.sections import SEEDS
 from fairseq_kd.study.spec import Spec, read_sections
@@ -149,7 +150,13 @@ def _method(path: Path, given: dict) -> str:
 
 
 def _teachers(path: Path, given: dict) -> list | None:
-    return read_teachers(path, {"all": given[TEACHERS]})["all"][TEACHERS] if TEACHERS in given else None
+    if TEACHERS not in given:
+        return None
+    found = read_teachers(path, {"all": given[TEACHERS]})["all"][TEACHERS]
+    if has_local(found):
+        raise KDError(f"{path}: {TEACHERS} in search has a part, and a search has no partition: give checkpoints of "
+                      "local models, and the data-bin of a part in data")  # fmt: skip
+    return found
 
 
 def read_configuration(path, known=None) -> dict:

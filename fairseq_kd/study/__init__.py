@@ -5,17 +5,23 @@
     section      options of one program: data, teacher, decode, evaluate, ...        sections
     factor       what is varied: a name and its values                               factors
     method       what a student learns from; the stages and options that it needs        methods, peers
-    teachers     the teachers of a cell: each is a variation of the section teacher      teachers
+    teachers     the teachers of a cell: variations of the section teacher, or local     teachers, parts
+                 models of parts
     setting      what the value of a factor assigns: one option of a section, or     factors
                  one of the study's own: method, noise, seed, signal, ...
-    exclusion    a pattern of factor values that removes cells                       factors
+    exclusion    a pattern of factor values that removes cells                       exclusions
+    part         the part of the training set that the student of a cell has         parts
+    transfer set the sentences from which a student learns what its teachers know    transfer
+    effect       whether a setting makes a difference in a cell                      effects
     cell         one combination of values: one student and its evaluations          cells
     claim        a statement about cells that the study tests: "A > B by METRIC"     claims
     stage        one command in a folder of its own, shared by cells                 stages, stage
-                 stages of the data, teachers, students and cells: data_stages, teacher_stages, student_stages,
-                 cell_stages
+                 stages of the data, local models, teachers, models that are chosen among several, students and cells:
+                 data_stages, local_stages, teacher_stages, chosen_stages, mutual_stages, student_stages, cell_stages
     existing     a data-bin, teacher, cache or distilled data-bin given by its path  existing, existing_check
     question     what a new spec asks: its factors and claims (`study init`)         questions, new_spec
+    consolidation  a study of models that exist and of one student of them all       consolidation,
+                 (`fairseq-kd consolidate`)                                          consolidation_result
     kind         which command a stage is: prepare, teacher, student, evaluate, ...  maker
     maker        what makes a stage: our format and the versions of libraries        maker
     key          the name of a stage: KIND-REQUEST-MAKER                             key

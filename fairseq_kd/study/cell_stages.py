@@ -21,13 +21,13 @@ class CellStages(RoundStages):
     def _add_cell(self, cell: Cell) -> None:
         settings, teacher, student = cell.settings, "", None
         clean = self._prepared(settings)
-        data = self._noised(clean, "train", settings["noise-level"], settings)
+        data = self._training_set(clean, settings)
         if needs_teacher(settings["method"], settings["init"]):
             teacher = self._taught_by(data, clean, settings, cell.name)
         if METHODS[settings["method"]].trained:
             student, checkpoint = self._student(data, clean, teacher, settings)
         else:
-            checkpoint = teacher
+            checkpoint = self._untrained(clean, teacher, settings)
         if settings["compact"]:
             checkpoint = self._tool("compact", ["compact", checkpoint], {"out": "@out/model.pt"}).path("model.pt")
         results = self._evaluations(checkpoint, clean, settings, teacher if student else "")

@@ -12,19 +12,21 @@ from collections import Counter
 from dataclasses import dataclass
 
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.study.effects import has_effect
+from fairseq_kd.study.exclusions import check_exclusions, read_exclusions
 from fairseq_kd.study.factors import (
     DEFAULTS,
     SETTINGS,
     assignments,
-    check_exclusions,
     check_factors,
-    read_exclusions,
     settings_of_value,
 )
-from fairseq_kd.study.methods import METHODS, REFRESH, STUDENT_DECODE, needs_teacher, takes_option
+from fairseq_kd.study.methods import STUDENT_DECODE
+from fairseq_kd.study.parts import PART, WHOLE, check_exists, expanded, has_others, number_of_parts
 from fairseq_kd.study.sections import BUDGETS, EXISTING, check_shares
 from fairseq_kd.study.spec import Spec
-from fairseq_kd.study.teachers import TEACHERS, assigned_by, trains_any
+from fairseq_kd.study.teachers import TEACHERS, assigned_by, is_checkpoint
+from fairseq_kd.study.transfer import with_transfer
 
 LONGEST_NAME = 200  # bytes: the name of a cell is the name of a folder
 HASH_LENGTH = 6
@@ -70,61 +72,12 @@ def make_cells(spec: Spec) -> Cells:
     return Cells(cells, excluded=len(combinations) - len(kept), repeated=len(kept) - len(unique))
 
 
-def _has_effect(setting: str, values: dict) -> bool:
-    """Whether a setting has an effect on a cell with these values of SETTINGS.
-
-    values["noisy"]: whether the training or the evaluation data of the cell have noise. values["existing"]: the
-    settings of EXISTING that the cell has: what exists is not made, so the options for making it have no effect.
-    """
-    section, _, option = setting.partition(".")
-    method = METHODS[values["method"]]
-    has_teacher = needs_teacher(values["method"], values["init"])
-    trains_teacher = has_teacher and trains_any(values[TEACHERS], values["existing"])
-    if setting in ("teacher.checkpoint", TEACHERS):
-        return has_teacher
-    if setting in ("teacher-choice", "budget.teacher") or section == "teacher":
-        return trains_teacher
-    if section == "select":
-        return trains_teacher and values["teacher-choice"] is not None
-    if setting in ("seed", "init", "compact", "budget.student") or section == "student":
-        return method.trained
-    if section == "common":
-        return method.trained or trains_teacher
-    if setting == "noise":
-        return method.trained or (trains_teacher and values["teacher-noise"] == "same")
-    if setting == "teacher-noise":
-        return trains_teacher and values["noise"] > 0
-    if section == "noise":
-        return values["noisy"]
-    return _has_effect_on_learning(section, option, method, values)
-
-
-def _has_effect_on_learning(section: str, option: str, method, values: dict) -> bool:
-    """As `_has_effect`, for the settings about what a student learns from its teachers and peers."""
-    cached = method.cached and not method.is_online(values["signal"])
-    if section == "kd":
-        how = {"several": len(values[TEACHERS] or ()) > 1, "online": method.is_online(values["signal"])}
-        return takes_option(values["method"], option, **how) if option else method.criterion is not None
-    if section == "cache":
-        return cached and _is_used(f"cache.{option}", "cache.folder", values)
-    if section == "decode":
-        return method.decoded and _is_used(f"decode.{option}", "decode.data-bin", values)
-    named = {"signal": method.cached, "mix-gold": method.on_decoded or method.rounds}
-    named |= {"peers": values["method"] == "mutual", REFRESH: method.rounds, STUDENT_DECODE: method.rounds}
-    return named.get(section, True)
-
-
-def _is_used(setting: str, existing: str, values: dict) -> bool:
-    """Whether a setting of a section is used: with an artefact that exists only the setting that names it."""
-    return setting == existing or existing not in values["existing"]
-
-
 def _existing(sections: dict) -> set:
     """The settings of EXISTING that are in the sections of a cell, or in all its teachers."""
     names = (name.partition(".") for name in EXISTING)
     found = {f"{section}.{key}" for section, _, key in names if key in sections.get(section, {})}
     several = sections.get(TEACHERS)
-    return found | ({"teacher.checkpoint"} if several and not trains_any(several, set()) else set())
+    return found | ({"teacher.checkpoint"} if several and all(map(is_checkpoint, several)) else set())
 
 
 def _effective(spec: Spec, combination: dict) -> dict:
@@ -133,9 +86,19 @@ def _effective(spec: Spec, combination: dict) -> dict:
     assigned = [pair for name, value in combination.items() for pair in assignments(spec, name, value)]
     values = dict(DEFAULTS) | {setting: value for setting, value in assigned if setting in SETTINGS}
     values["noisy"] = values["noise"] > 0 or any(spec.sections["evaluate"]["noise"])
+    values |= _divided(spec, values, dict(assigned))
     found = _existing(spec.sections | {TEACHERS: values[TEACHERS]})
     values["existing"] = found | ({setting for setting, _ in assigned} & EXISTING.keys())
-    return {name: combination[name] for name in combination if any(_has_effect(s, values) for s in given[name])}
+    return {name: combination[name] for name in combination if any(has_effect(s, values) for s in given[name])}
+
+
+def _divided(spec: Spec, values: dict, assigned: dict) -> dict:
+    """The number of parts of a combination, and its teachers with an entry for each part. assigned: its settings."""
+    own = {name.partition(".")[2]: value for name, value in assigned.items() if name.startswith("partition.")}
+    partition = spec.sections["partition"] | own
+    teachers = expanded(spec.path, values[TEACHERS], values[PART], partition, strict=False)
+    parts = number_of_parts(spec.path, partition) if partition else 0
+    return {TEACHERS: teachers, "parts": parts, "others": has_others(values[TEACHERS])}
 
 
 def _check_overriding(spec: Spec, values: dict) -> None:
@@ -162,16 +125,18 @@ def _check_sections(spec: Spec, kept: list) -> None:
     cells = [_settings(spec, values) for values in kept]
     noisy = any(spec.sections["evaluate"]["noise"])
     values = [
-        cell | {"noise": cell["noise-level"], "noisy": cell["noise-level"] or noisy, "existing": _existing(cell)}
+        cell
+        | {"noise": cell["noise-level"], "noisy": cell["noise-level"] or noisy, "existing": _existing(cell)}
+        | {"parts": cell["partition"].get("parts", 0)}
         for cell in cells
     ]
     _check_options_beside_existing(spec, values)
-    for section in ("teacher", "select", "kd", "cache", "decode", STUDENT_DECODE, "noise"):
+    for section in ("partition", "teacher", "select", "kd", "cache", "decode", STUDENT_DECODE, "noise"):
         options = (f"{section}.{key}" for key in ("", *spec.sections[section]))
-        if section in spec.written and not any(_has_effect(name, cell) for name in options for cell in values):
+        if section in spec.written and not any(has_effect(name, cell) for name in options for cell in values):
             raise KDError(f"{spec.path}: the section {section} has no effect on any cell; leave it out")
     for key in spec.sections["kd"]:
-        if f"kd.{key}" in spec.written and not any(_has_effect(f"kd.{key}", cell) for cell in values):
+        if f"kd.{key}" in spec.written and not any(has_effect(f"kd.{key}", cell) for cell in values):
             raise KDError(f"{spec.path}: {key} in kd has no effect on any cell; leave it out")
     for cell in cells:
         check_shares(spec.path, cell["noise"])
@@ -186,7 +151,7 @@ def _check_sections(spec: Spec, kept: list) -> None:
         if (
             "budget" in cells[0]
             and who not in spec.sections["budget"]
-            and any(_has_effect(f"budget.{who}", cell) for cell in values)
+            and any(has_effect(f"budget.{who}", cell) for cell in values)
         ):
             raise KDError(f"{spec.path}: budget lacks {who!r}, the number of updates")
 
@@ -195,11 +160,12 @@ def _check_options_beside_existing(spec: Spec, cells: list) -> None:
     """Raises KDError for a written option for making an artefact that exists already in every cell that needs it."""
     for name, without in EXISTING.items():
         section, _, key = name.partition(".")
-        users = [cell for cell in cells if _has_effect(name, cell)]
+        users = [cell for cell in cells if has_effect(name, cell)]
         if not users or any(name not in cell["existing"] for cell in users):
             continue
         makes = ("teacher.", "select.", "budget.teacher") if section == "teacher" else (f"{section}.",)
-        if unused := [option for option in spec.written if option.startswith(makes) and option != name]:
+        written = [option for option in spec.written if option.startswith(makes) and option != name]
+        if unused := [option for option in written if not any(has_effect(option, cell) for cell in cells)]:
             where, _, option = unused[0].partition(".")
             raise KDError(f"{spec.path}: {option} in {where} has no effect, because {key} in {section} is given: the "
                           f"study {without}; leave it out")  # fmt: skip
@@ -218,7 +184,11 @@ def _settings(spec: Spec, values: dict) -> dict:
                 settings[section][option] = assigned
             else:
                 settings[setting] = assigned
-    return settings | {"noise-level": noise, "assigned": all_assigned}
+    settings |= {"noise-level": noise, "assigned": all_assigned}
+    settings[TEACHERS] = expanded(spec.path, settings[TEACHERS], settings[PART], settings["partition"])
+    if settings[PART] != WHOLE:
+        check_exists(spec.path, settings[PART], number_of_parts(spec.path, settings["partition"]))
+    return with_transfer(spec.path, settings)
 
 
 def _names(cells: list[dict]) -> list[str]:

@@ -14,6 +14,7 @@ from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.study.cells import make_cells
 from fairseq_kd.study.maker import TRAININGS
 from fairseq_kd.study.methods import STUDENT_DECODE
+from fairseq_kd.study.model_check import without_planned_like
 from fairseq_kd.study.plan import PLAN_NAME, Plan
 from fairseq_kd.study.sections import AGREEMENT
 from fairseq_kd.study.spec import load_spec, spec_path
@@ -41,7 +42,7 @@ def check_commands(plan: Plan) -> None:
 def _check_training(where: str, words: list[str]) -> None:
     from fairseq_kd.criterions.planned import check_planned
 
-    args = parse_training(where, words)
+    args = parse_training(where, without_planned_like(words))
     if args.criterion in ("kd_word", "kd_hybrid", "kd_mutual"):  # in every plan; tests parse other commands too
         with prefixed_errors(where):
             check_planned(args)

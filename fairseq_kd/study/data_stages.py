@@ -4,13 +4,14 @@ import json
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.study.existing import Existing
-from fairseq_kd.study.existing_check import ExistingCheck
 from fairseq_kd.study.key import RawText, raw_text
+from fairseq_kd.study.model_check import ModelCheck
 from fairseq_kd.study.sections import SHARES, SOURCE_TEXT
 from fairseq_kd.study.spec import Spec
 from fairseq_kd.study.stages import Stages
 from fairseq_kd.study.state import OlderStages
 from fairseq_kd.study.teachers import settings_of_each
+from fairseq_kd.study.transfer import TRANSFER, UNION
 
 DROPPING = ("max-length-ratio", "drop-empty", "drop-copies")  # options of decode that leave sentences out
 
@@ -21,7 +22,7 @@ class DataStages(Stages):
     def __init__(self, spec: Spec, older: OlderStages | None = None):
         super().__init__(spec, older)
         self.existing, self._raw = Existing(), {}
-        self._check = ExistingCheck(spec, self.existing)
+        self._check = ModelCheck(spec, self.existing)
 
     def _prepared(self, settings: dict) -> str:
         """The data-bin: the one that `data` names, or the output of `prepare`."""
@@ -72,8 +73,14 @@ class DataStages(Stages):
         return decoded
 
     def _targets(self, data_bin: str, clean: str, teacher: str, settings: dict) -> str:
-        """The data-bin with the teacher's targets in place of the gold targets, or with both if gold data are mixed."""
-        decoded = self._decoded(data_bin, clean, teacher, settings)
+        """The data-bin with the teacher's targets in place of the gold targets, or with both if gold data are mixed.
+
+        data_bin: of the cell's training set, whose gold targets alone are mixed.
+        """
+        sources = data_bin
+        if settings[TRANSFER] == UNION:
+            sources = self._noised(clean, "train", settings["noise-level"], settings)
+        decoded = self._decoded(sources, clean, teacher, settings)
         if settings["mix-gold"] == 0:
             return decoded
         times = {"times": [settings["mix-gold"], 1], "out": "@out/data-bin"}

@@ -32,7 +32,7 @@ from fairseq_kd.training.arguments import CROSS_ENTROPY
 CALIBRATION = "calibration.json"
 REMEDY = "remove it, and measure again by fairseq-kd study plan --calibrate"
 NOT_IN_SHAPE = ("--seed", "--max-update", "--total-num-update", "--out")
-DATA = ("prepare", "noise", "decode", "mix")  # kinds of stages that make data-bins
+DATA = ("prepare", "partition", "noise", "decode", "mix")  # kinds of stages that make data-bins
 WEIGHTS = ("finetune-from-model", "restore-file")  # the weights with which a student begins do not change its speed
 # options that name what other stages make, and that change the speed of an update
 NOT_MEASURED = {"--teacher", "--distilled", "--peers"}

@@ -1,4 +1,4 @@
-"""Checks of the artefacts that a study takes as they are, and of a student's initialisation, before anything runs.
+"""Checks of the artefacts that a study takes as they are, before anything runs.
 
 Raises KDError with the file of the spec and the key at fault. What the manifests do not show, such as a damaged block
 of a cache, is found by the stage that reads the artefact.
@@ -11,10 +11,7 @@ from fairseq_kd.artifacts.manifest import MANIFEST_NAME, read_manifest
 from fairseq_kd.core.errors import KDError, prefixed_errors
 from fairseq_kd.study.existing import Existing, names_of_several
 from fairseq_kd.study.key import RawText, parts_of
-from fairseq_kd.study.maker import TRAININGS
-from fairseq_kd.study.peers import of_first_peer
 from fairseq_kd.study.spec import Spec
-from fairseq_kd.training.arguments import CROSS_ENTROPY, parse_training, to_arguments, training_arguments
 
 NEEDED_SUBSETS = ("train", "valid")
 
@@ -199,51 +196,3 @@ class ExistingCheck:
                 f"{what} was made from another {different[0]} than the one in {data['path']}: give the data-bin from "
                 "which it was made, or leave this path out"
             )
-
-    def init(self, clean: str, teacher: str, settings: dict, options: dict, stages: dict) -> None:
-        """The student can begin with weights of the teacher, as far as the options show it.
-
-        clean, teacher: words. options: of the student's training. stages: the stages planned so far.
-        """
-        from fairseq_kd.models.initialise import check_possible
-
-        where = f"{self.spec.path}: init {settings['init']}"
-        options = options | CROSS_ENTROPY  # the parser asks for a criterion
-        words = training_arguments(clean, *self._languages, options, user_dir="@user-dir")
-        key = "init", teacher, str(to_arguments(options))
-        if key in self._words:
-            return
-        student = parse_training(where, words)
-        with prefixed_errors(where):
-            check_possible(self._model_of(teacher, stages), student)
-        self._words[key] = teacher
-
-    def backend(self, checkpoint: str, settings: dict, stages: dict) -> None:
-        """The backend of the evaluation can run the model of a checkpoint, as far as its options show it.
-
-        checkpoint: a word. stages: the stages planned so far.
-        """
-        name = settings["evaluate"].get("backend")
-        key = "backend", name, checkpoint
-        if name is None or key in self._words:
-            return
-        from fairseq_kd.evaluation.backend import BackendOptions
-
-        with prefixed_errors(f"{self.spec.path}: backend in evaluate"):
-            options = BackendOptions(name)
-            exists = self.existing.of(checkpoint) is not None
-            if exists or stages[Path(checkpoint).parts[2]].kind != "compact":  # which writes a student without gates
-                options.check_model(self._model_of(checkpoint, stages))
-        self._words[key] = checkpoint
-
-    def _model_of(self, teacher: str, stages: dict):
-        """The options of a model: from the checkpoint of a teacher, or from the command that will train it."""
-        if self.existing.of(teacher) is not None:
-            return self._models[teacher]
-        stage = stages[Path(teacher).parts[2]]
-        while stage.kind not in TRAININGS:  # `select` and `split` take one checkpoint of a training
-            stage = stages[stage.inputs[0]]
-        words = of_first_peer(stage.command[1:])
-        if isinstance(words, str):
-            return self._model_of(words, stages)
-        return parse_training(f"{self.spec.path}: {stage.kind} or common", words)

@@ -1,4 +1,4 @@
-"""Factors: what a study varies. The values of each factor, the settings that they assign, and exclusions.
+"""Factors: what a study varies. The values of each factor, and the settings that they assign.
 
 A setting is either a setting of the study itself (SETTINGS, such as `method`) or one option, as SECTION.OPTION. The
 name of a factor says which settings its values assign:
@@ -9,16 +9,13 @@ name of a factor says which settings its values assign:
     SECTION.OPTION, such as `decode.beam`            that option
     an option of the criterion, see is_kd_option     kd.NAME
     any other name, such as `dropout`                student.NAME
-
-An exclusion is a pattern of factor values. It removes the cells that agree with all of it.
 """
-
-from fnmatch import fnmatchcase
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.yaml_file import check_keys, check_text, nearest
 from fairseq_kd.quickstart.recipe import TRAINED
 from fairseq_kd.study.methods import INITIALISATIONS, NAMES, OF_SEVERAL_TEACHERS, RANDOM, REFRESH, STUDENT_DECODE
+from fairseq_kd.study.parts import PART, WHOLE, check_part
 from fairseq_kd.study.peers import check_peers
 from fairseq_kd.study.sections import (
     BUDGETS,
@@ -33,6 +30,8 @@ from fairseq_kd.study.sections import (
 )
 from fairseq_kd.study.spec import Spec
 from fairseq_kd.study.teachers import TEACHERS
+from fairseq_kd.study.transfer import CHOICES as TRANSFERS
+from fairseq_kd.study.transfer import TRANSFER
 from fairseq_kd.training.arguments import PRECISION, check_precision
 
 METHODS = NAMES
@@ -43,9 +42,11 @@ CHOICES = {
     "signal": ("cache", "online"),
     "compact": (True, False),
     "init": INITIALISATIONS,
+    TRANSFER: TRANSFERS,
 }
 DEFAULTS = {"teacher-choice": None, "teacher-noise": "same", "signal": "cache", "compact": False}
 DEFAULTS |= {"noise": 0, "seed": 1, "mix-gold": 0, "init": RANDOM, "peers": 2, TEACHERS: None, REFRESH: None}
+DEFAULTS |= {PART: WHOLE, TRANSFER: None}
 SETTINGS = ("method", *DEFAULTS)
 ALIASES = {
     "strategy": ("decode.strategy",),
@@ -57,7 +58,18 @@ ALIASES = {
 # see is_kd_option
 KD_OPTIONS = ("teacher-temperature", "student-temperature", "teacher-dtype", "teacher-schedule", *OF_SEVERAL_TEACHERS)
 KD_BEGINNINGS = ("kd-", "on-policy-", "hybrid-")
-OPTION_SECTIONS = ("data", *TRAINED, "select", "kd", "cache", "decode", STUDENT_DECODE, "noise", "evaluate")
+OPTION_SECTIONS = (
+    "data",
+    "partition",
+    *TRAINED,
+    "select",
+    "kd",
+    "cache",
+    "decode",
+    STUDENT_DECODE,
+    "noise",
+    "evaluate",
+)
 
 
 def check_factors(spec: Spec) -> dict:
@@ -91,7 +103,7 @@ def _check_name(spec: Spec, name) -> None:
 def _check_labelled(spec: Spec, name: str, values: dict) -> None:
     if name == TEACHERS:  # `read_teachers` has checked it
         return
-    if name in SETTINGS or name in ALIASES:
+    if (name in SETTINGS and name != TRANSFER) or name in ALIASES:
         raise KDError(f"{spec.path}: the factor {name} takes a list of values; labelled values need another name")
     for label, options in values.items():
         check_keys(spec.path, f"the value {label!r} of the factor {name}", options, valid=tuple(options or ()))
@@ -114,6 +126,8 @@ def _check_value(spec: Spec, name: str, value, labelled: bool, lists=()) -> None
         check_noise_level(spec.path, "factors", value)
     if name == "mix-gold":
         check_mix(spec.path, value)
+    if name == PART:
+        check_part(spec.path, value)
     if name == "peers":
         check_peers(spec.path, value)
     if name == REFRESH:
@@ -171,67 +185,3 @@ def settings_of_value(spec: Spec, name: str, value) -> list[str]:
     if found:
         return found
     return [setting for other in spec.factors[name] for setting, _ in assignments(spec, name, other)]
-
-
-class Exclusion:
-    """A pattern: factor -> value, text with wildcards, or a list of them. It removes the cells that agree with all."""
-
-    def __init__(self, spec: Spec, number: int, pattern, factors: dict):
-        self.where = f"exclusion {number}"
-        check_keys(spec.path, self.where, pattern, valid=tuple(factors))
-        if not pattern:
-            raise KDError(f"{spec.path}: {self.where} is empty, so it would remove every cell; name a factor")
-        self.pattern = {name: value if isinstance(value, list) else [value] for name, value in pattern.items()}
-        for name, wanted in self.pattern.items():
-            for value in wanted:
-                if isinstance(value, list | dict) or value is None:
-                    raise KDError(f"{spec.path}: {self.where}: {name} must be a value or a list of values")
-                if not any(_agrees(value, known) for known in factors[name]):
-                    raise KDError(f"{spec.path}: {self.where}: the factor {name} has no value {value!r}; the nearest "
-                                  f"is {nearest(value, factors[name])!r}")  # fmt: skip
-
-    def removes(self, values: dict) -> bool:
-        """Whether the pattern agrees with the cell that has these values of factors."""
-        return all(
-            name in values and any(_agrees(value, values[name]) for value in wanted)
-            for name, wanted in self.pattern.items()
-        )
-
-
-def read_exclusions(spec: Spec, factors: dict) -> list[Exclusion]:
-    """The exclusions of a spec. Raises KDError for an unknown factor or value, naming the nearest."""
-    if not isinstance(spec.exclude, list):
-        raise KDError(f"{spec.path}: exclude must be a list of patterns, found {type(spec.exclude).__name__}")
-    return [Exclusion(spec, number, pattern, factors) for number, pattern in enumerate(spec.exclude, start=1)]
-
-
-def _agrees(pattern, value) -> bool:
-    if isinstance(pattern, str) and isinstance(value, str):
-        return fnmatchcase(value, pattern)
-    return pattern == "*" or (pattern == value and isinstance(pattern, bool) == isinstance(value, bool))
-
-
-def check_exclusions(spec: Spec, factors: dict, exclusions: list, effective: list, kept: list) -> None:
-    """Raises KDError for exclusions that remove nothing, everything, or every cell with one value.
-
-    effective: for each combination of values, the settings that have an effect. kept: the combinations that are not
-    excluded.
-    """
-    for exclusion in exclusions:
-        if not any(exclusion.removes(values) for values in effective):
-            raise KDError(f"{spec.path}: {exclusion.where} contradicts itself: no cell has {exclusion.pattern}, "
-                          "because one of these factors has no effect where the other has that value")  # fmt: skip
-    if not kept:
-        count = len({tuple(values.items()) for values in effective})
-        raise KDError(f"{spec.path}: the exclusions remove all {count} cells; leave one of them out")
-    for name, values in factors.items():
-        if not any(name in cell for cell in effective):
-            raise KDError(f"{spec.path}: the factor {name} has no effect with method "
-                          f"{', '.join(factors['method'])}; leave it out")  # fmt: skip
-        for value in values:
-            if not any(cell.get(name) == value for cell in effective):
-                raise KDError(f"{spec.path}: the value {value} of the factor {name} has no effect with method "
-                              f"{', '.join(factors['method'])}; leave it out")  # fmt: skip
-            if not any(cell.get(name) == value for cell in kept):
-                raise KDError(f"{spec.path}: the exclusions contradict the factors: together they leave no cell with "
-                              f"{name} {value}; take it out of the factor, or out of an exclusion")  # fmt: skip

@@ -3,8 +3,10 @@
 `key` names a stage by its request and by this.
 """
 
+import contextlib
 import itertools
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 
 
 @dataclass(frozen=True)
@@ -21,9 +23,11 @@ class Maker:
 
 MAKERS = {
     "prepare": Maker(1, ("sentencepiece", "subword-nmt", "fairseq")),
+    "partition": Maker(1, ("numpy", "scikit-learn", "fairseq")),
     "noise": Maker(1, ("numpy", "sentencepiece", "fairseq")),
     "teacher": Maker(2, ("torch", "fairseq")),  # 2: CROSS_ENTROPY
     "select": Maker(1, ("torch", "fairseq", "sentencepiece", "sacrebleu")),
+    "average": Maker(1, ("torch", "fairseq")),
     "init": Maker(1, ("torch", "fairseq")),
     "decode": Maker(1, ("torch", "fairseq", "ctranslate2", "sentencepiece", "sacrebleu")),
     "mix": Maker(1, ("fairseq",)),
@@ -38,6 +42,7 @@ KINDS = tuple(MAKERS)
 TRAININGS = ("teacher", "student")
 BEFORE = ("--criterion", "label_smoothed_cross_entropy")  # CROSS_ENTROPY replaced these words
 BY_CTRANSLATE2 = ("--backend", "ctranslate2")  # words of an evaluation whose result depends on that library too
+NOT_LISTED = ("scikit-learn",)  # libraries of one kind, which `library_versions` does not list
 ON_GPU = ("teacher", "select", "decode", "cache", "student", "evaluate")
 
 
@@ -54,8 +59,15 @@ def made_by(kind: str, versions: dict, command=()) -> dict:
     found = versions | {"fairseq": versions.get("fairseq", versions.get("ve-fairseq"))}
     changes = [kind in TRAININGS and trains_our_student(command), kind == "student" and is_cross_entropy(command)]
     number = MAKERS[kind].format + sum(changes)
-    named = {name: found.get(name) for name in libraries_of(kind, command)}
+    named = {name: found.get(name) or _other_version(name) for name in libraries_of(kind, command)}
     return {"format": number} | {name: value and value.partition("+")[0] for name, value in named.items()}
+
+
+def _other_version(name: str) -> str | None:
+    """The version of a library that `library_versions` does not list; None where it is not installed."""
+    with contextlib.suppress(PackageNotFoundError):
+        return version(name) if name in NOT_LISTED else None
+    return None
 
 
 def libraries_of(kind: str, command=()) -> tuple[str, ...]:

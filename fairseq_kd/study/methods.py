@@ -11,6 +11,8 @@
     dp          a trained student goes on; the teacher or its own start         kd_word, the teacher runs
     mutual      gold targets, and the distributions of other students           kd_mutual, no teacher
     ensemble    no training: the teachers of the cell themselves                -
+    soup        no training: the mean of the weights of the teachers            -
+    best        no training: the teacher with the highest validation BLEU       -
 
 With several teachers every method takes their mixture.
 """
@@ -19,7 +21,9 @@ from dataclasses import dataclass, field
 
 RANDOM, STUDENT = "random", "ce"
 OF_TEACHER = ("skip", "first", "last")  # values of `init` that take layers of the teacher
-INITIALISATIONS = (RANDOM, *OF_TEACHER, STUDENT)
+# values of `init` that take one of the models of the cell -> the value of --by of `select-teacher`
+CHOSEN = {"best-score": "high-score", "lowest-loss": "low-loss", "largest": "largest", "random-model": "random"}
+INITIALISATIONS = (RANDOM, *OF_TEACHER, STUDENT, *CHOSEN)
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,10 @@ METHODS = {
     "dp": Method(criterion="kd_word", defaults={"kd-partition": "supervised"}),
     "mutual": Method(criterion="kd_mutual", taught=False),
     "ensemble": Method(trained=False),
+    "soup": Method(trained=False),
+    "best": Method(trained=False),
 }
+SOUP, BEST_MODEL = "soup", "best"
 NAMES = tuple(METHODS)
 REFRESH, STUDENT_DECODE = "refresh", "student-decode"  # the setting and the section of methods with rounds
 # beginning of an option of the section kd -> the only method that takes it
@@ -70,7 +77,7 @@ OF_MUTUAL = ("kd-weight", "teacher-temperature", "student-temperature", "kd-scal
 
 def needs_teacher(method: str, init: str) -> bool:
     """Whether a cell has a teacher. init: the setting of the cell."""
-    return METHODS[method].taught or (METHODS[method].trained and init in OF_TEACHER)
+    return METHODS[method].taught or (METHODS[method].trained and init in (*OF_TEACHER, *CHOSEN))
 
 
 def takes_option(method: str, option: str, *, several: bool, online: bool) -> bool:

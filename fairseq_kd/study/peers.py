@@ -8,14 +8,20 @@ import re
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.inference.supported import COMPOSITE
+from fairseq_kd.study.parts import PARTS
 
-FORM = "a number of students from 2, or the architectures of the other students, such as kd_student_5m"
+FORM = (
+    "a number of students from 2, parts (the local models of all parts), or the architectures of the other students, "
+    "such as kd_student_5m"
+)
 SHAPE = re.compile("(encoder|decoder)-(layers|embed-dim|ffn-embed-dim|attention-heads)")
 CHOSEN_BY = {"best-checkpoint-metric": "nll_loss_peer1"}  # as kd_mutual logs it: checkpoint_best.pt is that of peer 1
 
 
 def check_peers(path, value) -> None:
     """Raises KDError unless `value` names the students of a mutual training. path: of the spec."""
+    if value == PARTS:
+        return
     number = type(value) is int and value >= 2
     names = isinstance(value, str) and all(value.split(":"))
     if not number and not names:

@@ -19,9 +19,8 @@ from fairseq_kd.sequence.strategies import STRATEGIES
 from fairseq_kd.study.key import FILE_OF_STAGE
 from fairseq_kd.study.methods import METHODS, REFRESH, STUDENT_DECODE
 from fairseq_kd.study.sections import SEEDS
-from fairseq_kd.study.stages import Stage
+from fairseq_kd.study.stages import BEST, Stage
 from fairseq_kd.study.student_stages import StudentStages
-from fairseq_kd.study.teacher_stages import BEST
 from fairseq_kd.study.teachers import TEACHERS
 
 WEIGHTS = "teacher-weights"
@@ -44,7 +43,7 @@ class RoundStages(StudentStages):
         where = f"{self.spec.path}: method {settings['method']}"
         ends, options = _ends(where, settings), self._options(settings)
         _check_cell(where, settings, options)
-        options |= self._initial_weights(data_bin, clean, teacher, settings, options) | _whole_schedule(where, options)
+        options = self._begun(data_bin, clean, teacher, settings, options) | _whole_schedule(where, options)
         options["criterion"] = METHODS[settings["method"]].criterion
         taught = self._taught_options(data_bin, teacher, settings)
         student = self._training("student", data_bin, options | taught | {"max-update": ends[0]})

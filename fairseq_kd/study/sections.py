@@ -13,7 +13,7 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.yaml_file import check_keys, check_text, is_number, nearest
 from fairseq_kd.training.arguments import PRECISION, RESERVED, check_precision, option_names
 
-SECTIONS = ("recipe", "data", "common", "teacher", "student", "budget", "kd", "select", "cache", "decode")
+SECTIONS = ("recipe", "data", "partition", "common", "teacher", "student", "budget", "kd", "select", "cache", "decode")
 SECTIONS += ("student-decode", "noise", "evaluate")
 BUDGETS = ("teacher", "student")  # keys of budget, in updates
 SHARES = ("delete", "substitute", "swap")  # how the three operations divide the noise level
@@ -36,6 +36,7 @@ SET_BY_STUDY = {
     "decode": (*_OF_TEACHER_RUNS, "tokenize", "like"),
     "student-decode": (*_OF_TEACHER_RUNS, *_OF_CHOICES, "teacher-data", "trust-checkpoint", "source-text", "seed"),
     "data": ("out",),
+    "partition": ("prefix", "out", "split", "source-lang", "target-lang"),
     "evaluate": ("checkpoint", "subset", "out", "cpu", *_OF_CHANGES),
     "select": ("checkpoints", "by", "out", "cpu", "average", "out-checkpoint", "tokenize"),
     "noise": ("prefix", "data-bin", "subset", "out", "source-lang", "target-lang"),
@@ -59,6 +60,7 @@ _REMEDIES = {
 # The commands of fairseq-kd that read a section, and the keys that the study itself reads there.
 PROGRAMS = {
     "data": "prepare",
+    "partition": "partition",
     "select": "select-teacher",
     "cache": "cache",
     "decode": "decode",

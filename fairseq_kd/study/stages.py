@@ -14,6 +14,8 @@ from fairseq_kd.study.spec import Spec
 from fairseq_kd.study.state import OlderStages
 from fairseq_kd.training.arguments import to_arguments, training_arguments
 
+BEST = "checkpoints/checkpoint_best.pt"  # of a training
+
 
 @dataclass(frozen=True)
 class Stage:

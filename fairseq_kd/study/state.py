@@ -23,6 +23,7 @@ CHOSEN_TEACHER = "teacher.pt"
 OUTPUTS = (
     f"data-bin/{MANIFEST_NAME}",
     f"cache/{MANIFEST_NAME}",
+    f"parts/{MANIFEST_NAME}",
     CHOSEN_TEACHER,
     f"peers/{MANIFEST_NAME}",
     "model.pt",

@@ -1,18 +1,24 @@
 """The training of a cell's student, by each method."""
 
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.study.architectures import left_out, of_the_model
-from fairseq_kd.study.methods import METHODS, OF_SEVERAL_TEACHERS, OF_TEACHER, RANDOM, SCHEDULE, STUDENT, taken_options
-from fairseq_kd.study.peers import CHOSEN_BY, architectures
-from fairseq_kd.study.stages import Stage
-from fairseq_kd.study.teacher_stages import BEST, TeacherStages
+from fairseq_kd.study.architectures import of_the_model
+from fairseq_kd.study.methods import (
+    CHOSEN,
+    METHODS,
+    OF_SEVERAL_TEACHERS,
+    RANDOM,
+    SCHEDULE,
+    STUDENT,
+    taken_options,
+)
+from fairseq_kd.study.mutual_stages import FROM_A_FILE, MutualStages
+from fairseq_kd.study.stages import BEST, Stage
 from fairseq_kd.study.teachers import NO_SCHEDULE, schedule
-from fairseq_kd.training.arguments import CROSS_ENTROPY, check_without_teacher
+from fairseq_kd.study.transfer import learns_from_decoded
+from fairseq_kd.training.arguments import CROSS_ENTROPY
 
-FROM_A_FILE = ("finetune-from-model", "restore-file")  # options that also say with which weights a student begins
 
-
-class StudentStages(TeacherStages):
+class StudentStages(MutualStages):
     """The stages that train students."""
 
     def _student(self, data_bin: str, clean: str, teacher: str, settings: dict) -> tuple[Stage, str]:
@@ -21,14 +27,15 @@ class StudentStages(TeacherStages):
         data_bin: of the cell's training set. clean: the data-bin before noise.
         """
         if settings["method"] == "mutual":
-            return self._mutual(data_bin, settings)
+            return self._mutual(data_bin, clean, settings)
         method, options = METHODS[settings["method"]], self._options(settings)
         if method.criterion is None:
             self._check_plain(options)
         if settings["method"] == "ce":  # before the initial weights: the order of the words is a part of the key
             options |= CROSS_ENTROPY
-        options |= self._initial_weights(data_bin, clean, teacher, settings, options)
-        learnt = self._targets(data_bin, clean, teacher, settings) if method.on_decoded else data_bin
+        options = self._begun(data_bin, clean, teacher, settings, options)
+        decoded = learns_from_decoded(settings)
+        learnt = self._targets(data_bin, clean, teacher, settings) if decoded else data_bin
         if method.criterion is not None:
             options |= {"criterion": method.criterion} | self._taught_options(learnt, teacher, settings)
         elif settings["method"] == "seq":
@@ -39,22 +46,8 @@ class StudentStages(TeacherStages):
         student = self._training("student", learnt, options)
         return student, student.path(BEST)
 
-    def _options(self, settings: dict) -> dict:
-        """The options of a student's training that all methods share."""
-        options = left_out(settings["common"] | settings["student"], "student", self.spec, settings)
-        return options | {"max-update": settings["budget"]["student"], "seed": settings["seed"]}
-
-    def _check_plain(self, options: dict) -> None:
-        check_without_teacher(f"{self.spec.path}: student or common", options)
-
-    def _plain(self, data_bin: str, settings: dict) -> Stage:
-        """The student of the method ce with the settings of another cell: the same stage as that of a cell with ce."""
-        options = self._options(settings)
-        self._check_plain(options)
-        return self._training("student", data_bin, options | CROSS_ENTROPY)
-
-    def _initial_weights(self, data_bin: str, clean: str, teacher: str, settings: dict, options: dict) -> dict:
-        """The option that names the weights with which a student begins; {} for random ones."""
+    def _begun(self, data_bin: str, clean: str, teacher: str, settings: dict, options: dict) -> dict:
+        """The options of a training, with those that say with which weights the student begins."""
         init, named = settings["init"], [name for name in FROM_A_FILE if name in options]
         if settings["method"] == "dp" and init == RANDOM and not named:
             if "init" in settings["assigned"]:
@@ -62,13 +55,15 @@ class StudentStages(TeacherStages):
                               "student; exclude these cells, or give init ce")  # fmt: skip
             init = STUDENT
         if init == RANDOM:
-            return {}
+            return options
         if named:
             raise KDError(f"{self.spec.path}: init {init} and {named[0]} both say with which weights the "
                           "student begins; leave one of them out")  # fmt: skip
+        if init in CHOSEN:
+            return self._from_chosen(clean, teacher, settings, options)
         if init == STUDENT:
-            return {"finetune-from-model": self._plain(data_bin, settings).path(BEST)}
-        return {"finetune-from-model": self._from_teacher(clean, teacher, settings, options)}
+            return options | {"finetune-from-model": self._plain(data_bin, settings).path(BEST)}
+        return options | {"finetune-from-model": self._from_teacher(clean, teacher, settings, options)}
 
     def _from_teacher(self, clean: str, teacher: str, settings: dict, options: dict) -> str:
         """The checkpoint from which a student begins: it holds weights of the teacher."""
@@ -109,40 +104,3 @@ class StudentStages(TeacherStages):
             return self._check.cache(own["folder"], data_bin, teacher, temperature)
         given = {"teacher": teacher, "temperature": temperature} | self._dictionaries(settings) | own | weights
         return self._tool("cache", ["cache", data_bin], given | {"out": "@out/cache"}).path("cache")
-
-    def _mutual(self, data_bin: str, settings: dict) -> tuple[Stage, str]:
-        """(the training of all peers, the word for the checkpoint of peer 1)."""
-        options = self._options(settings)
-        self._check_plain(options)
-        archs = architectures(self.spec.path, settings["peers"], options)
-        given = self._peers(data_bin, archs, settings, options)
-        options = {name: value for name, value in options.items() if name not in given["not"]} | given["options"]
-        options = CHOSEN_BY | options | {"criterion": "kd_mutual"} | taken_options(settings)
-        student = self._training("student", data_bin, options)
-        split = self._tool("split", ["split", student.path(BEST)], {"out": "@out/peers"})
-        return student, split.path("peers/peer1/checkpoint_best.pt")
-
-    def _peers(self, data_bin: str, archs: list[str], settings: dict, options: dict) -> dict:
-        """{"options": those that name the peers, "not": the student's own that do not belong beside them}."""
-        named = [name for name in FROM_A_FILE if name in options]
-        if settings["init"] in OF_TEACHER or named:
-            what = named[0] if named else f"init {settings['init']}"
-            raise KDError(f"{self.spec.path}: {what} and method mutual: all peers would begin with the same weights, "
-                          "and cannot learn from each other; exclude these cells, or give init ce")  # fmt: skip
-        arch = {"arch": "kd_mutual"}
-        if settings["init"] == STUDENT:
-            starts = [self._plain(data_bin, _as_peer(settings, number, one)) for number, one in enumerate(archs)]
-            peers = ":".join(start.path(BEST) for start in starts)
-            return {"options": arch | {"peers": peers}, "not": of_the_model(self.spec, options).keys() - {"arch"}}
-        if "like" in options:
-            return {"options": arch | {"peer-like": ":".join([str(options["like"])] * len(archs))}, "not": {"like"}}
-        return {"options": arch | {"peer-archs": ":".join(archs)}, "not": set()}
-
-
-def _as_peer(settings: dict, number: int, arch: str) -> dict:
-    """The settings of the cell for a peer that begins as a student of its own. number: 0 for the student of the cell.
-
-    Its seed is the seed with which a new peer of this number would begin.
-    """
-    own = {} if number == 0 else {"student": settings["student"] | {"arch": arch}}
-    return settings | own | {"seed": settings["seed"] + number}

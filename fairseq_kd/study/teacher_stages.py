@@ -4,19 +4,20 @@ import json
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.study.architectures import left_out
-from fairseq_kd.study.data_stages import DataStages, tokenizer
+from fairseq_kd.study.data_stages import tokenizer
+from fairseq_kd.study.local_stages import LocalStages
+from fairseq_kd.study.parts import LOCAL, PART, WHOLE
 from fairseq_kd.study.sections import AGREEMENT
 from fairseq_kd.study.spec import Spec
-from fairseq_kd.study.stages import Stage
+from fairseq_kd.study.stages import BEST, Stage
 from fairseq_kd.study.state import CHOSEN_TEACHER, OlderStages
 from fairseq_kd.study.teachers import settings_of_each
 from fairseq_kd.training.arguments import CROSS_ENTROPY, check_without_teacher
 
-BEST = "checkpoints/checkpoint_best.pt"
 BY_PROGRAM = ("backend", "workers")  # options of evaluate that choose the program which decodes
 
 
-class TeacherStages(DataStages):
+class TeacherStages(LocalStages):
     """The stages that make and evaluate teachers.
 
     teachers: [{"checkpoint", "results", "cells"}], and for a teacher that teaches only together with others "name".
@@ -32,9 +33,8 @@ class TeacherStages(DataStages):
 
         data_bin: of the cell's training set. cell: its name.
         """
-        trained_on = clean if settings["teacher-noise"] == "clean" else data_bin
         each = settings_of_each(self.spec.path, settings)
-        words = [self._teacher(trained_on, clean, own) for _, own in each]
+        words = [self._teacher(data_bin, clean, own) for _, own in each]
         if len(set(words)) < len(words):
             raise KDError(f"{self.spec.path}: two teachers of the cell {cell} have the same content, so they are one "
                           "teacher: leave one of them out")  # fmt: skip
@@ -64,12 +64,19 @@ class TeacherStages(DataStages):
         self.teachers += [one for one in self._members if (one["checkpoint"], one["results"]) not in known]
 
     def _teacher(self, data_bin: str, clean: str, settings: dict) -> str:
-        """A teacher's checkpoint: the one that is named, or one of a training.
+        """A teacher's checkpoint: the one that is named, that of a local model, or one of a training.
 
-        Of a training: checkpoint_best.pt (lowest validation loss), unless `teacher-choice` is set.
+        Of a training, on the whole training set: checkpoint_best.pt (lowest validation loss), unless `teacher-choice`
+        is set.
         """
+        if settings.get(LOCAL):
+            return self._local(clean, settings)
         if "checkpoint" in settings["teacher"]:
             return self._check.teacher(settings["teacher"]["checkpoint"], clean, settings)
+        if settings["teacher-noise"] == "clean":
+            data_bin = clean
+        elif settings[PART] != WHOLE:
+            data_bin = self._noised(clean, "train", settings["noise-level"], settings)
         stage = self._teacher_training(data_bin, settings)
         if settings["teacher-choice"] is None:
             return stage.path(BEST)

@@ -5,8 +5,10 @@
       three: [1, 2, 3]                         # three seeds
       mixed: [1, {seed: 2, dropout: 0.3}]      # other options of the section teacher
       mine: [a/checkpoint_best.pt, b.pt]       # checkpoints that exist
+      others: others                           # the local models of the other parts, see `parts`
 
-A teacher is a variation: options that change the section `teacher`. A number is its seed, a text its checkpoint.
+A teacher is a variation: options that change the section `teacher`. A number is its seed, a text its checkpoint. An
+entry with a part is the local model of this part.
 
 The option `teacher-schedule` lets the teachers of a cell follow each other. Its value in a study is the number of the
 last update of each teacher but the last one, such as 2000 for two teachers and "2000,5000" for three; none: all of them
@@ -18,6 +20,7 @@ import os
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.yaml_file import check_keys, check_text
+from fairseq_kd.study.parts import ALL, PART, WORDS, for_local, is_local, read_local
 from fairseq_kd.study.sections import SET_BY_STUDY, check_seed
 
 TEACHERS = "teachers"
@@ -48,6 +51,8 @@ def _several(path, label, given) -> list[dict]:
 
 
 def _variation(path, where: str, given) -> dict:
+    if given in WORDS:
+        given = {PART: given}
     if type(given) is int:
         given = {"seed": given}
     elif isinstance(given, str):
@@ -55,6 +60,8 @@ def _variation(path, where: str, given) -> dict:
     if not isinstance(given, dict):
         raise KDError(f"{path}: {where} has the teacher {given!r}; a teacher must be a seed, a checkpoint or options "
                       "of the section teacher")  # fmt: skip
+    if is_local(given):
+        return read_local(path, where, given)
     check_keys(path, where, given, valid=tuple(given))
     for key in given:
         if key in SET_BY_STUDY["teacher"]:
@@ -70,9 +77,13 @@ def _variation(path, where: str, given) -> dict:
 
 
 def describe(variation: dict) -> str:
-    """A teacher in few words: "seed 2", "seed 2, dropout 0.3", "a/checkpoint_best.pt"."""
+    """A teacher in few words: "seed 2", "seed 2, dropout 0.3", "part 2", "a/checkpoint_best.pt"."""
     if "checkpoint" in variation:
         return variation["checkpoint"]
+    if is_local(variation) and variation[PART] in WORDS:
+        others = describe({name: value for name, value in variation.items() if name != PART})
+        which = "all parts" if variation[PART] == ALL else "the other parts"
+        return f"the local models of {which}" + (f" with {others}" if others else "")
     return ", ".join(f"{name} {value}" for name, value in variation.items())
 
 
@@ -80,12 +91,17 @@ def trains_any(variations: list | None, existing: set) -> bool:
     """Whether a cell trains a teacher. existing: the settings of the cell that name what exists already."""
     if variations is None:
         return "teacher.checkpoint" not in existing
-    return any("checkpoint" not in one for one in variations)
+    return any(not is_checkpoint(one) and not is_local(one) for one in variations)
+
+
+def is_checkpoint(variation: dict) -> bool:
+    """Whether a teacher exists."""
+    return "checkpoint" in variation
 
 
 def assigned_by(variations: list) -> list[str]:
     """The settings of the section teacher that the variations assign, each once."""
-    return list(dict.fromkeys(f"teacher.{name}" for one in variations for name in one))
+    return list(dict.fromkeys(f"teacher.{name}" for one in variations if not is_local(one) for name in one))
 
 
 def settings_of_each(path, settings: dict) -> list[tuple[str | None, dict]]:
@@ -97,6 +113,9 @@ def settings_of_each(path, settings: dict) -> list[tuple[str | None, dict]]:
         return [(None, settings)]
     found = []
     for one in settings[TEACHERS]:
+        if is_local(one):
+            found.append((f"{describe(one)}, seed {settings['seed']}", for_local(settings, one)))
+            continue
         section = {} if "checkpoint" in one else settings["teacher"]
         if "checkpoint" in section:
             raise KDError(f"{path}: the teacher {describe(one)} of the factor {TEACHERS} would be trained, but "

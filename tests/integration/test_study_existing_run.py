@@ -10,11 +10,10 @@ import shutil
 import pytest
 import torch
 from helpers import write_variant
-from process_helpers import Process
-from study_helpers import CONVOLUTION, LSTM, MODEL, SHORT, spec_on
+from study_helpers import CONVOLUTION, LSTM, MODEL, SHORT, completing, spec_on
 
 from fairseq_kd.artifacts.hashes import sha256_file
-from fairseq_kd.artifacts.records import read_record, write_record
+from fairseq_kd.artifacts.records import read_record
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.study import stage as study_stage
@@ -24,24 +23,11 @@ from fairseq_kd.study.refresh import rounds_of
 from fairseq_kd.study.report.rows import read_study
 from fairseq_kd.study.report.tested import _teachers
 from fairseq_kd.study.show import write_results
-from fairseq_kd.training import running
 
 
 @pytest.fixture
 def complete(monkeypatch):
-    """Run the stages of a plan: a training in a fork, other commands in this process."""
-    monkeypatch.setattr(running, "start_python", lambda words, output, threads: Process("-m", *words, output=output))
-    monkeypatch.setattr(study_stage, "run_python", lambda words: main(words[1:]))
-
-    def run(plan, work):
-        write_record(work / PLAN_NAME, plan.as_dict())
-        planned = read_record(work / PLAN_NAME, "")
-        for name, stage in planned["stages"].items():
-            folder = work / "stages" / name
-            folder.mkdir(parents=True, exist_ok=True)
-            study_stage._complete(work, planned, stage, folder)
-
-    return run
+    return completing(monkeypatch)
 
 
 def test_a_study_on_what_exists_trains_decodes_and_reports(data_bin, teacher, tmp_path, complete, capsys):

@@ -29,9 +29,11 @@ from fairseq_kd.training.arguments import CROSS_ENTROPY, to_arguments, training_
 SHORT = ("--max-len-a", "0", "--max-len-b", "6", "--cpu")
 GOLDEN = {  # kind: (format number, hash of what the run gives)
     "prepare": (1, "69a1ad343325c0b5"),
+    "partition": (1, "6554f551db70e65c"),
     "noise": (1, "9121476467dafe4f"),
     "teacher": (2, "5b5db14c2ce74be7"),
     "select": (1, "8b5a6ea9fe907dac"),
+    "average": (1, "200895a67054018b"),
     "init": (1, "8d31907e0c86d577"),
     "decode": (1, "15b0023eb6d8de97"),
     "mix": (1, "94f8cdc77fe78ce5"),
@@ -84,6 +86,16 @@ def prepare(data_bin, **parts):
     return files(data_bin, "*.bin", "*.idx", "dict.*.txt", "raw/*")
 
 
+def partition(data_bin, tmp_path, **parts):
+    """Which part each sentence is in, by rules that need no fit."""
+    found = {}
+    for rule, alpha in (("length", ()), ("quantity", ("--alpha", 0.5)), ("vocabulary", ())):
+        words = ("--parts", 3, "--by", rule, *alpha, "--no-plot", "--out", tmp_path / rule)
+        run("partition", data_bin, *words)
+        found[rule] = (tmp_path / rule / "parts" / "train.txt").read_text().split()
+    return found
+
+
 def noise(data_bin, tmp_path, **parts):
     rates = ("--delete", "0.1", "--substitute", "0.1", "--swap", "0.1")
     run("noise", "--data-bin", data_bin, "--subset", "test", *rates, "--out", tmp_path / "out")
@@ -112,6 +124,14 @@ def select(data_bin, teacher, model, tmp_path):
     found = json.loads((tmp_path / "out" / "selection.json").read_text())
     rows = [(row["checkpoint"][-14:], round(row["nll"], 1), round(row["bleu"], 2)) for row in found["checkpoints"]]
     return found["chosen"][-14:], rows
+
+
+def average(teacher, model, tmp_path, **parts):
+    """The sum of each matrix of the mean."""
+    second = drawn(teacher, tmp_path / "second.pt", seed=2)
+    run("average", f"{model}:{second}", "--out", tmp_path / "mean.pt")
+    weights = read_checkpoint(tmp_path / "mean.pt")["model"]
+    return [(name, round(float(value.double().sum()), 1)) for name, value in sorted(weights.items()) if value.dim() > 1]
 
 
 def init(data_bin, model, tmp_path, **parts):
@@ -189,7 +209,8 @@ def compare(tmp_path, **parts):
     return round(found["difference"], 2), found["decided_by"], p_values
 
 
-RUNS = (prepare, noise, teacher, select, init, decode, mix, cache, student, split, compact, evaluate, compare)
+RUNS = (prepare, partition, noise, teacher, select, average, init, decode, mix, cache, student, split, compact)
+RUNS += (evaluate, compare)
 RUNS = {function.__name__: function for function in RUNS}
 
 

@@ -21,6 +21,11 @@ SCRIPTS = ROOT / "scripts"
 SHELL = sorted(path.name for path in SCRIPTS.glob("*.sh") if path.name != "common.sh")
 MULTI30K = ["--source-lang", "de", "--target-lang", "en", "--vocab-size", "4000"]
 RUNS = [
+    (
+        "collaboration.sh",
+        ["multi30k", "--raw", "raw"],
+        "study run collaboration --with-report --recipe multi30k --out runs/collaboration-multi30k --raw raw",
+    ),
     ("sweep_capacity.sh", [], "study run capacity --with-report --recipe synthetic --out runs/capacity-synthetic"),
     (
         "sweep_capacity.sh",

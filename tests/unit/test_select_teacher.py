@@ -100,6 +100,34 @@ def test_lowest_loss_and_highest_score_by_hand():
     assert [row["checkpoint"] for row in select.rank(rows, "high-score")] == ["c", "d", "b", "a"]
 
 
+def test_the_largest_and_the_drawn_model_by_hand():
+    rows = [{"sha256": name, "parameters": size} for name, size in (("c", 10), ("a", 30), ("b", 30))]
+    assert [row["sha256"] for row in select.rank(rows, "largest")] == ["a", "b", "c"]
+    chosen = [select.drawn(rows, seed)["sha256"] for seed in range(20)]
+    assert set(chosen) == {"a", "b", "c"}
+    assert chosen == [select.drawn(rows[::-1], seed)["sha256"] for seed in range(20)]  # the order does not matter
+
+
+def test_named_models_of_several_folders_are_measured_and_shown_by_their_paths(training, data_bin, tmp_path, capsys):
+    paths = [tmp_path / name / "checkpoint_best.pt" for name in ("one", "two")]
+    for path, number in zip(paths, (1, 2), strict=True):
+        path.parent.mkdir()
+        shutil.copy(training / f"checkpoint{number}.pt", path)
+    given, out = ":".join(map(str, paths)), tmp_path / "chosen"
+    assert run(data_bin, given, "--out", out) == 0
+    shown = capsys.readouterr().out
+    assert all(str(path) in shown for path in paths) and f"low-loss teacher: {paths[1]}" in shown
+    assert run(data_bin, given, "--out", out, "--average", 2, "--out-checkpoint", tmp_path / "mean.pt") == 0
+    rows = json.loads((out / "selection.json").read_text())["checkpoints"]
+    assert [row["checkpoint"] for row in rows] == [*map(str, paths), str(tmp_path / "mean.pt")]
+    assert rows[2]["averaged_from"] == [str(paths[1]), str(paths[0])]
+    for seed in (1, 2, 3, 4):  # measured before
+        assert run(data_bin, given, "--out", out, "--seed", seed, by="random") == 0
+        found = json.loads((out / "selection.json").read_text())
+        drawn = select.drawn(found["checkpoints"], seed)["checkpoint"]
+        assert (found["by"], found["seed"], found["chosen"]) == ("random", seed, drawn)
+
+
 def test_overconfidence_parts_the_two_teachers(teacher, data_bin, tmp_path):
     """Greedy output does not change when all logits are multiplied; the loss does."""
     folder = tmp_path / "two"

@@ -3,11 +3,10 @@
 import json
 import re
 from collections import Counter
-from itertools import pairwise
 
 import pytest
 from helpers import write_variant
-from study_helpers import spec_on, write_spec
+from study_helpers import given, spec_on, student, write_spec
 from test_study_plan import kinds, plan_of, with_version
 
 from fairseq_kd.cli.main import main
@@ -21,17 +20,6 @@ from fairseq_kd.study.stage import resolve
 ALL = ["ce", "word", "seq", "word+seq", "hybrid", "on-policy", "dp", "mutual", "ensemble"]
 SETS = {"one": 1, "three": [1, 2, 3]}
 OWN = {"teachers": SETS, "method": ALL}
-
-
-def given(stage) -> dict:
-    """Option -> the word after it."""
-    return {word[2:]: after for word, after in pairwise([*stage.command, "--"]) if word.startswith("--")}
-
-
-def student(plan, **factors):
-    """The stage of the training of the only cell with these values of factors."""
-    (cell,) = (one for one in plan.cells.values() if one["factors"].items() >= factors.items())
-    return plan.stages[cell["student"]]
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,8 @@ METHODS = {
     "dp": "goes on from a trained student: each token has the probabilities of the teacher or of that student",
     "mutual": "learns from the gold targets and from the probabilities of other students, which learn at the same time",
     "ensemble": "no student: the teachers themselves translate together",
+    "soup": "no student: a model whose weights are the mean of the weights of the teachers",
+    "best": "no student: the teacher with the highest BLEU on the validation set",
 }
 
 
@@ -75,6 +77,10 @@ FACTORS = {
             "first": "the weights of the teacher's first layers",
             "last": "the weights of the teacher's last layers",
             "ce": "the weights of a student that was trained on the gold targets",
+            "best-score": "the weights of the model with the highest validation score, among the teachers and its own",
+            "lowest-loss": "the weights of the model with the lowest validation loss, among the teachers and its own",
+            "largest": "the weights of the largest model, among the teachers and its own",
+            "random-model": "the weights of a model that is drawn by chance, among the teachers and its own",
         },
     ),
     "strategy": Words(
@@ -88,8 +94,21 @@ FACTORS = {
     ),
     "teachers": Words("the teachers of a student; of several their mean probabilities, or weighted ones", {}),
     "peers": Words(
-        "the students that learn from each other: their number, or the architectures of the others", "{}", "students"
+        "the students that learn from each other: their number, the architectures of the others, or the local models "
+        "of all parts",
+        "{}",
+        "students",
     ),
+    "part": Words("the part of the training set that the student has", {"whole": "the whole training set"}),
+    "transfer": Words(
+        "the sentences from which a student learns what its teachers know",
+        {
+            "own": "its own training set, with the gold targets",
+            "union": "the source sentences of all parts, with targets of the teachers",
+            "text": "other text, with targets of the teachers",
+        },
+    ),
+    "partition.by": Words("the rule by which the training set is divided into parts", "{}"),
     "teacher-weights": Words("the weights of several teachers", "{}"),
     "on-policy-rate": Words("the share of targets that are samples of the student", "{}"),
     "hybrid-weight": Words("the weight of the gold targets, against the teacher's translations", "{}"),
