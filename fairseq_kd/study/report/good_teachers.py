@@ -181,7 +181,7 @@ def _finding(method: str, several: list[Related]) -> list[str]:
     found = [one for one in several if one.supported]
     known = [one for one in several if one.rank is not None]
     if not known:
-        return [f"{method}: nothing can be said.", *why_untested(several, "teachers")]
+        return [f"{method}: no correlation can be computed.", *why_untested(several, "teachers")]
     count = max(len(one.pairs) for one in known)
     if found:
         said = " and ".join(f"with {'higher' if one.rank.value > 0 else 'lower'} {one.name}" for one in found)

@@ -90,7 +90,8 @@ def why_untested(several: list[Related], units: str) -> list[str]:
                      f"is {p:.2g}.")  # fmt: skip
     few = [one.name for one in several if one.measured and one.rank is None]
     if few:
-        lines.append(f"No test of {', '.join(few)}: it needs {FEWEST} {units} or more with different values.")
+        needed = f"{FEWEST} {units} or more, with different values and gains"
+        lines.append(f"No test of {', '.join(few)}: a test needs {needed}.")
     return lines
 
 
