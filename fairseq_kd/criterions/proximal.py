@@ -8,14 +8,13 @@ multiplied by its sample size, and one update has the gradient of the term once.
 """
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Optional
 
 import torch
 from fairseq.logging import metrics
 
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.criterions.no_effect import refuse
 from fairseq_kd.criterions.on_policy_config import OnPolicyConfig, check_word_options
 from fairseq_kd.inference.checkpoint import read_checkpoint
 
@@ -39,11 +38,11 @@ class ProximalConfig(OnPolicyConfig):
     )
 
 
-DEFAULTS = {field.name: field.default for field in fields(ProximalConfig)}
-
-
 def check_proximal_options(cfg) -> None:
-    """Check all options of kd_word. Raises KDError for the first one that is out of range or would have no effect."""
+    """Check all options of kd_word. Raises KDError for the first one that is out of range or would have no effect.
+
+    --proximal-mu 0 with weights is allowed: a server that sends μ can send 0, and then there is no term.
+    """
     check_word_options(cfg)
     if not 0 <= cfg.proximal_mu < math.inf:
         raise KDError(f"--proximal-mu {cfg.proximal_mu}: must be 0 (no proximal term) or above")
@@ -52,8 +51,6 @@ def check_proximal_options(cfg) -> None:
             f"--proximal-mu {cfg.proximal_mu} needs --proximal-weights CHECKPOINT: the weights from which the student "
             "is to stay near"
         )
-    if cfg.proximal_mu == 0 and cfg.proximal_weights is not None:
-        refuse(cfg, ("proximal_weights",), "without --proximal-mu", DEFAULTS)
 
 
 class ProximalTerm:
