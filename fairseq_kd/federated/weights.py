@@ -52,7 +52,9 @@ def check_arrays(found: Arrays, wanted: Arrays) -> None:
         if name not in wanted:
             raise BadWeights(f"it has the weight {name}, which the global model lacks")
         if value.shape != wanted[name].shape:
-            raise BadWeights(f"{name} has the shape {value.shape}, and that of the global model is {wanted[name].shape}")
+            raise BadWeights(
+                f"{name} has the shape {value.shape}, and that of the global model is {wanted[name].shape}"
+            )
         if value.dtype.kind != "f" or not np.isfinite(value).all():
             raise BadWeights(f"{name} has values that are not finite numbers")
 

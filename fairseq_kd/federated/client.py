@@ -1,0 +1,111 @@
+"""The work of one client in one round: `python -m fairseq_kd.federated.client JOB.json`, a process without Flower.
+
+FOLDER/ROUND/ holds, in this order: global.npz (the weights that the server sent), job.json, start.pt, checkpoints/
+(fairseq-train), train.json and trained.npz. The folders of rounds before the last one that the server took are removed.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+from fairseq_kd.artifacts.hashes import sha256_file
+from fairseq_kd.artifacts.records import read_record, write_record
+from fairseq_kd.core.errors import KDError, exit_on_user_error
+from fairseq_kd.federated.training import (
+    check_sent,
+    client_arguments,
+    continued,
+    write_checkpoint,
+    write_first_checkpoint,
+)
+from fairseq_kd.federated.weights import load_arrays, save_arrays, to_arrays, with_arrays
+
+GLOBAL, JOB, START, TRAINED = "global.npz", "job.json", "start.pt", "trained.npz"
+LAST = Path("checkpoints") / "checkpoint_last.pt"
+
+
+def round_folder(folder, number: int) -> Path:
+    """The folder of a round."""
+    return Path(folder) / f"{number:04}"
+
+
+def prepare_job(folder, job: dict, arrays: dict) -> Path:
+    """Write the weights and the job of a round. The folder of an earlier job of this round with another content goes.
+
+    job: {"round", "last", "options", "values", "data", "languages", "cpu", "mu", "shared"}. Returns the path of the
+    job.
+    """
+    here = round_folder(folder, job["round"])
+    here.mkdir(parents=True, exist_ok=True)
+    save_arrays(here / f"new-{GLOBAL}", arrays)
+    job = job | {"weights": sha256_file(here / f"new-{GLOBAL}")}
+    if (here / JOB).exists() and read_record(here / JOB, f"remove {here}") == job:
+        (here / f"new-{GLOBAL}").unlink()
+        return here / JOB
+    for path in here.iterdir():
+        if path.name != f"new-{GLOBAL}":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (here / f"new-{GLOBAL}").rename(here / GLOBAL)
+    write_record(here / JOB, job)
+    return here / JOB
+
+
+def do_job(path) -> None:
+    """Train as the job says, or continue, and write trained.npz and train.json."""
+    from fairseq_kd.inference.checkpoint import read_checkpoint
+    from fairseq_kd.training.run import train
+
+    job, here = read_record(path, f"remove {Path(path).parent}"), Path(path).parent
+    if (here / TRAINED).exists():
+        return
+    start = here / START
+    if not start.exists():
+        _write_start(start, job)
+    words = _arguments(job, start)
+    if job["mu"] > 0:
+        words += ["--proximal-mu", str(job["mu"]), "--proximal-weights", str(start)]
+    updates = job["round"] * job["values"]["updates"]
+    train(here, words, {"start": sha256_file(start)}, updates, f"client {job['part']}, round {job['round']}")
+    model = read_checkpoint(here / LAST)["model"]
+    save_arrays(here / TRAINED, to_arrays(model, job["shared"]))
+    start.unlink()
+    remove_old_rounds(here.parent, job["last"])
+
+
+def _arguments(job: dict, start=None) -> list[str]:
+    options = job["options"]
+    check_sent(options)
+    how = {"cpu": job["cpu"], "start": start}
+    return client_arguments(job["data"], job["languages"], options, job["values"], job["round"], **how)
+
+
+def _write_start(start: Path, job: dict) -> None:
+    """The checkpoint with which the training of this round begins."""
+    from fairseq_kd.inference.checkpoint import read_checkpoint
+
+    arrays, updates = load_arrays(start.with_name(GLOBAL)), (job["round"] - 1) * job["values"]["updates"]
+    own = round_folder(start.parent.parent, job["last"]) / LAST
+    if job["last"] == 0:
+        place = lambda model: with_arrays(model, arrays, job["shared"])  # noqa: E731
+        write_first_checkpoint(start, _arguments(job), updates, place)
+    elif own.is_file():
+        state = read_checkpoint(own)
+        model = with_arrays(state["model"], arrays, job["shared"])
+        write_checkpoint(start, continued(state, model, updates, job["values"]["optimizer"] == "keep"))
+    else:
+        raise KDError(f"the server took round {job['last']} of this client, but {own} is not there: put it back")
+
+
+def remove_old_rounds(folder: Path, last: int) -> None:
+    """Remove the folders of rounds before `last`, whose checkpoint the next round needs."""
+    for path in folder.iterdir():
+        if path.name.isdecimal() and int(path.name) < last:
+            shutil.rmtree(path)
+
+
+if __name__ == "__main__":
+    from fairseq_kd import register
+
+    with exit_on_user_error():
+        register()
+        do_job(sys.argv[1])
