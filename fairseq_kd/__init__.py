@@ -3,7 +3,7 @@
 The packages, from the highest layer to the lowest; imports go downward only (tests/unit/test_layers.py):
 
     cli                                  the command `fairseq-kd`, one module per sub-command
-    search, study, quickstart            experiments: many trainings with their data, scores and reports
+    search, study, federated, quickstart experiments: many trainings with their data, scores and reports
     evaluation                           checkpoint + subset -> translations -> scores, measures, comparisons
     criterions, tasks, sequence, noise   what fairseq-train and the data commands do with a teacher
     export, teacher                      CTranslate2 models; teachers: online, cached, ensembles
@@ -105,7 +105,7 @@ def _is_command() -> bool:
     """
     program = sys.argv[0] if sys.argv else ""
     if program != "-m":
-        return Path(program).name == "fairseq-kd"
+        return Path(program).name in ("fairseq-kd", "flwr-clientapp")  # the latter starts processes that register
     return re.fullmatch(r"(-\w*m)?fairseq_kd\..+", sys.orig_argv[-len(sys.argv)]) is not None
 
 

@@ -1,5 +1,7 @@
 """The work of one client in one round: `python -m fairseq_kd.federated.client JOB.json`, a process without Flower.
 
+With `describe DATA_BIN OUT.json` in place of JOB.json it counts the training set.
+
 FOLDER/ROUND/ holds, in this order: global.npz (the weights that the server sent), job.json, start.pt, checkpoints/
 (fairseq-train), train.json and trained.npz. The folders of rounds before the last one that the server took are removed.
 """
@@ -103,9 +105,25 @@ def remove_old_rounds(folder: Path, last: int) -> None:
             shutil.rmtree(path)
 
 
+def describe(data, path) -> None:
+    """Write what the server asks of a client to the JSON file `path`.
+
+    {"sentences", "tokens": of the training set's target side, with EOS; "languages", "dictionaries": their hashes}
+    """
+    from fairseq_kd.artifacts.hashes import dictionary_hash
+    from fairseq_kd.inference.opening import infer_languages, open_data
+
+    languages = infer_languages(data)
+    task = open_data(data, languages, "train")
+    sizes = task.dataset("train").tgt_sizes
+    dictionaries = [dictionary_hash(each) for each in (task.source_dictionary, task.target_dictionary)]
+    found = {"sentences": len(sizes), "tokens": int(sizes.sum()), "languages": list(languages)}
+    write_record(path, found | {"dictionaries": dictionaries})
+
+
 if __name__ == "__main__":
     from fairseq_kd import register
 
     with exit_on_user_error():
         register()
-        do_job(sys.argv[1])
+        describe(*sys.argv[2:]) if sys.argv[1] == "describe" else do_job(sys.argv[1])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.paths import config_folder
 from fairseq_kd.core.yaml_file import check_keys, check_text, is_number, read_yaml
 from fairseq_kd.evaluation.system import TranslateOptions
 from fairseq_kd.federated.strategies import STRATEGIES, check_strategy
@@ -63,6 +64,15 @@ class Spec:
     def training(self) -> dict:
         """The options of fairseq-train for a client."""
         return self["common"] | self["student"]
+
+
+def spec_path(name) -> Path:
+    """A file, or a shipped spec by its name. Raises KDError when it is neither."""
+    shipped = config_folder() / "federated" / f"{name}.yaml"
+    if not Path(name).is_file() and not shipped.is_file():
+        known = ", ".join(sorted(path.stem for path in shipped.parent.glob("*.yaml")))
+        raise KDError(f"there is no spec {name}: give a file, or one of {known}")
+    return Path(name) if Path(name).is_file() else shipped
 
 
 def load_spec(path, changes: dict | None = None) -> Spec:
