@@ -16,10 +16,9 @@ from flwr.serverapp import Grid, ServerApp
 from fairseq_kd.artifacts.records import read_record, write_record
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.preloaded import start_python
-from fairseq_kd.federated.client import TRAINED, prepare_job
+from fairseq_kd.federated.arrays import load_arrays
 from fairseq_kd.federated.collect import ARRAYS, CONFIG, METRICS
-from fairseq_kd.federated.messages import job_of
-from fairseq_kd.federated.weights import load_arrays
+from fairseq_kd.federated.jobs import TRAINED, job_of, prepare_job
 
 WORKER = "fairseq_kd.federated.client"
 ABOUT, LOG = "about.json", "client.log"

@@ -2,8 +2,7 @@
 
 With `describe DATA_BIN OUT.json` in place of JOB.json it counts the training set.
 
-FOLDER/ROUND/ holds, in this order: global.npz (the weights that the server sent), job.json, start.pt, checkpoints/
-(fairseq-train), train.json and trained.npz. The folders of rounds before the last one that the server took are removed.
+The folders of rounds before the last one that the server took are removed.
 """
 
 import shutil
@@ -13,6 +12,8 @@ from pathlib import Path
 from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.records import read_record, write_record
 from fairseq_kd.core.errors import KDError, exit_on_user_error
+from fairseq_kd.federated.arrays import load_arrays, save_arrays
+from fairseq_kd.federated.jobs import GLOBAL, TRAINED, round_folder
 from fairseq_kd.federated.training import (
     check_sent,
     client_arguments,
@@ -20,36 +21,10 @@ from fairseq_kd.federated.training import (
     write_checkpoint,
     write_first_checkpoint,
 )
-from fairseq_kd.federated.weights import load_arrays, save_arrays, to_arrays, with_arrays
+from fairseq_kd.federated.weights import to_arrays, with_arrays
 
-GLOBAL, JOB, START, TRAINED = "global.npz", "job.json", "start.pt", "trained.npz"
+START = "start.pt"
 LAST = Path("checkpoints") / "checkpoint_last.pt"
-
-
-def round_folder(folder, number: int) -> Path:
-    """The folder of a round."""
-    return Path(folder) / f"{number:04}"
-
-
-def prepare_job(folder, job: dict, arrays: dict) -> Path:
-    """Write the weights and the job of a round. The folder of an earlier job of this round with another content goes.
-
-    job: {"round", "last", "options", "values", "data", "languages", "cpu", "mu", "shared"}. Returns the path of the
-    job.
-    """
-    here = round_folder(folder, job["round"])
-    here.mkdir(parents=True, exist_ok=True)
-    save_arrays(here / f"new-{GLOBAL}", arrays)
-    job = job | {"weights": sha256_file(here / f"new-{GLOBAL}")}
-    if (here / JOB).exists() and read_record(here / JOB, f"remove {here}") == job:
-        (here / f"new-{GLOBAL}").unlink()
-        return here / JOB
-    for path in here.iterdir():
-        if path.name != f"new-{GLOBAL}":
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    (here / f"new-{GLOBAL}").rename(here / GLOBAL)
-    write_record(here / JOB, job)
-    return here / JOB
 
 
 def do_job(path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
-from fairseq_kd.federated.weights import Arrays, BadWeights, check_arrays
+from fairseq_kd.federated.arrays import Arrays, BadWeights, check_arrays
 
 SECONDS_BETWEEN_LOOKS = 0.2
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"

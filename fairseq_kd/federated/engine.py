@@ -94,18 +94,24 @@ class Engine:
             process.wait()
 
 
+def environment_of(folder: Path) -> dict:
+    """The environment of all processes of one engine. folder: for logs and the state of Flower."""
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"  # Flower starts its own
+    own = {"PATH": programs, "FLWR_HOME": str(folder / "home"), guard.MARK: secrets.token_hex(16)}
+    return {**os.environ, **SETTINGS, **own}
+
+
 @contextlib.contextmanager
 def running_engine(folder: Path, plan_file: Path, plan: dict, environment: dict) -> Iterator[Engine]:
     """The engine, with a SuperNode for each part of the plan, and the run of the plan started.
 
-    folder: for logs and the state of Flower; what an earlier engine left there is removed. environment: that of the
-    processes, with SETTINGS. At the end of the block no process of the engine is left.
+    folder: for logs and the state of Flower; what an earlier engine left there is removed. environment: of
+    `environment_of`. At the end of the block no process of the engine is left.
     """
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "lost").mkdir(parents=True)
-    word = secrets.token_hex(16)
+    word = environment[guard.MARK]
     port, *others = free_ports(1 + plan["clients"])
-    environment = {**environment, guard.MARK: word, "FLWR_HOME": str(folder / "home")}
     engine = Engine(folder, environment)
     waiting = subprocess.Popen(
         [sys.executable, guard.__file__, word], stdin=subprocess.PIPE, start_new_session=True, env=os.environ.copy()

@@ -1,4 +1,4 @@
-"""What server and clients say to each other, as values that Flower can send."""
+"""What the server says to its clients, as values that Flower can send. `jobs.job_of` reads it."""
 
 import json
 
@@ -21,20 +21,4 @@ def train_config(plan: dict, number: int, last: list[int], shared: dict) -> dict
         "values": json.dumps({name: spec[name] for name in SENT_VALUES}),
         "weights-by": spec["weights-by"],
         "timeout": float(spec["timeout"]),
-    }
-
-
-def job_of(config: dict, part: int, data, languages, cpu: bool) -> dict:
-    """The job of a client (`client.prepare_job`) from the values of the message."""
-    return {
-        "part": part,
-        "round": config["round"],
-        "last": config["last-rounds"][part - 1],
-        "options": json.loads(config["options"]),
-        "values": json.loads(config["values"]),
-        "shared": json.loads(config["shared"]),
-        "mu": float(config.get("proximal-mu", 0.0)),
-        "data": str(data),
-        "languages": list(languages),
-        "cpu": cpu,
     }

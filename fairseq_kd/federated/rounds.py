@@ -15,13 +15,14 @@ from flwr.app import Array, ArrayRecord, ConfigRecord
 from fairseq_kd.artifacts.records import read_record, write_record
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.federated import strategies
+from fairseq_kd.federated.arrays import load_arrays, save_arrays
 from fairseq_kd.federated.collect import METRICS, ChosenNodes, arrays_of, check_reply, collect, payload
 from fairseq_kd.federated.messages import train_config
 from fairseq_kd.federated.plan import drawn_clients
 from fairseq_kd.federated.score import score
 from fairseq_kd.federated.server_kd import distil
 from fairseq_kd.federated.training import write_checkpoint
-from fairseq_kd.federated.weights import load_arrays, save_arrays, to_arrays, with_arrays
+from fairseq_kd.federated.weights import to_arrays, with_arrays
 from fairseq_kd.inference.checkpoint import read_checkpoint, save_initial_checkpoint  # noqa: F401
 
 ROUNDS, RECORD, GLOBAL, STATE = "rounds", "round.json", "global.pt", "strategy.npz"

@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.util
-import os
 import sys
 import time
 from pathlib import Path
@@ -72,10 +71,10 @@ def make_start(plan: dict) -> None:
 
 
 def _run_engine(plan: dict, out: Path) -> None:
-    from fairseq_kd.federated.engine import SETTINGS, running_engine
+    from fairseq_kd.federated.engine import environment_of, running_engine
 
     folder = Path(plan["out"]) / "engine"
-    environment = {**os.environ, **SETTINGS}
+    environment = environment_of(folder)
     forks = preloaded_python(environment, separate=True) if plan["cpu"] else contextlib.nullcontext(environment)
     with forks as environment, running_engine(folder, Path(plan["out"]) / FILE, plan, environment) as engine:
         _follow(plan, engine, out)
@@ -93,10 +92,8 @@ def _follow(plan: dict, engine, out: Path) -> None:
         finished, failed = (out / RESULT).exists(), read_failure(engine.folder / FAILED)
         records = complete_rounds(out)
         for record in records[shown:]:
-            left = (
-                (time.monotonic() - begun) / (record["round"] + 1 - first) * (plan["spec"]["rounds"] - record["round"])
-            )
-            print(_line(record, plan["spec"]["rounds"], left), file=sys.stderr, flush=True)
+            each = (time.monotonic() - begun) / (record["round"] + 1 - first)
+            print(_line(record, rounds, each * (rounds - record["round"])), file=sys.stderr, flush=True)
         shown = len(records)
         if finished:
             return

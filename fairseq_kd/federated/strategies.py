@@ -10,7 +10,7 @@ import numpy as np
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.yaml_file import check_keys, is_number, nearest
-from fairseq_kd.federated.weights import Arrays
+from fairseq_kd.federated.arrays import Arrays
 
 WEIGHT = "num-examples"  # the key of a client's weight in the mean
 
