@@ -45,7 +45,8 @@ def write_parts(data_bin, folder: Path, groups) -> list[Path]:
 
 def write_spec(path: Path, data_bin, parts, **keys) -> Path:
     """A spec of tiny models."""
-    values = {"parts": [str(part) for part in parts], "data": str(data_bin), "student": TINY, "evaluate": SHORT}
+    parts = [str(part) for part in parts] if isinstance(parts, list) else parts
+    values = {"parts": parts, "data": str(data_bin), "student": TINY, "evaluate": SHORT}
     path.write_text(yaml.safe_dump(values | keys))
     return path
 

@@ -20,7 +20,7 @@ from fairseq_kd.federated.arrays import load_arrays
 from fairseq_kd.federated.collect import ARRAYS, CONFIG, METRICS
 from fairseq_kd.federated.jobs import TRAINED, job_of, prepare_job
 
-WORKER = "fairseq_kd.federated.client"
+WORKER = "fairseq_kd.cli.federated_client"
 ABOUT, LOG = "about.json", "client.log"
 LOG_LINES = 3
 FAILED, LOST, SERVER = "failed.json", "lost", "server.json"  # in OUT/engine
@@ -31,12 +31,10 @@ client_app = ClientApp()
 
 @server_app.main()
 def serve(grid: Grid, context: Context) -> None:
-    """Do the rounds of the plan. A user error is also written to OUT/engine/failed.json."""
-    from fairseq_kd import register
+    """Do the rounds of the plan. The import of this package has registered it with fairseq. A user error is also written to OUT/engine/failed.json."""
     from fairseq_kd.federated.plan import read_plan
     from fairseq_kd.federated.serving import serve_rounds
 
-    register()
     plan = read_plan(context.run_config["plan"])
     engine = Path(plan["out"]) / "engine"
     write_record(engine / SERVER, {"pid": os.getpid()})

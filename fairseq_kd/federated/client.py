@@ -1,17 +1,14 @@
-"""The work of one client in one round: `python -m fairseq_kd.federated.client JOB.json`, a process without Flower.
-
-With `describe DATA_BIN OUT.json` in place of JOB.json it counts the training set.
+"""The work of one client in one round, in a process without Flower: `python -m fairseq_kd.cli.federated_client`.
 
 The folders of rounds before the last one that the server took are removed.
 """
 
 import shutil
-import sys
 from pathlib import Path
 
 from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.records import read_record, write_record
-from fairseq_kd.core.errors import KDError, exit_on_user_error
+from fairseq_kd.core.errors import KDError
 from fairseq_kd.federated.arrays import load_arrays, save_arrays
 from fairseq_kd.federated.jobs import GLOBAL, TRAINED, round_folder
 from fairseq_kd.federated.training import (
@@ -94,11 +91,3 @@ def describe(data, path) -> None:
     dictionaries = [dictionary_hash(each) for each in (task.source_dictionary, task.target_dictionary)]
     found = {"sentences": len(sizes), "tokens": int(sizes.sum()), "languages": list(languages)}
     write_record(path, found | {"dictionaries": dictionaries})
-
-
-if __name__ == "__main__":
-    from fairseq_kd import register
-
-    with exit_on_user_error():
-        register()
-        describe(*sys.argv[2:]) if sys.argv[1] == "describe" else do_job(sys.argv[1])

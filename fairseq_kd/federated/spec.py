@@ -181,11 +181,10 @@ def _check_server_kd(path: Path, given) -> None:
     if type(given["updates"]) is not int or given["updates"] < 1:
         raise KDError(f"{path}: updates in server-kd must be a whole number from 1, found {given['updates']!r}")
     check_text(path, "transfer in server-kd", given["transfer"])
-    options = {key: value for key, value in given.items() if key not in ("updates", "transfer")}
-    _check_training(path, "server-kd", options)
     for key in ("teacher", "teacher-cache", "teacher-schedule"):
-        if key in options:
+        if key in given:
             raise KDError(f"{path}: {key} in server-kd cannot be given: the teachers are the models of the clients")
+    _check_training(path, "server-kd", {key: given[key] for key in given.keys() - {"updates", "transfer"}})
 
 
 def _check_parts(path: Path, parts) -> None:

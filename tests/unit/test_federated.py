@@ -22,7 +22,9 @@ from fairseq_kd.federated.serving import find_clients, result_of
 from fairseq_kd.federated.spec import load_spec
 from fairseq_kd.federated.start import write_start
 from fairseq_kd.federated.strategies import STRATEGIES
+from fairseq_kd.federated.training import continued
 from fairseq_kd.federated.weights import shared_names, to_arrays, with_arrays
+from fairseq_kd.inference.checkpoint import read_checkpoint
 
 GROUPS = (range(0, 200), range(200, 300), range(300, 400))
 SIZES = {1: 200, 2: 100, 3: 100}
@@ -321,10 +323,20 @@ def test_arrays_come_back_as_they_were_sent(tmp_path):
 )
 def test_a_spec_that_cannot_be_run_is_refused(data_bin, parts, tmp_path, keys, message):
     keys = {"rounds": 1, "updates": 1} | keys
-    path = write_spec(tmp_path / "spec.yaml", data_bin, parts, **keys)
+    path = write_spec(tmp_path / "spec.yaml", data_bin, keys.pop("parts", parts), **keys)
     with pytest.raises(KDError, match=message):
         make_plan(load_spec(path), tmp_path / "out", cpu=True)
     assert not (tmp_path / "out").exists()
+
+
+def test_optimizer_kept_or_reset_and_late_clients_go_on_with_the_schedule(planned, start):
+    """A client that was not drawn before has the weights of the round, and no state of the optimizer."""
+    state = read_checkpoint(start / "global.pt")
+    state["last_optimizer_state"] = {"state": {0: "moments"}, "param_groups": ["group"]}
+    new = continued(state, {"w": 1}, 30, keep=True)
+    assert new["model"] == {"w": 1} and new["optimizer_history"][-1]["num_updates"] == 30
+    assert new["last_optimizer_state"] == state["last_optimizer_state"]
+    assert continued(state, {}, 30, keep=False)["last_optimizer_state"] == {"state": {}, "param_groups": ["group"]}
 
 
 def test_parts_with_different_dictionaries_are_refused(data_bin, parts, tmp_path):
