@@ -31,7 +31,10 @@ client_app = ClientApp()
 
 @server_app.main()
 def serve(grid: Grid, context: Context) -> None:
-    """Do the rounds of the plan. The import of this package has registered it with fairseq. A user error is also written to OUT/engine/failed.json."""
+    """Do the rounds of the plan. A failure is also written to OUT/engine/failed.json.
+
+    The package is registered with fairseq: the import in a process that is no command of ours does that.
+    """
     from fairseq_kd.federated.plan import read_plan
     from fairseq_kd.federated.serving import serve_rounds
 
