@@ -110,7 +110,7 @@ def _add_recipe(path: Path, values: dict) -> None:
 def _check_values(path: Path, values: dict, given: dict) -> None:
     for name, choices in CHOICES.items():
         if values[name] not in choices:
-            raise KDError(f"{path}: {name} must be {' or '.join(choices)}, found {values[name]!r}")
+            raise KDError(f"{path}: {name} has the value {values[name]!r}; it must be {' or '.join(choices)}")
     for name, least in LEAST.items():
         if type(values[name]) is not int or values[name] < least:
             raise KDError(f"{path}: {name} must be a whole number from {least}, found {values[name]!r}")

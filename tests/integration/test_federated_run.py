@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import assert_user_error
 from federated_helpers import write_parts, write_spec
-from process_helpers import Process, run_kd
+from process_helpers import Process, run_kd, run_python
 
 from fairseq_kd.artifacts.records import read_record, write_record
 from fairseq_kd.core.preloaded import preloaded_python
@@ -152,8 +152,6 @@ time.sleep(600)
 
 def test_flower_is_missing(tmp_path):
     code = "import sys; sys.modules['flwr'] = None; from fairseq_kd.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    from process_helpers import run_python
-
     result = run_python("-c", code, "federated", "embedded", "--out", str(tmp_path / "out"))
     assert_user_error(result, "needs Flower, which is not installed: pip install 'fairseq_kd[federated]'")
     assert not (tmp_path / "out").exists()

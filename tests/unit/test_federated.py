@@ -302,7 +302,7 @@ def test_arrays_come_back_as_they_were_sent(tmp_path):
         ({"round": 3}, "unknown key 'round' in the spec; the nearest valid one is 'rounds'"),
         ({"rounds": 0}, "rounds must be a whole number from 1"),
         ({"fraction": 0}, "fraction must be a number above 0"),
-        ({"optimizer": "drop"}, "optimizer must be keep or reset"),
+        ({"optimizer": "drop"}, "optimizer has the value 'drop'; it must be keep or reset"),
         ({"strategy": {"name": "FedAverage"}}, "the nearest valid one is 'FedAvg'"),
         ({"strategy": {"name": "FedAvg", "proximal-mu": 1}}, "unknown key 'proximal-mu'"),
         ({"strategy": {"name": "FedProx", "proximal-mu": -1}}, "proximal-mu of strategy FedProx must be a number"),
