@@ -54,6 +54,8 @@ setup(
         "test": TEST,
         # fairseq-kd export, and fairseq-kd decode --backend ctranslate2
         "fast": ["ctranslate2>=4.5"],
+        # fairseq-kd federated
+        "federated": ["flwr>=1.42"],
         # fairseq-kd search with the algorithm optuna
         "search": ["optuna>=4"],
         # fairseq-kd prepare --form tokenised, lower-cased

@@ -3,7 +3,7 @@
 The packages, from the highest layer to the lowest; imports go downward only (tests/unit/test_layers.py):
 
     cli                                  the command `fairseq-kd`, one module per sub-command
-    search, study, quickstart            experiments: many trainings with their data, scores and reports
+    search, study, federated, quickstart experiments: many trainings with their data, scores and reports
     evaluation                           checkpoint + subset -> translations -> scores, measures, comparisons
     criterions, tasks, sequence,         what fairseq-train and the data commands do with a teacher;
     noise, partition                     noise in data, parts of data
@@ -106,7 +106,7 @@ def _is_command() -> bool:
     """
     program = sys.argv[0] if sys.argv else ""
     if program != "-m":
-        return Path(program).name == "fairseq-kd"
+        return Path(program).name in ("fairseq-kd", "flwr-clientapp")  # the latter starts processes that register
     return re.fullmatch(r"(-\w*m)?fairseq_kd\..+", sys.orig_argv[-len(sys.argv)]) is not None
 
 

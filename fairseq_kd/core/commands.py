@@ -28,6 +28,7 @@ COMMANDS = {
     "compare": "compare results of evaluate: paired tests over segments and over seeds",
     "study": "run a whole experiment from one YAML file, or continue it",
     "consolidate": "train one student from several models, and compare it with them, their mean and their ensemble",
+    "federated": "train one model in rounds on parts of the data that stay apart, by Flower",
     "search": "search for the best options of word-level distillation",
     "user-dir": "print the folder of the plugin, the value for --user-dir of fairseq-train",
     "doctor": "print versions, devices and optional packages, and how to install what is missing",

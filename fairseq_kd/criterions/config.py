@@ -18,6 +18,7 @@ from fairseq_kd.loss.divergences import DIVERGENCES, PARAMETERS
 from fairseq_kd.teacher.online import SAME
 
 PATHS = ("teacher", "teacher_cache", "teacher_data", "trust_checkpoint", "kd_start", "kd_start_cache")
+PATHS += ("proximal_weights",)
 SCHEDULE = "teacher_schedule"  # paths with "," and ":" between them
 TEMPERATURES = ("teacher_temperature", "student_temperature")
 AUTOCAST_HELP = (  # kd_mutual has the option too

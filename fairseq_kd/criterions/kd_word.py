@@ -21,9 +21,9 @@ from fairseq_kd.criterions.config import PATHS, SCHEDULE, KDWordConfig
 from fairseq_kd.criterions.logged import log_words, of_gold_tokens, word_output
 from fairseq_kd.criterions.mixed import around_update, loss_dtype, training_precision
 from fairseq_kd.criterions.on_policy import mixed_result, on_policy, samples_logged
-from fairseq_kd.criterions.on_policy_config import OnPolicyConfig, check_word_options
 from fairseq_kd.criterions.on_policy_part import sampled_part
 from fairseq_kd.criterions.places import places_of, rows_at, scatter
+from fairseq_kd.criterions.proximal import ProximalConfig, ProximalTerm, check_proximal_options, log_proximal
 from fairseq_kd.criterions.source import choose_implementation, online_source, prepare_training, training_source
 from fairseq_kd.criterions.task_calls import TaskCalls
 from fairseq_kd.criterions.teacher_log import reduce_teacher_log, teacher_log
@@ -36,11 +36,11 @@ from fairseq_kd.loss.rows import weighted
 logger = logging.getLogger(__name__)
 
 
-@register_criterion("kd_word", dataclass=OnPolicyConfig)
+@register_criterion("kd_word", dataclass=ProximalConfig)
 class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
     """Word-level knowledge distillation (Hinton et al. 2015; for translation: Kim & Rush 2016, section 3.1)."""
 
-    check_options = staticmethod(check_word_options)
+    check_options = staticmethod(check_proximal_options)
 
     def __init__(self, cfg: KDWordConfig, task):
         """Raises KDError for an option out of range or without effect, and for a task that cannot be used."""
@@ -65,6 +65,7 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
         )
         self.online = online_source(cfg, task, self._updates)  # not a module: the teacher is never in a state dict
         self.recent = RecentTokens(cfg.kd_queue_size) if str(cfg.kd_select) == "global" else None
+        self.proximal = ProximalTerm.of(cfg)
         self._implementation = None  # chosen at the first call with the student
 
     @classmethod
@@ -149,7 +150,8 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
         if self.recent is not None and model.training:
             loss = loss + 0.0 * self.recent.anchor.sum()  # see RecentTokens
         sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
-        logging_output = word_output(sample, sample_size, tokens, loss, sums, self.report_accuracy)
+        loss, logged = (loss, {}) if self.proximal is None else self.proximal.add_to(model, loss, sample_size)
+        logging_output = word_output(sample, sample_size, tokens, loss, sums, self.report_accuracy) | logged
         if sums.kd is not None:
             logging_output |= teacher_log(self._source_for(model), sums.nll.data)
         if model.training and (self.on_policy or self.part):  # the same names in the same order in each rank
@@ -242,4 +244,5 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
         if gold := of_gold_tokens(logging_outputs):
             super().reduce_metrics(gold)
         log_words(logging_outputs)
+        log_proximal(logging_outputs)
         reduce_teacher_log(logging_outputs)

@@ -2,7 +2,7 @@
 
 from fairseq_kd.criterions.hybrid_config import check_hybrid_options
 from fairseq_kd.criterions.mutual_config import check_mutual_options
-from fairseq_kd.criterions.on_policy_config import check_word_options
+from fairseq_kd.criterions.proximal import check_proximal_options
 from fairseq_kd.inference.supported import check_autoregressive
 from fairseq_kd.models.peer_options import listed_peers
 
@@ -18,5 +18,5 @@ def check_planned(args) -> None:
         check_mutual_options(args)
         listed_peers(args)
         return
-    (check_hybrid_options if args.criterion == "kd_hybrid" else check_word_options)(args)
+    (check_hybrid_options if args.criterion == "kd_hybrid" else check_proximal_options)(args)
     check_autoregressive(ARCH_MODEL_REGISTRY[args.arch], f"--arch {args.arch}")

@@ -25,6 +25,7 @@ from fairseq_kd.training.running import Running
 RECORD = "train.json"  # exists once the run is complete
 REQUEST = "request.json"  # exists from the start
 RESTORE = "--restore-file"
+WITHOUT_VALIDATION = "--disable-validation"  # fairseq then writes no checkpoint_best.pt
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,9 @@ def _run(trainings: list[tuple[Training, bool]], threads: int | None) -> None:
 
 def _write_record(training: Training) -> None:
     state = read_checkpoint(training.checkpoints / "checkpoint_last.pt")
-    best = training.checkpoints / "checkpoint_best.pt"
     command = training.request["command"]
+    chosen = "checkpoint_last.pt" if WITHOUT_VALIDATION in command else "checkpoint_best.pt"
+    best = training.checkpoints / chosen
     record = {
         "checkpoint": str(best),
         "checkpoint_sha256": sha256_file(best),

@@ -15,6 +15,7 @@ cli
 fairseq_kd
 search
 study
+federated
 quickstart
 evaluation
 criterions tasks sequence noise partition

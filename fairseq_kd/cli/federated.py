@@ -1,0 +1,44 @@
+"""`fairseq-kd federated`: one model, trained in rounds on parts of the data that stay apart."""
+
+import yaml
+
+from fairseq_kd.cli.user_dir import add_user_dir
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.federated.spec import KEYS
+
+
+def add_arguments(parser) -> None:
+    """Declare the options."""
+    parser.add_argument("spec", metavar="SPEC", help="YAML file, like configs/federated/*.yaml, or the name of one")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the run; the same command continues it")
+    parser.add_argument("--app", action="store_true", help="write what flwr run needs for a real federation, and end")
+    parser.add_argument("--cpu", action="store_true", help="do not use CUDA")
+    group = parser.add_argument_group("keys of the spec", "VALUE is YAML; keys of common, student, evaluate are merged")
+    for key in KEYS:
+        group.add_argument(f"--{key}", metavar="VALUE", help=f"{key} in place of that of the spec")
+    add_user_dir(parser)
+
+
+def run(args) -> None:
+    """Run or continue, then print the table."""
+    from fairseq_kd import register
+    from fairseq_kd.federated.report import write_report
+    from fairseq_kd.federated.run import check_flower, run_federated, write_federation
+    from fairseq_kd.federated.spec import load_spec, spec_path
+
+    check_flower()
+    changes = {key: _value(key, given) for key in KEYS if (given := getattr(args, key.replace("-", "_"))) is not None}
+    spec = load_spec(spec_path(args.spec), changes)
+    register()
+    if args.app:
+        print(write_federation(spec, args.out, args.cpu))
+        return
+    result = run_federated(spec, args.out, args.cpu)
+    print(write_report(result, args.out))
+
+
+def _value(key: str, given: str):
+    try:
+        return yaml.safe_load(given)
+    except yaml.YAMLError as error:
+        raise KDError(f"--{key} {given}: is not YAML: {' '.join(str(error).split())}") from error

@@ -1,0 +1,157 @@
+"""`fairseq-kd federated` with Flower's engine, and the trainings of one client, update by update."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import assert_user_error
+from federated_helpers import write_parts, write_spec
+from process_helpers import Process, run_kd, run_python
+
+from fairseq_kd.artifacts.records import read_record, write_record
+from fairseq_kd.core.preloaded import preloaded_python
+from fairseq_kd.federated import guard
+from fairseq_kd.federated.arrays import load_arrays
+from fairseq_kd.federated.client import do_job
+from fairseq_kd.federated.jobs import TRAINED, job_of, prepare_job, round_folder
+from fairseq_kd.federated.messages import train_config
+from fairseq_kd.federated.plan import make_plan
+from fairseq_kd.federated.rounds import GLOBAL, RECORD, folder_of
+from fairseq_kd.federated.spec import load_spec
+from fairseq_kd.federated.start import write_start
+from fairseq_kd.federated.training import client_arguments, training_options
+from fairseq_kd.federated.weights import to_arrays
+from fairseq_kd.training.run import train
+
+ALL = bool(os.environ.get("FAIRSEQ_KD_FAULTS"))  # `make faults`
+UPDATES = 4
+
+
+@pytest.fixture(scope="module")
+def parts(data_bin, tmp_path_factory):
+    return write_parts(data_bin, tmp_path_factory.mktemp("parts"), [range(0, 200), range(200, 300), range(300, 400)])
+
+
+@pytest.fixture(scope="module")
+def server():
+    """Trainings are forks of one process."""
+    with preloaded_python(dict(os.environ)) as environment:
+        yield environment
+
+
+@pytest.fixture
+def plan_of(data_bin, parts, tmp_path):
+    def make(**keys):
+        keys = {"rounds": 2, "updates": UPDATES, "evaluate": {"every": 0}} | keys
+        plan = make_plan(load_spec(write_spec(tmp_path / "s.yaml", data_bin, parts[:1], **keys)), tmp_path, cpu=True)
+        folder = folder_of(tmp_path, 0)
+        write_record(folder / RECORD, write_start(plan, folder) | {"data": 0})
+        return plan
+
+    return make
+
+
+def do_round(plan, number: int, last: int, arrays: dict, mu: float = 0.0) -> dict:
+    """The weights that the client sends after a round. arrays: those that it got."""
+    shared = read_record(folder_of(plan["out"], 0) / RECORD, "")["shared"]
+    config = train_config(plan, number, [last], shared) | {"proximal-mu": mu}
+    job = job_of(config, 1, plan["parts"][0], plan["languages"], cpu=True)
+    path = prepare_job(Path(plan["out"]) / "client", job, arrays)
+    do_job(path)
+    return load_arrays(path.with_name(TRAINED))
+
+
+def test_one_client_is_a_plain_training_update_by_update(plan_of, server, monkeypatch, tmp_path):
+    """Two rounds of one client, with dropout and its optimizer kept, end with the weights of one training."""
+    monkeypatch.setattr(os, "environ", server)
+    plan = plan_of()
+    start = torch.load(folder_of(tmp_path, 0) / GLOBAL)["model"]
+    shared = read_record(folder_of(tmp_path, 0) / RECORD, "")["shared"]
+    first = do_round(plan, 1, 0, to_arrays(start, shared))
+    second = do_round(plan, 2, 1, first)
+    words = client_arguments(
+        plan["parts"][0], plan["languages"], training_options(plan["spec"]), plan["spec"], 2, cpu=True
+    )
+    record = train(tmp_path / "plain", words, {}, 2 * UPDATES, "plain")
+    plain = to_arrays(torch.load(record["checkpoint"])["model"], shared)
+    assert record["updates"] == 2 * UPDATES and plain.keys() == second.keys()
+    for name, value in plain.items():
+        assert (value == second[name]).all(), name
+    assert not all((first[name] == second[name]).all() for name in plain)
+    assert not (round_folder(tmp_path / "client", 1) / "start.pt").exists()
+
+
+def processes_of(folder: Path) -> list[int]:
+    """The processes of the engine that works in `folder`, by FLWR_HOME in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if f"FLWR_HOME={folder}/engine/home".encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def assert_nothing_is_left(folder: Path) -> None:
+    end = time.monotonic() + 15
+    while (left := processes_of(folder)) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert left == []
+
+
+@pytest.mark.skipif(not ALL, reason="the engine takes minutes: make faults")
+def test_three_clients_killed_ten_times_end_with_the_same_weights(data_bin, parts, tmp_path):
+    spec = write_spec(tmp_path / "spec.yaml", data_bin, parts, rounds=3, updates=3, strategy={"name": "FedAdam"})
+    words = ["federated", str(spec), "--cpu", "--out"]
+    undisturbed = run_kd(*words, str(tmp_path / "a"), timeout=900)
+    assert undisturbed.returncode == 0, undisturbed.stderr[-3000:]
+    assert "3        3       0" in undisturbed.stdout
+    killed = 0
+    for seconds in (2, 9, 14, 18, 22, 26, 30, 35, 40, 50):
+        process = Process("-m", "fairseq_kd.cli.main", *words, str(tmp_path / "b"))
+        time.sleep(seconds)
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            killed += 1
+        assert_nothing_is_left(tmp_path / "b")
+    assert killed >= 5
+    assert run_kd(*words, str(tmp_path / "b"), timeout=900).returncode == 0
+    models = [torch.load(folder_of(tmp_path / name, 3) / GLOBAL)["model"] for name in ("a", "b")]
+    for name, value in models[0].items():
+        assert torch.equal(value, models[1][name]), name
+    assert_nothing_is_left(tmp_path / "a")
+
+
+def test_the_guard_ends_the_processes_of_an_engine_when_the_command_is_killed(tmp_path):
+    """The command starts a process in a session of its own; kill -9 of the command ends both."""
+    word = "test" + os.urandom(8).hex()
+    code = f"""
+import os, subprocess, sys, time
+from fairseq_kd.federated import guard
+subprocess.Popen([sys.executable, guard.__file__, {word!r}], stdin=subprocess.PIPE, start_new_session=True)
+marked = dict(os.environ, **{{guard.MARK: {word!r}}})
+subprocess.Popen(["sleep", "600"], env=marked, start_new_session=True)
+time.sleep(600)
+"""
+    process = Process("-c", code)
+    end = time.monotonic() + 60
+    while not guard.marked(word) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert len(guard.marked(word)) == 1
+    time.sleep(0.5)  # the guard has started
+    os.kill(process.pid, signal.SIGKILL)
+    while guard.marked(word) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert guard.marked(word) == []
+
+
+def test_flower_is_missing(tmp_path):
+    code = "import sys; sys.modules['flwr'] = None; from fairseq_kd.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    result = run_python("-c", code, "federated", "embedded", "--out", str(tmp_path / "out"))
+    assert_user_error(result, "needs Flower, which is not installed: pip install 'fairseq_kd[federated]'")
+    assert not (tmp_path / "out").exists()
