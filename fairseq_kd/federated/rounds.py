@@ -23,7 +23,7 @@ from fairseq_kd.federated.score import score
 from fairseq_kd.federated.server_kd import distil
 from fairseq_kd.federated.training import write_checkpoint
 from fairseq_kd.federated.weights import to_arrays, with_arrays
-from fairseq_kd.inference.checkpoint import read_checkpoint, save_initial_checkpoint  # noqa: F401
+from fairseq_kd.inference.checkpoint import read_checkpoint
 
 ROUNDS, RECORD, GLOBAL, STATE = "rounds", "round.json", "global.pt", "strategy.npz"
 
