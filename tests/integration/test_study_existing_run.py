@@ -85,7 +85,7 @@ def test_students_of_two_teachers_are_trained_by_each_method_and_the_report_name
     mixture = json.loads(cache.read_text())["teacher"]
     assert mixture["members"] == sorted(files) and sorted(mixture["weights"]["numbers"]) == [1 / 3, 2 / 3]
     study = read_study(write_results(plan, work), work)
-    assert [row.label for row in study.teachers] == ["teacher", f"teacher {teacher}", f"teacher {other}"]
+    assert [row.label for row in study.teachers] == ["teacher", f"teacher {teacher.name}", f"teacher {other.name}"]
     assert _teachers(plan, study)[0].startswith("teacher: 2 teachers together, ")
 
 

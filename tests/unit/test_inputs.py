@@ -247,7 +247,7 @@ def test_text_that_is_cut_off_midway_is_named_and_nothing_is_made(command, tmp_p
         corpora.prepare_by_name("text", "de", "en", out, options, tmp_path, say=lambda line: None)
 
     module, name, run = {
-        "noise": (text, "_check_aligned", make_noise),
+        "noise": (text, "count_aligned", make_noise),
         "prepare": (prepare, "_clean", make_data_bin),
     }[command]
     meanwhile(monkeypatch, module, name, lambda: os.truncate(path, 100))

@@ -16,6 +16,7 @@ from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress, format_seconds
 from fairseq_kd.corpus.corpora import CORPORA, usual_options
+from fairseq_kd.federated.spec import load_spec as load_federated
 from fairseq_kd.inference.checkpoint import read_checkpoint
 from fairseq_kd.models.student import SIZES, dimensions
 from fairseq_kd.quickstart import run as quickstart
@@ -50,6 +51,8 @@ def test_every_yaml_of_configs_is_read_by_what_uses_it(path):
         assert load_spec(path).name in shipped_specs()
     elif path.parent.name == "searches":
         assert path.stem in shipped_specs("searches")  # more in test_search_command.py
+    elif path.parent.name == "federated":
+        assert load_federated(path).values["recipe"] in available_recipes()
     else:
         assert path.parent.name == "hydra", "say here who reads this file"
         assert yaml.safe_load(path.read_text())["criterion"]["_name"] == path.stem
