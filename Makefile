@@ -15,7 +15,8 @@ test: lint
 
 # every kill, swap and damage of tests/faults, of which `make test` runs a small share
 faults: $(INSTALLED)
-	FAIRSEQ_KD_FAULTS=1 $(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 tests/faults tests/integration/test_federated_run.py
+	FAIRSEQ_KD_FAULTS=1 $(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 tests/faults \
+		tests/integration/test_federated_run.py tests/unit/test_federated.py
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

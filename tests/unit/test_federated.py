@@ -1,6 +1,7 @@
 """Federated runs: the rounds on the server, with clients that answer in this process."""
 
 import math
+import os
 import shutil
 
 import numpy as np
@@ -26,6 +27,7 @@ from fairseq_kd.federated.training import continued
 from fairseq_kd.federated.weights import shared_names, to_arrays, with_arrays
 from fairseq_kd.inference.checkpoint import read_checkpoint
 
+ALL = bool(os.environ.get("FAIRSEQ_KD_FAULTS"))  # `make faults`
 GROUPS = (range(0, 200), range(200, 300), range(300, 400))
 SIZES = {1: 200, 2: 100, 3: 100}
 
@@ -117,7 +119,7 @@ def test_bytes_are_those_of_all_arrays_and_tied_weights_are_sent_once(planned):
     assert record["updates"] == 15
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", STRATEGIES if ALL else ("FedProx", "FedAdam", "Krum"))
 def test_a_run_that_is_interrupted_ends_with_the_same_weights(planned, name):
     plan = planned(strategy={"name": name} | ({"server-momentum": 0.5} if name == "FedAvgM" else {}))
     rounds_of(plan)
