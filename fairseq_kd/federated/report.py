@@ -1,13 +1,11 @@
 """The report of a run: a table per round, the totals, the target, and a plot of BLEU by round."""
 
-import io
-import re
 from pathlib import Path
 
 from fairseq_kd.artifacts.writing import write_text
+from fairseq_kd.core.picture import COLOURS, picture, standing_alone
 
 PLOT = "bleu.svg"
-SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "fairseq_kd", "axes.spines.top": False, "axes.spines.right": False}
 
 
 def write_report(result: dict, out) -> str:
@@ -54,19 +52,13 @@ def _reached(target: dict) -> str:
 
 def draw(records: list[dict], target: dict | None) -> str:
     """BLEU by round as SVG. The same input gives the same text. Raises ImportError without matplotlib."""
-    import matplotlib
-    from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(4.7, 3.4), layout="constrained")
-        axes = figure.subplots()
+    def paint(axes):
         numbers = [record["round"] for record in records]
-        axes.plot(numbers, [record["bleu"] for record in records], marker="o", markersize=4, color="#0072B2")
+        axes.plot(numbers, [record["bleu"] for record in records], marker="o", markersize=4, color=COLOURS[0])
         if target is not None:
-            axes.axhline(target["bleu"], linestyle="--", color="#D55E00", label=f"target {target['bleu']:.2f}")
-            axes.legend(frameon=False)
+            axes.axhline(target["bleu"], linestyle="--", color=COLOURS[1], label=f"target {target['bleu']:.2f}")
         axes.set(xlabel="round", ylabel="BLEU of the global model")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    return re.sub(r"[ \t]+$", "", text.getvalue(), flags=re.M)
+
+    return standing_alone(picture("bleu", paint))

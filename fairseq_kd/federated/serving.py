@@ -8,7 +8,7 @@ from flwr.app import Message, MessageType, RecordDict
 from fairseq_kd.artifacts.records import write_record
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.federated.collect import CONFIG, METRICS, collect
-from fairseq_kd.federated.rounds import complete_rounds, reached_in, run_rounds
+from fairseq_kd.federated.rounds import reached_in, run_rounds
 
 RESULT, FORMAT = "result.json", 1
 SECONDS_TO_CONNECT, SECONDS_BETWEEN_LOOKS = 120, 0.2
@@ -87,6 +87,3 @@ def totals(records: list[dict]) -> dict:
         "updates": sum(record["updates"] for record in records),
         "seconds": round(sum(record["seconds"] for record in records), 1),
     }
-
-
-__all__ = ["complete_rounds", "find_clients", "result_of", "serve_rounds"]

@@ -1,6 +1,5 @@
 """The result of a consolidation: every model, the best one, their mean, their ensemble and the student, with tests."""
 
-import json
 from pathlib import Path
 
 from fairseq_kd.artifacts.derived import link
@@ -21,7 +20,7 @@ def write_outcome(plan: Plan, work: Path, out: Path, request: Consolidation, no_
 
     plan: the study in `work`, whose stages are all done.
     """
-    results = json.loads((work / RESULTS_NAME).read_text(encoding="utf-8"))
+    results = read_output(work / RESULTS_NAME)
     rows = [*_models(results, work, request), *_cells(results, work)]
     student = next(cell["student"] for cell in plan.cells.values() if cell["student"])
     checkpoint = work / "stages" / student / BEST
