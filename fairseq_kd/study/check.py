@@ -11,9 +11,10 @@ from fairseq_kd.artifacts.writing import PROBE
 from fairseq_kd.core.commands import load_command
 from fairseq_kd.core.errors import KDError, prefixed_errors
 from fairseq_kd.core.paths import check_new_data_bin
+from fairseq_kd.federated.run import check_flower
 from fairseq_kd.study.cells import make_cells
 from fairseq_kd.study.maker import TRAININGS
-from fairseq_kd.study.methods import STUDENT_DECODE
+from fairseq_kd.study.methods import FEDERATED, STUDENT_DECODE
 from fairseq_kd.study.model_check import without_planned_like
 from fairseq_kd.study.plan import PLAN_NAME, Plan
 from fairseq_kd.study.sections import AGREEMENT
@@ -30,6 +31,8 @@ def check_commands(plan: Plan) -> None:
 
     Raises KDError that names an unknown option with the nearest valid one, or a refused value.
     """
+    if any(stage.kind == FEDERATED for stage in plan.stages.values()):
+        check_flower()
     for stage in plan.stages.values():
         if stage.kind == "init":  # its options are options of a student, which is checked
             continue
