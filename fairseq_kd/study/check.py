@@ -39,7 +39,9 @@ def check_commands(plan: Plan) -> None:
         by_student = stage.kind == "decode" and any(plan.stages[name].kind == "student" for name in stage.inputs)
         where = f"{plan.spec.path}: {STUDENT_DECODE if by_student else SECTIONS.get(stage.kind, stage.kind)}"
         check = _check_training if stage.kind in TRAININGS else _check_tool
-        check(where, stage.command[1:])
+        checked = check(where, stage.command[1:])
+        if stage.kind == FEDERATED:
+            _check_clients(plan.spec.path, checked)
 
 
 def _check_training(where: str, words: list[str]) -> None:
@@ -51,7 +53,20 @@ def _check_training(where: str, words: list[str]) -> None:
             check_planned(args)
 
 
-def _check_tool(where: str, words: list[str]) -> None:
+def _check_clients(path, spec) -> None:
+    """Check the trainings of the clients and of the server. spec: of a federated run."""
+    from fairseq_kd.federated.training import client_arguments, server_arguments, training_options
+
+    languages, values = ("SOURCE", "TARGET"), spec.values
+    words = client_arguments("DATA", languages, training_options(values), values, 1, cpu=False)
+    _check_training(f"{path}: student or common", words)
+    if spec["server-kd"] is not None:
+        words = server_arguments(languages, values, ["TEACHER"], 1, cpu=False)
+        _check_training(f"{path}: server-kd, student or common", words)
+
+
+def _check_tool(where: str, words: list[str]):
+    """Return the options as the command constructs them; None for a command that does not."""
     name, *words = words
     command = load_command(name)
     parser = argparse.ArgumentParser(allow_abbrev=False)
@@ -59,7 +74,8 @@ def _check_tool(where: str, words: list[str]) -> None:
     args = parse_words(where, parser, lambda: parser.parse_known_args(words))
     if hasattr(command, "options_of"):  # commands that check values and combinations when they construct their options
         with prefixed_errors(where):
-            command.options_of(args)
+            return command.options_of(args)
+    return None
 
 
 def open_plan(spec, work, recipe=None, raw=None, old_stages: str | None = SHOW) -> Plan:

@@ -88,7 +88,9 @@ class FederatedStages(RoundStages):
                 f"{self.spec.path}: {SERVER_KD} in {FEDERATED}", own[SERVER_KD], self._files
             )
         scored = {name: value for name, value in settings["evaluate"].items() if name in EVALUATE}
-        scored |= {SUBSET: subset} | {name: settings[FEDERATED][name] for name in (EVERY,) if name in settings[FEDERATED]}
+        scored |= {SUBSET: subset} | {
+            name: settings[FEDERATED][name] for name in (EVERY,) if name in settings[FEDERATED]
+        }
         own |= {"student": student, "evaluate": scored}
         named = {name: hashes for name, hashes in files.items() if hashes}
         return {name: _word(value) for name, value in sorted(own.items())}, named or None
@@ -145,4 +147,6 @@ def _is_above_0(value) -> bool:
 
 def _word(value):
     """A value as a word of the command: YAML in one line, the same for equal values."""
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else json.dumps(value, sort_keys=True)
+    return (
+        value if isinstance(value, int | float) and not isinstance(value, bool) else json.dumps(value, sort_keys=True)
+    )
