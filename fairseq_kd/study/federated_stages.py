@@ -1,4 +1,4 @@
-"""The stages of the method `federated`: a run of `fairseq-kd federated` whose clients are all parts of the training set.
+"""The stages of the method `federated`: a run of `fairseq-kd federated` whose clients are all parts of the data.
 
 Each run is one stage, which starts the engine of Flower on the loopback interface. The model with which the rounds
 begin comes from stages that cells of other methods share: the local models, the choice among them, their mean, or the
@@ -55,8 +55,8 @@ class FederatedStages(RoundStages):
         path = self.spec.path
         number_of_parts(path, settings["partition"])
         if settings["init"] not in STARTS:
-            raise KDError(f"{path}: init {settings['init']} and method {FEDERATED}: the rounds begin with one model for "
-                          f"all parts; give {', '.join(STARTS[:-1])} or {STARTS[-1]}")  # fmt: skip
+            raise KDError(f"{path}: init {settings['init']} and method {FEDERATED}: the rounds begin with one model "
+                          f"for all parts; give {', '.join(STARTS[:-1])} or {STARTS[-1]}")  # fmt: skip
         if settings["noise-level"]:
             raise KDError(f"{path}: noise {settings['noise-level']:g} and method {FEDERATED}: the clients train on the "
                           "parts as they are; exclude these cells")  # fmt: skip
@@ -111,8 +111,8 @@ class FederatedStages(RoundStages):
         """The student of the method `word` that begins with the best of the models, and learns from all of them."""
         where = f"{self.spec.path}: init {CONSOLIDATED} and"
         if settings[TRANSFER] == OWN:
-            raise KDError(f"{where} {TRANSFER} {OWN}: the consolidated model belongs to no part, so it has no own data; "
-                          "give union or text")  # fmt: skip
+            raise KDError(f"{where} {TRANSFER} {OWN}: the consolidated model belongs to no part, so it has no own "
+                          "data; give union or text")  # fmt: skip
         if settings["mix-gold"]:
             raise KDError(f"{where} mix-gold {settings['mix-gold']:g}: gold targets of the parts are private; give "
                           "mix-gold 0")  # fmt: skip

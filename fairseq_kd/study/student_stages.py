@@ -62,8 +62,8 @@ class StudentStages(MutualStages):
             raise KDError(f"{self.spec.path}: init {init} and {named[0]} both say with which weights the "
                           "student begins; leave one of them out")  # fmt: skip
         if init in OF_FEDERATED:
-            raise KDError(f"{self.spec.path}: init {init} and method {settings['method']}: only {FEDERATED} begins with "
-                          "such a model; exclude these cells, or give another init")  # fmt: skip
+            raise KDError(f"{self.spec.path}: init {init} and method {settings['method']}: only {FEDERATED} begins "
+                          "with such a model; exclude these cells, or give another init")  # fmt: skip
         if init in CHOSEN:
             return self._from_chosen(clean, teacher, settings, options)
         if init == STUDENT:
