@@ -8,7 +8,7 @@ import yaml
 from docs_helpers import blocks_run_by
 from report_helpers import finish_stage
 from study_helpers import given, student
-from test_study_collaboration import THREE, made_by, of_kind, planned
+from test_study_collaboration import made_by, of_kind, planned
 from test_study_plan import kinds
 
 from fairseq_kd.cli.main import main
@@ -42,7 +42,7 @@ def test_a_run_has_all_parts_as_clients_and_is_one_stage(tmp_path):
     assert run.command[:2] == ["fairseq-kd", "federated"] and run.command[2] == "--parts"
     assert given(run)["parts"] == divided.path("parts") and given(run)["data"] == divided.command[2]
     assert (given(run)["seed"], given(other)["seed"], given(run)["out"]) == ("1", "7", "@out/run")
-    assert value(run, "evaluate") == {"subset": "test", "max-len-a": 1, "max-len-b": 5}  # as the study evaluates
+    assert value(run, "evaluate") == {"subset": "test", "beam": 5, "lenpen": 1.0, "max-len-a": 1, "max-len-b": 5}
     assert value(run, "student")["encoder-layers"] == 1 and "max-update" not in value(run, "student")
     assert "start" not in given(run) and run.updates == 4 * 5
     assert [given(stage)["checkpoint"] for stage in of_kind(plan, "evaluate")] == [
@@ -145,6 +145,8 @@ def test_the_study_of_the_page_on_federated_training_can_be_planned(tmp_path):
 
 
 FEDERATED = {"method": ["federated"]}
+DATA = {"name": "synthetic", "pairs": 300, "vocab-size": 200}
+NO_BUDGET = {"factors": FEDERATED, "federated": SHARE, "budget": None, "recipe": None, "data": DATA}
 WRONG = [
     ({"factors": FEDERATED, "federated": {"rounds": 3}}, "federated: the options: the spec lacks 'updates'"),
     ({"factors": FEDERATED, "federated": SHORT | {"fraction": 2}}, "fraction must be a number above 0 and at most 1"),
@@ -163,7 +165,7 @@ WRONG = [
     ({"factors": FEDERATED, "federated": SHORT | {"target": {"share": 0.9}}}, "target in federated must be {share"),
     ({"factors": FEDERATED, "federated": SHORT | {"target": {"bleu": 0}}}, "target in federated must be {share"),
     ({"factors": FEDERATED, "federated": SHARE | {"every": 0}}, "target in federated needs the BLEU of the rounds"),
-    ({"factors": FEDERATED, "federated": SHARE, "budget": None}, "needs the centralised student, and budget lacks"),
+    (NO_BUDGET, "needs the centralised student, and budget lacks"),
     ({"factors": FEDERATED | {"init": ["consolidated"], "transfer": ["own"]}}, "transfer own: the consolidated model"),
     ({"factors": FEDERATED | {"init": ["consolidated"], "mix-gold": [1]}}, "mix-gold 1: gold targets of the parts"),
     ({"factors": FEDERATED | {"federated.target": [3]}}, "target in federated is the same for all cells"),
@@ -276,7 +278,9 @@ def test_the_report_has_the_section_and_the_same_bytes_twice(finished):
     assert "| 5 of 6 runs" not in section and "5 of 6 runs reached the target." in section
     assert f"](plots/{plot.name})" in section and "one model for all parts" in markdown
     first = plot.read_bytes()
-    assert all(word in first.decode() for word in (">random<", ">consolidated<", ">target, mean over seeds<"))
+    assert all(
+        word in first.decode() for word in (">start random<", ">start consolidated<", ">target, mean over seeds<")
+    )
     assert (work / "tables" / "federated-rounds.tex").is_file()
     write_report(plan, work)
     assert plot.read_bytes() == first and (work / "report.md").read_text() == markdown
@@ -309,11 +313,3 @@ def test_a_run_saves_nothing_where_one_of_both_has_no_number():
     assert run([5, 10], run([0, 5, 6, 10])).saved == pytest.approx(2 / 3)
     assert run([5, 9], run([0, 10])).saved is None and run([5, 10], run([0, 9])).saved is None
     assert run([10], run([10, 11])).saved is None and run([10]).saved is None
-
-
-def test_the_command_of_the_page_plans_the_shipped_federated_study(tmp_path, monkeypatch, capsys):
-    (block,) = blocks_run_by("test_the_command_of_the_page_plans_the_shipped_federated_study")
-    monkeypatch.chdir(tmp_path)
-    (command,) = block.commands()
-    assert main(command.split()[1:]) in (0, None)
-    assert "study federated: 18 cells" in capsys.readouterr().out
