@@ -16,6 +16,7 @@ from fairseq_kd.federated import rounds as of_rounds
 from fairseq_kd.federated import serving
 from fairseq_kd.federated.arrays import BadWeights, check_arrays, load_arrays, save_arrays
 from fairseq_kd.federated.collect import ARRAYS, CONFIG, METRICS
+from fairseq_kd.federated.engine import environment_of
 from fairseq_kd.federated.plan import make_plan
 from fairseq_kd.federated.report import draw, table
 from fairseq_kd.federated.rounds import complete_rounds, drawn, folder_of, run_rounds
@@ -393,3 +394,8 @@ def test_the_last_global_model_is_in_a_fixed_place(planned):
     final = folder_of(plan["out"], 2).parents[1] / "final.pt"
     assert final.read_bytes() == (folder_of(plan["out"], 2) / "global.pt").read_bytes()
     assert read_record(final.with_name("result.json"), "")["rounds"][-1]["round"] == 2
+
+
+def test_the_processes_of_an_engine_do_not_ask_the_server_of_a_study(monkeypatch, tmp_path):
+    monkeypatch.setenv("FAIRSEQ_KD_PRELOADED", "the server of a study")
+    assert "FAIRSEQ_KD_PRELOADED" not in environment_of(tmp_path)
