@@ -55,13 +55,13 @@ class FederatedStages(RoundStages):
         path = self.spec.path
         number_of_parts(path, settings["partition"])
         if settings["init"] not in STARTS:
-            raise KDError(f"{path}: init {settings['init']} and method {FEDERATED}: the rounds begin with one model "
+            raise KDError(f"{path}: init {settings['init']} and method federated: the rounds begin with one model "
                           f"for all parts; give {', '.join(STARTS[:-1])} or {STARTS[-1]}")  # fmt: skip
         if settings["noise-level"]:
-            raise KDError(f"{path}: noise {settings['noise-level']:g} and method {FEDERATED}: the clients train on the "
+            raise KDError(f"{path}: noise {settings['noise-level']:g} and method federated: the clients train on the "
                           "parts as they are; exclude these cells")  # fmt: skip
         if found := [name for name in NOT_IN_ROUNDS if name in settings["evaluate"]]:
-            raise KDError(f"{path}: {found[0]} in evaluate and method {FEDERATED}: the rounds would be scored in "
+            raise KDError(f"{path}: {found[0]} in evaluate and method federated: the rounds would be scored in "
                           "another way than the final model; leave it out")  # fmt: skip
 
     def _subset(self, settings: dict) -> str:
@@ -85,7 +85,7 @@ class FederatedStages(RoundStages):
         files = {"student": found}
         if isinstance(own.get(SERVER_KD), dict):
             own[SERVER_KD], files[SERVER_KD] = with_files(
-                f"{self.spec.path}: {SERVER_KD} in {FEDERATED}", own[SERVER_KD], self._files
+                f"{self.spec.path}: server-kd in federated", own[SERVER_KD], self._files
             )
         scored = {name: value for name, value in settings["evaluate"].items() if name in EVALUATE}
         scored |= {SUBSET: subset} | {
@@ -109,32 +109,32 @@ class FederatedStages(RoundStages):
 
     def _consolidated(self, clean: str, models: list[str], settings: dict) -> str:
         """The student of the method `word` that begins with the best of the models, and learns from all of them."""
-        where = f"{self.spec.path}: init {CONSOLIDATED} and"
+        path = self.spec.path
         if settings[TRANSFER] == OWN:
-            raise KDError(f"{where} {TRANSFER} {OWN}: the consolidated model belongs to no part, so it has no own "
-                          "data; give union or text")  # fmt: skip
+            raise KDError(f"{path}: init consolidated and transfer own: the model belongs to no part, so it has no "
+                          "own data; give union or text")  # fmt: skip
         if settings["mix-gold"]:
-            raise KDError(f"{where} mix-gold {settings['mix-gold']:g}: gold targets of the parts are private; give "
-                          "mix-gold 0")  # fmt: skip
-        settings = with_transfer(self.spec.path, settings | {"teacher": {}})
+            raise KDError(f"{path}: init consolidated and mix-gold {settings['mix-gold']:g}: gold targets of the "
+                          "parts are private; give mix-gold 0")  # fmt: skip
+        settings = with_transfer(path, settings | {"teacher": {}})
         return self._student(clean, clean, ":".join(models), settings)[1]
 
     def _goal(self, clean: str, subset: str, settings: dict) -> dict | None:
         """The target, with the evaluation of the student of `ce` on the whole data where it is a share of its BLEU."""
-        target, where = settings[FEDERATED].get(TARGET), f"{self.spec.path}: {TARGET} in {FEDERATED}"
+        path, target = self.spec.path, settings[FEDERATED].get(TARGET)
         if target is None:
             return None
-        check_keys(self.spec.path, f"{TARGET} in {FEDERATED}", target, ("bleu", "share", "of"))
+        check_keys(path, "target in federated", target, ("bleu", "share", "of"))
         share = target.keys() == {"share", "of"} and target["of"] == CENTRALISED
         if not (share or target.keys() == {"bleu"}) or not _is_above_0(target["share" if share else "bleu"]):
-            raise KDError(f"{where} must be {{share: 0.95, of: {CENTRALISED}}} or {{bleu: X}} with a number above 0, "
-                          f"found {target!r}")  # fmt: skip
+            raise KDError(f"{path}: target in federated must be {{share: 0.95, of: centralised}} or {{bleu: X}} with a "
+                          f"number above 0, found {target!r}")  # fmt: skip
         if settings[FEDERATED].get(EVERY, 1) == 0:
-            raise KDError(f"{where} needs the BLEU of the rounds, but {EVERY} is 0")
+            raise KDError(f"{path}: target in federated needs the BLEU of the rounds, but every is 0")
         if not share:
             return {"bleu": target["bleu"]}
         if "student" not in settings["budget"]:
-            raise KDError(f"{where} needs the {CENTRALISED} student, and budget lacks its number of updates: give "
+            raise KDError(f"{path}: target in federated needs the centralised student, and budget lacks its number of updates: give "
                           "student in budget")  # fmt: skip
         whole = settings | {PART: WHOLE, "init": RANDOM}
         found = self._evaluations(self._plain(clean, whole).path(BEST), clean, whole)

@@ -166,7 +166,7 @@ WRONG = [
     ({"factors": FEDERATED, "federated": SHORT | {"target": {"bleu": 0}}}, "target in federated must be {share"),
     ({"factors": FEDERATED, "federated": SHARE | {"every": 0}}, "target in federated needs the BLEU of the rounds"),
     (NO_BUDGET, "needs the centralised student, and budget lacks"),
-    ({"factors": FEDERATED | {"init": ["consolidated"], "transfer": ["own"]}}, "transfer own: the consolidated model"),
+    ({"factors": FEDERATED | {"init": ["consolidated"], "transfer": ["own"]}}, "transfer own: the model belongs"),
     ({"factors": FEDERATED | {"init": ["consolidated"], "mix-gold": [1]}}, "mix-gold 1: gold targets of the parts"),
     ({"factors": FEDERATED | {"federated.target": [3]}}, "target in federated is the same for all cells"),
     ({"factors": FEDERATED, "student": {"patience": 3}}, "patience in student cannot be given, because the rounds"),
