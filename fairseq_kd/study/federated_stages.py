@@ -134,8 +134,8 @@ class FederatedStages(RoundStages):
         if not share:
             return {"bleu": target["bleu"]}
         if "student" not in settings["budget"]:
-            raise KDError(f"{path}: target in federated needs the centralised student, and budget lacks its number of updates: give "
-                          "student in budget")  # fmt: skip
+            raise KDError(f"{path}: target in federated needs the centralised student, and budget lacks its number of "
+                          "updates: give student in budget")  # fmt: skip
         whole = settings | {PART: WHOLE, "init": RANDOM}
         found = self._evaluations(self._plain(clean, whole).path(BEST), clean, whole)
         return {"share": target["share"], "result": found[subset]}
