@@ -19,6 +19,7 @@ from fairseq_kd.study.model_check import without_planned_like
 from fairseq_kd.study.plan import PLAN_NAME, Plan
 from fairseq_kd.study.sections import AGREEMENT
 from fairseq_kd.study.spec import load_spec, spec_path
+from fairseq_kd.study.stages import Stage
 from fairseq_kd.study.state import SHOW, OlderStages
 from fairseq_kd.training.arguments import parse_training, parse_words
 
@@ -41,7 +42,7 @@ def check_commands(plan: Plan) -> None:
         check = _check_training if stage.kind in TRAININGS else _check_tool
         checked = check(where, stage.command[1:])
         if stage.kind == FEDERATED:
-            _check_clients(plan.spec.path, checked)
+            _check_clients(plan, stage, checked)
 
 
 def _check_training(where: str, words: list[str]) -> None:
@@ -53,11 +54,15 @@ def _check_training(where: str, words: list[str]) -> None:
             check_planned(args)
 
 
-def _check_clients(path, spec) -> None:
-    """Check the trainings of the clients and of the server. spec: of a federated run."""
+def _check_clients(plan: Plan, stage: Stage, spec) -> None:
+    """Check the number of the clients, their trainings, and those of the server. spec: of the federated run `stage`."""
+    from fairseq_kd.federated.plan import check_counts
     from fairseq_kd.federated.training import client_arguments, server_arguments, training_options
 
-    languages, values = ("SOURCE", "TARGET"), spec.values
+    languages, values, path = ("SOURCE", "TARGET"), spec.values, plan.spec.path
+    divided = next(plan.stages[name].command for name in stage.inputs if plan.stages[name].kind == "partition")
+    with prefixed_errors(f"{path}: {FEDERATED}"):
+        check_counts(spec, int(divided[divided.index("--parts") + 1]))
     words = client_arguments("DATA", languages, training_options(values), values, 1, cpu=False)
     _check_training(f"{path}: student or common", words)
     if spec["server-kd"] is not None:

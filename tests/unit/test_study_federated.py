@@ -147,7 +147,9 @@ def test_the_study_of_the_page_on_federated_training_can_be_planned(tmp_path):
 FEDERATED = {"method": ["federated"]}
 DATA = {"name": "synthetic", "pairs": 300, "vocab-size": 200}
 NO_BUDGET = {"factors": FEDERATED, "federated": SHARE, "budget": None, "recipe": None, "data": DATA}
+FEW = SHORT | {"min-clients": 4, "on-failure": "go-on"}
 WRONG = [
+    ({"factors": FEDERATED, "federated": FEW}, "min-clients is 4, but each round draws 3 of 3 clients"),
     ({"factors": FEDERATED, "federated": {"rounds": 3}}, "federated: the options: the spec lacks 'updates'"),
     ({"factors": FEDERATED, "federated": SHORT | {"fraction": 2}}, "fraction must be a number above 0 and at most 1"),
     ({"factors": FEDERATED, "federated": SHORT | {"start": "random"}}, "start in federated is set by the study; vary"),
