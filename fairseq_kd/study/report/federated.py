@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import mean
 
 from fairseq_kd.evaluation.estimates import over_seeds
+from fairseq_kd.study.factors import DEFAULTS
 from fairseq_kd.study.federated_stages import RUN
 from fairseq_kd.study.maker import TRAININGS
 from fairseq_kd.study.methods import FEDERATED
@@ -42,7 +43,7 @@ class Rounds:
     random weights; None without one, and for that run itself.
     """
 
-    seed: int | None
+    seed: int
     records: list
     goal: float | None
     before: int
@@ -117,7 +118,7 @@ def _run(plan: Plan, cell: dict, work: Path) -> Rounds | None:
     before = sum(plan.stages[one].updates for one in plan.needed([name]) if plan.stages[one].kind in TRAININGS)
     other = _from_random(plan, name)
     random = None if other is None else _run(plan, other, work)
-    return Rounds(cell["factors"].get("seed"), records, _goal(cell, work), before, random)
+    return Rounds(cell["factors"].get("seed", DEFAULTS["seed"]), records, _goal(cell, work), before, random)
 
 
 def _goal(cell: dict, work: Path) -> float | None:
@@ -149,14 +150,16 @@ def _lines(about: dict, found: list) -> list[str]:
         lines.append(f"The target is {goal['bleu']:g} BLEU on {subset}.")
     else:
         lines.append(
-            f"The target is {goal['share']:.0%} of the BLEU on {subset} of the centralised student: the student of ce "
-            "on all data in one place, with the same seed and options. It is decoded as the rounds are."
+            f"The target is {100 * goal['share']:g} % of the BLEU on {subset} of the centralised student: the student of "
+            "ce on all data in one place, with the same seed and options. It is decoded as the rounds are."
         )
     with_goal = [run for run in runs if run.goal is not None]
     late = sum(run.reached is None for run in with_goal)
     if with_goal:
         count = "All runs" if late == 0 else f"{len(with_goal) - late} of {len(with_goal)} runs"
         lines.append(f"{count} reached the target.")
+    if any(run.goal == 0 for run in runs):
+        lines.append("A centralised student has 0 BLEU, so its target means nothing.")
     if goal is not None and len(with_goal) < len(runs):
         lines.append(f"The target of {len(runs) - len(with_goal)} runs is not known yet.")
     return [*lines, COUNTED]
@@ -179,7 +182,7 @@ def _cells(row: Row, runs: list[Rounds]) -> list[str]:
     else:
         numbers = [NOT_REACHED if known else NOT_DONE, NOT_DONE, NOT_DONE]
     saved = [run.saved for run in runs if run.saved is not None]
-    less = f"{mean(saved):.0%} ({len(saved)})" if saved else NOT_DONE
+    less = f"{100 * mean(saved):.0f} % ({len(saved)})" if saved else NOT_DONE
     return [count, f"{len(there)} of {len(known)}" if known else NOT_DONE, *numbers, less, _final(runs)]
 
 
