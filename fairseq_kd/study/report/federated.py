@@ -150,8 +150,8 @@ def _lines(about: dict, found: list) -> list[str]:
         lines.append(f"The target is {goal['bleu']:g} BLEU on {subset}.")
     else:
         lines.append(
-            f"The target is {100 * goal['share']:g} % of the BLEU on {subset} of the centralised student: the student of "
-            "ce on all data in one place, with the same seed and options. It is decoded as the rounds are."
+            f"The target is {100 * goal['share']:g} % of the BLEU on {subset} of the centralised student: the student "
+            "of ce on all data in one place, with the same seed and options. It is decoded as the rounds are."
         )
     with_goal = [run for run in runs if run.goal is not None]
     late = sum(run.reached is None for run in with_goal)
