@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.preloaded import SERVER
 from fairseq_kd.core.process import dying_with_this_process
 from fairseq_kd.federated import guard
 from fairseq_kd.federated.app_folder import write_app
@@ -96,10 +97,13 @@ class Engine:
 
 
 def environment_of(folder: Path) -> dict:
-    """The environment of all processes of one engine. folder: for logs and the state of Flower."""
+    """The environment of all processes of one engine. folder: for logs and the state of Flower.
+
+    It names no server of loaded processes: that of a study has another environment, and would refuse each process.
+    """
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"  # Flower starts its own
     own = {"PATH": programs, "FLWR_HOME": str(folder / "home"), guard.MARK: secrets.token_hex(16)}
-    return {**os.environ, **SETTINGS, **own}
+    return {name: value for name, value in os.environ.items() if name != SERVER} | SETTINGS | own
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ def make_plan(spec: Spec, out: Path, cpu: bool) -> dict:
     languages = infer_languages(data)
     dictionaries = _same_dictionaries(data, parts, languages)
     clients = len(parts) or spec["parts"]
-    _check_counts(spec, clients)
+    check_counts(spec, clients)
     _check_trainings(spec, data, languages, cpu)
     plan = {
         "spec": spec.values | {"parts": [], "data": None, "start": _start(spec)},
@@ -74,7 +74,8 @@ def _same_dictionaries(data: Path, parts: list[Path], languages) -> list:
     return first
 
 
-def _check_counts(spec: Spec, clients: int) -> None:
+def check_counts(spec: Spec, clients: int) -> None:
+    """Raises KDError for min-clients that a round cannot have. clients: the number of all."""
     drawn = drawn_clients(clients, spec["fraction"])
     if spec["min-clients"] > drawn:
         raise KDError(

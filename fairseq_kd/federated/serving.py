@@ -5,19 +5,22 @@ from pathlib import Path
 
 from flwr.app import Message, MessageType, RecordDict
 
+from fairseq_kd.artifacts.derived import link
 from fairseq_kd.artifacts.records import write_record
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.federated.collect import CONFIG, METRICS, collect
-from fairseq_kd.federated.rounds import reached_in, run_rounds
+from fairseq_kd.federated.rounds import GLOBAL, folder_of, reached_in, run_rounds
 
 RESULT, FORMAT = "result.json", 1
+FINAL = "final.pt"  # in OUT: the global model after the last round
 SECONDS_TO_CONNECT, SECONDS_BETWEEN_LOOKS = 120, 0.2
 
 
 def serve_rounds(grid, plan: dict, lost) -> None:
-    """Do the rounds that are left, and write OUT/result.json. lost: see `collect`. Raises KDError."""
+    """Do the rounds that are left; write OUT/final.pt and OUT/result.json. lost: see `collect`. Raises KDError."""
     nodes = find_clients(grid, plan, lost)
     records = run_rounds(grid, plan, nodes, lost)
+    link(folder_of(plan["out"], len(records) - 1) / GLOBAL, Path(plan["out"]) / FINAL)
     write_record(Path(plan["out"]) / RESULT, result_of(plan, records))
 
 

@@ -47,6 +47,7 @@ NOT_GIVEN = (
     *("reset-optimizer", "reset-lr-scheduler", "reset-meters", "reset-dataloader", "disable-validation"),
     *("proximal-mu", "proximal-weights", "trust-checkpoint", "tensorboard-logdir", "wandb-project", "log-file"),
 )
+OPTIONS = "the options"  # in messages, in place of a file
 FROM_MAX_UPDATE = "phase-ratio"  # of --lr-scheduler tri_stage
 
 
@@ -76,13 +77,12 @@ def spec_path(name) -> Path:
 
 
 def load_spec(path, changes: dict | None = None) -> Spec:
-    """Read and check a spec.
+    """Read and check a spec. path: of the file; None: `changes` are the whole spec.
 
     changes: key -> value in place of that of the file; in SECTIONS, of the keys that it names.
     Raises KDError that names the key at fault and the nearest valid one.
     """
-    path = Path(path)
-    found = read_yaml(path, "spec")
+    path, found = (Path(OPTIONS), {}) if path is None else (Path(path), read_yaml(path, "spec"))
     check_keys(path, "the spec", found, KEYS)
     for key, value in (changes or {}).items():
         merge = key in SECTIONS and isinstance(value, dict) and isinstance(found.get(key), dict)

@@ -11,6 +11,7 @@
                  one of the study's own: method, noise, seed, signal, ...
     exclusion    a pattern of factor values that removes cells                       exclusions
     part         the part of the training set that the student of a cell has         parts
+    federated    rounds in which all parts train one model, and their start          federated_stages
     transfer set the sentences from which a student learns what its teachers know    transfer
     effect       whether a setting makes a difference in a cell                      effects
     cell         one combination of values: one student and its evaluations          cells

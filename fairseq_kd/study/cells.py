@@ -21,7 +21,7 @@ from fairseq_kd.study.factors import (
     check_factors,
     settings_of_value,
 )
-from fairseq_kd.study.methods import STUDENT_DECODE
+from fairseq_kd.study.methods import FEDERATED, STUDENT_DECODE
 from fairseq_kd.study.parts import PART, WHOLE, check_exists, expanded, has_others, number_of_parts
 from fairseq_kd.study.sections import BUDGETS, EXISTING, check_shares
 from fairseq_kd.study.spec import Spec
@@ -131,7 +131,7 @@ def _check_sections(spec: Spec, kept: list) -> None:
         for cell in cells
     ]
     _check_options_beside_existing(spec, values)
-    for section in ("partition", "teacher", "select", "kd", "cache", "decode", STUDENT_DECODE, "noise"):
+    for section in ("partition", "teacher", "select", "kd", "cache", "decode", STUDENT_DECODE, "noise", FEDERATED):
         options = (f"{section}.{key}" for key in ("", *spec.sections[section]))
         if section in spec.written and not any(has_effect(name, cell) for name in options for cell in values):
             raise KDError(f"{spec.path}: the section {section} has no effect on any cell; leave it out")

@@ -11,13 +11,15 @@ from fairseq_kd.artifacts.writing import PROBE
 from fairseq_kd.core.commands import load_command
 from fairseq_kd.core.errors import KDError, prefixed_errors
 from fairseq_kd.core.paths import check_new_data_bin
+from fairseq_kd.federated.run import check_flower
 from fairseq_kd.study.cells import make_cells
 from fairseq_kd.study.maker import TRAININGS
-from fairseq_kd.study.methods import STUDENT_DECODE
+from fairseq_kd.study.methods import FEDERATED, STUDENT_DECODE
 from fairseq_kd.study.model_check import without_planned_like
 from fairseq_kd.study.plan import PLAN_NAME, Plan
 from fairseq_kd.study.sections import AGREEMENT
 from fairseq_kd.study.spec import load_spec, spec_path
+from fairseq_kd.study.stages import Stage
 from fairseq_kd.study.state import SHOW, OlderStages
 from fairseq_kd.training.arguments import parse_training, parse_words
 
@@ -30,13 +32,17 @@ def check_commands(plan: Plan) -> None:
 
     Raises KDError that names an unknown option with the nearest valid one, or a refused value.
     """
+    if any(stage.kind == FEDERATED for stage in plan.stages.values()):
+        check_flower()
     for stage in plan.stages.values():
         if stage.kind == "init":  # its options are options of a student, which is checked
             continue
         by_student = stage.kind == "decode" and any(plan.stages[name].kind == "student" for name in stage.inputs)
         where = f"{plan.spec.path}: {STUDENT_DECODE if by_student else SECTIONS.get(stage.kind, stage.kind)}"
         check = _check_training if stage.kind in TRAININGS else _check_tool
-        check(where, stage.command[1:])
+        checked = check(where, stage.command[1:])
+        if stage.kind == FEDERATED:
+            _check_clients(plan, stage, checked)
 
 
 def _check_training(where: str, words: list[str]) -> None:
@@ -48,7 +54,24 @@ def _check_training(where: str, words: list[str]) -> None:
             check_planned(args)
 
 
-def _check_tool(where: str, words: list[str]) -> None:
+def _check_clients(plan: Plan, stage: Stage, spec) -> None:
+    """Check the number of the clients, their trainings, and those of the server. spec: of the federated run `stage`."""
+    from fairseq_kd.federated.plan import check_counts
+    from fairseq_kd.federated.training import client_arguments, server_arguments, training_options
+
+    languages, values, path = ("SOURCE", "TARGET"), spec.values, plan.spec.path
+    divided = next(plan.stages[name].command for name in stage.inputs if plan.stages[name].kind == "partition")
+    with prefixed_errors(f"{path}: {FEDERATED}"):
+        check_counts(spec, int(divided[divided.index("--parts") + 1]))
+    words = client_arguments("DATA", languages, training_options(values), values, 1, cpu=False)
+    _check_training(f"{path}: student or common", words)
+    if spec["server-kd"] is not None:
+        words = server_arguments(languages, values, ["TEACHER"], 1, cpu=False)
+        _check_training(f"{path}: server-kd, student or common", words)
+
+
+def _check_tool(where: str, words: list[str]):
+    """Return the options as the command constructs them; None for a command that does not."""
     name, *words = words
     command = load_command(name)
     parser = argparse.ArgumentParser(allow_abbrev=False)
@@ -56,7 +79,8 @@ def _check_tool(where: str, words: list[str]) -> None:
     args = parse_words(where, parser, lambda: parser.parse_known_args(words))
     if hasattr(command, "options_of"):  # commands that check values and combinations when they construct their options
         with prefixed_errors(where):
-            command.options_of(args)
+            return command.options_of(args)
+    return None
 
 
 def open_plan(spec, work, recipe=None, raw=None, old_stages: str | None = SHOW) -> Plan:

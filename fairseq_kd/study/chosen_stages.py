@@ -35,13 +35,17 @@ class ChosenStages(TeacherStages):
                           "give several in the factor teachers, or exclude these cells")  # fmt: skip
         if method == BEST_MODEL:
             return self._chosen(clean, words, CHOSEN["best-score"], settings)
+        return self._mean_of(words)
+
+    def _mean_of(self, words: list[str]) -> str:
+        """The word for the mean of models. Raises KDError for models of different shapes."""
         first, *others = (self._check.model_of(word, self.stages) for word in words)
         for number, other in enumerate(others, 2):
             if name := difference(first, other):
                 raise KDError(f"{self.spec.path}: method {SOUP} needs models of equal shape, and {name} is "
                               f"{getattr(first, name, None)} in teacher 1 and {getattr(other, name, None)} in teacher "
                               f"{number}: exclude these cells, or leave one of them out")  # fmt: skip
-        return self._tool("average", ["average", teacher], {"out": "@out/model.pt"}).path("model.pt")
+        return self._tool("average", ["average", ":".join(words)], {"out": "@out/model.pt"}).path("model.pt")
 
     def _chosen(self, clean: str, words: list[str], by: str, settings: dict) -> str:
         """The checkpoint that `select-teacher` chooses among several models on the validation set."""

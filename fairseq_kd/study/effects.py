@@ -3,6 +3,8 @@
 from fairseq_kd.study.methods import (
     BEST_MODEL,
     CHOSEN,
+    CONSOLIDATED,
+    FEDERATED,
     METHODS,
     RANDOM,
     REFRESH,
@@ -14,7 +16,7 @@ from fairseq_kd.study.methods import (
 from fairseq_kd.study.parts import PART, PARTS, WHOLE, has_local, is_local
 from fairseq_kd.study.sections import SOURCE_TEXT
 from fairseq_kd.study.teachers import TEACHERS, trains_any
-from fairseq_kd.study.transfer import TEXT, TRANSFER, is_without_gold, learns_from_decoded
+from fairseq_kd.study.transfer import TEXT, TRANSFER, UNION, is_without_gold, learns_from_decoded
 from fairseq_kd.study.transfer import has_effect as transfer_has_effect
 
 
@@ -26,6 +28,8 @@ def has_effect(setting: str, values: dict) -> bool:
     values["parts"]: the number of parts, 0 without a partition. values["others"]: whether the teachers of the cell
     depend on its part.
     """
+    if values["method"] == FEDERATED:
+        return _on_rounds(setting, values)
     section, _, option = setting.partition(".")
     method = METHODS[values["method"]]
     has_teacher = needs_teacher(values["method"], values["init"])
@@ -51,11 +55,38 @@ def has_effect(setting: str, values: dict) -> bool:
         return trains_teacher and values["noise"] > 0
     if section == "noise":
         return values["noisy"]
+    if section == FEDERATED:
+        return False
     if setting == PART:
         return depends_on_part(values)
     if section == "partition":
         return _uses_partition(values)
     return _on_learning(section, option, method, values)
+
+
+def as_consolidation(values: dict, parts: int) -> dict:
+    """The settings of a federated cell for the student with which it begins: `word`, with the models of all parts.
+
+    parts: their number.
+    """
+    models, transfer = [{PART: number} for number in range(1, parts + 1)], values[TRANSFER] or UNION
+    own = {"method": "word", "init": "best-score", TEACHERS: models, TRANSFER: transfer, PART: WHOLE}
+    return values | own
+
+
+def _on_rounds(setting: str, values: dict) -> bool:
+    """As `has_effect`, for the method federated. Options of what is made before the rounds depend on their start."""
+    section, init = setting.partition(".")[0], values["init"]
+    always = ("method", "federated", "student", "common", "partition", "evaluate", "data", "init", "seed", "compact")
+    if section in always or setting == "noise":
+        return True
+    if section == "noise":
+        return bool(values["noisy"])
+    if setting == "budget.student":
+        return init != RANDOM
+    if init == CONSOLIDATED:
+        return setting not in (PART, TEACHERS) and has_effect(setting, as_consolidation(values, values["parts"]))
+    return section == "select" and init in CHOSEN
 
 
 def _chooses(values: dict) -> bool:

@@ -20,6 +20,7 @@ from fairseq_kd.study.peers import check_peers
 from fairseq_kd.study.sections import (
     BUDGETS,
     EXISTING,
+    MAPPINGS,
     SOURCE_TEXT,
     check_factor_option,
     check_files,
@@ -68,6 +69,7 @@ OPTION_SECTIONS = (
     "decode",
     STUDENT_DECODE,
     "noise",
+    "federated",
     "evaluate",
 )
 
@@ -109,13 +111,14 @@ def _check_labelled(spec: Spec, name: str, values: dict) -> None:
         check_keys(spec.path, f"the value {label!r} of the factor {name}", options, valid=tuple(options or ()))
         for key, value in options.items():
             _check_name(spec, key)
-            _check_value(spec, key, value, labelled=False, lists=(SOURCE_TEXT,))
+            _check_value(spec, key, value, labelled=False, in_label=True)
 
 
-def _check_value(spec: Spec, name: str, value, labelled: bool, lists=()) -> None:
-    """lists: the settings that may have a list here."""
+def _check_value(spec: Spec, name: str, value, labelled: bool, in_label: bool = False) -> None:
+    """in_label: whether the value stands behind a label; lists and mappings can stand there alone."""
     where = f"{spec.path}: the factor {name}"
-    if isinstance(value, dict) or value is None or (isinstance(value, list) and name not in lists):
+    kinds = {list: (SOURCE_TEXT,), dict: MAPPINGS}.get(type(value))
+    if value is None or (kinds is not None and not (in_label and name in kinds)):
         label = f", or a label such as {name}: {{more: [FILE, FILE]}}" if name == SOURCE_TEXT else ""
         raise KDError(f"{where} has the value {value!r}; a value must be a word, a number, true or false{label}")
     if labelled:

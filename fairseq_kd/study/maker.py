@@ -33,6 +33,7 @@ MAKERS = {
     "mix": Maker(1, ("fairseq",)),
     "cache": Maker(1, ("torch", "fairseq")),
     "student": Maker(1, ("torch", "fairseq")),
+    "federated": Maker(1, ("torch", "fairseq", "flwr", "sentencepiece", "sacrebleu")),
     "split": Maker(1, ("torch", "fairseq")),
     "compact": Maker(1, ("torch", "fairseq")),
     "evaluate": Maker(1, ("torch", "fairseq", "sentencepiece", "sacrebleu")),
@@ -42,8 +43,8 @@ KINDS = tuple(MAKERS)
 TRAININGS = ("teacher", "student")
 BEFORE = ("--criterion", "label_smoothed_cross_entropy")  # CROSS_ENTROPY replaced these words
 BY_CTRANSLATE2 = ("--backend", "ctranslate2")  # words of an evaluation whose result depends on that library too
-NOT_LISTED = ("scikit-learn",)  # libraries of one kind, which `library_versions` does not list
-ON_GPU = ("teacher", "select", "decode", "cache", "student", "evaluate")
+NOT_LISTED = ("scikit-learn", "flwr")  # libraries of one kind, which `library_versions` does not list
+ON_GPU = ("teacher", "select", "decode", "cache", "student", "federated", "evaluate")
 
 
 def made_by(kind: str, versions: dict, command=()) -> dict:

@@ -13,6 +13,7 @@
     ensemble    no training: the teachers of the cell themselves                -
     soup        no training: the mean of the weights of the teachers            -
     best        no training: the teacher with the highest validation BLEU       -
+    federated   rounds on the parts of the data, by fairseq-kd federated        kd_word, weight 0
 
 With several teachers every method takes their mixture.
 """
@@ -23,7 +24,10 @@ RANDOM, STUDENT = "random", "ce"
 OF_TEACHER = ("skip", "first", "last")  # values of `init` that take layers of the teacher
 # values of `init` that take one of the models of the cell -> the value of --by of `select-teacher`
 CHOSEN = {"best-score": "high-score", "lowest-loss": "low-loss", "largest": "largest", "random-model": "random"}
-INITIALISATIONS = (RANDOM, *OF_TEACHER, STUDENT, *CHOSEN)
+SOUP, BEST_MODEL, FEDERATED = "soup", "best", "federated"
+CONSOLIDATED = "consolidated"
+OF_FEDERATED = (SOUP, CONSOLIDATED)  # values of `init` that only the method federated has
+INITIALISATIONS = (RANDOM, *OF_TEACHER, STUDENT, *CHOSEN, *OF_FEDERATED)
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,8 @@ METHODS = {
     "ensemble": Method(trained=False),
     "soup": Method(trained=False),
     "best": Method(trained=False),
+    FEDERATED: Method(taught=False),
 }
-SOUP, BEST_MODEL = "soup", "best"
 NAMES = tuple(METHODS)
 REFRESH, STUDENT_DECODE = "refresh", "student-decode"  # the setting and the section of methods with rounds
 # beginning of an option of the section kd -> the only method that takes it
@@ -76,7 +80,9 @@ OF_MUTUAL = ("kd-weight", "teacher-temperature", "student-temperature", "kd-scal
 
 
 def needs_teacher(method: str, init: str) -> bool:
-    """Whether a cell has a teacher. init: the setting of the cell."""
+    """Whether a cell has a teacher. init: the setting of the cell. The models of `federated` are those of all parts."""
+    if method == FEDERATED:
+        return False
     return METHODS[method].taught or (METHODS[method].trained and init in (*OF_TEACHER, *CHOSEN))
 
 

@@ -3,7 +3,7 @@
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.study.architectures import of_the_model
 from fairseq_kd.study.chosen_stages import ChosenStages
-from fairseq_kd.study.methods import CHOSEN, OF_TEACHER, STUDENT, taken_options
+from fairseq_kd.study.methods import CHOSEN, OF_FEDERATED, OF_TEACHER, STUDENT, taken_options
 from fairseq_kd.study.parts import PART, PARTS, WHOLE, number_of_parts
 from fairseq_kd.study.peers import CHOSEN_BY, architectures
 from fairseq_kd.study.stages import BEST, Stage
@@ -61,7 +61,7 @@ class MutualStages(ChosenStages):
     def _peers(self, data_bin: str, archs: list[str], settings: dict, options: dict) -> dict:
         """{"options": those that name the peers, "not": the student's own that do not belong beside them}."""
         named = [name for name in FROM_A_FILE if name in options]
-        if settings["init"] in (*OF_TEACHER, *CHOSEN) or named:
+        if settings["init"] in (*OF_TEACHER, *CHOSEN, *OF_FEDERATED) or named:
             what = named[0] if named else f"init {settings['init']}"
             raise KDError(f"{self.spec.path}: {what} and method mutual: all peers would begin with the same weights, "
                           "and cannot learn from each other; exclude these cells, or give init ce")  # fmt: skip

@@ -14,7 +14,7 @@ from fairseq_kd.core.yaml_file import check_keys, check_text, is_number, nearest
 from fairseq_kd.training.arguments import PRECISION, RESERVED, check_precision, option_names
 
 SECTIONS = ("recipe", "data", "partition", "common", "teacher", "student", "budget", "kd", "select", "cache", "decode")
-SECTIONS += ("student-decode", "noise", "evaluate")
+SECTIONS += ("student-decode", "noise", "federated", "evaluate")
 BUDGETS = ("teacher", "student")  # keys of budget, in updates
 SHARES = ("delete", "substitute", "swap")  # how the three operations divide the noise level
 NOISE_DEFAULTS = {"delete": 1, "substitute": 1, "swap": 1, "side": "source", "level": "word", "seed": 1}
@@ -26,6 +26,7 @@ SEEDS = 2**31  # numpy takes slightly larger seeds, and fairseq adds the number 
 _OF_TRAININGS = (*RESERVED, "max-update")
 _OF_TEACHER_RUNS = ("teacher", "out", "shard", "subset", "cpu")
 _OF_CHANGES = ("compare-to", "parts", "change-threshold", "changes-plot", "show")  # the report compares results
+_OF_ROUNDS = ("parts", "data", "recipe", "common", "student", "start", "seed", "evaluate", "stop-at-target")
 _OF_CHOICES = ("select", "metric", "tokenize", "like")
 SET_BY_STUDY = {
     "common": _OF_TRAININGS,
@@ -40,11 +41,13 @@ SET_BY_STUDY = {
     "evaluate": ("checkpoint", "subset", "out", "cpu", *_OF_CHANGES),
     "select": ("checkpoints", "by", "out", "cpu", "average", "out-checkpoint", "tokenize"),
     "noise": ("prefix", "data-bin", "subset", "out", "source-lang", "target-lang"),
+    "federated": (*_OF_ROUNDS, "out", "app", "cpu", "user-dir"),
 }
 # options that a section may set, with one value for all cells
 SAME_FOR_ALL_CELLS = {
     "evaluate": ("subsets", "noise", "tokenize", AGREEMENT),
     "data": ("raw", "name", "data-bin", "source-lang", "target-lang"),
+    "federated": ("target", "subset"),
 }
 # option that the study sets -> what to do instead: (when it is in a section, when it is a factor)
 _REMEDIES = {
@@ -56,6 +59,7 @@ _REMEDIES = {
     "compare-to": ("leave it out: the report compares students with those from which they go on", "take it out"),
     "autocast": ("give precision in common, teacher or student", "vary precision"),
     PRECISION: ("give it in common, teacher or student", "vary precision"),
+    "start": ("vary init", "vary init"),
 }
 # The commands of fairseq-kd that read a section, and the keys that the study itself reads there.
 PROGRAMS = {
@@ -67,8 +71,10 @@ PROGRAMS = {
     "student-decode": "decode",
     "noise": "noise",
     "evaluate": "evaluate",
+    "federated": "federated",
 }
 READ_BY_STUDY = {"data": ("name", "data-bin"), "evaluate": ("subsets", "noise", AGREEMENT)}
+READ_BY_STUDY["federated"] = ("target", "subset", "every")
 READ_BY_STUDY |= {"cache": ("folder",), "decode": ("data-bin",)}
 # Settings that name an artefact which exists already -> what the study then does not do. The other options of the
 # section have no effect.
@@ -78,6 +84,7 @@ EXISTING = {
     "decode.data-bin": "decodes no targets",
 }
 SOURCE_TEXT = "decode.source-text"  # setting whose value is one file, or a list of files
+MAPPINGS = ("federated.strategy", "federated.server-kd")  # settings whose value can be a mapping
 
 
 @functools.cache

@@ -22,8 +22,8 @@ class Stage:
     """One command.
 
     inputs: names of the stages that must be finished first. updates: number of updates of a training, without those of
-    a training that it continues; 0 for other kinds. made_by: see `maker.made_by`. old: whether this is a finished stage
-    that other versions made.
+    a training that it continues, or of each client of a federated run; 0 for other kinds. made_by: see `maker.made_by`.
+    old: whether this is a finished stage that other versions made.
     """
 
     name: str
@@ -75,10 +75,10 @@ class Stages:
             self.older[key.name] = found
         return (found, True) if found and self._older.is_taken else (key.name, False)
 
-    def _tool(self, kind: str, words: list, options: dict, depends=None) -> Stage:
+    def _tool(self, kind: str, words: list, options: dict, depends=None, updates: int = 0) -> Stage:
         options, files = with_files(f"{self.spec.path}: {kind}", options, self._files)
         depends = depends if files is None else [depends, files]
-        return self._add(kind, ["fairseq-kd", *words, *to_arguments(options)], depends)
+        return self._add(kind, ["fairseq-kd", *words, *to_arguments(options)], depends, updates)
 
     def _training(self, kind: str, data_bin: str, options: dict, updates: int | None = None) -> Stage:
         """updates: of this stage, if it continues another training; None: `max-update`."""

@@ -27,6 +27,7 @@ OUTPUTS = (
     CHOSEN_TEACHER,
     f"peers/{MANIFEST_NAME}",
     "model.pt",
+    "run/final.pt",
     "result.json",
     "comparison.json",
     "checkpoints/checkpoint_best.pt",

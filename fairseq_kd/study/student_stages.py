@@ -5,6 +5,7 @@ from fairseq_kd.study.architectures import of_the_model
 from fairseq_kd.study.methods import (
     CHOSEN,
     METHODS,
+    OF_FEDERATED,
     OF_SEVERAL_TEACHERS,
     RANDOM,
     SCHEDULE,
@@ -59,6 +60,9 @@ class StudentStages(MutualStages):
         if named:
             raise KDError(f"{self.spec.path}: init {init} and {named[0]} both say with which weights the "
                           "student begins; leave one of them out")  # fmt: skip
+        if init in OF_FEDERATED:
+            raise KDError(f"{self.spec.path}: init {init} and method {settings['method']}: only federated begins "
+                          "with such a model; exclude these cells, or give another init")  # fmt: skip
         if init in CHOSEN:
             return self._from_chosen(clean, teacher, settings, options)
         if init == STUDENT:

@@ -14,8 +14,10 @@ from flwr.supercore.task_identity import TaskIdentity
 from fairseq_kd.artifacts.records import read_record, write_record
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.federated import rounds as of_rounds
+from fairseq_kd.federated import serving
 from fairseq_kd.federated.arrays import BadWeights, check_arrays, load_arrays, save_arrays
 from fairseq_kd.federated.collect import ARRAYS, CONFIG, METRICS
+from fairseq_kd.federated.engine import environment_of
 from fairseq_kd.federated.plan import make_plan
 from fairseq_kd.federated.report import draw, table
 from fairseq_kd.federated.rounds import complete_rounds, drawn, folder_of, run_rounds
@@ -76,6 +78,17 @@ def moved(part, message, change=lambda part, name, value: value + part) -> Messa
     numbers = {"num-examples": size, "sentences": SIZES[part], "updates": 5, "seconds": 1.0}
     record = ArrayRecord({name: Array(np.ascontiguousarray(value)) for name, value in arrays.items()})
     return Message(RecordDict({ARRAYS: record, METRICS: MetricRecord(numbers)}), reply_to=message)
+
+
+def in_one_process(plan) -> None:
+    """The start, all rounds with `moved` clients, and the result: final.pt and result.json."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_run_id", "_node_id", "_task_id"):
+            patch.setattr(TaskIdentity, name, 1)
+        patch.setattr(serving, "find_clients", lambda grid, plan, lost: grid.nodes)
+        folder = folder_of(plan["out"], 0)
+        write_record(folder / of_rounds.RECORD, write_start(plan, folder))
+        serving.serve_rounds(LocalGrid(3, moved), plan, set)
 
 
 def rounds_of(plan, answer=moved):
@@ -375,3 +388,16 @@ def test_the_record_of_a_round_is_written_last(planned):
     plan = planned(rounds=1)
     records, _ = rounds_of(plan)
     assert read_record(folder_of(plan["out"], 1) / "round.json", "") == records[1]
+
+
+def test_the_last_global_model_is_in_a_fixed_place(planned):
+    plan = planned(rounds=2)
+    in_one_process(plan)
+    final = folder_of(plan["out"], 2).parents[1] / "final.pt"
+    assert final.read_bytes() == (folder_of(plan["out"], 2) / "global.pt").read_bytes()
+    assert read_record(final.with_name("result.json"), "")["rounds"][-1]["round"] == 2
+
+
+def test_the_processes_of_an_engine_do_not_ask_the_server_of_a_study(monkeypatch, tmp_path):
+    monkeypatch.setenv("FAIRSEQ_KD_PRELOADED", "the server of a study")
+    assert "FAIRSEQ_KD_PRELOADED" not in environment_of(tmp_path)

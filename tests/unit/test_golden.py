@@ -13,14 +13,20 @@ import shutil
 import pytest
 import torch
 from conftest import TINY_MODEL
+from federated_helpers import TINY, write_parts
 from helpers import losses_of_training, write_checkpoint
 from result_helpers import references, translations, write_result
 from student_helpers import SMALL, build_student, some_input
 from test_adaptive import ADAPTIVE
 from test_compact import compacted, scatter_gates
+from test_federated import GROUPS, in_one_process
 
 from fairseq_kd.cache.reader import CacheReader
 from fairseq_kd.cli.main import main
+from fairseq_kd.core.paths import PACKAGE
+from fairseq_kd.federated.plan import make_plan
+from fairseq_kd.federated.spec import load_spec
+from fairseq_kd.federated.training import client_arguments, training_options
 from fairseq_kd.inference.checkpoint import read_checkpoint, write_initial_checkpoint
 from fairseq_kd.scoring.score import PLAIN
 from fairseq_kd.study.maker import MAKERS
@@ -39,6 +45,7 @@ GOLDEN = {  # kind: (format number, hash of what the run gives)
     "mix": (1, "94f8cdc77fe78ce5"),
     "cache": (1, "fab58387318aa1f8"),
     "student": (1, "ac8c17107605a9c4"),
+    "federated": (1, "38f38e8d73dacca5"),
     "split": (1, "cde6ff8d3751d42f"),
     "compact": (1, "8f0b518cf3c6a334"),
     "evaluate": (1, "55e1d0283c85ca32"),
@@ -168,6 +175,18 @@ def student(data_bin, model, **parts):
     return losses(data_bin, *options, "--student-temperature", "2")
 
 
+def federated(data_bin, tmp_path, **parts):
+    """The sum of each matrix after two rounds, whose clients add numbers, and the words of a client's training."""
+    keys = {"rounds": 2, "updates": 5, "student": TINY, "evaluate": {"every": 0}}
+    spec = {"data": str(data_bin), "parts": list(map(str, write_parts(data_bin, tmp_path, GROUPS)))} | keys
+    plan = make_plan(load_spec(None, spec), tmp_path / "run", cpu=True)
+    in_one_process(plan)
+    weights = read_checkpoint(tmp_path / "run" / "final.pt")["model"]
+    sums = [(name, round(float(value.double().sum()), 1)) for name, value in sorted(weights.items()) if value.dim() > 1]
+    words = client_arguments("DATA", plan["languages"], training_options(plan["spec"]), plan["spec"], 2, cpu=True)
+    return sums, [word for word in words if word != str(PACKAGE)]
+
+
 def split(data_bin, tmp_path, **parts):
     """The architecture of each peer, and the shape and the sum of each of its matrices."""
     peers = ("--arch", "kd_mutual", "--peer-archs", "transformer:kd_student", *TINY_MODEL[2:])
@@ -209,8 +228,8 @@ def compare(tmp_path, **parts):
     return round(found["difference"], 2), found["decided_by"], p_values
 
 
-RUNS = (prepare, partition, noise, teacher, select, average, init, decode, mix, cache, student, split, compact)
-RUNS += (evaluate, compare)
+RUNS = (prepare, partition, noise, teacher, select, average, init, decode, mix, cache, student, federated, split)
+RUNS += (compact, evaluate, compare)
 RUNS = {function.__name__: function for function in RUNS}
 
 

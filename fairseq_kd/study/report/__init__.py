@@ -4,6 +4,7 @@
                                        -> tables        scores with marks of significance, measures
                                        -> drops         what noise costs
                                        -> changes       segments gained and lost since a student began
+                                       -> federated     rounds, bytes and updates of federated runs until the target
                                        -> limits        where the results stop being meaningful
                                        -> outcome       what came out, in short
                                        -> good_teachers what makes a good teacher, by `correlate`, shown by `parts`

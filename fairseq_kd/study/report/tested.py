@@ -161,7 +161,7 @@ def _together(row: Row, trainings: list) -> str:
     return f"{count} teachers together" if count > 1 else ""
 
 
-KINDS = (TEACHER, "student")
+KINDS = (TEACHER, "student", "federated")
 
 
 def _shape(training: Stage | None) -> str:

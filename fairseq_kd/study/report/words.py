@@ -25,6 +25,8 @@ METHODS = {
     "ensemble": "no student: the teachers themselves translate together",
     "soup": "no student: a model whose weights are the mean of the weights of the teachers",
     "best": "no student: the teacher with the highest BLEU on the validation set",
+    "federated": "one model for all parts: in each round every part trains it on its own data, and the weights are "
+    "averaged",
 }
 
 
@@ -81,6 +83,8 @@ FACTORS = {
             "lowest-loss": "the weights of the model with the lowest validation loss, among the teachers and its own",
             "largest": "the weights of the largest model, among the teachers and its own",
             "random-model": "the weights of a model that is drawn by chance, among the teachers and its own",
+            "soup": "the mean of the weights of the local models",
+            "consolidated": "the weights of a student that has learnt from the local models of all parts",
         },
     ),
     "strategy": Words(
@@ -165,12 +169,18 @@ def about_value(spec: Spec, name: str, value, distils: bool = True) -> str:
         options = spec.factors[name][value]
         if name == TEACHERS:
             return "; ".join(map(describe, options[TEACHERS]))
-        listed = {key: " and ".join(given) if isinstance(given, list) else given for key, given in options.items()}
-        return ", ".join(f"{key} {given}" for key, given in listed.items()) or "the default of these options"
+        return ", ".join(f"{key} {_listed(given)}" for key, given in options.items()) or "the default of these options"
     if name in FACTORS:
         values = FACTORS[name].values
         return values.format(value) if isinstance(values, str) else values.get(value, f"{name} {value}")
     return str(value)
+
+
+def _listed(given) -> str:
+    """The value of an option as text; of a list its entries, of a mapping its keys and values."""
+    if isinstance(given, dict):
+        return " with ".join(str(value) if key == "name" else f"{key} {value}" for key, value in given.items())
+    return " and ".join(given) if isinstance(given, list) else str(given)
 
 
 def axis_words(name: str) -> str:

@@ -20,6 +20,7 @@ from fairseq_kd.study.report.cells_csv import write_cells
 from fairseq_kd.study.report.changes import REMEDY, TITLE, change_figures, change_tables, find_changes, goes_on
 from fairseq_kd.study.report.draw import renamed
 from fairseq_kd.study.report.drops import drop_tables
+from fairseq_kd.study.report.federated import federated_rounds, has_rounds
 from fairseq_kd.study.report.good_teachers import good_teachers
 from fairseq_kd.study.report.latex import tex_files
 from fairseq_kd.study.report.markdown import escape, markdown_table
@@ -96,7 +97,8 @@ def _write_report(plan: Plan, work: Path, latex: bool) -> str:
     study = read_study(results, work)
     changes = find_changes(plan, study, work)
     figures, omitted = _figures(plan, study, work, changes)
-    parts = [good_teachers(study, results), tuning(study, plan.spec)]
+    parts = [federated_rounds(plan, study, work)] if has_rounds(plan) else []
+    parts += [good_teachers(study, results), tuning(study, plan.spec)]
     drawn = [*figures, *(figure for part in parts for figure in part.figures)]
     content = _outcome(plan, study, results, work) | {
         "study": study,
