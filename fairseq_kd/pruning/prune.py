@@ -118,7 +118,7 @@ def _request(opened: Opened, data_bin, options: PruneOptions, listed, inputs: In
         "format": FORMAT,
         "checkpoint": inputs.sha256(opened.path),
         "languages": list(opened.languages),
-        "subsets": list(options.subsets) if options.subsets else None,
+        "counted": list(options.subsets) if options.subsets else None,
         "keep": sorted(listed),
         "min_count": options.min_count,
         "input": inputs.hashes(data_bin, names),
