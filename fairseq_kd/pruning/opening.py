@@ -7,7 +7,6 @@ then adds its own entries behind them as before.
 """
 
 import copy
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +15,22 @@ from omegaconf import open_dict
 
 from fairseq_kd.artifacts.data_bin_check import read_dictionary
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.core.paths import check_one_folder
 from fairseq_kd.inference.checkpoint import read_checkpoint
 from fairseq_kd.inference.confinement import confined
 from fairseq_kd.inference.dictionaries import check_same_dictionary
-from fairseq_kd.inference.frozen import build_model, configure_own_task
+from fairseq_kd.inference.frozen import build_model
+from fairseq_kd.inference.language_tasks import (
+    DICTIONARY_FILES,
+    configure_any_task,
+    language_pairs_of,
+    read_file,
+    readable,
+    recorded_languages,
+)
 from fairseq_kd.inference.opening import infer_languages
 
 SIDES = ("source", "target")
-ADDS_LANGUAGES = ("translation_from_pretrained_bart", "translation_multi_simple_epoch")
-# options of tasks that name the file of a dictionary -> the side that it belongs to
-DICTIONARY_FILES = {"fixed_dictionary": 0, "source_dict": 0, "target_dict": 1}
+OPTION = "--dictionaries"
 
 
 @dataclass
@@ -67,30 +71,19 @@ def open_checkpoint(path, data_bin, folder=None, languages=None, trust: bool = F
     model, task = build_model(path, state, trust)
     _check_no_classes(path, model)
     dictionaries = (task.source_dictionary, task.target_dictionary)
-    files = tuple(_file_of(state["cfg"].task, lang, side) for side, lang in enumerate(languages))
+    files = tuple(read_file(state["cfg"].task, lang, side, OPTION) for side, lang in enumerate(languages))
     return Opened(str(path), trust, state, model, languages, others, dictionaries, files, added)
 
 
 def located(task_cfg, folder, all_languages: dict[str, int]):
     """A copy of a task's configuration that reads its dictionaries from `folder`."""
-    found = _readable(copy.deepcopy(task_cfg))
+    found = readable(copy.deepcopy(task_cfg))
     found.data = str(folder)
     for option, side in DICTIONARY_FILES.items():
         if getattr(found, option, None):
             lang = next(lang for lang, its_side in all_languages.items() if its_side == side or len(all_languages) == 1)
             setattr(found, option, str(Path(folder) / f"dict.{lang}.txt"))
     return found
-
-
-def _readable(task_cfg):
-    """The configuration, in which truth values that translation_multi_simple_epoch evaluates are text.
-
-    The task replaces the text by its value, which a checkpoint then holds, and which fairseq cannot evaluate again.
-    """
-    for option in ("left_pad_source", "left_pad_target"):
-        if _task_name(task_cfg) == ADDS_LANGUAGES[1] and isinstance(getattr(task_cfg, option, None), bool):
-            setattr(task_cfg, option, str(getattr(task_cfg, option)))
-    return task_cfg
 
 
 def check_data_dictionaries(opened: Opened, data_bin) -> None:
@@ -109,52 +102,14 @@ def check_data_dictionaries(opened: Opened, data_bin) -> None:
 
 def _configure(path, state, data_bin, folder, languages) -> tuple[str, str]:
     """Set the folder of the dictionaries in `state`; return (source, target)."""
-    task = state["cfg"].task
-    if _task_name(task) not in ADDS_LANGUAGES:
-        configure_own_task(path, state, folder, languages or _inferred(data_bin), data_option="--dictionaries")
-        return task.source_lang, task.target_lang
-    if folder is not None:
-        check_one_folder(folder, "--dictionaries")
-        task.data = str(folder)
-    task.data = str(task.data).split(os.pathsep)[0]
-    task.eval_bleu = False
-    _readable(task)
-    recorded = (getattr(task, "source_lang", None), getattr(task, "target_lang", None))
-    languages = languages or (recorded if all(recorded) else infer_languages(data_bin))
-    for side, lang in enumerate(languages):
-        _file_of(task, lang, side)
-    return languages
-
-
-def _task_name(task_cfg) -> str:
-    return str(getattr(task_cfg, "task", None) or getattr(task_cfg, "_name", None))
-
-
-def _inferred(data_bin) -> tuple:
-    try:
-        return infer_languages(data_bin)
-    except KDError:  # the checkpoint usually records its languages; if not, its own error names what to give
-        return (None, None)
+    if languages is None and recorded_languages(state["cfg"].task) is None:
+        languages = infer_languages(data_bin)
+    return configure_any_task(path, state, folder, languages, OPTION)
 
 
 def _all_languages(task_cfg, languages) -> dict[str, int]:
-    pairs = getattr(task_cfg, "lang_pairs", None) or []
-    pairs = [pair.split("-") for pair in (pairs.split(",") if isinstance(pairs, str) else pairs)]
-    found = {lang: side for side in (1, 0) for lang in (pair[side] for pair in pairs)}
+    found = {pair[side]: side for side in (1, 0) for pair in language_pairs_of(task_cfg)}
     return dict.fromkeys(languages) | found | {languages[1]: 1, languages[0]: 0}
-
-
-def _file_of(task_cfg, lang: str, side: int):
-    """The dictionary in the file that the task reads. Raises KDError when there is none."""
-    options = ["fixed_dictionary", "source_dict" if side == 0 else "target_dict"]
-    given = next(filter(None, (getattr(task_cfg, option, None) for option in options)), None)
-    path = Path(given or Path(str(task_cfg.data)) / f"dict.{lang}.txt")
-    if not path.is_file():
-        raise KDError(
-            f"{path} is not there, but the checkpoint was trained with that dictionary. Say where it is now: "
-            "--dictionaries FOLDER"
-        )
-    return read_dictionary(path)
 
 
 def _added_by_the_task(state, all_languages) -> frozenset[str]:

@@ -3,25 +3,21 @@
 import numpy as np
 import pytest
 import torch
-from conftest import PACKAGE
-from fairseq import tasks
 from fairseq.data import Dictionary
-from fairseq.trainer import Trainer
 from helpers import batch, losses_of_training
+from student_helpers import write_model
 
 from fairseq_kd.artifacts.derived import SideWriter
 from fairseq_kd.cli.main import main
 from fairseq_kd.inference.checkpoint import read_checkpoint
 from fairseq_kd.inference.frozen import build_model
 from fairseq_kd.inference.opening import open_data
-from fairseq_kd.models.building import parse
 
 PAIR = ("qaa", "qab")
 SMALL = [
     *("--encoder-embed-dim", "16", "--decoder-embed-dim", "16", "--encoder-layers", "1", "--decoder-layers", "1"),
     *("--encoder-ffn-embed-dim", "24", "--encoder-attention-heads", "2", "--decoder-attention-heads", "2"),
 ]
-OTHERS = ["--optimizer", "adam", "--lr", "0.01", "--cpu", "--user-dir", str(PACKAGE), "--criterion", "cross_entropy"]
 
 
 def write_dictionary(path, symbols) -> None:
@@ -55,20 +51,6 @@ def joined(tmp_path_factory):
 @pytest.fixture(scope="module")
 def separate(tmp_path_factory):
     return write_data_bin(tmp_path_factory.mktemp("separate") / "data", (WORDS, [f"t{n}" for n in range(37)]))
-
-
-def write_model(path, data, *options):
-    """A checkpoint of fairseq-train with random weights, also where they begin at 0 or 1."""
-    cfg = parse([str(data), *options, *OTHERS])
-    torch.manual_seed(3)
-    task = tasks.setup_task(cfg.task)
-    model = task.build_model(cfg.model)
-    for parameter in model.parameters():
-        parameter.data += 0.3 * torch.randn(parameter.shape)
-    trainer = Trainer(cfg, task, model, task.build_criterion(cfg.criterion))
-    trainer.consolidate_optimizer()
-    trainer.save_checkpoint(str(path), {"train_iterator": {"epoch": 1}, "val_loss": 1.0})
-    return path
 
 
 def prune(checkpoint, data, out, *more) -> None:
