@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from docs_helpers import blocks_run_by
 from fairseq.data import Dictionary
 from helpers import batch, losses_of_training
 from student_helpers import write_model
@@ -329,3 +330,20 @@ def test_a_model_whose_vocabulary_enters_in_another_way_is_refused(joined, tmp_p
 
     monkeypatch.setattr(TransformerModel, "get_normalized_probs", sharper)
     refused(tmp_path, capsys, [plain, *words], "its vocabulary enters in another way")
+
+
+def test_the_commands_of_the_page(joined, tmp_path, monkeypatch, capsys):
+    (block,) = blocks_run_by("test_the_commands_of_the_page")
+    monkeypatch.chdir(tmp_path)
+    write_data = tmp_path / "data-bin"
+    write_data.mkdir()
+    (write_data / "mine").symlink_to(joined)
+    (tmp_path / "teacher").mkdir()
+    write_model("teacher/checkpoint_best.pt", joined, "--arch", "transformer", "--share-all-embeddings", *SMALL)
+    for command in block.commands():
+        name, *words = command.split()
+        assert name == "fairseq-kd" and main(words) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[1].split() == ["source", "tokens", "34", "24"]
+    assert said[3].split()[0] == "parameters"
+    assert any("29 tokens of 4 sentences" in line for line in said)
