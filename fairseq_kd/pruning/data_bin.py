@@ -32,17 +32,23 @@ def write_data_bin(opened: Opened, chosen: Chosen, data_bin, out, texts: dict, r
         names += _link_the_same(data_bin, folder)
         sides = [side for subset in subsets for side in sides_of(data_bin, subset, opened.languages)]
         names += _write_sides(opened, chosen, data_bin, folder, sides)
-        source, target = opened.languages
+        pair = _pair(opened.languages, sides)
         manifest = request | {
             "tokens": chosen.tokens,
             "become_unknown": chosen.unknown,
-            **_inherited(data_bin, folder, opened.languages),
-            "source_lang": source,
-            "target_lang": target,
+            **_inherited(data_bin, folder, pair),
+            "source_lang": pair[0],
+            "target_lang": pair[1],
             "versions": library_versions(),
             "files": hashes(folder, names),
         }
         write_record(folder / MANIFEST_NAME, manifest)
+
+
+def _pair(languages, sides) -> tuple[str, str]:
+    """The languages in the order of the file names: the checkpoint can translate in the other direction."""
+    source, target = languages
+    return (source, target) if f".{source}-{target}." in sides[0][0] else (target, source)
 
 
 def _link_the_same(data_bin: Path, folder: Path) -> list[str]:
@@ -71,9 +77,9 @@ def _write_sides(opened: Opened, chosen: Chosen, data_bin: Path, folder: Path, s
     return names
 
 
-def _inherited(data_bin: Path, folder: Path, languages) -> dict:
+def _inherited(data_bin: Path, folder: Path, pair) -> dict:
     """The entries of the original manifest that stay true, with the new numbers of unknown tokens."""
     kept = inherited(data_bin, "")
     for subset, entry in (read_manifest(data_bin) or {}).get("subsets", {}).items():
-        kept["subsets"][subset] = entry | {"unknown_tokens": count_unknown(folder, subset, *languages)}
+        kept["subsets"][subset] = entry | {"unknown_tokens": count_unknown(folder, subset, *pair)}
     return kept

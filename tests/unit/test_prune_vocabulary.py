@@ -1,5 +1,7 @@
 """fairseq-kd prune-vocabulary: probabilities, order of entries, data-bins, what reads the results, refused inputs."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from helpers import batch, losses_of_training
 from student_helpers import write_model
 
 from fairseq_kd.artifacts.derived import SideWriter
+from fairseq_kd.artifacts.manifest import check_files, read_prepared
 from fairseq_kd.cli.main import main
 from fairseq_kd.inference.checkpoint import read_checkpoint
 from fairseq_kd.inference.frozen import build_model
@@ -142,17 +145,17 @@ LANGUAGE_TASKS = {
 
 @pytest.mark.parametrize("kind", LANGUAGE_TASKS)
 @pytest.mark.parametrize("in_file", [False, True])
-def test_language_tokens_stay_in_their_order(kind, in_file, tmp_path):
-    """in_file: the file has one of the language tokens already, between other entries and not in any sentence."""
+def test_language_tokens_and_tags_stay_in_their_order(kind, in_file, tmp_path):
+    """in_file: the file has one of the language tokens and a tag between other entries; no sentence has them."""
     tokens = {"mbart": ["[qaa]", "[qab]", "[qac]", "<mask>"], "m2m": ["__qaa__", "__qab__", "__qac__"]}[kind]
-    words = [*WORDS[:20], tokens[2], *WORDS[20:]] if in_file else WORDS
+    words = [*WORDS[:20], tokens[2], *WORDS[20:22], "<BT>", *WORDS[22:]] if in_file else WORDS
     data = write_data_bin(tmp_path / "data", (words, words))
     checkpoint = write_model(tmp_path / "large.pt", data, *LANGUAGE_TASKS[kind], *SMALL)
     prune(checkpoint, data, tmp_path / "out", "--out-data", tmp_path / "new")
     (model, task), (small, its_task) = opened(checkpoint), opened(tmp_path / "out" / "small.pt")
     found, old = its_task.source_dictionary.symbols, task.source_dictionary.symbols
     assert [symbol for symbol in old if symbol in found] == found
-    assert set(tokens) <= set(found) and found[-1] == old[-1]
+    assert {*tokens, *(["<BT>"] if in_file else [])} <= set(found) and found[-1] == old[-1]
     drawn = torch.randint(3, len(found), (3, 5), generator=torch.Generator().manual_seed(1))
     drawn[0, 0] = found.index(tokens[0])
     drawn[1, -1] = found.index(tokens[2])
@@ -178,6 +181,32 @@ def test_the_data_bin_has_the_same_sentences(separate, tmp_path):
     for subset in ("train", "valid"):
         assert text(tmp_path / "new", subset) == text(separate, subset)
         assert "<unk>" not in str(text(tmp_path / "new", subset))
+
+
+def test_rare_tokens_become_unknown_with_min_count(separate, tmp_path):
+    checkpoint = write_model(tmp_path / "large.pt", separate, *SEPARATE)
+    prune(checkpoint, separate, tmp_path, "--min-count", "3")
+    for side, lang in enumerate(PAIR):
+        lines = [line for subset in ("train", "valid") for line in text(separate, subset)[side]]
+        counts = Counter(" ".join(lines).split())
+        found = [line.split()[0] for line in (tmp_path / f"dict.{lang}.txt").read_text().splitlines()]
+        assert set(found) == {word for word, count in counts.items() if count >= 3}
+        assert 0 < len(found) < len(counts)
+
+
+def test_a_teacher_of_the_other_direction_and_what_prepare_keeps(data_bin, tmp_path):
+    """From qab to qaa with a data-bin qaa-qab, whose subword model, text and manifest the new one has."""
+    directions = ["--source-lang", "qab", "--target-lang", "qaa"]
+    checkpoint = write_model(tmp_path / "large.pt", data_bin, *SEPARATE, *directions)
+    prune(checkpoint, data_bin, tmp_path / "out", "--out-data", tmp_path / "new", "--min-count", "30")
+    old, new = map(read_prepared, (data_bin, tmp_path / "new"))
+    assert (new["source_lang"], new["target_lang"], new["subword"]) == (*PAIR, old["subword"])
+    assert (tmp_path / "new" / "raw" / "test.qab").samefile(data_bin / "raw" / "test.qab")
+    for subset in ("train", "test"):
+        lost = new["become_unknown"][subset]
+        assert new["subsets"][subset]["unknown_tokens"] == {"qaa": lost[1], "qab": lost[0]}
+        assert sum(lost) and "unknown_tokens" in old["subsets"][subset]
+    check_files(tmp_path / "new", new["files"])
 
 
 def test_what_is_not_counted_becomes_unknown_and_is_said(separate, tmp_path, capsys):
@@ -332,13 +361,12 @@ def test_a_model_whose_vocabulary_enters_in_another_way_is_refused(joined, tmp_p
     refused(tmp_path, capsys, [plain, *words], "its vocabulary enters in another way")
 
 
-def test_the_commands_of_the_page(joined, tmp_path, monkeypatch, capsys):
-    (block,) = blocks_run_by("test_the_commands_of_the_page")
+def test_the_commands_of_the_page_on_vocabularies(joined, tmp_path, monkeypatch, capsys):
+    (block,) = blocks_run_by("test_the_commands_of_the_page_on_vocabularies")
     monkeypatch.chdir(tmp_path)
-    write_data = tmp_path / "data-bin"
-    write_data.mkdir()
-    (write_data / "mine").symlink_to(joined)
     (tmp_path / "teacher").mkdir()
+    (tmp_path / "data-bin").mkdir()
+    (tmp_path / "data-bin" / "mine").symlink_to(joined)
     write_model("teacher/checkpoint_best.pt", joined, "--arch", "transformer", "--share-all-embeddings", *SMALL)
     for command in block.commands():
         name, *words = command.split()
