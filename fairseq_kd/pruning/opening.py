@@ -66,10 +66,10 @@ def open_checkpoint(path, data_bin, folder=None, languages=None, trust: bool = F
     """
     state = read_checkpoint(path, trust=trust)
     languages = _configure(path, state, data_bin, folder, languages)
-    others = _all_languages(state["cfg"].task, languages)
-    added = _added_by_the_task(state, others)
     model, task = build_model(path, state, trust)
     _check_no_classes(path, model)
+    others = _all_languages(state["cfg"].task, languages)
+    added = _added_by_the_task(state, others)
     dictionaries = (task.source_dictionary, task.target_dictionary)
     files = tuple(read_file(state["cfg"].task, lang, side, OPTION) for side, lang in enumerate(languages))
     return Opened(str(path), trust, state, model, languages, others, dictionaries, files, added)

@@ -167,6 +167,20 @@ def test_language_tokens_and_tags_stay_in_their_order(kind, in_file, tmp_path):
     assert_renormalised((model, task), (small, its_task), inputs)
 
 
+def test_a_fixed_dictionary_that_is_longer_than_that_of_the_data_is_replaced(tmp_path):
+    """As for M2M-100: the file has a language token and padding behind the entries of the data-bin."""
+    data, fixed = write_data_bin(tmp_path / "data", (WORDS, WORDS)), tmp_path / "fixed.txt"
+    write_dictionary(fixed, [*WORDS, "__qab__", "madeupword0000"])
+    words = [*LANGUAGE_TASKS["m2m"], "--fixed-dictionary", str(fixed), *SMALL]
+    checkpoint = write_model(tmp_path / "large.pt", data, *words)
+    prune(checkpoint, data, tmp_path / "out", "--out-data", tmp_path / "new")
+    _, task = opened(tmp_path / "out" / "small.pt")
+    expected = [f"w{n}" for n in range(30) if n % 3 < 2]
+    assert task.source_dictionary.symbols[4:] == [*expected, "__qab__", "__qaa__", "__qac__"]
+    assert task.args.fixed_dictionary == str(tmp_path / "new" / "dict.qaa.txt")
+    assert text(data, "train") == text(tmp_path / "new", "train")
+
+
 def text(folder, subset):
     """The sentences of a subset, as the dictionaries of the data-bin read them."""
     task = open_data(folder, PAIR, subset)
