@@ -6,7 +6,7 @@ The packages, from the highest layer to the lowest; imports go downward only (te
     search, study, federated, quickstart experiments: many trainings with their data, scores and reports
     evaluation                           checkpoint + subset -> translations -> scores, measures, comparisons
     criterions, tasks, sequence,         what fairseq-train and the data commands do with a teacher;
-    noise, partition                     noise in data, parts of data
+    noise, partition, pruning            noise in data, parts of data, smaller vocabularies
     export, teacher                      CTranslate2 models; teachers: online, cached, ensembles
     models, training, cache, scoring     students; runs of fairseq-train; the teacher cache; sacreBLEU
     corpus                               raw text -> data-bin

@@ -1,10 +1,12 @@
-"""Students without data: built as fairseq-train builds them, on a dictionary made up for the test."""
+"""Students without data, built on a dictionary made up for the test, and checkpoints without a training."""
 
 from types import SimpleNamespace
 
 import torch
-from fairseq import utils
+from conftest import PACKAGE
+from fairseq import tasks, utils
 from fairseq.data import Dictionary
+from fairseq.trainer import Trainer
 
 from fairseq_kd.models.building import parse
 
@@ -12,6 +14,8 @@ SMALL = (
     *("--encoder-embed-dim", "16", "--encoder-ffn-embed-dim", "24", "--encoder-attention-heads", "4"),
     *("--encoder-layers", "2", "--decoder-layers", "2", "--dropout", "0.0"),
 )
+
+OTHERS = ["--optimizer", "adam", "--lr", "0.01", "--cpu", "--user-dir", str(PACKAGE), "--criterion", "cross_entropy"]
 
 
 def dictionary(types: int) -> Dictionary:
@@ -48,3 +52,17 @@ def some_input(types=20, seed=5):
     source[1, :3] = 1  # padding on the left
     fed[1, 4:] = 1
     return {"src_tokens": source, "src_lengths": source.ne(1).sum(1), "prev_output_tokens": fed}
+
+
+def write_model(path, data, *options):
+    """A checkpoint of fairseq-train with random weights, also where they begin at 0 or 1."""
+    cfg = parse([str(data), *options, *OTHERS])
+    torch.manual_seed(3)
+    task = tasks.setup_task(cfg.task)
+    model = task.build_model(cfg.model)
+    for parameter in model.parameters():
+        parameter.data += 0.3 * torch.randn(parameter.shape)
+    trainer = Trainer(cfg, task, model, task.build_criterion(cfg.criterion))
+    trainer.consolidate_optimizer()
+    trainer.save_checkpoint(str(path), {"train_iterator": {"epoch": 1}, "val_loss": 1.0})
+    return path

@@ -14,6 +14,7 @@ This package reads mmap, lazy and cached, and refuses the others by name.
 
 import itertools
 import os
+import re
 import struct
 from pathlib import Path
 from typing import NamedTuple
@@ -60,6 +61,14 @@ def _pair_of_fairseq(data_bin) -> list[Pair]:
 
     source, target = infer_language_pair(str(data_bin))
     return [(source, target)] if source and target else []
+
+
+def subsets_of(data_bin, languages: tuple[str, str]) -> list[str]:
+    """All subsets of a data-bin, "train" first; train1, train2, ... belong to "train"."""
+    source, target = map(re.escape, languages)
+    pattern = re.compile(rf"([^.]+)\.(?:{source}-{target}|{target}-{source})\.{source}\.idx")
+    found = {match[1] for path in Path(data_bin).iterdir() if (match := pattern.fullmatch(path.name))}
+    return ["train", *sorted(name for name in found if not re.fullmatch(r"train\d*", name))]
 
 
 READ_BY = {"mmap": "mmap", "cached": "lazy"}  # format, as fairseq infers it -> dataset_impl that reads it

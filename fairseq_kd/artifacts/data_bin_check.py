@@ -7,6 +7,7 @@ none of this: it fails with a traceback, or reads the wrong sentences.
 
 import re
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -101,13 +102,21 @@ def count_id(side, wanted: int) -> int:
 
     Raises KDError as `check_side` does for the index.
     """
+    return sum(int(np.count_nonzero(ids == wanted)) for ids in _ids(side))
+
+
+def count_ids(side, size: int) -> np.ndarray:
+    """How often each id below `size` occurs in one side, int64 (size,). See `count_id`; no id is `size` or above."""
+    return sum((np.bincount(ids, minlength=size) for ids in _ids(side)), np.zeros(size, np.int64))
+
+
+def _ids(side) -> Iterator[np.ndarray]:
+    """Yield all ids of one side as int64, some at a time."""
     data = Path(f"{side}.bin")
     dtype, _, first_id = _read_index(Path(f"{side}.idx"), data)
-    count = 0
     with open(data, "rb") as file:
         while len(ids := np.frombuffer(file.read(IDS_AT_A_TIME * dtype.itemsize), dtype)):
-            count += int(np.count_nonzero(ids == wanted + first_id))
-    return count
+            yield ids.astype(np.int64) - first_id
 
 
 def _read_index(index: Path, data: Path) -> tuple[np.dtype, np.ndarray, int] | None:

@@ -38,7 +38,8 @@ def run(args) -> None:
     from omegaconf import open_dict
 
     from fairseq_kd.inference.checkpoint import read_checkpoint, write_initial_checkpoint
-    from fairseq_kd.inference.frozen import build_model, configure_own_task
+    from fairseq_kd.inference.frozen import build_model
+    from fairseq_kd.inference.language_tasks import ADDS_LANGUAGES, configure_any_task, task_name
     from fairseq_kd.models.building import build
     from fairseq_kd.models.initialise import check_fit, initial_weights
 
@@ -48,10 +49,10 @@ def run(args) -> None:
         raise KDError(f"--out {args.out} is the teacher itself: give another file")
     trust = args.trust_checkpoint is not None
     state = read_checkpoint(args.teacher, trust=trust)
-    configure_own_task(args.teacher, state, data=args.data, data_option="--data")
-    teacher, _ = build_model(args.teacher, state, trust)
+    configure_any_task(args.teacher, state, args.data)
+    teacher, task = build_model(args.teacher, state, trust)
     data = str(Path(state["cfg"].task.data).absolute())  # a word of a command line below: it must be no option
-    student, model_args = build(args.arch, data, args.passed_on, device="cpu")
+    student, model_args = build(args.arch, data, args.passed_on, device="cpu", task=task)
     check_fit(state["cfg"].model, model_args)
     weights = initial_weights(teacher, student, args.layers)
     with open_dict(state["cfg"]):
@@ -59,5 +60,7 @@ def run(args) -> None:
     write_initial_checkpoint(args.out, state, weights)
     size = sum(parameter.numel() for parameter in student.parameters())
     print(f"{args.out}: {size:,} parameters, {args.layers} layers of {args.teacher}")
-    options = " ".join(["--arch", args.arch, *args.passed_on])
-    print(f"to train it: fairseq-train ... {USER_DIR} {options} --finetune-from-model {args.out}")
+    options = " ".join(["--arch", args.arch, *args.passed_on, "--finetune-from-model", args.out])
+    if task_name(state["cfg"].task) in ADDS_LANGUAGES:
+        options = f"--task {task_name(state['cfg'].task)} {options}, and the options of this task as for the teacher"
+    print(f"to train it: fairseq-train ... {USER_DIR} {options}")

@@ -19,6 +19,7 @@ COMMANDS = {
     "count": "print the parameters of an architecture by part, and its operations per target token",
     "init-student": "initialise a student with layers, embeddings and channels of its teacher",
     "compact": "remove the closed gates from an adaptive student",
+    "prune-vocabulary": "keep the tokens that a data-bin uses: a smaller checkpoint, dictionaries and data-bin",
     "split": "write the models of a mutual training as one checkpoint each",
     "export": "write a student as a CTranslate2 model, and compare its BLEU, size and speed",
     "select-teacher": "measure loss and BLEU of the checkpoints of a training, and choose the teacher among them",

@@ -8,10 +8,11 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.inference.supported import check_model
 
 
-def build(arch: str, data: str, options: list[str], device: str = "meta"):
+def build(arch: str, data: str, options: list[str], device: str = "meta", task=None):
     """(model, its options) of a fairseq-train command line. torch's meta device gives shapes without memory.
 
-    Raises KDError when fairseq cannot build the model.
+    task: a task that was set up, None: the task of the command line. Its dictionaries decide how many tokens the model
+    has. Raises KDError when fairseq cannot build the model.
     """
     import torch
     from fairseq import tasks
@@ -26,7 +27,7 @@ def build(arch: str, data: str, options: list[str], device: str = "meta"):
     try:
         with contextlib.redirect_stderr(said), torch.device(device):
             cfg = parse(words)
-            model = tasks.setup_task(cfg.task).build_model(cfg.model)
+            model = (task or tasks.setup_task(cfg.task)).build_model(cfg.model)
     except SystemExit as error:
         if isinstance(error.__cause__, KDError):
             raise error.__cause__ from error

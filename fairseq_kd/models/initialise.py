@@ -18,7 +18,9 @@ from fairseq_kd.models.gates import GATE_STATE
 
 CHOICES = ("skip", "first", "last")
 GATED = "the teacher has gated linear units, whose channels cannot be copied: give a teacher without --ffn-type glu"
-SAME = ("embed_dim", "attention_heads", "normalize_before", "learned_pos")
+SAME = ("embed_dim", "attention_heads", "normalize_before", "learned_pos")  # of each side
+SAME_OF_BOTH = ("activation_fn", "share_all_embeddings", "layernorm_embedding", "no_scale_embedding")
+SAME_OF_BOTH += ("no_token_positional_embeddings", "no_decoder_final_norm")
 
 
 def chosen_layers(teacher: int, student: int, choice: str) -> list[int]:
@@ -69,13 +71,19 @@ def check_fit(teacher_args, student_args) -> None:
     _check_transformer("teacher", teacher_args)
     _check_transformer("student", student_args)
     names = [f"{side}_{name}" for side in ("encoder", "decoder") for name in SAME]
-    for name in (*names, "activation_fn", "share_all_embeddings"):
+    for name in (*names, *SAME_OF_BOTH):
         found = [getattr(args, name, None) for args in (teacher_args, student_args)]
-        if found[0] != found[1]:
+        if (found[0] or None) != (found[1] or None):  # old checkpoints lack options that are off
             raise KDError(
                 f"{name} is {found[0]} in the teacher and {found[1]} in the student, so the weights do not fit: give "
                 f"the student the same value (--{name.replace('_', '-')}), or another --arch"
             )
+    shares = [getattr(args, "share_decoder_input_output_embed", False) for args in (teacher_args, student_args)]
+    if shares[1] and not shares[0] and not student_args.share_all_embeddings:
+        raise KDError(
+            "the student has one matrix for the input and the output of its decoder, and the teacher has two, so one "
+            "of them would be lost: leave --share-decoder-input-output-embed out, or give another --arch"
+        )
 
 
 def initial_weights(teacher, student, choice: str) -> dict[str, torch.Tensor]:

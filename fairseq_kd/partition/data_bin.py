@@ -6,12 +6,12 @@ OUT/differences.*        how different the parts are: JSON, Markdown, SVG
 OUT/manifest.json        the request and the sha256 of all files
 """
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from fairseq_kd.artifacts.data_bin import subsets_of
 from fairseq_kd.artifacts.derived import SideWriter, hashes, inherited, link_the_rest
 from fairseq_kd.artifacts.folders import finished, folder_in_progress
 from fairseq_kd.artifacts.hashes import data_files
@@ -88,14 +88,6 @@ class Source:
         found = [name for subset in self.subsets for name in data_files(self.data_bin, subset, *self.languages)]
         found += [f"dict.{lang}.txt" for lang in dict.fromkeys(self.languages)]
         return found + sorted(f"subword/{path.name}" for path in (self.data_bin / "subword").glob("*"))
-
-
-def subsets_of(data_bin, languages: tuple[str, str]) -> list[str]:
-    """All subsets of a data-bin, "train" first; train1, train2, ... belong to "train"."""
-    source, target = map(re.escape, languages)
-    pattern = re.compile(rf"([^.]+)\.(?:{source}-{target}|{target}-{source})\.{source}\.idx")
-    found = {match[1] for path in Path(data_bin).iterdir() if (match := pattern.fullmatch(path.name))}
-    return [TRAIN, *sorted(name for name in found if not re.fullmatch(rf"{TRAIN}\d*", name))]
 
 
 def _partition(source: Source, out: Path, options: PartitionOptions, files: dict, plot: bool, inputs: Inputs) -> dict:

@@ -1,16 +1,21 @@
 """fairseq-kd init-student: which layers and channels are taken, what the student then says, and refused inputs."""
 
+import re
+from argparse import Namespace
+
 import pytest
 import torch
 from helpers import batch
-from student_helpers import SMALL, build_student, some_input
+from student_helpers import SMALL, build_student, some_input, write_model
 
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.inference.checkpoint import read_checkpoint
 from fairseq_kd.inference.frozen import build_model, configure_own_task
-from fairseq_kd.models.initialise import chosen_layers, important_channels, initial_weights
+from fairseq_kd.inference.language_tasks import configure_any_task
+from fairseq_kd.models.initialise import check_fit, chosen_layers, important_channels, initial_weights
 
+SHARED = {"share_decoder_input_output_embed": True}
 TEACHER_SHAPE = [
     *("--encoder-embed-dim", "16", "--encoder-attention-heads", "2", "--decoder-attention-heads", "2"),
     *("--decoder-embed-dim", "16", "--share-all-embeddings", "--encoder-layers", "1", "--decoder-layers", "1"),
@@ -85,3 +90,75 @@ def test_what_does_not_fit_is_refused(teacher, tmp_path, capsys, options, messag
     assert main(["init-student", *words, *options]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+MBART = [
+    *("--task", "translation_from_pretrained_bart", "--langs", "qaa,qab,qac", "--arch", "mbart_large"),
+    *("--encoder-embed-dim", "16", "--decoder-embed-dim", "16", "--encoder-ffn-embed-dim", "24"),
+    *("--decoder-ffn-embed-dim", "24", "--encoder-attention-heads", "2", "--decoder-attention-heads", "2"),
+    *("--max-source-positions", "40", "--max-target-positions", "40"),
+    *("--encoder-normalize-before", "--decoder-normalize-before"),
+]
+
+
+@pytest.fixture(scope="module")
+def mbart(data_bin, tmp_path_factory):
+    """A mBART-shaped teacher with four layers on each side, of which the two in the middle change nothing."""
+    path = tmp_path_factory.mktemp("mbart") / "teacher.pt"
+    words = ["--source-lang", "qaa", "--target-lang", "qab", "--encoder-layers", "4", "--decoder-layers", "4"]
+    write_model(path, data_bin, *MBART, *words)
+    state = torch.load(path)
+    for name, value in state["model"].items():
+        if re.search(r"layers\.[12]\.(self_attn\.out_proj|encoder_attn\.out_proj|fc2)\.", name):
+            value.zero_()
+    torch.save(state, path)
+    return path
+
+
+def of_mbart(path):
+    state = read_checkpoint(path)
+    configure_any_task(path, state)
+    model, task = build_model(path, state)
+    return model.eval(), task
+
+
+def test_a_student_of_a_mbart_shaped_teacher_has_its_outer_layers_and_everything_beside_them(mbart, tmp_path, capsys):
+    """Without two layers that change nothing, the student says what the teacher says, also after language tokens."""
+    out = tmp_path / "student.pt"
+    words = ["--encoder-layers", "2", "--decoder-layers", "2", *MBART[4:]]
+    assert main(["init-student", "--teacher", str(mbart), "--out", str(out), *words]) == 0
+    assert "--task translation_from_pretrained_bart --arch mbart_large" in capsys.readouterr().out
+    (teacher, task), (student, _) = of_mbart(mbart), of_mbart(out)
+    sample = some_input()
+    sample["src_tokens"][:, -1] = task.source_dictionary.index("[qaa]")
+    sample["prev_output_tokens"][:, 0] = task.target_dictionary.index("[qab]")
+    assert sample["src_tokens"][0, -1] > task.source_dictionary.unk()
+    torch.testing.assert_close(student(**sample)[0], teacher(**sample)[0], rtol=1e-5, atol=1e-5)
+    ours, theirs = student.state_dict(), teacher.state_dict()
+    for name in ("embed_positions.weight", "layernorm_embedding.bias", "layer_norm.weight", "embed_tokens.weight"):
+        for side in ("encoder", "decoder"):
+            assert torch.equal(ours[f"{side}.{name}"], theirs[f"{side}.{name}"])
+    assert torch.equal(ours["decoder.layers.1.fc1.weight"], theirs["decoder.layers.3.fc1.weight"])
+    assert len(student.encoder.layers) == len(student.decoder.layers) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([*MBART[4:], "--max-source-positions", "50"], "encoder.embed_positions.weight of shape (52, 16)"),
+        (["--arch", "bart_base", *MBART[6:-2]], "encoder_normalize_before is True in the teacher and False"),
+        ([*MBART[4:], "--no-scale-embedding"], "no_scale_embedding is False in the teacher and True in the student"),
+    ],
+)
+def test_what_does_not_fit_a_mbart_shaped_teacher_is_refused(mbart, tmp_path, capsys, options, message):
+    words = ["--teacher", str(mbart), "--out", str(tmp_path / "x.pt"), *options]
+    assert main(["init-student", *words, "--encoder-layers", "2", "--decoder-layers", "2"]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_matrix_cannot_hold_two_of_the_teacher():
+    teacher = dict.fromkeys(("share_decoder_input_output_embed", "share_all_embeddings"), False)
+    with pytest.raises(KDError, match="one of them would be lost"):
+        check_fit(*(Namespace(arch="transformer", **teacher | given) for given in ({}, SHARED)))
+    check_fit(*(Namespace(arch="transformer", **teacher | given) for given in (SHARED, {})))

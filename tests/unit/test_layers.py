@@ -18,7 +18,7 @@ study
 federated
 quickstart
 evaluation
-criterions tasks sequence noise partition
+criterions tasks sequence noise partition pruning
 export teacher
 models training cache scoring
 corpus
