@@ -88,12 +88,14 @@ def register() -> None:
     from fairseq_kd.core.process import show_fatal_signals
     from fairseq_kd.inference.checkpoint import let_checkpoints_be_sent
     from fairseq_kd.inference.confinement import confine
+    from fairseq_kd.inference.language_tokens import give_bart_its_options
     from fairseq_kd.training.memory import prepare_trainings
     from fairseq_kd.training.process import install_exit_handling
 
     show_fatal_signals()
     confine()
     let_checkpoints_be_sent()
+    give_bart_its_options()
     install_exit_handling()
     prepare_trainings()
 

@@ -13,6 +13,7 @@ from fairseq_kd.cache.teacher_rows import TeacherRows
 from fairseq_kd.cache.teachers import describe_teachers, exact_teachers, load_teachers
 from fairseq_kd.cache.writer import write_cache
 from fairseq_kd.core.paths import listed
+from fairseq_kd.inference.multilingual import PLAIN, layout_of
 from fairseq_kd.inference.precision import check_bfloat16
 from fairseq_kd.loss.weights import Weighting
 
@@ -29,12 +30,15 @@ def make_cache(
     trust=None,
     block_tokens=None,
     weighting: Weighting | None = None,
+    student_task: str | None = None,
+    lang_pair: str | None = None,
 ) -> dict | None:
     """Write, or continue, the cache `out`. Return its manifest, or None if other shards are not complete yet.
 
     teacher: a checkpoint; or several, joined by ":", whose mixture is cached, by `weighting` (None: equal).
     teacher_data: folder with the teacher's dictionaries; None: the folder recorded in the checkpoint. trust: the path
-    of a teacher that may contain code. block_tokens: see `write_cache`.
+    of a teacher that may contain code. block_tokens: see `write_cache`. student_task, lang_pair: see
+    `load_pair`.
     Raises KDError when teacher, data and options do not fit together.
     """
     if options.rounds_products():
@@ -45,7 +49,9 @@ def make_cache(
         inputs.watch_data_bin(data_bin)
         described = describe_teachers(paths, weighting or Weighting(), inputs)
         how = {"data": teacher_data, "trust": None if trust is None else str(trust)}
-        model, task = load_teachers(data_bin, described, options, signals_only=True, **how)
+        of_student = {} if student_task is None else {"student_task": student_task}
+        opened = {"signals_only": True, "lang_pair": lang_pair, **of_student, **how}
+        model, task = load_teachers(data_bin, described, options, **opened)
         exact = exact_teachers(model, task, options, **how)
         for path in set(paths):
             inputs.loaded(path)
@@ -53,7 +59,7 @@ def make_cache(
         return write_cache(
             out,
             compute.format,
-            describe_inputs(data_bin, described.record(model), task, options, inputs),
+            describe_inputs(data_bin, described.record(model), task, options, inputs) | of_student,
             compute.sizes,
             compute,
             shard,
@@ -85,6 +91,7 @@ def describe_inputs(data_bin, teachers: dict, task, options: CachingOptions, inp
             "dtype": options.teacher_dtype,
             **({"rounded": "products"} if options.rounds_products() else {}),  # else the weights have this dtype
         },
+        **({} if (layout := layout_of(task.cfg)) == PLAIN else {"language_tokens": str(layout)}),
         "dictionaries": {
             "source": dictionary_hash(task.source_dictionary),
             "target": dictionary_hash(task.target_dictionary),

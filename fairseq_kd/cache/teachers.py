@@ -19,8 +19,9 @@ from fairseq_kd.artifacts.inputs import Inputs
 from fairseq_kd.cache.options import CachingOptions
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.inference.frozen import FrozenModel, load_frozen
+from fairseq_kd.inference.loading import load_members
 from fairseq_kd.inference.mixed import MixedModels, recorded_nll
-from fairseq_kd.inference.opening import load_members
+from fairseq_kd.inference.without_tokens import WithoutTokens
 from fairseq_kd.loss.weights import ADAPTIVE, NLL, Weighting
 
 NUMBERS = "numbers"
@@ -155,11 +156,12 @@ def exact_teachers(teacher: FrozenModel | MixedModels, task, options: CachingOpt
         return None
 
     def exact(member: FrozenModel) -> FrozenModel:
-        if not options.rounds_products():
-            return load_frozen(member.path, languages=member.languages, trust=trust == member.path, **how)
-        same = FrozenModel(member.model, task, member.path)  # its weights are float32
-        same.validation_nll = member.validation_nll
-        return same
+        if options.rounds_products():
+            return member.in_float32()
+        found = load_frozen(member.path, languages=member.languages, trust=trust == member.path, **how)
+        if isinstance(member, WithoutTokens):
+            return WithoutTokens(found, task.source_dictionary, task.target_dictionary)
+        return found
 
     if isinstance(teacher, MixedModels):
         models = {member: exact(member) for member in dict.fromkeys(teacher.members)}

@@ -7,10 +7,11 @@ from fairseq_kd.cache.make import make_cache
 from fairseq_kd.cache.options import TAIL_SHAPES, CachingOptions
 from fairseq_kd.cache.rounding import describe_rounding
 from fairseq_kd.cache.teachers import describe_weights
-from fairseq_kd.cli.user_dir import add_user_dir
+from fairseq_kd.cli.user_dir import add_lang_pair, add_user_dir
 from fairseq_kd.core.paths import USER_DIR, listed
 from fairseq_kd.inference.device import parse_shard
 from fairseq_kd.inference.frozen import DTYPES
+from fairseq_kd.inference.multilingual import TRANSLATION
 from fairseq_kd.loss.divergences import DIVERGENCES
 from fairseq_kd.loss.weights import SENTENCE, TOKEN, Weighting, read_weighting
 from fairseq_kd.training.memory import keep_memory
@@ -73,6 +74,13 @@ def add_running(parser, defaults: CachingOptions) -> None:
     )
     group.add_argument("--teacher-data", metavar="DIR", help="folder of the teacher's dictionaries, if they were moved")
     group.add_argument("--trust-checkpoint", metavar="FILE", help="load this --teacher even if it holds code")
+    add_lang_pair(group)
+    group.add_argument(
+        "--student-task",
+        choices=(TRANSLATION,),
+        help="the student has no language tokens, but the task of the teacher adds them: the cache is of the data "
+        "without them, over the dictionary of the data (default: the task of the teacher)",
+    )
     group.add_argument(
         "--max-tokens", type=int, default=defaults.max_tokens, help="tokens per batch (default %(default)s)"
     )
@@ -140,6 +148,8 @@ def run(args) -> None:
         teacher_data=args.teacher_data,
         trust=args.trust_checkpoint,
         weighting=weighting,
+        student_task=args.student_task,
+        lang_pair=args.lang_pair,
     )
     if manifest is None:
         print(
@@ -169,6 +179,8 @@ def print_summary(args, manifest: dict) -> None:
                 "use a lower temperature or a larger --top-k",
                 file=sys.stderr,
             )
+    if "language_tokens" in manifest:
+        print(f"    for a student with {manifest['language_tokens']}; without them: --student-task translation")
     for line in (*describe_weights(manifest), *describe_rounding(manifest)):
         print(line)
     option = "" if manifest["temperatures"][0] == 1 else f" --teacher-temperature {manifest['temperatures'][0]:g}"

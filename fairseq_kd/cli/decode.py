@@ -6,7 +6,7 @@ The sentences are a subset of a data-bin, or monolingual text (--source-text).
 import time
 
 from fairseq_kd.cli.translation import add_tokenize_argument
-from fairseq_kd.cli.user_dir import add_user_dir
+from fairseq_kd.cli.user_dir import add_lang_pair, add_user_dir
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.inference.device import parse_shard
 from fairseq_kd.sequence.decode_options import (
@@ -78,6 +78,7 @@ def _add_execution(group, defaults: DecodeOptions) -> None:
     group.add_argument("--dtype", choices=DTYPES, default=defaults.dtype, help="(default %(default)s)")
     group.add_argument("--workers", type=int, metavar="N", help="threads of ctranslate2 on a CPU (default: all cores)")
     group.add_argument("--teacher-data", metavar="DIR", help="folder of the teacher's dictionaries, if they were moved")
+    add_lang_pair(group)
     group.add_argument("--trust-checkpoint", metavar="FILE", help="load this teacher even if it holds code")
     group.add_argument("--max-tokens", type=int, metavar="N", help="source tokens per batch (default: by the backend)")
     group.add_argument("--cpu", action="store_true", help="do not use CUDA")
@@ -119,6 +120,7 @@ def run(args) -> None:
     options = options_of(args)
     shard, started = parse_shard(args.shard), time.monotonic()
     how = {"shard": shard, "teacher_data": args.teacher_data, "trust": args.trust_checkpoint, "workers": args.workers}
+    how["lang_pair"] = args.lang_pair
     if args.source_text:
         from fairseq_kd.sequence.source_text import decode_text
 

@@ -13,7 +13,7 @@ from fairseq_kd.cli.translation import (
     decoding_options,
     note_dictionary_check,
 )
-from fairseq_kd.cli.user_dir import add_user_dir
+from fairseq_kd.cli.user_dir import add_lang_pair, add_user_dir
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import listed
 from fairseq_kd.evaluation.backend import BackendOptions
@@ -42,6 +42,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--subset", default="test", help="valid, test, test1, ... (default %(default)s)")
     parser.add_argument("--out", metavar="FILE.json", help="write the result here, with all hypotheses and references")
     parser.add_argument("--trust-checkpoint", metavar="FILE", help="load this checkpoint even if it holds code")
+    add_lang_pair(parser)
     parser.add_argument(
         "--confidence-n",
         type=int,
@@ -133,6 +134,7 @@ def run(args) -> None:
         trust=args.trust_checkpoint if args.trust_checkpoint in listed(args.checkpoint) else False,
         measures=measures,
         backend=backend,
+        lang_pair=args.lang_pair,
     )
     if args.out is not None:  # before anything is printed
         write_record(args.out, result)

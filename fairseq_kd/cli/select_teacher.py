@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from fairseq_kd.cli.translation import add_tokenize_argument
-from fairseq_kd.cli.user_dir import add_user_dir
+from fairseq_kd.cli.user_dir import add_lang_pair, add_user_dir
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import USER_DIR
 from fairseq_kd.corpus.subword import KINDS
@@ -70,6 +70,7 @@ def add_arguments(parser) -> None:
         default=[],
         help="load this checkpoint or average even if it holds code; can be given several times",
     )
+    add_lang_pair(parser)
     add_tokenize_argument(parser)
     group = parser.add_argument_group("averaging")
     group.add_argument("--average", type=int, metavar="N", help="also measure the mean of the weights of the best N")
@@ -81,10 +82,14 @@ def add_arguments(parser) -> None:
             group.add_argument(name, action="store_true", help=text)
         else:
             group.add_argument(name, type=field.type, default=field.default, help=text)
+    _add_text(parser)
+    add_user_dir(parser)
+
+
+def _add_text(parser) -> None:
     group = parser.add_argument_group("for a data-bin made by fairseq-preprocess")
     group.add_argument("--reference", metavar="FILE", help="plain-text references, one sentence per line")
     group.add_argument("--post-process", choices=KINDS, help="how subwords are joined")
-    add_user_dir(parser)
 
 
 def run(args) -> None:
@@ -105,6 +110,7 @@ def run(args) -> None:
         post_process=args.post_process,
         tokenize=args.tokenize,
         loss_dtype=args.loss_dtype,
+        lang_pair=args.lang_pair,
     )
     trusted = args.trust_checkpoint
     given = {"last": args.last, "average": average, "trusted": trusted, "seed": seed}

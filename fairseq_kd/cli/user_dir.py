@@ -55,3 +55,12 @@ def _reason(folder: str, error: Exception) -> str:
         return f"--user-dir {folder} is not there: give the folder that fairseq-train was given"
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     return f"--user-dir {folder} cannot be imported ({reason}): put its code right, or leave the folder out"
+
+
+def add_lang_pair(parser) -> None:
+    """Declare --lang-pair, for the commands that open one language pair of a multilingual checkpoint."""
+    parser.add_argument(
+        "--lang-pair",
+        metavar="SOURCE-TARGET",
+        help="language pair, for a multilingual checkpoint with a data-bin of several (default: that of the data-bin)",
+    )

@@ -71,7 +71,7 @@ class KDMutualCriterion(LabelSmoothedCrossEntropyCriterion):
 
     def _begin_training(self, split: str) -> None:
         with exit_on_user_error():
-            prepare_training(self.task.cfg, split, str(self.cfg.autocast))
+            prepare_training(self.task, split, str(self.cfg.autocast))
 
     def _forward(self, model, sample, reduce):
         """With reduce=False the loss has the target positions of peer 1, then those of peer 2 ..., (K * B * T, 1)."""

@@ -44,7 +44,7 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
 
     def __init__(self, cfg: KDWordConfig, task):
         """Raises KDError for an option out of range or without effect, and for a task that cannot be used."""
-        check_training_task(task, cfg._name)
+        check_training_task(task, cfg._name, language_tokens=True)
         super().__init__(task, cfg.sentence_avg, cfg.label_smoothing, cfg.ignore_prefix_size, cfg.report_accuracy)
         self.check_options(cfg)
         self.cfg = cfg
@@ -95,7 +95,7 @@ class KDWordCriterion(LabelSmoothedCrossEntropyCriterion):
 
     def _begin_training(self, split: str) -> None:
         with exit_on_user_error():
-            prepare_training(self.task.cfg, split, str(self.cfg.autocast))
+            prepare_training(self.task, split, str(self.cfg.autocast))
             _ = self.source, self.part
 
     def load_state_dict(self, state_dict, strict=True):

@@ -21,8 +21,9 @@ import torch
 from fairseq.data.data_utils import collate_tokens
 
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.criterions.on_policy_config import sampled_share
+from fairseq_kd.criterions.on_policy_config import SAMPLED, sampled_share
 from fairseq_kd.criterions.places import rows_at
+from fairseq_kd.inference.multilingual import PLAIN, configuration, layout_of
 from fairseq_kd.inference.sampling import SamplingOptions, sample_targets
 from fairseq_kd.inference.supported import is_fully_sharded, unwrapped
 from fairseq_kd.loss.objective import Losses
@@ -102,7 +103,16 @@ class OnPolicy:
 
 
 def on_policy(cfg, task) -> OnPolicy | None:
-    """None without --on-policy-rate, and for kd_hybrid, which has no such option. Raises KDError as `OnPolicy`."""
+    """None without --on-policy-rate, and for kd_hybrid, which has no such option.
+
+    Raises KDError as `OnPolicy`, and for options with samples in a task that adds language tokens.
+    """
+    given = [f"--{name.replace('_', '-')}" for name in SAMPLED if getattr(cfg, name, 0) > 0]
+    if given and (layout := layout_of(configuration(task))) != PLAIN:
+        raise KDError(
+            f"{' and '.join(given)} cannot go with a task that has {layout}: a sample begins and ends as in --task "
+            "translation. Train the student with --task translation; the teacher may have language tokens"
+        )
     return OnPolicy(cfg, task) if getattr(cfg, "on_policy_rate", 0) > 0 else None
 
 

@@ -14,6 +14,7 @@ from fairseq_kd.core.paths import check_one_folder, listed
 from fairseq_kd.criterions.schedule import configurations, read_schedule
 from fairseq_kd.criterions.teachers_config import NONE, start_of, teachers_of, weighting_of
 from fairseq_kd.inference.device import prefer_attention_without_plans
+from fairseq_kd.inference.multilingual import configuration, pairs_of
 from fairseq_kd.inference.precision import OFF, check_bfloat16
 from fairseq_kd.inference.supported import check_model, output_projection
 from fairseq_kd.teacher.cached import CachedSignalSource
@@ -55,24 +56,24 @@ def _refuse_adaptive_softmax(model, who: str) -> None:
         )
 
 
-def check_training_data(task_cfg, split: str) -> None:
+def check_training_data(task_cfg, split: str, languages: tuple[str, str]) -> None:
     """Check the existing files of a subset that a training uses, before fairseq loads them.
 
     fairseq would stop with an assertion or a KeyError. Raises KDError as `check_trainable`.
     """
-    languages = (task_cfg.source_lang, task_cfg.target_lang)
     trained_on = split == getattr(task_cfg, "train_subset", "train")
     folders = str(task_cfg.data).split(os.pathsep)  # fairseq reads all other subsets from the first folder
     for folder in folders if trained_on else folders[:1]:
         check_trainable(folder, split, languages, getattr(task_cfg, "dataset_impl", None), combine=trained_on)
 
 
-def prepare_training(task_cfg, split: str, autocast: str) -> None:
+def prepare_training(task, split: str, autocast: str) -> None:
     """Check what a training needs before fairseq loads this subset, and choose the attention of CUDA.
 
     autocast: the value of --autocast. Raises KDError as `check_training_data` and `check_bfloat16`.
     """
-    check_training_data(task_cfg, split)
+    for pair in pairs_of(task):
+        check_training_data(configuration(task), split, pair)
     prefer_attention_without_plans()
     if autocast != OFF and not torch.cuda.is_available():
         check_bfloat16(torch.device("cpu"), f"--autocast {autocast}")
@@ -126,13 +127,14 @@ def training_source(cfg, task, online, updates=None):
     loaded once.
     """
     if str(cfg.kd_partition) == SUPERVISED:
-        _check_gold(task.cfg)
+        _check_gold(configuration(task))
     if online is not None:
         online.check_file()
     alone = configurations(cfg)
     if alone[0].teacher_cache is None:
         return online
-    check_one_folder(task.cfg.data, "--teacher-cache with the data")
+    check_one_folder(configuration(task).data, "--teacher-cache with the data")
+    _check_one_pair(task)
     start = None if str(cfg.kd_partition) == NONE else _start_cache(cfg, task)
     if cfg.teacher_schedule is None:
         return _cached(cfg, task, start)
@@ -141,7 +143,7 @@ def training_source(cfg, task, online, updates=None):
 
 def _cached(cfg, task, start) -> CachedSignalSource | CachedMixtureSource | CachedPartitionSource:
     """The caches of --teacher-cache; with a start, the partition between the cache and the start."""
-    how = {"temperature": cfg.teacher_temperature, "subset": getattr(task.cfg, "train_subset", "train")}
+    how = {"temperature": cfg.teacher_temperature, "subset": getattr(configuration(task), "train_subset", "train")}
     source = open_caches(cfg.teacher_cache, task, weighting=weighting_of(cfg), stated_teacher=cfg.teacher, **how)
     if start is None:
         return source
@@ -150,13 +152,22 @@ def _cached(cfg, task, start) -> CachedSignalSource | CachedMixtureSource | Cach
 
 def _start_cache(cfg, task) -> CachedSignalSource:
     """The cache of the student's start. Raises KDError when it is of another checkpoint than the training's start."""
-    how = {"temperature": cfg.teacher_temperature, "subset": getattr(task.cfg, "train_subset", "train")}
+    how = {"temperature": cfg.teacher_temperature, "subset": getattr(configuration(task), "train_subset", "train")}
     source = CachedSignalSource(cfg.kd_start_cache, task, **how)
     if cfg.kd_start is not None:
         check_start(cfg.kd_start_cache, source.reader.manifest, cfg.kd_start, "--kd-start")
     elif cfg.finetune_from_model is not None and Path(cfg.finetune_from_model).is_file():  # a resume does not need it
         check_start(cfg.kd_start_cache, source.reader.manifest, cfg.finetune_from_model, "--finetune-from-model")
     return source
+
+
+def _check_one_pair(task) -> None:
+    if len(pairs := pairs_of(task)) > 1:
+        listed = ",".join("-".join(pair) for pair in pairs)
+        raise KDError(
+            f"--teacher-cache with the language pairs {listed}: a cache holds one pair, and fairseq numbers the "
+            "sentences of each pair from 0. Train on one pair (--lang-pairs), or give --teacher, which runs for all"
+        )
 
 
 def _check_gold(task_cfg) -> None:

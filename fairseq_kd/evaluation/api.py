@@ -15,7 +15,8 @@ from fairseq_kd.evaluation.robustness import NoiseLevels
 from fairseq_kd.evaluation.system import TranslateOptions
 from fairseq_kd.evaluation.translate import translate
 from fairseq_kd.inference.device import choose_device
-from fairseq_kd.inference.opening import check_positions, gold_batches, load_pair
+from fairseq_kd.inference.loading import load_pair
+from fairseq_kd.inference.opening import check_positions, gold_batches
 
 
 @errors_name_arguments(resamples="confidence-n", bins="calibration")

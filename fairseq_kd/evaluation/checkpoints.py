@@ -22,7 +22,8 @@ from fairseq_kd.core.paths import check_data_bin
 from fairseq_kd.evaluation.evaluate import evaluate
 from fairseq_kd.evaluation.segments import read_segments
 from fairseq_kd.evaluation.system import TranslateOptions
-from fairseq_kd.inference.opening import check_longest, check_positions, gold_batches, load_pair
+from fairseq_kd.inference.loading import load_pair
+from fairseq_kd.inference.opening import check_longest, check_positions, gold_batches
 from fairseq_kd.inference.precision import check_loss_dtype
 from fairseq_kd.loss.signal import ROWS_AT_A_TIME
 
@@ -45,8 +46,9 @@ class Measurements:
         post_process=None,
         tokenize=None,
         loss_dtype: str = "float32",
+        lang_pair: str | None = None,
     ):
-        """reference, post_process, tokenize: see `evaluate`. loss_dtype: of the products of the loss,
+        """reference, post_process, tokenize, lang_pair: see `evaluate`. loss_dtype: of the products of the loss,
         float32 or bfloat16.
 
         Raises KDError when `data_bin` has no such subset, and when the device cannot use loss_dtype.
@@ -54,7 +56,7 @@ class Measurements:
         check_loss_dtype(options.device(), loss_dtype)
         self.folder, self.data_bin, self.subset, self.options = Path(folder), Path(data_bin), subset, options
         self.reference, self.post_process, self.tokenize = reference, post_process, tokenize
-        self.loss_dtype = loss_dtype
+        self.loss_dtype, self.lang_pair = loss_dtype, lang_pair
         self._inputs = Inputs()
         decoding = {name: value for name, value in options.as_dict().items() if name not in NOT_IN_KEY}
         self.made_from = {
@@ -65,6 +67,7 @@ class Measurements:
             "decoding": decoding,
             "device": options.device().type,
             **({} if loss_dtype == "float32" else {"loss_dtype": loss_dtype}),
+            **({} if lang_pair is None else {"lang_pair": lang_pair}),
             "versions": library_versions(),
         }
 
@@ -107,6 +110,7 @@ class Measurements:
             device=self.options.device(),
             trust=trust,
             dtype=self.loss_dtype,
+            lang_pair=self.lang_pair,
         )
         result = evaluate(
             self.data_bin,
@@ -117,6 +121,7 @@ class Measurements:
             post_process=self.post_process,
             tokenize=self.tokenize,
             trust=trust,
+            lang_pair=self.lang_pair,
         )
         return {
             "format": FORMAT,
@@ -161,16 +166,25 @@ class Measurements:
 
 
 def nll_of_checkpoint(
-    data_bin, checkpoint, subset: str, *, max_tokens: int, device: torch.device, trust: bool = False, dtype="float32"
+    data_bin,
+    checkpoint,
+    subset: str,
+    *,
+    max_tokens: int,
+    device: torch.device,
+    trust: bool = False,
+    dtype="float32",
+    lang_pair=None,
 ) -> tuple[float, int]:
     """(mean of -log2 p(token | source, gold prefix) over the target tokens of `subset`, number of these tokens).
 
     The loss is in bits per token, with EOS, without label smoothing; fairseq logs it as nll_loss. The
     dictionaries come from `data_bin`. max_tokens: tokens per batch, with padding. dtype: of the products, float32 or
-    bfloat16.
+    bfloat16. lang_pair: see `load_pair`.
     Raises KDError for a checkpoint or data-bin that cannot be used, and when the loss is not finite.
     """
-    model, task = load_pair(data_bin, checkpoint, subset, data=data_bin, trust=trust, dtype=dtype, signals_only=True)
+    opened = {"data": data_bin, "trust": trust, "dtype": dtype, "signals_only": True, "lang_pair": lang_pair}
+    model, task = load_pair(data_bin, checkpoint, subset, **opened)
     dataset = task.dataset(subset)
     check_positions(dataset.src_sizes, dataset.tgt_sizes, model.model.max_positions())
     check_longest(np.maximum(dataset.src_sizes, dataset.tgt_sizes), max_tokens)

@@ -7,6 +7,7 @@ Keys of the result (JSON), "format" 2. The name at the end of an entry is the fu
     members               sha256 of each file of an ensemble, whose checkpoint_sha256 is that of this list, whose
                           `checkpoint` is joined by ":", and which has no seed: `ensemble`
     autocast              --autocast of its training; missing if that was `none`
+    lang_pair, language_tokens    SOURCE-TARGET and where the tokens are, only of a task that adds language tokens
     data_bin, manifest_sha256, subset, corpus_name, reference, form, post_process, dictionary_check
     sentences             number of segments
     tokenize              sacreBLEU's tokeniser, which cuts the words of BLEU and TER: `Scorer`; if missing, 13a
@@ -52,6 +53,7 @@ from fairseq_kd.evaluation.results import FORMAT
 from fairseq_kd.evaluation.segments import read_segments, text_hash
 from fairseq_kd.evaluation.system import TranslateOptions
 from fairseq_kd.inference.device import gpu_name
+from fairseq_kd.inference.multilingual import PLAIN
 from fairseq_kd.scoring.score import Scorer, check_seed, choose_scorer
 
 NGRAM = 4  # words, as in seq-rep-4 of Welleck et al. 2020
@@ -107,6 +109,7 @@ def evaluate(
     trust=False,
     measures=None,
     backend=None,
+    lang_pair=None,
 ) -> dict:
     """Score `checkpoint` on `subset` of `data_bin` and return the result, ready for JSON.
 
@@ -115,7 +118,7 @@ def evaluate(
     fairseq-preprocess, reference (a text file) and post_process (how subwords are joined) must be given.
     tokenize: sacreBLEU's tokeniser; None: the tokeniser for the target language.
     measures: None: scores without intervals, and the measures that cost no extra time. backend: a `BackendOptions`;
-    None: fairseq.
+    None: fairseq. lang_pair: see `load_pair`.
     Raises KDError for input that cannot be used, before anything is decoded.
     """
     check_seed()
@@ -128,7 +131,7 @@ def evaluate(
         inputs.watch_data_bin(data_bin)
         segments = read_segments(data_bin, subset, reference, post_process)
         count = len(segments.references)
-        system = open_checkpoints(checkpoints, data_bin, subset, options, count, trusted)
+        system = open_checkpoints(checkpoints, data_bin, subset, options, count, trusted, lang_pair)
         sizes = size(system, checkpoints)
         origin = {
             "checkpoint": str(checkpoint),
@@ -141,6 +144,13 @@ def evaluate(
         result = _score(measuring, backend, origin, sizes)
         inputs.check()
     return result
+
+
+def language_entries(system) -> dict:
+    """The entries about the language pair, of a model whose task adds language tokens."""
+    layout = system.frozen.members[0].layout
+    pair = "-".join(system.frozen.members[0].languages)
+    return {} if layout == PLAIN else {"lang_pair": pair, "language_tokens": str(layout)}
 
 
 def _hashes(found: list[str]) -> dict:
@@ -173,6 +183,7 @@ def _score(measuring: Measuring, backend: BackendOptions, origin: dict, sizes: d
         "updates": system.updates,
         "seed": system.seed,
         **({} if system.autocast is None else {"autocast": system.autocast}),
+        **language_entries(system),
         "decoding": backend.recorded(options),
         "device": str(options.device()),
         "gpu": gpu_name(options.device()),

@@ -72,7 +72,7 @@ class Gap:
         languages = (system.task.cfg.source_lang, system.task.cfg.target_lang)
         if (manifest := read_prepared(self.data)) is not None:
             check_files(self.data, {n: h for n, h in manifest["files"].items() if n.startswith(("train.", "dict."))})
-        task = open_data(self.data, languages, "train")
+        task = open_data(self.data, languages, "train", like=system.frozen.members[0])
         system.frozen.check_dictionaries(task.source_dictionary, task.target_dictionary, ("the checkpoint", self.data))
         self.training = task.dataset("train")
 

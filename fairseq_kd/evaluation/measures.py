@@ -16,6 +16,8 @@ from fairseq_kd.evaluation.robustness import NoiseLevels, Robustness
 from fairseq_kd.evaluation.segment_changes import CompareTo
 from fairseq_kd.evaluation.segments import Segments
 from fairseq_kd.evaluation.system import System, translate
+from fairseq_kd.inference.loading import check_same_layout
+from fairseq_kd.inference.multilingual import PLAIN
 from fairseq_kd.inference.opening import check_positions, gold_batches
 from fairseq_kd.inference.precision import check_loss_dtype
 from fairseq_kd.loss.signal import ROWS_AT_A_TIME
@@ -36,10 +38,12 @@ class TeacherOptions:
 
     def open(self, system: System, data_bin, subset: str) -> Teachers:
         """Load the teacher for `agreement`. Raises KDError when it does not fit the subset or the languages."""
-        teachers = open_teachers(
-            data_bin, self.paths, subset, data=self.data, dtype=system.options.dtype(), trust=self.trust
-        )
         languages = (system.task.cfg.source_lang, system.task.cfg.target_lang)
+        opened = {"data": self.data, "dtype": system.options.dtype(), "trust": self.trust}
+        if system.frozen.members[0].layout != PLAIN:
+            opened["lang_pair"] = "-".join(languages)
+        teachers = open_teachers(data_bin, self.paths, subset, **opened)
+        check_same_layout(self.paths, teachers.members[0], system.frozen.path, system.frozen.members[0])
         if teachers.members[0].languages != languages:
             raise KDError(
                 f"--teacher {self.paths} translates {'-'.join(teachers.members[0].languages)}, but the checkpoint "

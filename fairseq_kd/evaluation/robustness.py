@@ -8,6 +8,7 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.subword import load_subword_models
 from fairseq_kd.evaluation.segments import Segments, text_hash
 from fairseq_kd.evaluation.system import System, check_lengths
+from fairseq_kd.inference.language_tokens import sources_for_search
 from fairseq_kd.noise.operations import OPERATIONS, NoiseOptions
 from fairseq_kd.noise.text import noise_and_count
 from fairseq_kd.noise.text_level import UnsegmentedText
@@ -109,4 +110,4 @@ def binarised(system: System, lines):
     """A dataset of segmented source lines, for translation."""
     encode = system.task.source_dictionary.encode_line
     tokens = [encode(line, add_if_not_exist=False).long() for line in lines]
-    return system.task.build_dataset_for_inference(tokens, np.array([len(ids) for ids in tokens]))
+    return sources_for_search(system.task, tokens, np.array([len(ids) for ids in tokens]))

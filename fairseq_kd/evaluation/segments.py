@@ -37,7 +37,7 @@ class Segments:
                     "so they are not aligned; make the data-bin again"
                 )
             return lines
-        lines = (dictionary.string(dataset[n]["source"]) for n in range(len(dataset)))
+        lines = (dictionary.string(dataset.src[n]) for n in range(len(dataset)))
         return [self.decode(line) for line in lines]
 
 

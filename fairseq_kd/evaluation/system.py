@@ -3,31 +3,30 @@
 It translates with fairseq's own task, batches and beam search, unless `backend` gives it another search.
 """
 
+import contextlib
 import math
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from fairseq_kd.artifacts.data_bin import check_subset
-from fairseq_kd.artifacts.data_bin_check import read_dictionary
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.inference.checkpoint import read_checkpoint, updates_of
-from fairseq_kd.inference.dictionaries import check_same_dictionary, warn_if_newer
+from fairseq_kd.inference.dictionaries import check_recorded_dictionaries
 from fairseq_kd.inference.frozen import FrozenModel, build_model, configure_own_task
+from fairseq_kd.inference.language_tokens import load_subset
+from fairseq_kd.inference.multilingual import check_pair, read_pair
 from fairseq_kd.inference.opening import check_longest
 from fairseq_kd.inference.precision import OFF
 from fairseq_kd.sequence.backend import Backend, FairseqBackend
 
 if TYPE_CHECKING:  # it imports this module
     from fairseq_kd.evaluation.ensemble import Ensemble
-
-TRAINED_AND_GIVEN = ("the checkpoint's training", "DATA_BIN")  # how error messages name two sets of dictionaries
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class System:
     """A model that can translate `dataset` and give probabilities under gold prefixes.
 
     frozen: the evaluated model, or `ensemble.Ensemble`. dataset: None if no subset was loaded. seed: of its training;
-    None if the checkpoint records none. dictionary_check: see `_check_recorded_dictionaries`. search: from a dataset to
+    None if the checkpoint records none. dictionary_check: see `check_recorded_dictionaries`. search: from a dataset to
     the backend that translates it; None: fairseq's beam search.
     """
 
@@ -138,15 +137,26 @@ class System:
 
 
 def open_system(
-    checkpoint, data_bin, subset: str, options: TranslateOptions, sentences: int, *, trust=False, data_option="DATA_BIN"
+    checkpoint,
+    data_bin,
+    subset: str,
+    options: TranslateOptions,
+    sentences: int,
+    *,
+    trust=False,
+    data_option="DATA_BIN",
+    language_tokens: bool = False,
+    lang_pair=None,
 ) -> System:
     """Load the model of `checkpoint` and the subset.
 
     sentences: the number of references. data_option: the option that gave `data_bin`, for error messages.
+    language_tokens: see `check_configuration`. lang_pair: see `load_pair`.
     Raises KDError for a checkpoint or data-bin that cannot be used, when the subset has another number of sentences,
     and when a sentence is too long for the model.
     """
-    system = load_system(checkpoint, data_bin, options, subset=subset, trust=trust, data_option=data_option)
+    how = {"trust": trust, "data_option": data_option, "language_tokens": language_tokens, "lang_pair": lang_pair}
+    system = load_system(checkpoint, data_bin, options, subset=subset, **how)
     if len(system.dataset) != sentences:
         raise KDError(
             f"there are {sentences} references, but subset {subset!r} of {data_bin} has {len(system.dataset)} "
@@ -158,7 +168,16 @@ def open_system(
 
 
 def load_system(
-    checkpoint, data_bin, options: TranslateOptions, *, subset=None, dtype=None, trust=False, data_option="DATA_BIN"
+    checkpoint,
+    data_bin,
+    options: TranslateOptions,
+    *,
+    subset=None,
+    dtype=None,
+    trust=False,
+    data_option="DATA_BIN",
+    language_tokens: bool = False,
+    lang_pair=None,
 ) -> System:
     """Load the model of `checkpoint` with the dictionaries of `data_bin`, and the subset.
 
@@ -167,10 +186,13 @@ def load_system(
     """
     state = read_checkpoint(checkpoint, trust=trust)
     updates, seed = updates_of(state), state["cfg"].common.get("seed")
-    recorded = configure_own_task(checkpoint, state, data=data_bin, data_option=data_option)
+    asked = read_pair(lang_pair)
+    how = {"languages": asked, "data_option": data_option, "language_tokens": language_tokens}
+    recorded = configure_own_task(checkpoint, state, data=data_bin, **how)
+    check_pair(checkpoint, (state["cfg"].task.source_lang, state["cfg"].task.target_lang), asked)
     if subset is not None:
         _read_as_it_is_stored(state["cfg"].task, data_bin, subset)
-    dictionary_check = _check_recorded_dictionaries(checkpoint, recorded, state["cfg"].task)
+    dictionary_check = check_recorded_dictionaries(checkpoint, recorded, state["cfg"].task)
     model, task = build_model(checkpoint, state, trust)
     dataset = None if subset is None else _load_subset(task, data_bin, subset)
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
@@ -187,7 +209,7 @@ def _autocast(cfg) -> str | None:
 
 def _load_subset(task, data_bin, subset: str):
     try:
-        task.load_dataset(subset)
+        load_subset(task, subset)
     except FileNotFoundError as error:
         languages = f"{task.cfg.source_lang}-{task.cfg.target_lang}"
         raise KDError(f"{data_bin} has no subset {subset!r} for {languages} (--subset)") from error
@@ -201,8 +223,9 @@ def _read_as_it_is_stored(task_cfg, data_bin, subset: str) -> None:
     """
     from omegaconf import open_dict
 
-    with open_dict(task_cfg):
-        task_cfg.dataset_impl = check_subset(data_bin, subset, (task_cfg.source_lang, task_cfg.target_lang))
+    impl = check_subset(data_bin, subset, (task_cfg.source_lang, task_cfg.target_lang))
+    with contextlib.nullcontext() if isinstance(task_cfg, Namespace) else open_dict(task_cfg):
+        task_cfg.dataset_impl = impl
 
 
 def check_lengths(system: System, dataset) -> None:
@@ -217,22 +240,3 @@ def check_lengths(system: System, dataset) -> None:
             "subset without them"
         )
     check_longest(sizes, system.options.max_tokens)
-
-
-def _check_recorded_dictionaries(checkpoint, recorded: str, task_cfg) -> str:
-    """Compare the dictionaries of DATA_BIN with the dictionaries of the training, and return how they were compared.
-
-    "content": two files, symbol by symbol. "place": DATA_BIN is the data-bin of the training. "size": the dictionaries
-    of the training no longer exist, and only a dictionary of another size fails, when the weights are loaded.
-    """
-
-    for side, lang in (("source", task_cfg.source_lang), ("target", task_cfg.target_lang)):
-        trained_with = Path(recorded) / f"dict.{lang}.txt"
-        if not trained_with.is_file():
-            return "size"
-        here = Path(task_cfg.data) / f"dict.{lang}.txt"
-        if trained_with.samefile(here):
-            warn_if_newer(here, checkpoint)
-            return "place"
-        check_same_dictionary(read_dictionary(trained_with), read_dictionary(here), side, TRAINED_AND_GIVEN)
-    return "content"

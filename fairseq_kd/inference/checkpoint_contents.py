@@ -24,6 +24,8 @@ SIZES = re.compile("layers|heads|dim|kernel")
 MAX_TEXT = 100_000  # characters of one option
 LEGACY_PICKLES = 5  # a file of torch < 1.6 begins with this number of pickles
 
+NESTED = ("langtoks", "extra_data", "extra_lang_pairs", "sampling_weights")  # of a multilingual task; not converted
+
 SCALARS = (type(None), bool, int, float)
 
 
@@ -115,7 +117,7 @@ def check_old_options(args) -> None:
         raise Refused(f"has args of type {type(args).__name__}")
     check_options(args, "args")
     for name, value in vars(args).items():
-        if type(value) in (argparse.Namespace, dict, OrderedDict):
+        if type(value) in (argparse.Namespace, dict, OrderedDict) and name not in NESTED:
             raise Refused(f"has the option args.{name} of type {type(value).__name__}; options of that layout are flat")
         if name in REGISTRIES and not (value is None or re.fullmatch(r"[\w-]*", str(value))):
             raise Refused(f"has {str(value)[:80]!r} in the option args.{name}, which is not a name")

@@ -10,6 +10,7 @@ In a training, three things must not happen; a test holds each of them:
 """
 
 import contextlib
+import copy
 from pathlib import Path
 
 import torch
@@ -22,6 +23,8 @@ from fairseq_kd.core.paths import check_one_folder
 from fairseq_kd.inference.checkpoint import TRUST, read_checkpoint, validation_nll
 from fairseq_kd.inference.confinement import Budget, OverBudget, confined
 from fairseq_kd.inference.dictionaries import check_same_dictionary, warn_if_newer
+from fairseq_kd.inference.multilingual import added_tokens, layout_of, multilingual_task
+from fairseq_kd.inference.multilingual_options import own_options
 from fairseq_kd.inference.precision import autocast
 from fairseq_kd.inference.supported import check_configuration, check_model, output_projection
 from fairseq_kd.loss.signal import DenseSignal
@@ -52,6 +55,8 @@ class FrozenModel:
         self.source_dictionary = task.source_dictionary
         self.target_dictionary = task.target_dictionary
         self.languages = (task.cfg.source_lang, task.cfg.target_lang)
+        self.task_options, self.layout = task.cfg, layout_of(task.cfg)
+        self.language_tokens = added_tokens(task)
         self._dtype, self._device = DTYPES[dtype], torch.device("cpu")
         self._mixed = signals_only and dtype == "bfloat16"
         self.model = (model if self._mixed else model.to(self._dtype)).requires_grad_(False).eval()
@@ -69,6 +74,12 @@ class FrozenModel:
     def with_products(self, task, dtype: str) -> "FrozenModel":
         """The same network for signals on the CPU with products in `dtype`, float32 or bfloat16. task: as for this."""
         return self if dtype == "float32" else FrozenModel(self.model, task, self.path, dtype, signals_only=True)
+
+    def in_float32(self) -> "FrozenModel":
+        """The same network with products in float32, if its weights are float32."""
+        same = copy.copy(self)
+        same._dtype, same._mixed = torch.float32, False
+        return same
 
     def check_dictionaries(self, source_dictionary, target_dictionary, names=("teacher", "student")) -> None:
         """Raises KDError when dictionaries differ in content from the dictionaries of this model.
@@ -125,29 +136,33 @@ def load_frozen(
     Raises KDError when the file or the dictionaries are missing or do not fit together.
     """
     state = read_checkpoint(path, trust=trust)
-    configure_own_task(path, state, data, languages)
+    configure_own_task(path, state, data, languages, language_tokens=True)
     model, task = build_model(path, state, trust)
     frozen = FrozenModel(model, task, path, dtype, signals_only)
     frozen.validation_nll = validation_nll(state)
     return frozen
 
 
-def configure_own_task(path, state, data=None, languages=(None, None), data_option="--teacher-data") -> str:
+def configure_own_task(
+    path, state, data=None, languages=(None, None), data_option="--teacher-data", language_tokens: bool = False
+) -> str:
     """Complete the task's configuration inside `state`, so that this process can set up the task.
 
     Returns the data-bin that the checkpoint records.
     state: the result of `read_checkpoint`, changed in place. data, languages: see `load_frozen`.
-    data_option: the option that gives `data`, for error messages.
+    data_option: the option that gives `data`, for error messages. language_tokens: see `check_configuration`.
     Raises KDError when the dictionaries are missing, and for a task or an architecture that is not supported.
     """
-    from omegaconf import open_dict
+    from omegaconf import flag_override, open_dict
 
     cfg = state["cfg"]
-    check_configuration(path, cfg)
+    check_configuration(path, cfg, language_tokens)
     recorded = data_folder(cfg.task)
     if data is not None:
         check_one_folder(data, data_option)
-    with open_dict(cfg):
+    with open_dict(cfg), flag_override(cfg, "allow_objects", True):
+        if multilingual_task(cfg.task) is not None:
+            cfg.task = own_options(path, cfg.task, recorded if data is None else data, languages)
         if data is not None:
             cfg.task.data = str(data)
         if "eval_bleu" in cfg.task:
@@ -174,10 +189,14 @@ def build_model(path, state, trust: bool = False):
     """
     from fairseq import checkpoint_utils
 
+    from fairseq_kd.inference.language_tokens import give_bart_its_options
+
+    give_bart_its_options()
     budget = contextlib.nullcontext() if trust else Budget(state["model"])
     with _one_clear_error(path, state["cfg"]), torch.random.fork_rng(devices=[]), confined(trust), budget:
         models, _, task = checkpoint_utils.load_model_ensemble_and_task([str(path)], state=state)
     check_model(models[0], f"the model of {path}")
+    task.cfg = task.cfg or task.args  # the older tasks of fairseq have no configuration
     return models[0], task
 
 
@@ -197,7 +216,7 @@ def _fill_in_languages(path, task_cfg, languages) -> None:
 
 def _check_dictionaries_exist(path, task_cfg, given: bool, option: str) -> None:
     folder = data_folder(task_cfg)
-    for lang in (task_cfg.get("source_lang"), task_cfg.get("target_lang")):
+    for lang in (getattr(task_cfg, "source_lang", None), getattr(task_cfg, "target_lang", None)):
         dictionary = Path(folder) / f"dict.{lang}.txt"
         if lang is not None and not dictionary.is_file():
             where = f"given by {option}" if given else "recorded in the checkpoint"

@@ -1,6 +1,6 @@
-"""Open data-bins outside of a training: with a task, with a frozen model, and as batches of sentences."""
+"""Open data-bins outside of a training, with a task and as batches of sentences. With a model: `loading`."""
 
-import os
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from fairseq_kd.artifacts.data_bin import check_subset, language_pairs
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_data_bin
 from fairseq_kd.core.progress import Progress
-from fairseq_kd.inference.frozen import load_frozen
+from fairseq_kd.inference.language_tokens import load_subset
+from fairseq_kd.inference.multilingual import MULTI, PLAIN
 
 MAX_TOKENS = 4000  # default batch size of `gold_batches`: source or target tokens, with padding
 
@@ -74,70 +75,22 @@ def check_positions(src_sizes: np.ndarray, tgt_sizes: np.ndarray, limits: tuple[
             )
 
 
-def load_pair(data_bin, checkpoint, subset: str, *, data=None, open_task=None, **options):
-    """(FrozenModel of a checkpoint, task with `subset` loaded), in the languages of the model.
-
-    data: folder with the model's dictionaries; None: the folder recorded in the checkpoint. open_task: called with the
-    languages instead of `open_data` on `data_bin`. options: dtype, trust and signals_only of `load_frozen`.
-    Raises KDError when checkpoint or data-bin cannot be used, or when their dictionaries differ.
-    """
-    pairs = _language_pairs(data_bin)
-    languages = pairs[0] if len(pairs) == 1 else (None, None)  # for a checkpoint that records none
-    model = load_frozen(checkpoint, data=data, languages=languages, **options)
-    task = open_task(model.languages) if open_task else open_data(data_bin, model.languages, subset)
-    model.check_dictionaries(task.source_dictionary, task.target_dictionary, (str(checkpoint), str(data_bin)))
-    return model, task
-
-
-def load_members(data_bin, paths: list[str], subset: str, *, trust: str | None = None, open_task=None, **options):
-    """(one FrozenModel per path, task with `subset` loaded). All have the dictionaries of the data.
-
-    trust: the path, out of `paths`, of a checkpoint that may contain code. open_task, options: see `load_pair`.
-    Raises KDError as `load_pair` does, and when the language pairs of the models differ.
-    """
-    if trust is not None and trust not in paths:
-        raise KDError(f"--trust-checkpoint {trust} is not the --teacher {os.pathsep.join(paths)}")
-    first, task = load_pair(data_bin, paths[0], subset, trust=trust == paths[0], open_task=open_task, **options)
-    members = [first]
-    for path in paths[1:]:
-        member = load_frozen(path, languages=first.languages, trust=trust == path, **options)
-        if member.languages != first.languages:
-            raise KDError(
-                f"{path} translates {'-'.join(member.languages)}, {paths[0]} {'-'.join(first.languages)}: an "
-                "ensemble needs one language pair"
-            )
-        names = (str(path), str(data_bin))
-        member.check_dictionaries(task.source_dictionary, task.target_dictionary, names)
-        members.append(member)
-    return members, task
-
-
-def open_data(data_bin, languages: tuple[str, str], subset: str, *, needs_target: bool = True):
+def open_data(data_bin, languages: tuple[str, str], subset: str, *, needs_target: bool = True, like=None):
     """A translation task on `data_bin` with `subset` loaded as in fairseq-train.
 
-    needs_target: False where the sources are enough.
+    needs_target: False where the sources are enough. like: a FrozenModel; if its task adds language tokens, the data
+    are opened with that task.
     Raises KDError when dictionaries or subset are missing, and for what `check_subset` refuses.
     """
-    from fairseq.tasks.translation import TranslationConfig, TranslationTask
-
     source, target = languages
     check_data_bin(data_bin)
     for lang in languages:
         if not (Path(data_bin) / f"dict.{lang}.txt").is_file():
             raise KDError(f"{data_bin} has no dict.{lang}.txt: it is not a data-bin for {source}-{target}")
-    cfg = TranslationConfig(
-        data=str(data_bin),
-        source_lang=source,
-        target_lang=target,
-        upsample_primary=1,  # fairseq's own default of -1 fails where there are train1, train2, ...
-        dataset_impl=check_subset(data_bin, subset, languages, combine=subset == "train"),
-        # fairseq takes these two from the options of a training
-        train_subset="train",
-        required_seq_len_multiple=1,
-    )
-    task = TranslationTask.setup_task(cfg)
+    impl = check_subset(data_bin, subset, languages, combine=subset == "train")
+    task = _set_up(data_bin, languages, impl, like)
     try:
-        task.load_dataset(subset, combine=subset == "train")
+        load_subset(task, subset, combine=subset == "train")
     except FileNotFoundError as error:
         raise KDError(f"{data_bin} has no subset {subset!r} for {source}-{target} (--subset)") from error
     if needs_target and task.dataset(subset).tgt is None:
@@ -145,9 +98,34 @@ def open_data(data_bin, languages: tuple[str, str], subset: str, *, needs_target
     return task
 
 
+def _set_up(data_bin, languages, impl: str | None, like):
+    """The task without data. impl: the value of --dataset-impl. like: see `open_data`."""
+    from fairseq.tasks import setup_task
+    from fairseq.tasks.translation import TranslationConfig, TranslationTask
+
+    if like is not None and like.layout != PLAIN:
+        fresh = Namespace(**vars(like.task_options) | {"data": str(data_bin), "dataset_impl": impl})
+        if isinstance(fresh.left_pad_source, bool) and fresh.task == MULTI:  # evaluated when the task was set up
+            fresh.left_pad_source, fresh.left_pad_target = str(fresh.left_pad_source), str(fresh.left_pad_target)
+        task = setup_task(fresh)
+        task.cfg = task.cfg or task.args
+        return task
+    cfg = TranslationConfig(
+        data=str(data_bin),
+        source_lang=languages[0],
+        target_lang=languages[1],
+        upsample_primary=1,  # fairseq's own default of -1 fails where there are train1, train2, ...
+        dataset_impl=impl,
+        # fairseq takes these two from the options of a training
+        train_subset="train",
+        required_seq_len_multiple=1,
+    )
+    return TranslationTask.setup_task(cfg)
+
+
 def infer_languages(data_bin) -> tuple[str, str]:
     """(source, target) from the manifest or the file names of a data-bin. Raises KDError unless they show one pair."""
-    pairs = _language_pairs(data_bin)
+    pairs = known_pairs(data_bin)
     if len(pairs) > 1:
         listed = ", ".join(f"{source}-{target}" for source, target in pairs)
         raise KDError(f"{data_bin} holds more than one language pair ({listed}): give --source-lang and --target-lang")
@@ -156,6 +134,7 @@ def infer_languages(data_bin) -> tuple[str, str]:
     return pairs[0]
 
 
-def _language_pairs(data_bin) -> list[tuple[str, str]]:
+def known_pairs(data_bin) -> list[tuple[str, str]]:
+    """`language_pairs` of a data-bin. Raises KDError for a folder that is no data-bin."""
     check_data_bin(data_bin)
     return language_pairs(data_bin)

@@ -1,13 +1,13 @@
 """Which tasks and models this package supports, and which models have one matrix between features and logits.
 
 A supported task      has a configuration (not the argparse.Namespace of fairseq's older tasks) with data and two
-                      languages, and fairseq's own beam search
+                      languages, and fairseq's own beam search; or it is one of the two tasks with language tokens
+                      (`multilingual`), where the command can use them
 A supported model     is an encoder-decoder whose incremental decoder gives a distribution over the next token, given a
                       source and the tokens so far
 
 Supported are fairseq's translation task and tasks derived from it; fairseq's transformers, LSTMs and convolutional
-models; and similar tasks and models of a --user-dir. Multilingual and mBART-like tasks are not supported, because their
-data, languages and first tokens are elsewhere. Non-autoregressive models are not supported, because they have no
+models; and similar tasks and models of a --user-dir. Non-autoregressive models are not supported, because they have no
 distribution over a next token.
 
 The fused loss, and teachers that save memory, need models in which one matrix turns decoder features into logits.
@@ -21,6 +21,7 @@ from fairseq.models import FairseqDecoder
 from fairseq.models.transformer import TransformerDecoderBase
 
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.inference.multilingual import multilingual_task
 
 COMPOSITE = "kd_mutual"  # the architecture of several models in one checkpoint, see `fairseq_kd.models.peers`
 
@@ -82,9 +83,10 @@ NEEDED = ("data", "source_lang", "target_lang")
 INPUTS = ("src_tokens", "src_lengths", "prev_output_tokens")  # the inputs of a supported model
 
 
-def check_configuration(path, cfg) -> None:
+def check_configuration(path, cfg, language_tokens: bool = False) -> None:
     """Check the configuration of a checkpoint before its task and its model are built.
 
+    language_tokens: whether the tasks with language tokens are supported.
     Raises KDError that names a task or an architecture which is not supported or not registered.
     """
     from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY
@@ -93,7 +95,7 @@ def check_configuration(path, cfg) -> None:
     task, model = (_name(part, option) for part, option in ((cfg.task, "task"), (cfg.model, "arch")))
     if task not in TASK_REGISTRY:
         raise KDError(_unregistered(path, "task", task))
-    _check_task(f"{path} was trained by --task {task}", cfg.task, TASK_REGISTRY[task])
+    _check_task(f"{path} was trained by --task {task}", cfg.task, TASK_REGISTRY[task], language_tokens)
     if model not in ARCH_MODEL_REGISTRY and model not in MODEL_REGISTRY:
         raise KDError(_unregistered(path, "architecture", model))
     if model == COMPOSITE:
@@ -103,13 +105,17 @@ def check_configuration(path, cfg) -> None:
         )
 
 
-def check_training_task(task, criterion: str) -> None:
-    """Check the task of a running fairseq-train. Raises KDError that names a task which is not supported."""
+def check_training_task(task, criterion: str, language_tokens: bool = False) -> None:
+    """Check the task of a running fairseq-train. language_tokens: see `check_configuration`.
+
+    Raises KDError that names a task which is not supported.
+    """
     from fairseq.tasks import TASK_REGISTRY
 
     kind = type(task)
     name = next((name for name, registered in TASK_REGISTRY.items() if registered is kind), kind.__name__)
-    _check_task(f"--criterion {criterion} with --task {name}", task.cfg or getattr(task, "args", None), kind)
+    cfg = task.cfg or getattr(task, "args", None)
+    _check_task(f"--criterion {criterion} with --task {name}", cfg, kind, language_tokens)
 
 
 def check_model(model, who: str) -> None:
@@ -147,8 +153,18 @@ def _takes(kind, inputs) -> bool:
     return True
 
 
-def _check_task(found: str, cfg, kind) -> None:
+def _check_task(found: str, cfg, kind, language_tokens: bool) -> None:
+    from fairseq.tasks import TASK_REGISTRY
     from fairseq.tasks.translation_lev import TranslationLevenshteinTask
+
+    if (name := multilingual_task(cfg)) is not None and kind is TASK_REGISTRY[name]:
+        if language_tokens:
+            return
+        raise KDError(
+            f"{found}, which adds language tokens: only the commands cache, verify-cache, decode, evaluate and "
+            "select-teacher, and --criterion kd_word work with it. To go on, train a model of --task translation on "
+            "the output of fairseq-kd decode"
+        )
 
     if issubclass(kind, TranslationLevenshteinTask):
         raise KDError(

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from fairseq_kd.inference.language_tokens import build_search, language_ids, not_in_text
 from fairseq_kd.inference.opening import collate, length_sorted
 from fairseq_kd.loss.signal import ROWS_AT_A_TIME
 from fairseq_kd.sequence.decode_options import Hypothesis
@@ -51,7 +52,7 @@ class Backend(ABC):
 
 def empty_sources(dataset) -> np.ndarray:
     """bool (sentences,): whether the source is EOS alone."""
-    return np.asarray(dataset.src_sizes) <= 1
+    return np.asarray(dataset.src_sizes) <= 1 + getattr(dataset, "added", 0)  # added: language tokens
 
 
 class FairseqBackend(Backend):
@@ -62,12 +63,25 @@ class FairseqBackend(Backend):
 
     name = "fairseq"
 
-    def __init__(self, models: list, task, dataset, search: Namespace, max_tokens: int, device: torch.device):
-        """models: the members of the ensemble, on `device`, in eval mode. search: see `Search.fairseq_arguments`."""
+    def __init__(
+        self,
+        models: list,
+        task,
+        dataset,
+        search: Namespace,
+        max_tokens: int,
+        device: torch.device,
+        left_out=frozenset(),
+    ):
+        """models: the members of the ensemble, on `device`, in eval mode. search: see `Search.fairseq_arguments`.
+
+        left_out: ids that hypotheses must not hold, in addition to those that fairseq-generate leaves out.
+        """
         super().__init__(dataset)
         self.models, self.task = models, task
         self.max_tokens, self.device, self.search = max_tokens, device, search
-        self.generator = task.build_generator(models, search)
+        self.generator = build_search(task, models, search)
+        self._left_out = sorted(not_in_text(task, self.generator) | left_out)
         self._lengths = np.asarray(dataset.src_sizes)
 
     def translate_filled(self, sentences: np.ndarray, advance) -> dict[int, list[Hypothesis]]:
@@ -91,8 +105,8 @@ class FairseqBackend(Backend):
 
     def _hypothesis(self, item: dict) -> Hypothesis:
         tokens = item["tokens"].int().cpu().numpy()
-        assert tokens[-1] == self.task.target_dictionary.eos(), "a hypothesis ends with EOS"
-        return Hypothesis(tokens[:-1], float(item["score"]))
+        assert tokens[-1] == self.generator.eos, "a hypothesis ends with the end of the search"
+        return Hypothesis(tokens[:-1][~np.isin(tokens[:-1], self._left_out)], float(item["score"]))
 
 
 class ForcingBackend(Backend):
@@ -111,6 +125,7 @@ class ForcingBackend(Backend):
         self.max_tokens = max_tokens or FORCING_MAX_TOKENS
         dataset = teachers.dataset
         self._lengths = np.maximum(dataset.src_sizes, dataset.tgt_sizes)
+        self._languages = sorted(language_ids(teachers.task))
 
     def translate_filled(self, sentences: np.ndarray, advance) -> dict[int, list[Hypothesis]]:
         """See `Backend`. Each sentence has one hypothesis."""
@@ -123,10 +138,17 @@ class ForcingBackend(Backend):
     def _batch(self, sample) -> dict[int, list[Hypothesis]]:
         dictionary = self.teachers.task.target_dictionary
         keep = sample["target"].ne(dictionary.pad())  # (B, T)
+        for token in self._languages:  # the hypothesis has a token for each stored token of the gold target
+            keep &= sample["target"].ne(token)
         lengths = keep.sum(dim=1).tolist()
         last = torch.cumsum(keep.sum(dim=1), dim=0) - 1  # (B,): the row of each sentence's EOS among the N
         tokens, scores = most_probable(
-            self.teachers.signal(sample, keep), int(keep.sum()), last, dictionary.eos(), dictionary.pad(), self.cut
+            self.teachers.signal(sample, keep),
+            int(keep.sum()),
+            last,
+            dictionary.eos(),
+            [dictionary.pad(), *self._languages],
+            self.cut,
         )
         answers, start = {}, 0
         for number, length in zip(sample["id"].tolist(), lengths, strict=True):
@@ -137,11 +159,11 @@ class ForcingBackend(Backend):
         return answers
 
 
-def most_probable(signal, count: int, last: torch.Tensor, eos: int, pad: int, cut: bool):
+def most_probable(signal, count: int, last: torch.Tensor, eos: int, never: list[int], cut: bool):
     """The most probable tokens of a signal of N = count rows: numpy arrays (token ids (N,), log-probabilities (N,)).
 
-    last (B,): the rows whose token is EOS, whichever token the teacher prefers. cut: whether EOS may be the answer in
-    other rows.
+    last (B,): the rows whose token is EOS, whichever token the teacher prefers. never: ids that are no answer. cut:
+    whether EOS may be the answer in other rows.
     """
     ids, scores = [], []
     is_last = torch.zeros(count, dtype=torch.bool, device=last.device)
@@ -151,7 +173,7 @@ def most_probable(signal, count: int, last: torch.Tensor, eos: int, pad: int, cu
         lprobs = signal.rows(start, end).clone()  # (n, V)
         allowed_eos = is_last[start:end]
         forced = lprobs[:, eos].clone()
-        lprobs[:, pad] = float("-inf")
+        lprobs[:, never] = float("-inf")
         if not cut:
             lprobs[:, eos] = float("-inf")
         values, best = lprobs.max(dim=-1)

@@ -25,6 +25,7 @@ from fairseq_kd.export.runtime import (
     load_translator,
     write_model,
 )
+from fairseq_kd.inference.multilingual import PLAIN
 from fairseq_kd.inference.opening import length_sorted
 from fairseq_kd.sequence.backend import Backend
 from fairseq_kd.sequence.decode_options import DecodeOptions, Hypothesis
@@ -166,6 +167,8 @@ def reason_against(teachers: Teachers, strategy: Strategy) -> str | None:
         return strategy.not_by_ctranslate2
     if len(teachers.members) > 1:
         return "it has no ensembles"
+    if teachers.members[0].layout != PLAIN:
+        return "the teacher's task adds language tokens, which a converted fairseq model does not know"
     return None
 
 

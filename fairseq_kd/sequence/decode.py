@@ -35,18 +35,20 @@ def decode(
     workers=None,
     say=print,
     block_sentences=BLOCK_SENTENCES,
+    lang_pair=None,
 ) -> dict | None:
     """Make, or continue, the data-bin `out`; return its manifest, or None while other shards are unfinished.
 
     teacher: a checkpoint, or the checkpoints of an ensemble joined by ":". teacher_data: folder with the teacher's
     dictionaries; None: the folder that the checkpoint names. trust: a checkpoint that may hold code. post_process: how
     subwords are joined for --select closest; None: as the data-bin's manifest says. workers: see `load_translator`.
+    lang_pair: see `load_pair`.
     Raises KDError when data, teacher, options and `out` do not fit together.
     """
     check_new_data_bin(out)
     with Inputs() as inputs:
         opened = {"data": teacher_data, "dtype": dtype_of_models(options), "trust": trust, "inputs": inputs}
-        teachers = open_teachers(data_bin, teacher, options.subset, **opened)
+        teachers = open_teachers(data_bin, teacher, options.subset, lang_pair=lang_pair, **opened)
         if len(teachers.dataset) == 0:
             raise KDError(f"subset {options.subset!r} of {data_bin} has no sentences: there is nothing to decode")
         closeness = open_closeness(data_bin, teachers, options, post_process)

@@ -37,6 +37,7 @@ def decode_text(
     workers=None,
     say=print,
     block_sentences=BLOCK_SENTENCES,
+    lang_pair=None,
 ) -> dict | None:
     """Make, or continue, the data-bin `out` from text in the teacher's source language; return as `decode.decode` does.
 
@@ -53,13 +54,13 @@ def decode_text(
         identity = {"data_bin": str(Path(like).absolute()), "source_text": describe_text(files, like, inputs)}
         check_free(out, {"kind": KIND, "source_text": identity["source_text"]})
 
-        def open_task(languages):
+        def open_task(model):
             if read_manifest(out) is None:
-                make_sources(files, Like(like, languages), identity["source_text"], sources, inputs, say)
-            return open_data(_sentences_of(out), languages, "train", needs_target=False)
+                make_sources(files, Like(like, model.languages), identity["source_text"], sources, inputs, say)
+            return open_data(_sentences_of(out), model.languages, "train", needs_target=False, like=model)
 
         opened = {"data": teacher_data, "dtype": dtype_of_models(options), "trust": trust, "inputs": inputs}
-        teachers = open_teachers(like, teacher, "train", open_task=open_task, **opened)
+        teachers = open_teachers(like, teacher, "train", open_task=open_task, lang_pair=lang_pair, **opened)
         backend = choose_backend(teachers, options, workers, say)
         text = read_manifest(_sentences_of(out))
         described = {"sentences": text["cleaning"]["kept"], "cleaning": text["cleaning"]}

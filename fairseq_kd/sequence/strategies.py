@@ -95,10 +95,12 @@ class Search(Strategy):
 
     def open_fairseq(self, teachers, settings: dict, max_tokens: int | None, device):
         """See `Strategy`."""
+        from fairseq_kd.inference.language_tokens import language_ids
         from fairseq_kd.sequence.backend import MAX_TOKENS, FairseqBackend
 
         search, max_tokens = self.fairseq_arguments(settings), max_tokens or MAX_TOKENS[device.type]
-        return FairseqBackend(teachers.models(device), teachers.task, teachers.dataset, search, max_tokens, device)
+        what = teachers.models(device), teachers.task, teachers.dataset
+        return FairseqBackend(*what, search, max_tokens, device, language_ids(teachers.task))
 
     def fairseq_arguments(self, settings: dict) -> Namespace:
         """The options that `build_generator` of fairseq's task reads, and the seed of samples."""

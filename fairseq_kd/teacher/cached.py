@@ -22,6 +22,7 @@ from fairseq_kd.core.paths import listed
 from fairseq_kd.core.public import errors_name_arguments
 from fairseq_kd.inference.device import Upload, to_host
 from fairseq_kd.inference.frozen import data_folder
+from fairseq_kd.inference.multilingual import PLAIN, configuration, layout_of
 from fairseq_kd.loss.signal import DenseSignal, TopKSignal
 
 logger = logging.getLogger(__name__)
@@ -142,6 +143,7 @@ class CachedSignalSource:
     def _check_dictionaries(self) -> None:
         manifest = self.reader.manifest
         types = len(self.task.target_dictionary)
+        self._check_tokens(manifest.get("language_tokens", str(PLAIN)))
         for side, dictionary in zip(SIDES, (self.task.source_dictionary, self.task.target_dictionary), strict=True):
             if dictionary_hash(dictionary) != manifest["dictionaries"][side]:
                 raise KDError(
@@ -149,6 +151,16 @@ class CachedSignalSource:
                     f"{manifest['types']} target tokens; task: {types}): the stored indices would mean other tokens. "
                     "Train on the data-bin that the cache was made from, or make a cache of this data-bin"
                 )
+
+    def _check_tokens(self, cached: str) -> None:
+        found = layout_of(configuration(self.task))
+        if cached == str(found):
+            return
+        remedy = "fairseq-kd cache --student-task translation" if found == PLAIN else "the task of this training"
+        raise KDError(
+            f"teacher cache {self.reader.folder} was made for a student with {cached}, the student has {found}: the "
+            f"rows are of other positions. Make a cache with {remedy}"
+        )
 
     def check_data(self) -> None:
         """Check counts, lengths and files of the subset, as far as the task has them; once. The data are loaded.
@@ -159,7 +171,7 @@ class CachedSignalSource:
             return
         self._check_counts()
         expected = self.reader.manifest["data"]
-        folder = Path(data_folder(self.task.cfg))
+        folder = Path(data_folder(configuration(self.task)))
         for name, found in data_hashes(folder, names=expected).items():
             if found != expected[name]:
                 raise KDError(

@@ -12,7 +12,8 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.public import errors_name_arguments
 from fairseq_kd.inference.device import choose_device
 from fairseq_kd.inference.frozen import FrozenModel
-from fairseq_kd.inference.opening import gold_batches, load_members
+from fairseq_kd.inference.loading import load_members
+from fairseq_kd.inference.opening import gold_batches
 from fairseq_kd.loss.signal import DenseSignal
 
 
@@ -103,11 +104,12 @@ def open_teachers(
     trust=None,
     inputs: Inputs | None = None,
     open_task=None,
+    lang_pair=None,
 ) -> Teachers:
     """Load the checkpoints in `paths` (joined by ":", as for fairseq-generate) and the subset.
 
     data, dtype: see `load_frozen`. trust: the path of a checkpoint that may contain code; it must be one of `paths`.
-    inputs: gets the files. open_task: see `load_pair`.
+    inputs: gets the files. open_task, lang_pair: see `load_pair`.
     Raises KDError when a checkpoint cannot be used, or when its dictionaries differ from the dictionaries of the data.
     """
     listed = [path for path in str(paths).split(os.pathsep) if path]
@@ -116,7 +118,8 @@ def open_teachers(
     inputs = inputs or Inputs()
     inputs.watch(*listed)
     inputs.watch_data_bin(data_bin)
-    members, task = load_members(data_bin, listed, subset, trust=trust, open_task=open_task, data=data, dtype=dtype)
+    how = {"open_task": open_task, "lang_pair": lang_pair, "data": data, "dtype": dtype}
+    members, task = load_members(data_bin, listed, subset, trust=trust, **how)
     for path in listed:
         inputs.loaded(path)
     return Teachers(members, listed, task, subset, inputs)

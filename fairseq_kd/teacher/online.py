@@ -8,7 +8,9 @@ import torch
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.inference.frozen import FrozenModel, load_frozen
+from fairseq_kd.inference.multilingual import PLAIN, Layout, configuration, layout_of
 from fairseq_kd.inference.precision import check_bfloat16
+from fairseq_kd.inference.without_tokens import WithoutTokens
 from fairseq_kd.loss.signal import DenseSignal, TopKSignal
 
 logger = logging.getLogger(__name__)
@@ -124,11 +126,23 @@ class OnlineSignalSource:
         Raises KDError when it cannot be loaded or has other dictionaries.
         """
         if self.teacher is None:
-            task_cfg = self._task.cfg
+            task_cfg = configuration(self._task)
             languages = (getattr(task_cfg, "source_lang", None), getattr(task_cfg, "target_lang", None))
             self._arguments["dtype"] = self._arguments["dtype"].replace(SAME, "float32")  # no student has called
             teacher = load_frozen(**self._arguments, languages=languages, signals_only=True)
-            dictionaries = self._task.source_dictionary, self._task.target_dictionary
-            teacher.check_dictionaries(*dictionaries, names=(self._name, "student"))
-            self.teacher = teacher
+            self.teacher = self._for_student(teacher, layout_of(task_cfg))
         return self.teacher
+
+    def _for_student(self, teacher: FrozenModel, layout: Layout) -> FrozenModel:
+        """The network for batches of this layout. Raises KDError when layouts or dictionaries do not fit."""
+        dictionaries, names = (self._task.source_dictionary, self._task.target_dictionary), (self._name, "student")
+        if teacher.layout == layout:
+            teacher.check_dictionaries(*dictionaries, names=names)
+            return teacher
+        if layout == PLAIN:
+            return WithoutTokens(teacher, *dictionaries, names=names)
+        raise KDError(
+            f"the {self._name} {self.path} was trained with {teacher.layout}, the student has {layout}: the same "
+            "batch would mean other sentences. Train the student with the task and the options of the teacher's "
+            "language tokens, or with --task translation if only the teacher has them"
+        )

@@ -81,6 +81,8 @@ def verify_cache(
         data=teacher_data,
         trust=trust,
         signals_only=manifest["teacher"].get("rounded") == "products",
+        student_task=manifest.get("student_task"),
+        lang_pair=f"{manifest['source_lang']}-{manifest['target_lang']}",
     )
     temperatures = manifest["temperatures"]
     source = CachedSignalSource(folder, task, temperature=temperatures[0], subset=manifest["subset"])

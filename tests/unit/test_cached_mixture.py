@@ -256,8 +256,8 @@ def source_of(folders, task, weighting=None, **how):
 
 @pytest.mark.parametrize("kind", ["equal", "adaptive"])
 def test_several_caches_are_near_the_mixture_of_the_running_teachers(data_bin, caches, teachers, task, kind):
+    from fairseq_kd.inference.loading import load_members
     from fairseq_kd.inference.mixed import MixedModels
-    from fairseq_kd.inference.opening import load_members
     from fairseq_kd.loss.rows import kl
 
     sample = batch(task, range(20), "valid")

@@ -34,13 +34,13 @@ SIGNAL = Rows(
 
 
 def test_an_early_eos_is_replaced_by_the_next_best_token_and_the_last_is_eos():
-    ids, scores = most_probable(SIGNAL, 5, torch.tensor([2, 4]), EOS, PAD, cut=False)
+    ids, scores = most_probable(SIGNAL, 5, torch.tensor([2, 4]), EOS, [PAD], cut=False)
     assert ids.tolist() == [4, 3, EOS, 0, EOS]
     assert np.exp(scores) == pytest.approx([0.4, 0.4, 0.2, 0.1, 1.0])
 
 
 def test_an_early_eos_stands_where_the_sentence_is_to_be_cut():
-    ids, _ = most_probable(SIGNAL, 5, torch.tensor([2, 4]), EOS, PAD, cut=True)
+    ids, _ = most_probable(SIGNAL, 5, torch.tensor([2, 4]), EOS, [PAD], cut=True)
     assert ids.tolist() == [4, EOS, EOS, EOS, EOS]
 
 
