@@ -23,7 +23,7 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from fairseq_kd.core.preloaded import MESSAGE_BYTES, SERVER, check_peer
-from fairseq_kd.core.process import die_with_parent
+from fairseq_kd.core.process import die_with_parent, run_and_leave
 
 # set by shells and Snakemake; no library reads them while it is loaded
 FREE = {"PWD", "OLDPWD", "SHLVL", "_", "TMPDIR", "TMP", "TEMP", "TEMPDIR", "CUDA_VISIBLE_DEVICES", SERVER}
@@ -163,7 +163,7 @@ def become(request: dict, registered: bool) -> None:
         sys.path[0] = request["cwd"]
     if not registered:
         _load_again(name)
-    runpy.run_module(name, run_name="__main__", alter_sys=True)
+    run_and_leave(lambda: runpy.run_module(name, run_name="__main__", alter_sys=True))
 
 
 def _load_again(name: str) -> None:
