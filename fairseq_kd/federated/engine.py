@@ -29,7 +29,7 @@ SETTINGS = {  # no telemetry, no look for updates; how often a process looks for
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.25",
     "GRPC_VERBOSITY": "error",  # this one and the next are what Flower sets itself: forks need one environment
     "BROWSER_USE_SETUP_LOGGING": "false",
     "NO_COLOR": "1",
