@@ -2,8 +2,8 @@
 
 It forks one child per connection. The child does what `python -m MODULE` does, with the working directory, environment,
 standard streams and arguments of the process that asks; it loads the modules of this package itself, unless the server
-was told to load this package. The child is killed when the connection is closed, and when the server ends. A request is refused when its environment differs from
-the server's, because libraries read the environment when they are loaded.
+was told to load this package. The child is killed when the connection is closed, and when the server ends. A request is
+refused when its environment differs from the server's, because libraries read the environment when they are loaded.
 """
 
 import contextlib

@@ -127,10 +127,8 @@ def start_python(
             print(f"{words[0]} loads torch and fairseq itself: {error}", file=sys.stderr, flush=True)
     command = [sys.executable, "-m", *words]
     given = given | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
-    separate = environment is not None
-    return subprocess.Popen(
-        command, env=given, stdout=output, stderr=output, preexec_fn=dying_with_this_process(), start_new_session=separate
-    )  # fmt: skip
+    how = {"env": given, "start_new_session": environment is not None, "preexec_fn": dying_with_this_process()}
+    return subprocess.Popen(command, stdout=output, stderr=output, **how)
 
 
 def _ask(words: list[str], output, threads: int | None, environment: dict) -> socket.socket:

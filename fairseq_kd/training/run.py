@@ -55,9 +55,7 @@ class Training:
         return {"command": command, "inputs": self.inputs}
 
 
-def train(
-    folder, arguments: list[str], inputs: dict, max_update: int, label: str, threads: int | None = None
-) -> dict:
+def train(folder, arguments: list[str], inputs: dict, max_update: int, label: str, threads: int | None = None) -> dict:
     """One `Training` alone, with this number of threads (None: torch's default). See `train_side_by_side`."""
     return train_side_by_side([Training(Path(folder), arguments, inputs, max_update, label)], threads)[0]
 

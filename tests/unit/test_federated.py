@@ -344,6 +344,24 @@ def test_a_spec_that_cannot_be_run_is_refused(data_bin, parts, tmp_path, keys, m
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("nowhere", "nowhere is not a folder: give a data-bin"),
+        ("text.txt", "text.txt is not a folder: give a data-bin"),
+        ("empty", "empty has no training set for qaa-qab"),
+    ],
+)
+def test_a_transfer_set_that_is_no_data_bin_is_refused(data_bin, parts, tmp_path, name, reason):
+    (tmp_path / "text.txt").write_text("wu na kilo\n")
+    (tmp_path / "empty").mkdir()
+    keys = {"rounds": 1, "updates": 1, "server-kd": {"updates": 2, "transfer": str(tmp_path / name)}}
+    path = write_spec(tmp_path / "spec.yaml", data_bin, parts, **keys)
+    with pytest.raises(KDError, match=f"transfer in server-kd: .*{reason}"):
+        make_plan(load_spec(path), tmp_path / "out", cpu=True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_optimizer_kept_or_reset_and_late_clients_go_on_with_the_schedule(planned, start):
     """A client that was not drawn before has the weights of the round, and no state of the optimizer."""
     state = read_checkpoint(start / "global.pt")
@@ -359,9 +377,13 @@ def test_parts_with_different_dictionaries_are_refused(data_bin, parts, tmp_path
     lines = (other / "dict.qab.txt").read_text().splitlines()
     lines[3], lines[4] = lines[4], lines[3]
     (other / "dict.qab.txt").write_text("\n".join(lines) + "\n")
+    differ = r"the target dictionaries of .* and .*part2 differ: .* at index 7"
     path = write_spec(tmp_path / "spec.yaml", data_bin, [parts[0], other], rounds=1, updates=1)
-    with pytest.raises(KDError, match=r"the target dictionaries of .* and .*part2 differ: .* at index 7"):
+    with pytest.raises(KDError, match=differ):
         make_plan(load_spec(path), tmp_path / "out", cpu=True)
+    keys = {"rounds": 1, "updates": 1, "server-kd": {"updates": 2, "transfer": str(other)}}
+    with pytest.raises(KDError, match=f"transfer in server-kd: {differ}"):
+        make_plan(load_spec(write_spec(tmp_path / "spec.yaml", data_bin, parts, **keys)), tmp_path / "out", cpu=True)
 
 
 def test_keys_on_the_command_line_replace_those_of_the_spec(data_bin, parts, tmp_path):
