@@ -97,13 +97,13 @@ def _check_trainings(spec: Spec, data: Path, languages, cpu: bool) -> None:
     check_without_teacher(f"{spec.path}: common or student", options)
     _parse(f"{spec.path}: common or student", client_arguments(data, languages, options, spec.values, 1, cpu=cpu))
     if spec["server-kd"] is not None:
-        _check_transfer(f"{spec.path}: transfer in server-kd:", spec["server-kd"]["transfer"], data, languages)
+        _check_transfer(f"{spec.path}: transfer in server-kd", spec["server-kd"]["transfer"], data, languages)
         words = server_arguments(languages, spec.values, ["TEACHER"], 1, cpu=cpu)
         _parse(f"{spec.path}: server-kd, common or student", words)
 
 
 def _check_transfer(where: str, transfer, data: Path, languages) -> None:
-    check_data_bin(transfer, where)
+    check_data_bin(transfer, f"{where}:")
     with prefixed_errors(where):
         if check_subset(transfer, "train", languages) is None:
             raise KDError(f"{transfer} has no training set for {'-'.join(languages)}: give a data-bin with one")
