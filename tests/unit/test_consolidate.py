@@ -65,9 +65,9 @@ def test_the_seed_is_that_of_the_student_and_of_the_choice_at_random(request_of,
     for seed in (1, 7):
         (tmp_path / str(seed)).mkdir()
         plan = plan_of(request_of(start="random", seed=seed), tmp_path / str(seed))
-        for kind in ("student", "select"):
-            (stage,) = (stage for stage in plan.stages.values() if stage.kind == kind)
-            assert given(stage)["seed"] == str(seed), kind
+        words = {kind: [given(s) for s in plan.stages.values() if s.kind == kind] for kind in ("student", "select")}
+        drawn = [one for one in words["select"] if one["by"] == "random"]
+        assert [one["seed"] for one in words["student"] + drawn] == [str(seed)] * 2
     assert "seed" not in consolidation_spec(request_of())[0]["factors"]  # specs of earlier versions stay the same
 
 
