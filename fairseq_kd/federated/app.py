@@ -33,12 +33,13 @@ client_app = ClientApp()
 
 @server_app.main()
 def serve(grid: Grid, context: Context) -> None:
-    """Do the rounds of the plan. A failure is also written to OUT/engine/failed.json."""
-    from fairseq_kd import register
+    """Do the rounds of the plan. A failure is also written to OUT/engine/failed.json.
+
+    The package is registered with fairseq: the import does that, and in a local run `cli.flower_program`.
+    """
     from fairseq_kd.federated.plan import read_plan
     from fairseq_kd.federated.serving import serve_rounds
 
-    register()
     plan = read_plan(context.run_config["plan"])
     engine = Path(plan["out"]) / "engine"
     write_record(engine / SERVER, {"pid": os.getpid()})

@@ -20,8 +20,8 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.preloaded import SERVER, start_python
 from fairseq_kd.federated import guard
 from fairseq_kd.federated.app_folder import write_app
-from fairseq_kd.federated.flower_program import MODULE, write_programs
 from fairseq_kd.federated.plan import drawn_clients
+from fairseq_kd.federated.programs import MODULE, write_programs
 
 HOST = "127.0.0.1"
 SECONDS_TO_START = 60

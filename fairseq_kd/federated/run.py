@@ -72,7 +72,7 @@ def make_start(plan: dict) -> None:
 
 def _run_engine(plan: dict, out: Path) -> None:
     from fairseq_kd.federated.engine import environment_of, running_engine
-    from fairseq_kd.federated.flower_program import PRELOADED
+    from fairseq_kd.federated.programs import PRELOADED
 
     folder = Path(plan["out"]) / "engine"
     environment = environment_of(folder)

@@ -1,15 +1,14 @@
-"""`python -m fairseq_kd.federated.flower_program NAME ARGUMENTS...` is the program NAME of Flower.
+"""Flower's programs as forks of one process that has loaded Flower, torch and fairseq (`cli.flower_program`).
 
-The engine starts Flower's programs as forks of one process that has loaded Flower, torch and fairseq. Flower starts
-further programs by their names, so the engine puts a folder with `write_programs` first on their search path.
+Flower starts further programs by their names, so the engine puts the folder of `write_programs` first on the search
+path.
 """
 
 import shlex
 import sys
-from importlib.metadata import distribution
 from pathlib import Path
 
-MODULE = "fairseq_kd.federated.flower_program"
+MODULE = "fairseq_kd.cli.flower_program"
 STARTED_BY_FLOWER = ("flower-superexec", "flwr-clientapp", "flwr-serverapp")
 PRELOADED = (  # what these programs, the app and the trainings of clients import
     "fairseq_kd",
@@ -29,14 +28,3 @@ def write_programs(folder: Path) -> None:
         path = folder / name
         path.write_text(PROGRAM.format(python=shlex.quote(sys.executable), module=MODULE, name=name), encoding="utf-8")
         path.chmod(0o755)
-
-
-def main(name: str, words: list[str]) -> None:
-    """Run the program as its own script does."""
-    (script,) = distribution("flwr").entry_points.select(group="console_scripts", name=name)
-    sys.argv = [name, *words]
-    sys.exit(script.load()())
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
