@@ -106,7 +106,7 @@ def _check_transfer(where: str, transfer, data: Path, languages) -> None:
     check_data_bin(transfer, f"{where}:")
     with prefixed_errors(where):
         if check_subset(transfer, "train", languages) is None:
-            raise KDError(f"{transfer} has no training set for {'-'.join(languages)}: give a data-bin with one")
+            raise KDError(f"{transfer} has no subset 'train' for {'-'.join(languages)}: give a data-bin with one")
         _same_dictionaries(data, [Path(transfer)], languages)
 
 

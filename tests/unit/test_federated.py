@@ -349,7 +349,7 @@ def test_a_spec_that_cannot_be_run_is_refused(data_bin, parts, tmp_path, keys, m
     [
         ("nowhere", "nowhere is not a folder: give a data-bin"),
         ("text.txt", "text.txt is not a folder: give a data-bin"),
-        ("empty", "empty has no training set for qaa-qab"),
+        ("empty", "empty has no subset 'train' for qaa-qab"),
     ],
 )
 def test_a_transfer_set_that_is_no_data_bin_is_refused(data_bin, parts, tmp_path, name, reason):
