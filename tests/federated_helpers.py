@@ -1,10 +1,13 @@
 """Parts of a data-bin, a spec of tiny models, and a grid in this process, for tests of federated runs."""
 
+import copy
 import shutil
 from pathlib import Path
 
 import numpy as np
 import yaml
+
+from fairseq_kd.federated.packing import ARRAYS, pack, unpack
 
 LANGUAGES = ("qaa", "qab")
 TINY = {
@@ -54,6 +57,8 @@ def write_spec(path: Path, data_bin, parts, **keys) -> Path:
 class LocalGrid:
     """A grid whose nodes answer in this process. answer(part, message) -> the reply, or None for no reply.
 
+    A node gets its weights one array per name, and answers so. Between server and node they are packed.
+
     The node of part N has the id 100 - N, so that the order of ids is not that of the parts.
     """
 
@@ -71,7 +76,12 @@ class LocalGrid:
             part = 100 - message.metadata.dst_node_id
             self.asked.append(part)
             message.metadata.__dict__["_message_id"] = name = f"message {len(self.asked)}"  # as flwr's HttpGrid does
+            message = copy.deepcopy(message)
+            if ARRAYS in message.content:
+                message.content = unpack(message.content)
             if (reply := self._answer(part, message)) is not None:
+                if reply.has_content() and ARRAYS in reply.content:
+                    reply.content = pack(reply.content)
                 self._replies[name] = reply
             names.append(name)
         return names

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from fairseq_kd.cli.user_dir import add_user_dir
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.paths import checkpoints_of
 
 
 def add_arguments(parser) -> None:
@@ -18,12 +19,9 @@ def run(args) -> None:
     """Write the mean, and print what it is made from."""
     from fairseq_kd.evaluation.average import soup
 
-    names = args.checkpoints.split(":")
-    if missing := [name for name in names if not Path(name).is_file()]:
-        raise KDError(f"{missing[0] or 'an empty name'} in {args.checkpoints} is not a file: give checkpoints that "
-                      "exist, joined by :")  # fmt: skip
+    paths = checkpoints_of(args.checkpoints, "A:B")
     trusted = [] if args.trust_checkpoint is None else [Path(args.trust_checkpoint)]
-    if args.trust_checkpoint is not None and args.trust_checkpoint not in names:
+    if args.trust_checkpoint is not None and Path(args.trust_checkpoint) not in paths:
         raise KDError(f"--trust-checkpoint {args.trust_checkpoint} is not one of {args.checkpoints}")
-    found = soup([Path(name) for name in names], args.out, trusted)
+    found = soup(paths, args.out, trusted)
     print(f"{args.out}: the mean of {', '.join(found)}")

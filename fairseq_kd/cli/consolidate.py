@@ -33,6 +33,8 @@ def add_arguments(parser) -> None:
         "of whose training set only the sources are used; or files of text (default own)",
     )
     parser.add_argument("--updates", type=int, required=True, metavar="N", help="updates of the student")
+    about = "of the student, and of --start random (default %(default)s)"
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help=about)
     parser.add_argument(
         "--sections", metavar="FILE", help="YAML file with sections of a study: common, student, kd, decode, ..."
     )
@@ -59,7 +61,7 @@ def run(args) -> int:
     out = Path(args.out).absolute()
     request = Consolidation(
         args.data_bin, tuple(args.models.split(":")), args.start, args.weights, _transfer(args.transfer), args.updates,
-        read_sections_file(args.sections),
+        read_sections_file(args.sections), args.seed,
     )  # fmt: skip
     content, no_soup = consolidation_spec(request)
     _check_out(out)

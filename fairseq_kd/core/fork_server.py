@@ -1,9 +1,9 @@
 """The process from which `fairseq_kd.core.preloaded` forks: it loads torch and fairseq, and never runs them.
 
 It forks one child per connection. The child does what `python -m MODULE` does, with the working directory, environment,
-standard streams and arguments of the process that asks; it loads the modules of this package itself. The child is
-killed when the connection is closed, and when the server ends. A request is refused when its environment differs from
-the server's, because libraries read the environment when they are loaded.
+standard streams and arguments of the process that asks; it loads the modules of this package itself, unless the server
+was told to load this package. The child is killed when the connection is closed, and when the server ends. A request is
+refused when its environment differs from the server's, because libraries read the environment when they are loaded.
 """
 
 import contextlib
@@ -19,18 +19,20 @@ import socket
 import sys
 import tempfile
 import warnings
+from importlib import import_module
 from importlib.util import find_spec
 
 from fairseq_kd.core.preloaded import MESSAGE_BYTES, SERVER, check_peer
-from fairseq_kd.core.process import die_with_parent
+from fairseq_kd.core.process import die_with_parent, run_and_leave
 
 # set by shells and Snakemake; no library reads them while it is loaded
 FREE = {"PWD", "OLDPWD", "SHLVL", "_", "TMPDIR", "TMP", "TEMP", "TEMPDIR", "CUDA_VISIBLE_DEVICES", SERVER}
 FREE |= {"FAIRSEQ_KD_KEEP_MEMORY"}
+PACKAGE = "fairseq_kd"
 
 
-def load() -> None:
-    """Load the libraries, and undo what the commands of fairseq do to logging when they are imported."""
+def load(modules: list[str]) -> None:
+    """Load the libraries and `modules`, and undo what the commands of fairseq do to logging when they are imported."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import fairseq_cli.preprocess
@@ -38,6 +40,11 @@ def load() -> None:
         import sacrebleu  # noqa: F401
         import sentencepiece  # noqa: F401
         import torch._dynamo  # noqa: F401 torch's optimizers load it
+
+        if PACKAGE in modules:
+            _forget(PACKAGE)  # its import after that of fairseq registers it
+        for name in modules:
+            import_module(name)
     _forget("fairseq_cli")
     logging.root.handlers.clear()
     gc.collect()
@@ -136,8 +143,8 @@ class Server:
             connection.close()
 
 
-def become(request: dict) -> None:
-    """Be `python -m MODULE ARGUMENTS...`."""
+def become(request: dict, registered: bool) -> None:
+    """Be `python -m MODULE ARGUMENTS...`. registered: whether this package is loaded, and stays so."""
     import numpy
     import torch
 
@@ -154,18 +161,25 @@ def become(request: dict) -> None:
     sys.orig_argv, sys.argv = [sys.executable, "-m", *request["words"]], ["-m", *arguments]
     if not sys.flags.safe_path:
         sys.path[0] = request["cwd"]
-    _forget("fairseq_kd")
-    if name.startswith("fairseq_kd."):  # it asks whether fairseq is loaded, and a new interpreter has not loaded it yet
+    if not registered:
+        _load_again(name)
+    run_and_leave(lambda: runpy.run_module(name, run_name="__main__", alter_sys=True))
+
+
+def _load_again(name: str) -> None:
+    """Load this package as a new interpreter does that runs the module `name`."""
+    _forget(PACKAGE)
+    if name.startswith(f"{PACKAGE}."):  # it asks whether fairseq is loaded, and a new interpreter has not loaded it yet
         fairseq = sys.modules.pop("fairseq")
         find_spec(name)  # imports the package
         sys.modules["fairseq"] = fairseq
-    runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
     interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks passes interrupts on
     given = dict(os.environ)
-    load()
-    asked = Server(socket.socket(fileno=int(sys.argv[1])), given).serve()
+    _, listening, *modules = sys.argv
+    load(modules)
+    asked = Server(socket.socket(fileno=int(listening)), given).serve()
     signal.signal(signal.SIGINT, interrupt)
-    become(asked)
+    become(asked, registered=PACKAGE in modules)

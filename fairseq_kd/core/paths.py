@@ -87,6 +87,18 @@ def listed(paths) -> list[str]:
     return [text] if Path(text).exists() else [path for path in text.split(os.pathsep) if path]
 
 
+def checkpoints_of(paths: str, what: str) -> list[Path]:
+    """The files in a text that joins them by ":". what: the option with this value, for the message.
+
+    Raises KDError for a name that is no file.
+    """
+    names = paths.split(os.pathsep)
+    if missing := [name for name in names if not Path(name).is_file()]:
+        raise KDError(f"{what} {paths}: {missing[0] or 'an empty name'} is not a file: give checkpoints that exist, "
+                      f"joined by {os.pathsep}")  # fmt: skip
+    return [Path(name) for name in names]
+
+
 def check_new_data_bin(path, what: str = "--out") -> None:
     """Raises KDError when fairseq could not read a data-bin written to `path`."""
     if os.pathsep in str(path):

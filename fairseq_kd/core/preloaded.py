@@ -25,12 +25,16 @@ SECONDS_TO_END = 0.25  # after an interrupt, as in the module subprocess
 
 
 @contextlib.contextmanager
-def preloaded_python(environment: dict | None = None, *, separate: bool = False) -> Iterator[dict]:
+def preloaded_python(
+    environment: dict | None = None, *, separate: bool = False, modules: tuple[str, ...] = ()
+) -> Iterator[dict]:
     """During the block a server runs; yields the environment in which processes find it.
 
     environment: that of the processes to start (default: the environment of this process, which gets the address of the
     server during the block). separate: the server gets a session of its own, and signals from a terminal do not reach
-    its processes. A server that is there already is used, and a system without the means starts none.
+    its processes. modules: what the server loads besides torch and fairseq; with "fairseq_kd" it also registers this
+    package with fairseq, and its processes begin with the modules of this package that it has loaded.
+    A server that is there already is used, and a system without the means starts none.
     """
     given = os.environ if environment is None else environment
     if SERVER in given or not _can_serve():
@@ -40,7 +44,7 @@ def preloaded_python(environment: dict | None = None, *, separate: bool = False)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
         listening.bind(f"\0{address}")
         listening.listen()
-        words = [sys.executable, "-m", "fairseq_kd.core.fork_server", str(listening.fileno())]
+        words = [sys.executable, "-m", "fairseq_kd.core.fork_server", str(listening.fileno()), *modules]
         server = subprocess.Popen(
             words, env=dict(given), pass_fds=[listening.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             preexec_fn=dying_with_this_process(), start_new_session=separate,
@@ -76,10 +80,19 @@ class ForkedPython:
         """The exit status, negative for a signal. Raises TimeoutError."""
         if self.returncode is None:
             self._connection.settimeout(timeout)
-            status = self._connection.recv(MESSAGE_BYTES)  # nothing: the server was killed, and its processes with it
+            status = b""  # the server was killed, and its processes with it
+            with contextlib.suppress(ConnectionError):
+                status = self._connection.recv(MESSAGE_BYTES)
             self.returncode = os.waitstatus_to_exitcode(int(status)) if status else -signal.SIGKILL
             self._connection.close()
         return self.returncode
+
+    def poll(self) -> int | None:
+        """The exit status, or None while the process runs."""
+        try:
+            return self.wait(0)
+        except BlockingIOError:
+            return None
 
     def send_signal(self, number: int) -> None:
         """Send a signal, unless the process has ended."""
@@ -97,31 +110,34 @@ def has_server() -> bool:
     return SERVER in os.environ
 
 
-def start_python(words: list[str], output=None, *, threads: int | None = None) -> ForkedPython | subprocess.Popen:
+def start_python(
+    words: list[str], output=None, *, threads: int | None = None, environment: dict | None = None
+) -> ForkedPython | subprocess.Popen:
     """Start `python -m WORDS...`, which the system ends when this process ends.
 
     output: descriptor for its standard output and error; None: those of this process. threads: of torch in the process;
-    None: as many as torch takes by itself.
+    None: as many as torch takes by itself. environment: of the process, which then gets no signals from a terminal
+    (default: the environment of this process).
     """
-    if has_server():
+    given = dict(os.environ) if environment is None else environment
+    if SERVER in given:
         try:
-            return ForkedPython(_ask(words, output, threads))
+            return ForkedPython(_ask(words, output, threads, given))
         except OSError as error:
             print(f"{words[0]} loads torch and fairseq itself: {error}", file=sys.stderr, flush=True)
     command = [sys.executable, "-m", *words]
-    environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
-    return subprocess.Popen(
-        command, env=environment, stdout=output, stderr=output, preexec_fn=dying_with_this_process()
-    )  # fmt: skip
+    given = given | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
+    how = {"env": given, "start_new_session": environment is not None, "preexec_fn": dying_with_this_process()}
+    return subprocess.Popen(command, stdout=output, stderr=output, **how)
 
 
-def _ask(words: list[str], output, threads: int | None) -> socket.socket:
+def _ask(words: list[str], output, threads: int | None, environment: dict) -> socket.socket:
     """The connection to the server, which has started the process. Raises OSError if it has not."""
-    request = {"words": words, "cwd": os.getcwd(), "environment": dict(os.environ), "threads": threads}
+    request = {"words": words, "cwd": os.getcwd(), "environment": environment, "threads": threads}
     descriptors = [0, 1, 2] if output is None else [0, output, output]
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        connection.connect(f"\0{os.environ[SERVER]}")
+        connection.connect(f"\0{environment[SERVER]}")
         check_peer(connection)
         socket.send_fds(connection, [json.dumps(request).encode()], descriptors)
         answer = connection.recv(MESSAGE_BYTES).decode()
@@ -153,3 +169,7 @@ def run_python(words: list[str]) -> int:
         process.kill()
         process.wait()
         raise
+
+
+if __name__ == "__main__":  # python -m fairseq_kd.core.preloaded MODULE ARGUMENTS...: the module as a fork
+    sys.exit(run_python(sys.argv[1:]))

@@ -1,5 +1,6 @@
 """Processes: how they end, children that must not outlive their parent, and work on lines in several processes."""
 
+import atexit
 import contextlib
 import ctypes
 import faulthandler
@@ -9,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
@@ -66,6 +67,27 @@ def _default_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_default_in_child)
+
+
+def run_and_leave(run: Callable[[], object]) -> NoReturn:
+    """In a fork of a process that has loaded libraries: run, and end with the status of `sys.exit`, 0 without it.
+
+    Exit functions run and output is written, as at each end, but the interpreter does not release its objects: that
+    copies the memory that the fork shares, and takes longer than many commands. Other ends (an exception, `sys.exit`
+    with a text) are those of the interpreter.
+    """
+    status = 0
+    try:
+        run()
+    except SystemExit as error:
+        if not isinstance(error.code, int | None):
+            raise
+        status = error.code or 0
+    threading._shutdown()  # waits for threads; this, and the next line, are what multiprocessing does in its forks
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status & 0xFF)
 
 
 def show_fatal_signals() -> None:

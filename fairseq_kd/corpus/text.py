@@ -43,6 +43,13 @@ def read_blocks(path, lines: int) -> Iterator[bytes]:
             yield ended
 
 
+def check_aligned(path, sentences: int, use: str) -> None:
+    """Raises KDError unless the plain text of a subset has a line per sentence. use: what cannot be done otherwise."""
+    if (lines := count_lines(path)) != sentences:
+        raise KDError(f"{path} has {lines:,} lines, the binary data next to it {sentences:,} sentences, so they are "
+                      f"not aligned and {use}; make the data-bin again")  # fmt: skip
+
+
 def count_lines(path) -> int:
     """The number of lines of a file. Raises KDError for a damaged compressed file."""
     count, last = 0, b"\n"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.paths import checkpoints_of
 from fairseq_kd.core.progress import Progress
 
 PATTERN = "checkpoint*.pt"
@@ -62,11 +63,7 @@ def _in_folder(folder) -> list[Path]:
 
 
 def _named(checkpoints) -> list[Path]:
-    names = str(checkpoints).split(os.pathsep)
-    if len(names) == 1 and not Path(names[0]).is_file():
+    if os.pathsep not in str(checkpoints) and not Path(checkpoints).is_file():
         raise KDError(f"--checkpoints {checkpoints} is not a folder: give the --save-dir of a training, or several "
                       "checkpoints joined by :")  # fmt: skip
-    if missing := [name for name in names if not Path(name).is_file()]:
-        raise KDError(f"--checkpoints {checkpoints}: {missing[0] or 'an empty name'} is not a file: give checkpoints "
-                      "that exist, joined by :")  # fmt: skip
-    return [Path(name) for name in names]
+    return checkpoints_of(str(checkpoints), "--checkpoints")

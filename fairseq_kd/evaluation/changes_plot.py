@@ -1,6 +1,4 @@
-"""A plot of the entry "changes": the shares gained, kept and lost with their intervals. The same input gives the same
-bytes.
-"""
+"""A plot of the entry "changes": the shares gained, kept and lost with their intervals."""
 
 import importlib.util
 import textwrap
@@ -8,16 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from fairseq_kd.artifacts.writing import ensure_writable_file, file_in_progress
+from fairseq_kd.artifacts.writing import ensure_writable_file, write_text
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.picture import COLOURS, picture, standing_alone
 from fairseq_kd.evaluation.changes import CLASSES
 
-# Okabe & Ito 2008, safe for colour-blind readers; the markers differ too
-LOOKS = {"gained": ("#009E73", "^"), "kept": ("#76808C", "o"), "lost": ("#D55E00", "v")}
-WIDTH, EMPTY_HEIGHT, ROW_HEIGHT = 5.5, 1.4, 0.5  # inches
+LOOKS = {"gained": (COLOURS[2], "^"), "kept": ("#76808C", "o"), "lost": (COLOURS[1], "v")}  # the markers differ too
+EMPTY_HEIGHT, ROW_HEIGHT = 1.7, 0.5  # inches
 APART = 0.22  # two shares of a group, in heights of a group
 WIDEST_LABEL = 24  # characters of a line
-SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "fairseq_kd", "text.parse_math": False}
 
 
 def check_plot(path) -> None:
@@ -55,16 +52,10 @@ def paint_changes(axes, groups: list[tuple[str, dict]]) -> None:
 
 def draw_changes(entries: list[dict], path) -> None:
     """Write the plot of entries "changes" as the SVG file `path`."""
-    import matplotlib
-    from matplotlib.figure import Figure
+    groups = groups_of(entries)
 
-    groups, path = groups_of(entries), Path(path)
-    with matplotlib.rc_context(SETTINGS), file_in_progress(path) as temporary:
-        figure = Figure(figsize=(WIDTH, EMPTY_HEIGHT + ROW_HEIGHT * len(groups)), layout="constrained")
-        axes = figure.subplots()
+    def paint(axes):
         paint_changes(axes, groups)
-        figure.suptitle(
-            f"by more than {entries[0]['threshold']:g} points of sentence chrF; 95 % intervals", size="medium"
-        )
-        figure.legend(loc="outside lower center", ncols=len(CLASSES))
-        figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
+        axes.set_title(f"by more than {entries[0]['threshold']:g} points of sentence chrF", size="medium")
+
+    write_text(path, standing_alone(picture("changes", paint, EMPTY_HEIGHT + ROW_HEIGHT * len(groups))))

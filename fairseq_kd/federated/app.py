@@ -1,7 +1,8 @@
 """`server_app` and `client_app` for Flower: the same in a local run and in a real federation.
 
 Run config of the server: `plan`, the path of plan.json. Node config of a client: `part` (its number from 1), `data`
-(its data-bin), `folder` (for its checkpoints), and `cpu` (true, where CUDA is not to be used).
+(its data-bin), `folder` (for its checkpoints), `cpu` (true, where CUDA is not to be used), and `threads` (of its
+trainings; as many as torch takes by itself where it is not given).
 """
 
 import json
@@ -9,7 +10,7 @@ import os
 import time
 from pathlib import Path
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
@@ -17,8 +18,9 @@ from fairseq_kd.artifacts.records import read_record, write_record
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.preloaded import start_python
 from fairseq_kd.federated.arrays import load_arrays
-from fairseq_kd.federated.collect import ARRAYS, CONFIG, METRICS
+from fairseq_kd.federated.collect import CONFIG, METRICS
 from fairseq_kd.federated.jobs import TRAINED, job_of, prepare_job
+from fairseq_kd.federated.packing import ARRAYS, packed, unpack
 
 WORKER = "fairseq_kd.cli.federated_client"
 ABOUT, LOG = "about.json", "client.log"
@@ -33,7 +35,7 @@ client_app = ClientApp()
 def serve(grid: Grid, context: Context) -> None:
     """Do the rounds of the plan. A failure is also written to OUT/engine/failed.json.
 
-    The package is registered with fairseq: the import in a process that is no command of ours does that.
+    The package is registered with fairseq: the import does that, and in a local run `cli.flower_program`.
     """
     from fairseq_kd.federated.plan import read_plan
     from fairseq_kd.federated.serving import serve_rounds
@@ -73,10 +75,9 @@ def train(message: Message, context: Context) -> Message:
     begun, node, config = time.monotonic(), context.node_config, message.content[CONFIG]
     about = _about(node, config["timeout"])
     job = job_of(config, int(node["part"]), node["data"], about["languages"], bool(node.get("cpu", False)))
-    arrays = {name: array.numpy() for name, array in message.content[ARRAYS].items()}
+    arrays = {name: array.numpy() for name, array in unpack(message.content)[ARRAYS].items()}
     path = prepare_job(node["folder"], job, arrays)
     _work(node, [str(path)], config["timeout"])
-    new = load_arrays(path.with_name(TRAINED))
     numbers = MetricRecord(
         {
             "num-examples": about[config["weights-by"]],
@@ -85,8 +86,7 @@ def train(message: Message, context: Context) -> Message:
             "seconds": round(time.monotonic() - begun, 1),
         }
     )
-    record = ArrayRecord({name: Array(value) for name, value in new.items()})
-    return Message(RecordDict({ARRAYS: record, METRICS: numbers}), reply_to=message)
+    return Message(packed(load_arrays(path.with_name(TRAINED)), {METRICS: numbers}), reply_to=message)
 
 
 def _about(node: dict, timeout: float) -> dict:
@@ -102,7 +102,7 @@ def _work(node: dict, words: list[str], timeout: float) -> None:
     """Run the worker. Raises KDError with the end of its log when it fails, or takes longer than `timeout` seconds."""
     log = Path(node["folder"]) / LOG
     with open(log, "ab") as output:
-        process = start_python([WORKER, *words], output.fileno())
+        process = start_python([WORKER, *words], output.fileno(), threads=node.get("threads"))
         try:
             status = process.wait(timeout)
         except Exception as error:  # TimeoutError, or that of subprocess

@@ -25,7 +25,9 @@ LAST = Path("checkpoints") / "checkpoint_last.pt"
 
 
 def do_job(path) -> None:
-    """Train as the job says, or continue, and write trained.npz and train.json."""
+    """Train as the job says, or continue, with the threads of this process, and write trained.npz and train.json."""
+    from torch import get_num_threads
+
     from fairseq_kd.inference.checkpoint import read_checkpoint
     from fairseq_kd.training.run import train
 
@@ -39,7 +41,8 @@ def do_job(path) -> None:
     if job["mu"] > 0:
         words += ["--proximal-mu", str(job["mu"]), "--proximal-weights", str(start)]
     updates = job["round"] * job["values"]["updates"]
-    train(here, words, {"start": sha256_file(start)}, updates, f"client {job['part']}, round {job['round']}")
+    label = f"client {job['part']}, round {job['round']}"
+    train(here, words, {"start": sha256_file(start)}, updates, label, threads=get_num_threads())
     model = read_checkpoint(here / LAST)["model"]
     save_arrays(here / TRAINED, to_arrays(model, job["shared"]))
     start.unlink()

@@ -4,13 +4,14 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.app import Message, MetricRecord
 from flwr.serverapp import Grid
 
 from fairseq_kd.federated.arrays import Arrays, BadWeights, check_arrays
+from fairseq_kd.federated.packing import ARRAYS, unpack
 
 SECONDS_BETWEEN_LOOKS = 0.2
-ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
+CONFIG, METRICS = "config", "metrics"
 ANSWERED = ("num-examples", "sentences", "updates", "seconds")
 
 
@@ -98,23 +99,18 @@ def _take(part: int, reply: Message, check, found: Collected) -> None:
 
 
 def payload(message: Message) -> int:
-    """Bytes of all arrays of a message, as Flower serialises them."""
+    """Bytes of all arrays of a packed message, as Flower serialises them."""
     return sum(len(array.data) for record in message.content.array_records.values() for array in record.values())
 
 
 def arrays_of(message: Message) -> Arrays:
-    """The arrays of a message. Raises BadWeights when it has none."""
-    record = message.content.get(ARRAYS)
-    if not isinstance(record, ArrayRecord):
-        raise BadWeights("its reply holds no weights")
-    try:
-        return {name: array.numpy() for name, array in record.items()}
-    except (TypeError, ValueError) as error:
-        raise BadWeights(f"its weights cannot be read ({error})") from error
+    """The arrays of an unpacked message."""
+    return {name: array.numpy() for name, array in message.content[ARRAYS].items()}
 
 
 def check_reply(message: Message, wanted: Arrays) -> None:
-    """Raises BadWeights unless the reply to a training has weights like `wanted`, and the numbers in ANSWERED."""
+    """Unpack the reply to a training. Raises BadWeights unless it has weights like `wanted`, and ANSWERED."""
+    message.content = unpack(message.content)
     check_arrays(arrays_of(message), wanted)
     metrics = message.content.get(METRICS)
     if not isinstance(metrics, MetricRecord) or set(metrics) != set(ANSWERED):

@@ -15,11 +15,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from fairseq_kd.core.cores import usable_cores
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.core.preloaded import SERVER
-from fairseq_kd.core.process import dying_with_this_process
+from fairseq_kd.core.preloaded import SERVER, start_python
 from fairseq_kd.federated import guard
 from fairseq_kd.federated.app_folder import write_app
+from fairseq_kd.federated.plan import drawn_clients
+from fairseq_kd.federated.programs import MODULE, write_programs
 
 HOST = "127.0.0.1"
 SECONDS_TO_START = 60
@@ -27,12 +29,14 @@ SETTINGS = {  # no telemetry, no look for updates; how often a process looks for
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.25",
     "GRPC_VERBOSITY": "error",  # this one and the next are what Flower sets itself: forks need one environment
     "BROWSER_USE_SETUP_LOGGING": "false",
     "NO_COLOR": "1",
 }
 LOG_LINES = 5
+PROGRAMS = "bin"  # in OUT/engine
+SUBMISSION = "submission"  # the log of flwr run
 
 
 def free_ports(count: int) -> list[int]:
@@ -52,12 +56,9 @@ class Engine:
 
     def start(self, name: str, program: str, *words: str) -> None:
         """Start a program of Flower, which writes to NAME.log."""
-        command = [str(Path(sys.executable).with_name(program)), *words]
         with open(self.folder / f"{name}.log", "ab") as log:
-            self._processes[name] = subprocess.Popen(
-                command, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True, preexec_fn=dying_with_this_process(),
-            )  # fmt: skip
+            command = [MODULE, program, *words]
+            self._processes[name] = start_python(command, log.fileno(), environment=self._environment)
 
     def ended(self) -> list[str]:
         """The names of the processes that have ended."""
@@ -74,15 +75,14 @@ class Engine:
 
     def submit(self, app: Path) -> None:
         """Start the run. Raises KDError when Flower refuses it."""
-        command = [str(Path(sys.executable).with_name("flwr")), "run", str(app), "here"]
-        how = {"env": self._environment, "text": True, "capture_output": True, "stdin": subprocess.DEVNULL}
+        self.start(SUBMISSION, "flwr", "run", str(app), "here")
+        process = self._processes.pop(SUBMISSION)
         try:
-            found = subprocess.run(command, timeout=SECONDS_TO_START, preexec_fn=dying_with_this_process(), **how)
-        except subprocess.TimeoutExpired as error:
+            status = process.wait(SECONDS_TO_START)
+        except (TimeoutError, subprocess.TimeoutExpired) as error:
             raise KDError(f"flwr run {app} has not ended within {SECONDS_TO_START} seconds") from error
-        if found.returncode != 0:
-            said = " ".join((found.stdout + found.stderr).split())[-500:]
-            raise KDError(f"flwr run {app} ended with status {found.returncode}: {said}")
+        if status != 0:
+            raise KDError(f"flwr run {app} ended with status {status}: {self.end_of_log(SUBMISSION)}")
 
     def end_of_log(self, name: str) -> str:
         """The last lines of NAME.log as one line, for a message."""
@@ -101,9 +101,14 @@ def environment_of(folder: Path) -> dict:
 
     It names no server of loaded processes: that of a study has another environment, and would refuse each process.
     """
-    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"  # Flower starts its own
+    programs = f"{folder / PROGRAMS}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     own = {"PATH": programs, "FLWR_HOME": str(folder / "home"), guard.MARK: secrets.token_hex(16)}
     return {name: value for name, value in os.environ.items() if name != SERVER} | SETTINGS | own
+
+
+def threads_per_client(plan: dict) -> int:
+    """The share of the cores for the training of each client of a round: they run at the same time."""
+    return max(1, usable_cores() // drawn_clients(plan["clients"], plan["spec"]["fraction"]))
 
 
 @contextlib.contextmanager
@@ -115,6 +120,7 @@ def running_engine(folder: Path, plan_file: Path, plan: dict, environment: dict)
     """
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "lost").mkdir(parents=True)
+    write_programs(folder / PROGRAMS)
     word = environment[guard.MARK]
     port, *others = free_ports(1 + plan["clients"])
     engine = Engine(folder, environment)
@@ -127,6 +133,7 @@ def running_engine(folder: Path, plan_file: Path, plan: dict, environment: dict)
         engine.start("superlink", "flower-superlink", *where, str(port), "--disable-runtime-dependency-installation")
         for number, (part, own) in enumerate(zip(plan["parts"], others, strict=True), start=1):
             node = {"part": number, "data": part, "folder": f"{plan['out']}/clients/{number}", "cpu": plan["cpu"]}
+            node["threads"] = threads_per_client(plan)
             words = " ".join(f"{name}={json.dumps(value)}" for name, value in node.items())
             words = ("--superlink", f"{HOST}:{port}", "--node-config", words)
             engine.start(f"client{number}", "flower-supernode", *where, str(own), *words)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from fairseq_kd.artifacts.data_bin import check_subset
 from fairseq_kd.artifacts.data_bin_check import read_dictionary
 from fairseq_kd.artifacts.hashes import data_files, data_hashes, dictionary_hash, sha256_file
 from fairseq_kd.artifacts.records import read_record
@@ -96,9 +97,17 @@ def _check_trainings(spec: Spec, data: Path, languages, cpu: bool) -> None:
     check_without_teacher(f"{spec.path}: common or student", options)
     _parse(f"{spec.path}: common or student", client_arguments(data, languages, options, spec.values, 1, cpu=cpu))
     if spec["server-kd"] is not None:
-        check_data_bin(spec["server-kd"]["transfer"], f"{spec.path}: transfer in server-kd:")
+        _check_transfer(f"{spec.path}: transfer in server-kd", spec["server-kd"]["transfer"], data, languages)
         words = server_arguments(languages, spec.values, ["TEACHER"], 1, cpu=cpu)
         _parse(f"{spec.path}: server-kd, common or student", words)
+
+
+def _check_transfer(where: str, transfer, data: Path, languages) -> None:
+    check_data_bin(transfer, f"{where}:")
+    with prefixed_errors(where):
+        if check_subset(transfer, "train", languages) is None:
+            raise KDError(f"{transfer} has no subset 'train' for {'-'.join(languages)}: give a data-bin with one")
+        _same_dictionaries(data, [Path(transfer)], languages)
 
 
 def _parse(where: str, words: list[str]) -> None:

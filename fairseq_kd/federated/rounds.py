@@ -18,6 +18,7 @@ from fairseq_kd.federated import strategies
 from fairseq_kd.federated.arrays import load_arrays, save_arrays
 from fairseq_kd.federated.collect import METRICS, ChosenNodes, arrays_of, check_reply, collect, payload
 from fairseq_kd.federated.messages import train_config
+from fairseq_kd.federated.packing import pack
 from fairseq_kd.federated.plan import drawn_clients
 from fairseq_kd.federated.score import score
 from fairseq_kd.federated.server_kd import distil
@@ -90,6 +91,8 @@ class Round:
         state = read_checkpoint(self.before / GLOBAL)
         arrays = to_arrays(state["model"], self.shared)
         strategy, messages = self._configure(grid, nodes, arrays)
+        for message in messages.values():
+            message.content = pack(message.content)
         sent = sum(map(payload, messages.values()))
         found = collect(grid, messages, self.spec["timeout"], lambda reply: check_reply(reply, arrays), lost)
         self._check_failures(found, len(messages))

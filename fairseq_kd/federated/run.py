@@ -72,10 +72,12 @@ def make_start(plan: dict) -> None:
 
 def _run_engine(plan: dict, out: Path) -> None:
     from fairseq_kd.federated.engine import environment_of, running_engine
+    from fairseq_kd.federated.programs import PRELOADED
 
     folder = Path(plan["out"]) / "engine"
     environment = environment_of(folder)
-    forks = preloaded_python(environment, separate=True) if plan["cpu"] else contextlib.nullcontext(environment)
+    how = {"separate": True, "modules": PRELOADED}
+    forks = preloaded_python(environment, **how) if plan["cpu"] else contextlib.nullcontext(environment)
     with forks as environment, running_engine(folder, Path(plan["out"]) / FILE, plan, environment) as engine:
         _follow(plan, engine, out)
 

@@ -18,7 +18,7 @@ from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.corpus.binarise import ORIGIN, count_unknown
 from fairseq_kd.corpus.subword import KINDS, load_subword_models, not_adopted
-from fairseq_kd.corpus.text import count_lines, read_raw_lines, write_lines
+from fairseq_kd.corpus.text import check_aligned, read_raw_lines, write_lines
 from fairseq_kd.inference.opening import infer_languages, open_data
 from fairseq_kd.noise.operations import BLOCK_LINES, NoiseOptions
 from fairseq_kd.noise.side import SIDES, NoisySide
@@ -154,7 +154,7 @@ def _write_noisy(data_bin, folder: Path, names: list[str], lang: str, noisy: Noi
     progress = Progress(f"noise in {prefixes[0]}", sum(map(len, datasets)), "sentences")
     raw = _raw(data_bin, names, lang)
     for name in raw:
-        _check_aligned(Path(data_bin) / name, sum(map(len, datasets)))
+        check_aligned(Path(data_bin) / name, sum(map(len, datasets)), "cannot get the same noise")
     old_text = read_raw_lines(Path(data_bin) / raw[0]) if raw else None
     written, text = [], []
     for prefix, dataset in zip(prefixes, datasets, strict=True):
@@ -174,14 +174,6 @@ def _write_noisy(data_bin, folder: Path, names: list[str], lang: str, noisy: Noi
         (folder / "raw").mkdir(exist_ok=True)
         write_lines(folder / raw[0], text)
     return written + raw
-
-
-def _check_aligned(path: Path, sentences: int) -> None:
-    if (lines := count_lines(path)) != sentences:
-        raise KDError(
-            f"{path} has {lines:,} lines, the binary data next to it {sentences:,} sentences, so they are not aligned "
-            "and cannot get the same noise; make the data-bin again"
-        )
 
 
 def _blocks(dataset, level: TokenLevel) -> Iterator[bytes]:

@@ -23,7 +23,7 @@ from fairseq_kd.core.paths import check_data_bin, check_new_data_bin
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.corpus.binarise import count_unknown
 from fairseq_kd.corpus.subword import KINDS, not_adopted, subword_decoder
-from fairseq_kd.corpus.text import count_lines, read_raw_lines
+from fairseq_kd.corpus.text import check_aligned, read_raw_lines
 from fairseq_kd.inference.opening import infer_languages, open_data
 from fairseq_kd.partition.dividing import Division, divide, settle, write_division
 from fairseq_kd.partition.labels import TRAIN, parse_domains, read_domains
@@ -206,11 +206,7 @@ def _write_raw(data_bin: Path, folder: Path, subset: str, pair, members: np.ndar
         name = f"raw/{subset}.{lang}"
         if not (data_bin / name).is_file():
             continue
-        if (lines := count_lines(data_bin / name)) != total:
-            raise KDError(
-                f"{data_bin / name} has {lines:,} lines, the binary data next to it {total:,} sentences, so they are "
-                "not aligned and cannot be divided in the same way; make the data-bin again"
-            )
+        check_aligned(data_bin / name, total, "cannot be divided in the same way")
         (folder / "raw").mkdir(exist_ok=True)
         (folder / name).unlink(missing_ok=True)  # a link to the whole text, which must stay as it is
         chosen = set(members.tolist())

@@ -102,7 +102,13 @@ def check_data_dictionaries(opened: Opened, data_bin) -> None:
 
 def _configure(path, state, data_bin, folder, languages) -> tuple[str, str]:
     """Set the folder of the dictionaries in `state`; return (source, target)."""
-    if languages is None and recorded_languages(state["cfg"].task) is None:
+    recorded = recorded_languages(state["cfg"].task)
+    if languages is not None and recorded not in (None, languages):
+        raise KDError(
+            f"--source-lang {languages[0]} --target-lang {languages[1]} have no effect: {path} translates "
+            f"{'-'.join(recorded)}; leave them out"
+        )
+    if languages is None and recorded is None:
         languages = infer_languages(data_bin)
     return configure_any_task(path, state, folder, languages, OPTION)
 

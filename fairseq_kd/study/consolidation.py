@@ -12,10 +12,13 @@ from pathlib import Path
 from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.inputs import DATA_BIN_FILES
 from fairseq_kd.core.errors import KDError, prefixed_errors
+from fairseq_kd.core.paths import checkpoints_of
 from fairseq_kd.core.yaml_file import check_keys, read_yaml
+from fairseq_kd.study.factors import DEFAULTS
 from fairseq_kd.study.methods import BEST_MODEL, CHOSEN, SOUP
 from fairseq_kd.study.model_shapes import difference, is_student, training_options
 from fairseq_kd.study.new_spec import TRAINING, labels
+from fairseq_kd.study.sections import check_seed
 from fairseq_kd.study.teachers import TEACHERS
 from fairseq_kd.study.transfer import OWN, TEXT, TRANSFER, UNION
 
@@ -32,6 +35,7 @@ class Consolidation:
     models: paths of two or more checkpoints. start: one of STARTS, or the path of a checkpoint with which the student
     begins. weights: equal or adaptive. transfer: OWN, the path of a data-bin whose sources are used, or a list of files
     of text. updates: of the student. sections: options on top of the defaults, section -> options.
+    seed: of the student, and of the choice at random.
     """
 
     data_bin: str
@@ -41,17 +45,17 @@ class Consolidation:
     transfer: object
     updates: int
     sections: dict
+    seed: int = DEFAULTS["seed"]
 
     def __post_init__(self):
         if len(self.models) < 2:
             raise KDError(f"--models {':'.join(self.models)}: give two or more checkpoints, joined by :")
-        if missing := [path for path in self.models if not Path(path).is_file()]:
-            raise KDError(f"--models: {missing[0] or 'an empty name'} is not a file: give checkpoints that exist, "
-                          "joined by :")  # fmt: skip
+        checkpoints_of(os.pathsep.join(self.models), "--models")
         if self.start not in STARTS and not Path(self.start).is_file():
             raise KDError(f"--start {self.start} is no file: give {', '.join(STARTS)} or a checkpoint")
         if self.updates < 1:
             raise KDError(f"--updates {self.updates}: must be at least 1")
+        check_seed("consolidate", "--seed", self.seed)
 
 
 def read_sections_file(path) -> dict:
@@ -82,6 +86,7 @@ def consolidation_spec(request: Consolidation) -> tuple[dict, str | None]:
         student = training_options(begun)
     data_bin, how, decode = _transferred(request)
     init = {"init": [_init(request.start)]} if request.start in STARTS else {}
+    seed = {} if request.seed == DEFAULTS["seed"] else {"seed": [request.seed]}
     begins = {} if init else {"finetune-from-model": os.path.abspath(request.start)}
     methods = [BEST_MODEL, *([] if why else [SOUP]), ENSEMBLE, CONSOLIDATED]
     warm_up = {"warmup-updates": min(TRAINING["warmup-updates"], max(1, request.updates // 10))}
@@ -94,7 +99,7 @@ def consolidation_spec(request: Consolidation) -> tuple[dict, str | None]:
         "student": student | begins,
         "budget": {"student": request.updates},
         "decode": decode,
-        "factors": factors | init | {"teacher-weights": [request.weights], TRANSFER: [how]},
+        "factors": factors | init | seed | {"teacher-weights": [request.weights], TRANSFER: [how]},
         "claims": [f"{CONSOLIDATED} > {method} by bleu" for method in methods[:-1]],
     }
     content |= {name: content.get(name, {}) | options for name, options in request.sections.items()}

@@ -35,6 +35,7 @@ def write_outcome(plan: Plan, work: Path, out: Path, request: Consolidation, no_
         "weights": request.weights,
         "transfer": request.transfer,
         "updates": request.updates,
+        "seed": request.seed,
         "no_soup": no_soup,
         "selections": _selections(plan, work),
         "rows": rows,

@@ -55,9 +55,9 @@ class Training:
         return {"command": command, "inputs": self.inputs}
 
 
-def train(folder, arguments: list[str], inputs: dict, max_update: int, label: str) -> dict:
-    """One `Training` alone, with as many threads as torch takes. See `train_side_by_side`."""
-    return train_side_by_side([Training(Path(folder), arguments, inputs, max_update, label)])[0]
+def train(folder, arguments: list[str], inputs: dict, max_update: int, label: str, threads: int | None = None) -> dict:
+    """One `Training` alone, with this number of threads (None: torch's default). See `train_side_by_side`."""
+    return train_side_by_side([Training(Path(folder), arguments, inputs, max_update, label)], threads)[0]
 
 
 def train_side_by_side(trainings: list[Training], threads: int | None = None) -> list[dict]:

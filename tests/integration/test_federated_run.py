@@ -5,10 +5,13 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import assert_user_error
-from federated_helpers import write_parts, write_spec
+from federated_helpers import LANGUAGES, TINY, LocalGrid, write_parts, write_spec
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
 from process_helpers import Process, run_kd, run_python
 
 from fairseq_kd.artifacts.records import read_record, write_record
@@ -16,14 +19,17 @@ from fairseq_kd.core.preloaded import preloaded_python
 from fairseq_kd.federated import guard
 from fairseq_kd.federated.arrays import load_arrays
 from fairseq_kd.federated.client import do_job
+from fairseq_kd.federated.collect import METRICS
 from fairseq_kd.federated.jobs import TRAINED, job_of, prepare_job, round_folder
 from fairseq_kd.federated.messages import train_config
+from fairseq_kd.federated.packing import ARRAYS
 from fairseq_kd.federated.plan import make_plan
-from fairseq_kd.federated.rounds import GLOBAL, RECORD, folder_of
+from fairseq_kd.federated.rounds import GLOBAL, RECORD, folder_of, run_rounds
 from fairseq_kd.federated.spec import load_spec
 from fairseq_kd.federated.start import write_start
 from fairseq_kd.federated.training import client_arguments, training_options
 from fairseq_kd.federated.weights import to_arrays
+from fairseq_kd.training.arguments import training_arguments
 from fairseq_kd.training.run import train
 
 ALL = bool(os.environ.get("FAIRSEQ_KD_FAULTS"))  # `make faults`
@@ -82,6 +88,45 @@ def test_one_client_is_a_plain_training_update_by_update(plan_of, server, monkey
         assert (value == second[name]).all(), name
     assert not all((first[name] == second[name]).all() for name in plain)
     assert not (round_folder(tmp_path / "client", 1) / "start.pt").exists()
+
+
+def moved_by(part: int, message) -> Message:
+    """A client that adds 0.01 · its part to every weight, in place of a training."""
+    arrays = {name: array.numpy() + np.float32(0.01 * part) for name, array in message.content[ARRAYS].items()}
+    numbers = {"num-examples": 100 * part, "sentences": 100 * part, "updates": UPDATES, "seconds": 1.0}
+    record = ArrayRecord({name: Array(value) for name, value in arrays.items()})
+    return Message(RecordDict({ARRAYS: record, METRICS: MetricRecord(numbers)}), reply_to=message)
+
+
+def test_server_kd_is_a_kd_word_training_from_the_mean_with_the_clients_models_as_teachers(
+    data_bin, parts, server, monkeypatch, tmp_path
+):
+    """After one round of two clients: the same command by hand, from a mean that is worked by hand."""
+    monkeypatch.setattr(os, "environ", server)
+    for name in ("_run_id", "_node_id", "_task_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+    distillation = {"updates": 3, "transfer": str(data_bin), "kd-weight": 0.7, "teacher-temperature": 2.0}
+    keys = {"rounds": 1, "updates": UPDATES, "evaluate": {"every": 0}, "server-kd": distillation}
+    out, grid = tmp_path / "run", LocalGrid(2, moved_by)
+    plan = make_plan(load_spec(write_spec(tmp_path / "s.yaml", data_bin, parts[:2], **keys)), out, cpu=True)
+    write_record(folder_of(out, 0) / RECORD, write_start(plan, folder_of(out, 0)))
+    start = torch.load(folder_of(out, 0) / GLOBAL)
+    (_, record) = run_rounds(grid, plan, grid.nodes)
+    assert record["updates"] == 2 * UPDATES + 3 and not (folder_of(out, 1) / "server-kd").exists()
+    found = torch.load(folder_of(out, 1) / GLOBAL)["model"]
+
+    shifts = {"one.pt": 0.01, "two.pt": 0.02, "mean.pt": (1 * 0.01 + 2 * 0.02) / 3}
+    for name, shift in shifts.items():
+        torch.save(start | {"model": {key: value + shift for key, value in start["model"].items()}}, tmp_path / name)
+    options = TINY | {"seed": 2, "criterion": "kd_word", "kd-weight": 0.7, "teacher-temperature": 2.0}
+    options |= {"teacher": f"{tmp_path}/one.pt:{tmp_path}/two.pt", "finetune-from-model": tmp_path / "mean.pt"}
+    options |= {"max-update": 3, "disable-validation": True}
+    words = training_arguments(data_bin, *LANGUAGES, options, cpu=True)
+    expected = torch.load(train(tmp_path / "by-hand", words, {}, 3, "by hand")["checkpoint"])["model"]
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-4, msg=name)
+    mean = {name: value + shifts["mean.pt"] for name, value in start["model"].items()}
+    assert max((found[name] - value).abs().max() for name, value in mean.items()) > 1e-3  # it has trained
 
 
 def processes_of(folder: Path) -> list[int]:

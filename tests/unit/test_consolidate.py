@@ -61,6 +61,16 @@ def test_the_study_has_the_student_and_its_rivals_and_the_student_has_the_option
     assert words["finetune-from-model"].endswith("/teacher.pt") and words["warmup-updates"] == "1"
 
 
+def test_the_seed_is_that_of_the_student_and_of_the_choice_at_random(request_of, tmp_path):
+    for seed in (1, 7):
+        (tmp_path / str(seed)).mkdir()
+        plan = plan_of(request_of(start="random", seed=seed), tmp_path / str(seed))
+        words = {kind: [given(s) for s in plan.stages.values() if s.kind == kind] for kind in ("student", "select")}
+        drawn = [one for one in words["select"] if one["by"] == "random"]
+        assert [one["seed"] for one in words["student"] + drawn] == [str(seed)] * 2
+    assert "seed" not in consolidation_spec(request_of())[0]["factors"]  # specs of earlier versions stay the same
+
+
 def test_models_of_other_shapes_teach_if_the_start_is_named_and_have_no_mean(request_of, models, tmp_path):
     content, why = consolidation_spec(request_of("a b deep", start=models["b"]))
     assert content["student"]["finetune-from-model"] == models["b"] and "init" not in content["factors"]
@@ -118,9 +128,10 @@ def test_the_result_names_every_model_the_winner_and_the_tests(models, data_bin,
 
 WRONG = [
     (["--models", "{a}"], "give two or more checkpoints, joined by :"),
-    (["--models", "{a}:nowhere.pt"], "--models: nowhere.pt is not a file"),
+    (["--models", "{a}:nowhere.pt"], "--models {a}:nowhere.pt: nowhere.pt is not a file: give checkpoints that exist"),
     (["--start", "first"], "--start first is no file: give best-score, lowest-loss, largest, random or a checkpoint"),
     (["--updates", "0"], "--updates 0: must be at least 1"),
+    (["--seed", "-1"], "consolidate: --seed has the value -1; seeds are whole numbers from 0"),
     (["--transfer", "own", "{a}"], "give own, one data-bin, or files of text"),
     (["--transfer", "nowhere.txt"], "--source-text {tmp}nowhere.txt is not there"),
     (["--sections", "{yaml}"], "unknown key 'factors' in the file; the nearest valid one is"),

@@ -16,8 +16,9 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.federated import rounds as of_rounds
 from fairseq_kd.federated import serving
 from fairseq_kd.federated.arrays import BadWeights, check_arrays, load_arrays, save_arrays
-from fairseq_kd.federated.collect import ARRAYS, CONFIG, METRICS
+from fairseq_kd.federated.collect import CONFIG, METRICS
 from fairseq_kd.federated.engine import environment_of
+from fairseq_kd.federated.packing import ARRAYS
 from fairseq_kd.federated.plan import make_plan
 from fairseq_kd.federated.report import draw, table
 from fairseq_kd.federated.rounds import complete_rounds, drawn, folder_of, run_rounds
@@ -127,8 +128,7 @@ def test_bytes_are_those_of_all_arrays_and_tied_weights_are_sent_once(planned):
         "decoder.output_projection.weight": "encoder.embed_tokens.weight",
     }
     values = sum(value.numel() for name, value in model.items() if name not in start["shared"])
-    count = len(model) - 2
-    assert record["bytes_sent"] == record["bytes_received"] == 3 * (4 * values + 128 * count)  # .npy has 128 bytes more
+    assert record["bytes_sent"] == record["bytes_received"] == 3 * (4 * values + 128)  # .npy has 128 bytes more
     assert record["updates"] == 15
 
 
@@ -344,6 +344,24 @@ def test_a_spec_that_cannot_be_run_is_refused(data_bin, parts, tmp_path, keys, m
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("nowhere", "nowhere is not a folder: give a data-bin"),
+        ("text.txt", "text.txt is not a folder: give a data-bin"),
+        ("empty", "empty has no subset 'train' for qaa-qab"),
+    ],
+)
+def test_a_transfer_set_that_is_no_data_bin_is_refused(data_bin, parts, tmp_path, name, reason):
+    (tmp_path / "text.txt").write_text("wu na kilo\n")
+    (tmp_path / "empty").mkdir()
+    keys = {"rounds": 1, "updates": 1, "server-kd": {"updates": 2, "transfer": str(tmp_path / name)}}
+    path = write_spec(tmp_path / "spec.yaml", data_bin, parts, **keys)
+    with pytest.raises(KDError, match=f"transfer in server-kd: .*{reason}"):
+        make_plan(load_spec(path), tmp_path / "out", cpu=True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_optimizer_kept_or_reset_and_late_clients_go_on_with_the_schedule(planned, start):
     """A client that was not drawn before has the weights of the round, and no state of the optimizer."""
     state = read_checkpoint(start / "global.pt")
@@ -359,9 +377,13 @@ def test_parts_with_different_dictionaries_are_refused(data_bin, parts, tmp_path
     lines = (other / "dict.qab.txt").read_text().splitlines()
     lines[3], lines[4] = lines[4], lines[3]
     (other / "dict.qab.txt").write_text("\n".join(lines) + "\n")
+    differ = r"the target dictionaries of .* and .*part2 differ: .* at index 7"
     path = write_spec(tmp_path / "spec.yaml", data_bin, [parts[0], other], rounds=1, updates=1)
-    with pytest.raises(KDError, match=r"the target dictionaries of .* and .*part2 differ: .* at index 7"):
+    with pytest.raises(KDError, match=differ):
         make_plan(load_spec(path), tmp_path / "out", cpu=True)
+    keys = {"rounds": 1, "updates": 1, "server-kd": {"updates": 2, "transfer": str(other)}}
+    with pytest.raises(KDError, match=f"transfer in server-kd: {differ}"):
+        make_plan(load_spec(write_spec(tmp_path / "spec.yaml", data_bin, parts, **keys)), tmp_path / "out", cpu=True)
 
 
 def test_keys_on_the_command_line_replace_those_of_the_spec(data_bin, parts, tmp_path):

@@ -47,7 +47,7 @@ os._exit(0)
 
 def test_threads_that_read_ahead_have_ended_before_the_interpreter_does():
     """And exit status, traceback, the one line of a user error and the handlers of others are what they would be."""
-    result = run_python("-c", ENDINGS)
+    result = run_python("-c", ENDINGS, whole_end=True)
     statuses = {"good": 0, "status 3": 3, "error": 1, "user error": 2}
     expected = [
         line for case, status in statuses.items() for line in (f"{case}: at exit False", f"{case}: status {status}")

@@ -338,6 +338,7 @@ def test_bad_input_is_one_clear_error_and_nothing_is_written(pruned, joined, sep
     listed = tmp_path / "keep.txt"
     listed.write_text("w3\nno-such-token\n")
     (tmp_path / "other.pt").write_bytes(large.read_bytes())
+    recorded = [small, "--data", data, "--out", out]  # its languages are recorded
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "dict.qaa.txt").write_text("another 1\n")
     for words, message in (
@@ -352,6 +353,7 @@ def test_bad_input_is_one_clear_error_and_nothing_is_written(pruned, joined, sep
         ([large, "--data", joined, "--out", out, "--keep", listed], "'no-such-token' is in no dictionary"),
         ([large, "--data", joined, "--out", out, "--keep", tmp_path / "no"], "cannot be read (No such file"),
         ([large, "--data", joined, "--out", out, "--dictionaries", tmp_path], "dict.qaa.txt is not there"),
+        ([*recorded, "--source-lang", "qab", "--target-lang", "qaa"], "have no effect: "),
         ([large, "--data", tmp_path / "no", "--out", out], "is not a folder: give a data-bin"),
     ):
         refused(tmp_path, capsys, words, message)

@@ -96,12 +96,15 @@ class Finder:
         sides = {label(one): self.side(one, on) for wanted in groups for one in wanted}
         (first, seeds), *others = sides.items()
         for name, side in others:
-            if set(side) != set(seeds):
+            one_run = len(side) == len(seeds) == 1 and (None in side or None in seeds)  # a side without effect of seeds
+            if set(side) != set(seeds) and not one_run:
                 raise KDError(f"{self.quoted}: the two sides must have the same seeds, found {list(seeds)} for {first} "
                               f"and {list(side)} for {name}")  # fmt: skip
         for wanted in groups:
             self._check_distinct(wanted, sides)
-        return {name: tuple(side[seed] for seed in seeds) for name, side in sides.items()}
+        return {
+            name: tuple(side.get(seed) or next(iter(side.values())) for seed in seeds) for name, side in sides.items()
+        }
 
     def _check_distinct(self, wanted: list[dict], sides: dict) -> None:
         owners = {}
