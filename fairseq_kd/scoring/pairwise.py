@@ -2,7 +2,8 @@
 
 The n-grams of each text are counted once. Two texts a and b have
 
-    Σ over n-grams g of min(count of g in a, count of g in b) = Σ over g and k = 1, 2, ... of [count in a >= k] [count in b >= k]
+    Σ over n-grams g of min(count of g in a, count of g in b)
+        = Σ over n-grams g and k = 1, 2, ... of [count of g in a >= k] [count of g in b >= k]
 
 n-grams in common, so the matches of all pairs of many groups are one sparse matrix product of zeros and ones. A group
 of n texts with m characters each costs O(n m log(n m)) for the n-grams and at most O(n² m) for the product.
