@@ -131,8 +131,10 @@ class Pairs:
 
 def _ngrams(symbols: list[np.ndarray], owner: np.ndarray, group: np.ndarray, orders: int):
     """Yield (numbers that identify the n-grams of one group, owners), (T,) each, for n = 1 to `orders`."""
+    if len(owner) == 0:
+        return
     different, joined = np.unique(np.concatenate([*symbols, np.zeros(0, np.int64)]), return_inverse=True)
-    width, grams = max(len(different), 1), group[owner]
+    width, grams = len(different), group[owner]
     kinds = len(group)
     for order in range(orders):
         if kinds > 2**62 // (width * len(group)):  # the next number would not fit in 64 bits

@@ -26,16 +26,18 @@ class SecondModel:
 
         Raises KDError as `open_teachers` does, and for a model of other languages.
         """
-        open_task = {"open_task": lambda languages: open_data(data_bin, languages, first.subset)}
-        found = open_teachers(data_bin, paths, first.subset, inputs=first.inputs, **open_task, **how)
         languages = (first.task.cfg.source_lang, first.task.cfg.target_lang)
-        theirs = found.members[0].languages
-        if theirs not in (languages, languages[::-1]):
-            raise KDError(
-                f"{option} {paths} translates {'-'.join(theirs)}, the teacher {'-'.join(languages)}: give a model of "
-                "the same languages, in either direction"
-            )
-        return cls(found, theirs != languages, device)
+
+        def open_task(theirs):
+            if theirs not in (languages, languages[::-1]):
+                raise KDError(
+                    f"{option} {paths} translates {'-'.join(theirs)}, the teacher {'-'.join(languages)}: give a model "
+                    "of the same languages, in either direction"
+                )
+            return open_data(data_bin, theirs, first.subset)
+
+        found = open_teachers(data_bin, paths, first.subset, inputs=first.inputs, open_task=open_task, **how)
+        return cls(found, found.members[0].languages != languages, device)
 
     def describe(self) -> dict:
         """For the manifest."""

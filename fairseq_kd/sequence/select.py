@@ -16,6 +16,8 @@ from fairseq_kd.sequence.second_model import SecondModel
 from fairseq_kd.sequence.texts import Texts
 from fairseq_kd.teacher.ensemble import Teachers
 
+DECIMALS = 9  # of expected scores, so that rounding errors of a sum do not decide between equal ones
+
 
 class Selector(ABC):
     """Gives each hypothesis of a sentence a value; the largest one is chosen."""
@@ -70,7 +72,7 @@ class MinimumBayesRisk(Selector):
         weights = None
         if self.weights == "model":
             weights = [posterior(answer.hypotheses, self.lenpen) for answer in answers]
-        return [expected.tolist() for expected in self._pairwise.expected(groups, weights)]
+        return [expected.round(DECIMALS).tolist() for expected in self._pairwise.expected(groups, weights)]
 
     def describe(self) -> dict:
         """See `Selector`."""

@@ -10,10 +10,11 @@ import numpy as np
 
 from fairseq_kd.core.errors import KDError
 
-HUBER = 1.345  # standard deviations from which a pair loses weight: 95 % efficiency for normal errors
+HUBER = 1.345  # standard deviations from which a pair loses weight
+TUKEY = 4.685  # standard deviations from which a pair has no weight; both: 95 % efficiency for normal errors
 MAD = 1.4826  # standard deviation / median absolute deviation, of normal errors
 ROUNDING = 1 / 12
-ROUNDS = 50
+ROUNDS, FIRST_ROUNDS = 50, 15
 LEAST = 10  # pairs
 
 
@@ -39,8 +40,8 @@ class LengthModel:
 def fit_lengths(source: np.ndarray, target: np.ndarray) -> LengthModel:
     """Fit to the lengths (pairs,) of both sides, in tokens without EOS; pairs with an empty side do not count.
 
-    Iteratively reweighted least squares with Huber's weights; the scale is the median absolute deviation. Equal pairs
-    of lengths are one point with a weight, so time and memory do not grow with the number of pairs after that.
+    Iteratively reweighted least squares, with Huber's weights and then with Tukey's, which are 0 for outliers. The scale
+    is the median absolute deviation. Equal pairs of lengths are one point.
     Raises KDError for fewer than 10 pairs.
     """
     filled = (source > 0) & (target > 0)
@@ -52,12 +53,13 @@ def fit_lengths(source: np.ndarray, target: np.ndarray) -> LengthModel:
     points, counts = np.unique(np.stack([source[filled], target[filled]]), axis=1, return_counts=True)
     s, t = points.astype(np.float64)
     weights = counts / s  # the variance of a point is proportional to s
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
         intercept, slope = _line(s, t, weights)
         errors = np.abs(t - intercept - slope * s) / np.sqrt(s)
         sigma = MAD * _weighted_median(errors, counts)
-        bound = HUBER * np.sqrt(sigma**2 + ROUNDING / s)
-        weights = counts / s * np.minimum(1, bound / np.maximum(errors, bound))
+        errors = errors / np.sqrt(sigma**2 + ROUNDING / s)
+        tukey = (1 - np.minimum(errors / TUKEY, 1) ** 2) ** 2
+        weights = counts / s * (HUBER / np.maximum(errors, HUBER) if number < FIRST_ROUNDS else tukey)
     return LengthModel(float(intercept), float(slope), float(sigma**2), pairs)
 
 
