@@ -169,7 +169,7 @@ def test_a_quality_estimate_selects_and_filters(data_bin, teacher, tmp_path, n_b
     [
         (
             "short",
-            r"--qe .* must return one finite number per pair \(it returned numbers of shape \(1,\) for 120 pairs\)",
+            r"--qe .* must return .* per pair \(it returned numbers of shape \(1,\) for 120 pairs\)",
         ),
         ("infinite", r"must return one finite number per pair \(number 0 is inf\)"),
         ("words", r"must return one finite number per pair \(ValueError: .*good"),
@@ -258,6 +258,6 @@ def test_monolingual_text_has_mbr_and_no_closest(data_bin, teacher, tmp_path, co
     command += ["--nbest", "3", "--max-len-b", "20", "--out", str(tmp_path / "out")]
     assert main([*command, "--select", "mbr", "--max-length-deviation", "50", "--max-same-target", "1"]) == 0
     assert "is complete" in capsys.readouterr().out
-    assert {value == "" for _, _, value, _ in sum(groups(tmp_path / "out"), [])} == {False}
+    assert all(value != "" for group in groups(tmp_path / "out") for _, _, value, _ in group)
     assert main([*command, "--select", "closest"]) == 2
     assert "--select closest compares with gold targets" in capsys.readouterr().err

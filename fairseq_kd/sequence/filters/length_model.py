@@ -40,8 +40,8 @@ class LengthModel:
 def fit_lengths(source: np.ndarray, target: np.ndarray) -> LengthModel:
     """Fit to the lengths (pairs,) of both sides, in tokens without EOS; pairs with an empty side do not count.
 
-    Iteratively reweighted least squares, with Huber's weights and then with Tukey's, which are 0 for outliers. The scale
-    is the median absolute deviation. Equal pairs of lengths are one point.
+    Iteratively reweighted least squares, with Huber's weights and then with Tukey's, which are 0 for outliers. The
+    scale is the median absolute deviation. Equal pairs of lengths are one point.
     Raises KDError for fewer than 10 pairs.
     """
     filled = (source > 0) & (target > 0)
