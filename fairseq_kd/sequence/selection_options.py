@@ -120,7 +120,7 @@ def opusfilter_of(text: str) -> tuple[str, dict]:
 
 def _needs(user: str, used: bool, name: str, value) -> None:
     if used and value is None:
-        raise KDError(f"{user} needs {name}")
+        raise KDError(f"{user} needs {name}: give both, or neither")
     if value is not None and not used:
         raise KDError(f"{name} {value} has no effect without {user}")
 
