@@ -73,9 +73,10 @@ def add_filters(group, defaults: DecodeOptions) -> None:
     )
     group.add_argument(
         "--opusfilter",
-        action="append",
+        action="extend",
+        nargs="+",
         metavar="CLASS[:JSON]",
-        help="drop pairs that this filter of the package OpusFilter rejects; JSON: its parameters; can be repeated",
+        help="drop pairs that these filters of the package OpusFilter reject; JSON: the parameters of the filter",
     )
     group.add_argument("--min-qe", type=float, metavar="X", help="drop pairs whose number by --qe is below X")
     group.add_argument(
