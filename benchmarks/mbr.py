@@ -20,10 +20,10 @@ from statistics import median
 os.environ.setdefault("RAYON_NUM_THREADS", "1")  # of fastchrf
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from fairseq_kd.scoring.pairwise import Pairwise, sentence_metric  # noqa: E402
-from fairseq_kd.scoring.score import PLAIN  # noqa: E402
+from fairseq_kd.scoring.pairwise import Pairwise, sentence_metric
+from fairseq_kd.scoring.score import PLAIN
 
 
 def n_best(sentence: str, size: int, words: list[str], rng: random.Random) -> list[str]:

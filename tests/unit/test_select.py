@@ -92,6 +92,15 @@ def test_mbr_counts_samples_as_often_as_they_were_drawn_and_prefers_the_first_of
     assert [answer.chosen for answer in answers] == [1, 0]
 
 
+def test_rounding_errors_do_not_decide_between_equal_expected_scores():
+    texts = SimpleNamespace(post_process="none", target=str)
+    selector = MinimumBayesRisk(texts, "chrf", PLAIN, "uniform", 1.0)
+    selector._pairwise = SimpleNamespace(expected=lambda groups, weights: [np.array([0.3, 0.1 + 0.2])])
+    answer = Answer(0, [Hypothesis(np.array([at]), -1.0) for at in range(2)])
+    answer.choose(selector.values([answer])[0])
+    assert 0.1 + 0.2 > 0.3 and answer.chosen == 0
+
+
 def test_the_weight_of_a_hypothesis_is_its_probability_among_the_hypotheses():
     """Log-probabilities ln 3 and 0 of the whole sentences, of 4 and 2 tokens with EOS, divided by T ** 0.5."""
     found = posterior([Hypothesis(np.zeros(3), np.log(3) / 2), Hypothesis(np.zeros(1), 0.0)], 0.5)
