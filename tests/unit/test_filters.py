@@ -100,7 +100,7 @@ SENTENCES = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     st.lists(SENTENCES, max_size=30),
     st.fixed_dictionaries({}, optional={"drop_unlikely": st.floats(0.01, 0.99), "max_same_target": st.integers(1, 3)}),
@@ -193,7 +193,7 @@ def varied(data_bin, tmp_path_factory):
 
 def test_shards_and_interruptions_give_the_same_bytes(looping, varied, teacher, tmp_path, monkeypatch):
     pytest.importorskip("opusfilter")
-    how = {"block_sentences": 40, "post_process": "sentencepiece"}
+    how = {"block_sentences": 80, "post_process": "sentencepiece"}
     manifest = made(varied, teacher, tmp_path / "1", EVERY_RULE, **how)
     counts = manifest["filtering"]["dropped"]
     assert min(counts[name] for name in ("empty", "repeats", "length_deviation", "unlikely", "same_target")) > 0
@@ -202,7 +202,7 @@ def test_shards_and_interruptions_give_the_same_bytes(looping, varied, teacher, 
             made(varied, teacher, tmp_path / str(count), EVERY_RULE, shard=(shard, count), **how)
         assert content(tmp_path / str(count)) == content(tmp_path / "1")
     replace = os.replace
-    for stop in range(1, 14, 2):  # renames of parts, then of the files of the data-bin
+    for stop in (2, 6, 9):  # renames of parts, then of the files of the data-bin
         out, done = tmp_path / f"stopped{stop}", []
 
         def stopping(*arguments, done=done, stop=stop):

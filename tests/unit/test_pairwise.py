@@ -48,7 +48,7 @@ def test_scores_and_choices_of_200_n_bests_are_those_of_a_loop_over_sacrebleu(me
     assert len({int(np.argmax(u)) for u in found}) >= 4
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.text("ab \u2009é犬\U0001f600.", max_size=12), max_size=4))
 def test_any_text_is_scored_as_by_sacrebleu(texts):
     for metric in ("chrf", "bleu"):
@@ -65,8 +65,8 @@ def test_values_worked_by_hand():
 
 
 def test_numbers_of_ngrams_that_would_not_fit_in_64_bits_are_ranked():
-    """20,000 different characters: six of them need 86 bits."""
-    text = "".join(map(chr, range(0x4E00, 0x4E00 + 20_000)))
+    """3,000 different characters: six of them need 70 bits."""
+    text = "".join(map(chr, range(0x4E00, 0x4E00 + 3_000)))
     groups = [[text, text[:500] + text[:500], text[::-1]], [text[:30], text[10:40]]]
     for group, found in zip(groups, Pairwise("chrf", Scorer()).matrices(groups), strict=True):
         np.testing.assert_allclose(found, loop("chrf", group), rtol=0, atol=1e-6)
