@@ -94,7 +94,8 @@ def opened(checkpoint, args):
 
 def compact_against_gated(args, scratch: Path) -> None:
     """Part 1."""
-    settings = {"beam": args.beam, "lenpen": 1.0, "max_len_a": 0.0, "max_len_b": 200, "sampling": False}
+    settings = {"beam": args.beam, "lenpen": 1.0, "max_len_a": 0.0, "max_len_b": 200}
+    settings |= {"nbest": 1, "sampling": False}
     if args.adaptive:
         compact_checkpoint(args.adaptive, scratch / "small.pt")
         system, compact = opened(args.adaptive, args), opened(scratch / "small.pt", args).model

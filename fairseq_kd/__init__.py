@@ -35,6 +35,7 @@ On-policy distillation replaces targets of a batch before the teacher runs:
 Sequence-level distillation:
 
     teacher + data-bin -> sequence.decode, .work              hypotheses in `artifacts.blocks`, one per sentence chosen
+                       -> sequence.select, .filters           other hypotheses than the most probable; dropped pairs
                        -> sequence.assemble                   a data-bin for fairseq-train
                        -> sequence.mix                        together with the original data, if asked
 

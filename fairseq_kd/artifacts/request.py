@@ -8,7 +8,8 @@ from fairseq_kd.artifacts.writing import ensure_writable_folder
 from fairseq_kd.core.errors import KDError
 
 PARTS = "parts"  # holds the record and the finished blocks until the work is complete
-PLACES = ("teacher.path", "data_bin")  # may change between two runs: contents are compared by hash
+# may change between two runs: contents are compared by hash
+PLACES = ("teacher.path", "data_bin", "selection.model.path", "round_trip.model.path")
 WHERE_IT_RAN = ("device", "versions.")  # must be the same within one piece of work, not for a complete one to be kept
 NAMES = {
     "k": "--top-k",

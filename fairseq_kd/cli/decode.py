@@ -5,16 +5,13 @@ The sentences are a subset of a data-bin, or monolingual text (--source-text).
 
 import time
 
-from fairseq_kd.cli.translation import add_tokenize_argument
+from fairseq_kd.cli.decode_selection import FILTERS_HELP, add_filters, add_selection
 from fairseq_kd.cli.user_dir import add_lang_pair, add_user_dir
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.inference.device import parse_shard
 from fairseq_kd.sequence.decode_options import (
     BACKENDS,
     DTYPES,
-    FALLBACKS,
-    METRICS,
-    SELECTIONS,
     DecodeOptions,
     check_without_gold,
 )
@@ -38,34 +35,10 @@ def add_arguments(parser) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="the new data-bin; the same command continues it")
     parser.add_argument("--subset", default=defaults.subset, help="train, valid, ... (default %(default)s)")
     _add_strategy(parser, defaults)
-    _add_selection(parser.add_argument_group("which hypothesis, which sentences"), defaults)
+    add_selection(parser.add_argument_group("which hypothesis"), defaults)
+    add_filters(parser.add_argument_group("filters", FILTERS_HELP), defaults)
     _add_execution(parser.add_argument_group("how the teacher runs"), defaults)
     add_user_dir(parser)
-
-
-def _add_selection(group, defaults: DecodeOptions) -> None:
-    group.add_argument(
-        "--select",
-        choices=SELECTIONS,
-        default=defaults.select,
-        help="the most probable hypothesis, or the closest to the gold target (default %(default)s)",
-    )
-    group.add_argument(
-        "--metric", choices=METRICS, default=defaults.metric, help="measures how close (default %(default)s)"
-    )
-    add_tokenize_argument(group)
-    group.add_argument("--post-process", metavar="KIND", help="how subwords are joined for --metric")
-    group.add_argument(
-        "--fallback",
-        choices=FALLBACKS,
-        help="where the teacher has no answer: write the gold target and count it, drop the sentence and count it, or "
-        f"stop (default {defaults.fallback}; for --source-text drop)",
-    )
-    group.add_argument(
-        "--max-length-ratio", type=float, metavar="R", help="drop pairs with longer side / shorter side above R"
-    )
-    group.add_argument("--drop-empty", action="store_true", help="drop pairs with an empty side")
-    group.add_argument("--drop-copies", action="store_true", help="drop pairs whose target repeats the source")
 
 
 def _add_execution(group, defaults: DecodeOptions) -> None:
@@ -108,6 +81,7 @@ def options_of(args) -> DecodeOptions:
     """The checked options. Raises KDError for values that cannot be used."""
     check_sentences(args)
     given = {name: getattr(args, name) for name in DecodeOptions.names()}
+    given["opusfilter"] = tuple(args.opusfilter) if args.opusfilter else None
     given["fallback"] = args.fallback or ("drop" if args.source_text else DecodeOptions.fallback)
     options = DecodeOptions(**given)
     if args.source_text:
@@ -151,7 +125,9 @@ def check_sentences(args) -> None:
     if args.like and not args.source_text:
         raise KDError(f"--like {args.like} has no effect without --source-text")
     if args.source_text and args.post_process:
-        raise KDError(f"--post-process {args.post_process} has no effect without --select closest")
+        raise KDError(
+            f"--post-process {args.post_process} has no effect with --source-text: --like says how subwords become text"
+        )
 
 
 def print_summary(args, manifest: dict, seconds: float) -> None:
@@ -165,6 +141,8 @@ def print_summary(args, manifest: dict, seconds: float) -> None:
         print(f"    {count:,} gold targets replace the teacher's ({reason.replace('_', ' ')})")
     for reason, count in manifest["dropped"].items():
         print(f"    {count:,} pairs dropped ({reason.replace('_', ' ')})")
+    if any(manifest.get("filtering", {}).get("dropped", {}).values()):
+        print(f"    {args.out}/{manifest['subset']}.dropped.tsv has examples for each filter")
     if "cleaning" in manifest:
         from fairseq_kd.corpus.source_text import LINES_NAME, describe_report
 

@@ -20,16 +20,14 @@ with intervals also "mean" and "ci" as in `Scorer.score`. "segments" is None if 
 `compare` need segments whose mean is the score.
 """
 
-import contextlib
-import pkgutil
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from types import SimpleNamespace
 
 import numpy as np
 
+from fairseq_kd.core.callables import import_callable, reason, signature
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.evaluation.significance import segment_tests
 from fairseq_kd.scoring.score import LOWER_IS_BETTER, METRICS, Scorer
@@ -61,14 +59,7 @@ class OtherMetric:
         if name in METRICS:
             raise KDError(f"--metric {text}: must be another name, because {name} is measured by sacreBLEU: give "
                           f"NAME={place}")  # fmt: skip
-        try:
-            function = pkgutil.resolve_name(place)
-        except Exception as error:  # the code of the module can raise anything
-            raise KDError(f"--metric {place} cannot be imported ({_reason(error)}): install its package, or correct "
-                          "the name") from error  # fmt: skip
-        if not callable(function):
-            raise KDError(f"--metric {place} is {type(function).__name__}, not a function: give MODULE:CALLABLE")
-        return cls(name, place, function)
+        return cls(name, place, import_callable("--metric", place))
 
     def check(self, sources: list[str], references: list[str]) -> None:
         """Call the metric with the first segments. Raises KDError when it fails."""
@@ -79,7 +70,7 @@ class OtherMetric:
         found = self._call(sources, hypotheses, references)
         entry = {
             "score": found.score,
-            "signature": f"{self.name}|{found.signature or self._signature()}",
+            "signature": f"{self.name}|{found.signature or signature(self.place)}",
             "verbose": f"{self.name} = {found.score:.4f}",
             "callable": self.place,
             "lower_is_better": found.lower_is_better,
@@ -92,16 +83,11 @@ class OtherMetric:
             entry["verbose"] += f" (μ = {entry['mean']:.4f} ± {entry['ci']:.4f})"
         return entry
 
-    def _signature(self) -> str:
-        with contextlib.suppress(PackageNotFoundError):
-            return f"{self.place}|version:{version(self.place.split('.')[0].split(':')[0])}"
-        return self.place
-
     def _call(self, sources: list[str], hypotheses: list[str], references: list[str]) -> "Found":
         try:
             answer = self.function(list(sources), list(hypotheses), list(references))
         except Exception as error:  # the user's code can raise anything
-            raise KDError(f"--metric {self.place} failed ({_reason(error)}): correct it, or leave it out") from error
+            raise KDError(f"--metric {self.place} failed ({reason(error)}): correct it, or leave it out") from error
         try:
             return Found.of(answer, len(hypotheses))
         except (TypeError, ValueError) as error:
@@ -149,10 +135,6 @@ def _numbers(value) -> np.ndarray:
     if not np.isfinite(found).all():
         raise ValueError("a number is not finite")
     return found
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def load_metrics(texts: list[str] | None) -> tuple[OtherMetric, ...]:

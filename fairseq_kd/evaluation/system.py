@@ -78,6 +78,7 @@ def search_backend(models: list, task, dataset, options: TranslateOptions) -> Fa
     """A backend that runs fairseq's beam search over the dataset. models: an ensemble, in eval mode on its device."""
     search = Namespace(
         beam=options.beam,
+        nbest=1,
         lenpen=options.lenpen,
         max_len_a=options.max_len_a,
         max_len_b=options.max_len_b,

@@ -1,11 +1,15 @@
 """Sequence-level distillation: training data from the teacher (Kim & Rush 2016, section 3.2).
 
 strategies            the decoding strategies: options, ranges, how each backend runs them
-options               the options of a decoding, checked
+decode_options        the options of a decoding, checked; selection_options: those that choose and drop
 backend               decoding by fairseq's models: search, sampling, teacher forcing
 ctranslate2_backend   beam and greedy search by CTranslate2
-work                  decoding in blocks, resumable; one hypothesis of the n best
-assemble              finished blocks -> a data-bin that fairseq-train reads; filters
+work                  decoding in blocks, resumable
+select                which hypothesis of the n best: closest, minimum Bayes risk, second_model, estimate (of quality)
+judges                selection, and measurements of the chosen hypothesis, for a block
+answers               what is known about a sentence, as a line of a block
+assemble              finished blocks -> a data-bin that fairseq-train reads
+filters               which pairs it leaves out
 decode                the whole: data-bin + teacher -> data-bin
 mix                   several data-bins -> one
 """

@@ -1,9 +1,7 @@
 """Finished blocks -> a data-bin: targets, sources and hypotheses as text; other files are links to the original."""
 
 import contextlib
-import json
 from collections import Counter
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,11 +9,17 @@ import numpy as np
 
 from fairseq_kd.artifacts.derived import SideWriter, can_be_linked, hashes, inherited, link, link_the_rest
 from fairseq_kd.artifacts.hashes import data_files, files_of_side
-from fairseq_kd.artifacts.records import read_part, write_record
+from fairseq_kd.artifacts.records import write_record
 from fairseq_kd.artifacts.writing import file_in_progress
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
-from fairseq_kd.sequence.decode_options import DecodeOptions, Hypothesis
+from fairseq_kd.inference.opening import open_data
+from fairseq_kd.sequence.answers import Answer, read_answers
+from fairseq_kd.sequence.decode_options import DecodeOptions
+from fairseq_kd.sequence.filters.length_model import LengthModel, fit_lengths
+from fairseq_kd.sequence.filters.rules import rules_of
+from fairseq_kd.sequence.filters.verdicts import Verdicts, judge
+from fairseq_kd.sequence.texts import Texts
 from fairseq_kd.teacher.ensemble import Teachers
 
 
@@ -40,23 +44,36 @@ class Given:
 
 
 def assemble(
-    folder: Path, request: dict, teachers: Teachers, options: DecodeOptions, given: Given, blocks: list
+    folder: Path,
+    request: dict,
+    teachers: Teachers,
+    options: DecodeOptions,
+    given: Given,
+    blocks: list,
+    texts: Texts | None = None,
 ) -> dict:
     """Write the data-bin from the parts of all blocks, in order, then its manifest; return the manifest.
 
-    The parts are streamed: of the whole corpus, only the sentence lengths are in memory.
+    texts: for filters that read text. The parts are streamed: of the whole corpus, only the sentence lengths and the
+    verdicts of filters are in memory.
     Raises KDError when a part has been damaged, and when the data-bin was changed since it was read.
     """
     source_lang, target_lang = pair = (teachers.task.cfg.source_lang, teachers.task.cfg.target_lang)
     subset = options.subset
     prefix = f"{subset}.{source_lang}-{target_lang}"
     names = _take_over(folder, given, subset, pair)
-    kept, found, written = _write_targets(folder, prefix, teachers, options, blocks)
+    verdicts, filtering = None, {}
+    if options.filters:
+        lengths = _length_model(teachers, given) if options.max_length_deviation else None
+        verdicts = _judge(folder, teachers, options, blocks, texts, lengths)
+        filtering = {"filtering": verdicts.table() | ({"length_model": lengths.as_dict()} if lengths else {})}
+    kept, found, written = _write_targets(folder, prefix, teachers, options, blocks, verdicts)
     names += [*written, *_sources(folder, prefix, teachers, given.data_bin, kept)]
     names += [_write_kept(folder, subset, kept)] if options.filters or options.fallback == "drop" else []
     manifest = request | {
         "pairs": len(kept),
         **found,
+        **filtering,
         **inherited(given.the_rest, subset),
         **given.described,
         "source_lang": source_lang,
@@ -68,28 +85,44 @@ def assemble(
     return manifest
 
 
-def _write_targets(folder: Path, prefix: str, teachers: Teachers, options: DecodeOptions, blocks: list) -> tuple:
+def _judge(folder: Path, teachers: Teachers, options: DecodeOptions, blocks: list, texts, lengths) -> Verdicts:
+    """The verdicts of the filters on all pairs."""
+    filters, lenpen = options.filters, options.settings().get("lenpen", 1.0)
+    rules = rules_of(filters, _same_symbols(teachers.task), texts, lengths)
+    return judge(read_answers(folder, blocks), teachers.dataset, rules, filters, lenpen)
+
+
+def _length_model(teachers: Teachers, given: Given) -> LengthModel:
+    """Fitted to the gold pairs, those of `given.like` if the sentences have none."""
+    dataset, cfg = teachers.dataset, teachers.task.cfg
+    if dataset.tgt is None:
+        dataset = open_data(given.the_rest, (cfg.source_lang, cfg.target_lang), "train").dataset("train")
+    return fit_lengths(np.asarray(dataset.src_sizes) - 1, np.asarray(dataset.tgt_sizes) - 1)
+
+
+def _write_targets(
+    folder: Path, prefix: str, teachers: Teachers, options: DecodeOptions, blocks: list, verdicts: Verdicts | None
+) -> tuple:
     """Write targets and hypotheses; return (numbers of the sentences kept, counts for the manifest, names of files)."""
     dictionary, lang = teachers.task.target_dictionary, teachers.task.cfg.target_lang
     kept, dropped, fallbacks, tokens = [], Counter(), Counter(), 0
-    same_symbols, hypotheses_name = _same_symbols(teachers.task), f"{options.subset}.hypotheses.{lang}.tsv"
+    hypotheses_name, examples = f"{options.subset}.hypotheses.{lang}.tsv", _Examples(teachers, verdicts)
     progress = Progress("assembling", len(teachers.dataset), "sentences")
     with (
         SideWriter(folder, f"{prefix}.{lang}", dictionary) as target,
         _text_file(folder / hypotheses_name) as text,
     ):
-        for number, (hypotheses, closeness, chosen, fallback) in enumerate(_sentences(folder, blocks)):
-            _write_hypotheses(text, number, hypotheses, closeness, chosen, dictionary.symbols)
-            fallbacks.update([fallback] if fallback and hypotheses else [])
-            source = teachers.dataset.src[number].numpy()[:-1] if options.filters else ()
-            best = hypotheses[chosen] if hypotheses else None
-            reason = reason_to_drop(source, best, options.filters, same_symbols) if best else fallback
+        for answer in read_answers(folder, blocks):
+            _write_hypotheses(text, answer, dictionary.symbols)
+            fallbacks.update([answer.fallback] if answer.fallback and answer.hypotheses else [])
+            reason = (verdicts and verdicts.rule(answer.number)) if answer.hypotheses else answer.fallback
             if reason is None:
-                target.add(np.append(best.tokens, dictionary.eos()))
-                tokens += len(best.tokens)
-                kept.append(number)
+                target.add(np.append(answer.best.tokens, dictionary.eos()))
+                tokens += len(answer.best.tokens)
+                kept.append(answer.number)
             else:
                 dropped[reason] += 1
+                examples.add(reason, answer)
             progress.advance(1)
         progress.finish()
         if not kept:
@@ -97,9 +130,37 @@ def _write_targets(folder: Path, prefix: str, teachers: Teachers, options: Decod
             raise KDError(
                 f"filters or missing answers drop every sentence ({listed}): loosen them, or check the teacher"
             )
-        names = [*target.close(), hypotheses_name]
+        names = [*target.close(), hypotheses_name, *examples.write(folder, f"{options.subset}.dropped.tsv")]
     counts = {"target_tokens": tokens, "fallbacks": dict(sorted(fallbacks.items()))}
     return kept, counts | {"dropped": dict(sorted(dropped.items()))}, names
+
+
+class _Examples:
+    """The first pairs that each rule drops, as text: rule, sentence, source tokens, target tokens."""
+
+    def __init__(self, teachers: Teachers, verdicts: Verdicts | None):
+        self.teachers, self.verdicts = teachers, verdicts
+        self.wanted = verdicts.examples() if verdicts else set()
+        self.lines: dict[str, list[str]] = {}
+
+    def add(self, rule: str, answer: Answer) -> None:
+        """Note the pair if it is an example."""
+        if answer.number not in self.wanted:
+            return
+        task = self.teachers.task
+        source = self.teachers.dataset.src[answer.number].numpy()[:-1]
+        sides = ((task.source_dictionary, source), (task.target_dictionary, answer.best.tokens))
+        texts = [" ".join(dictionary.symbols[token] for token in tokens) for dictionary, tokens in sides]
+        self.lines.setdefault(rule, []).append("\t".join([rule, str(answer.number), *texts]) + "\n")
+
+    def write(self, folder: Path, name: str) -> list[str]:
+        """Write the file, rule by rule in their order, if there are filters; return its name."""
+        if self.verdicts is None:
+            return []
+        with _text_file(folder / name) as file:
+            for rule in self.verdicts.names:
+                file.writelines(self.lines.get(rule, []))
+        return [name]
 
 
 def _take_over(folder: Path, given: Given, subset: str, pair: tuple[str, str]) -> list[str]:
@@ -109,46 +170,6 @@ def _take_over(folder: Path, given: Given, subset: str, pair: tuple[str, str]) -
     return [*link_the_rest(given.the_rest, folder, subset, pair), *given.files]
 
 
-def reason_to_drop(source: list[int], chosen: Hypothesis, filters: dict, same_symbols: Callable) -> str | None:
-    """The name of the first filter that drops a pair, or None.
-
-    source: token ids without EOS. filters: max_length_ratio (longer side / shorter side, in tokens), drop_empty,
-    drop_copies. same_symbols(source ids, target ids): whether both are the same text.
-    """
-    lengths = sorted((len(source), len(chosen.tokens)))
-    if filters.get("drop_empty") and lengths[0] == 0:
-        return "empty"
-    ratio = filters.get("max_length_ratio")
-    if ratio and lengths[1] > ratio * max(lengths[0], 1):
-        return "length_ratio"
-    if filters.get("drop_copies") and same_symbols(source, chosen.tokens):
-        return "copy"
-    return None
-
-
-def _sentences(folder: Path, blocks: list) -> Iterator[tuple]:
-    """(hypotheses, closeness of each or None, number of the chosen one, reason for a fallback or None), in order."""
-    for block in blocks:
-        path = block.path(folder)
-        count = 0
-        try:
-            for line in read_part(path).splitlines():
-                listed, chosen, fallback = json.loads(line)
-                hypotheses = [
-                    Hypothesis(np.array(ids, dtype=np.int64), float("nan") if score is None else score)
-                    for score, _, ids in listed
-                ]
-                count += 1
-                yield hypotheses, [near for _, near, _ in listed], chosen, fallback
-        except (ValueError, TypeError) as error:
-            raise KDError(f"{path} was damaged ({error}): remove it, and run the same command again") from error
-        if count != block.end - block.start:
-            raise KDError(
-                f"{path} has {count} of {block.end - block.start} sentences, so it was damaged: remove it, and run "
-                "the same command again"
-            )
-
-
 @contextlib.contextmanager
 def _text_file(path: Path):
     """A text file that has a temporary name until the block ends without an error."""
@@ -156,13 +177,14 @@ def _text_file(path: Path):
         yield file
 
 
-def _write_hypotheses(file, number: int, hypotheses, closeness, chosen: int, symbols: list[str]) -> None:
-    """One line per hypothesis: sentence, rank, "*" for the chosen one, score, closeness, tokens."""
-    for rank, (hypothesis, near) in enumerate(zip(hypotheses, closeness, strict=True)):
+def _write_hypotheses(file, answer: Answer, symbols: list[str]) -> None:
+    """One line per hypothesis: sentence, rank, "*" for the chosen one, score, value of the selection, tokens."""
+    for rank, (hypothesis, value) in enumerate(zip(answer.hypotheses, answer.values, strict=True)):
         tokens = " ".join(symbols[token] for token in hypothesis.tokens)
-        mark = "*" if rank == chosen else ""
+        mark = "*" if rank == answer.chosen else ""
         score = "" if np.isnan(hypothesis.score) else f"{hypothesis.score:.6g}"
-        file.write(f"{number}\t{rank}\t{mark}\t{score}\t{'' if near is None else f'{near:.4g}'}\t{tokens}\n")
+        shown = "" if value is None else f"{value:.4g}"
+        file.write(f"{answer.number}\t{rank}\t{mark}\t{score}\t{shown}\t{tokens}\n")
 
 
 def _sources(folder: Path, prefix: str, teachers: Teachers, data_bin: Path, kept: list[int]) -> list[str]:

@@ -99,7 +99,7 @@ class FairseqBackend(Backend):
             sample = collate(self.dataset, numbers, self.device)
             answers = self.task.inference_step(self.generator, self.models, sample)
             for number, answer in zip(sample["id"].tolist(), answers, strict=True):
-                found[number] = [self._hypothesis(item) for item in answer]
+                found[number] = [self._hypothesis(item) for item in answer[: self.search.nbest]]
             advance(len(numbers))
         return found
 

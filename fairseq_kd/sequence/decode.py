@@ -13,7 +13,8 @@ from fairseq_kd.inference.device import choose_device
 from fairseq_kd.sequence.assemble import Given
 from fairseq_kd.sequence.ctranslate2_backend import convert, named_backend, reason_against, teacher_backend
 from fairseq_kd.sequence.decode_options import DecodeOptions
-from fairseq_kd.sequence.work import Closeness, DecodeWork, open_closeness
+from fairseq_kd.sequence.judges import Judges, open_judges
+from fairseq_kd.sequence.work import DecodeWork
 from fairseq_kd.teacher.ensemble import Teachers, open_teachers
 
 KIND = DECODED
@@ -41,8 +42,8 @@ def decode(
 
     teacher: a checkpoint, or the checkpoints of an ensemble joined by ":". teacher_data: folder with the teacher's
     dictionaries; None: the folder that the checkpoint names. trust: a checkpoint that may hold code. post_process: how
-    subwords are joined for --select closest; None: as the data-bin's manifest says. workers: see `load_translator`.
-    lang_pair: see `load_pair`.
+    subwords become text for selections and filters that read text; None: as the data-bin's manifest says. workers: see
+    `load_translator`. lang_pair: see `load_pair`.
     Raises KDError when data, teacher, options and `out` do not fit together.
     """
     check_new_data_bin(out)
@@ -51,11 +52,12 @@ def decode(
         teachers = open_teachers(data_bin, teacher, options.subset, lang_pair=lang_pair, **opened)
         if len(teachers.dataset) == 0:
             raise KDError(f"subset {options.subset!r} of {data_bin} has no sentences: there is nothing to decode")
-        closeness = open_closeness(data_bin, teachers, options, post_process)
+        others = {"data": teacher_data, "dtype": dtype_of_models(options)}
+        judges = open_judges(data_bin, teachers, options, post_process=post_process, **others)
         backend = choose_backend(teachers, options, workers, say)
-        work = DecodeWork(teachers, options, backend, closeness, Given(Path(data_bin)), block_sentences)
+        work = DecodeWork(teachers, options, backend, Given(Path(data_bin)), block_sentences, judges)
         identity = describe_data(data_bin, teachers)
-        request = describe(identity, teachers, options, backend, closeness) | {"block_sentences": block_sentences}
+        request = describe(identity, teachers, options, backend, judges) | {"block_sentences": block_sentences}
         return work_through(out, request, work, shard, inputs)
 
 
@@ -105,7 +107,7 @@ def describe_data(data_bin, teachers: Teachers) -> dict:
     }
 
 
-def describe(identity: dict, teachers: Teachers, options: DecodeOptions, backend, closeness: Closeness | None) -> dict:
+def describe(identity: dict, teachers: Teachers, options: DecodeOptions, backend, judges: Judges) -> dict:
     """Everything on which the data depend, for the manifest. identity: of the sentences."""
     versions = library_versions()
     return {
@@ -115,7 +117,7 @@ def describe(identity: dict, teachers: Teachers, options: DecodeOptions, backend
         "strategy": options.strategy,
         "settings": options.settings(),
         "select": options.select,
-        "closest": closeness and closeness.as_dict(),
+        "closest": judges.selector.describe() if options.select == "closest" else None,
         "filters": options.filters,
         "fallback": options.fallback,
         "backend": backend.name,
@@ -126,6 +128,7 @@ def describe(identity: dict, teachers: Teachers, options: DecodeOptions, backend
             "source": dictionary_hash(teachers.task.source_dictionary),
             "target": dictionary_hash(teachers.task.target_dictionary),
         },
+        **judges.described,
         **identity,
         "device": choose_device(options.cpu).type,
         "versions": {name: versions[name] for name in VERSIONS if name in versions},

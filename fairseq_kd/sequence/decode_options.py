@@ -6,6 +6,16 @@ import numpy as np
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.scoring.tokenizers import TOKENIZERS
+from fairseq_kd.sequence.selection_options import (
+    MBR_WEIGHTS,
+    METRICS,
+    SELECTIONS,
+    FilterOptions,
+    SelectionOptions,
+    check_filters,
+    check_selection,
+    filters_of,
+)
 from fairseq_kd.sequence.strategies import STRATEGIES, Strategy, all_options, as_option, strategies_with
 
 
@@ -19,13 +29,11 @@ class Hypothesis:
 
 BACKENDS = ("auto", "fairseq", "ctranslate2")
 DTYPES = ("float32", "bfloat16", "float16", "int8")
-SELECTIONS = ("best", "closest")
-METRICS = ("bleu", "chrf")
 FALLBACKS = ("reference", "drop", "error")
 
 
 @dataclass(frozen=True, init=False)
-class DecodeOptions:
+class DecodeOptions(SelectionOptions, FilterOptions):
     """How training data are made.
 
     DecodeOptions(strategy="beam", beam=5, ...) takes the fields below and the options of the strategy by name, None
@@ -35,13 +43,7 @@ class DecodeOptions:
     subset: str = "train"
     strategy: str = "beam"
     given: dict = field(default_factory=dict)
-    select: str = "best"
-    metric: str = "bleu"
-    tokenize: str | None = None  # for the metric bleu; None: the default of the target language
     fallback: str = "reference"  # where the teacher has no answer: the gold target, or no pair (counted), or an error
-    max_length_ratio: float | None = None
-    drop_empty: bool = False
-    drop_copies: bool = False
     backend: str = "auto"
     dtype: str = "float32"
     max_tokens: int | None = None
@@ -57,7 +59,8 @@ class DecodeOptions:
             raise TypeError(f"DecodeOptions has no {', '.join(values)}")
         _check_names(self)
         _check_strategy(self)
-        _check_selection(self)
+        check_selection(self)
+        check_filters(self)
         _check_ranges(self)
 
     @staticmethod
@@ -77,8 +80,7 @@ class DecodeOptions:
     @property
     def filters(self) -> dict:
         """The filters that are on, by option name."""
-        names = ("max_length_ratio", "drop_empty", "drop_copies")
-        return {name: value for name in names if (value := getattr(self, name))}
+        return filters_of(self)
 
 
 def _check_names(options: DecodeOptions) -> None:
@@ -90,6 +92,7 @@ def _check_names(options: DecodeOptions) -> None:
         "metric": METRICS,
         "fallback": FALLBACKS,
         "tokenize": (None, *TOKENIZERS),
+        "mbr_weights": (None, *MBR_WEIGHTS),
     }
     for name, names in known.items():
         if getattr(options, name) not in names:
@@ -110,22 +113,11 @@ def _check_strategy(options: DecodeOptions) -> None:
     options.how.check(settings)
 
 
-def _check_selection(options: DecodeOptions) -> None:
-    if options.select == "closest" and options.settings().get("nbest", 1) == 1:
-        raise KDError("--select closest chooses among several hypotheses: give --nbest 2 or more")
-    if options.select == "best" and options.metric != "bleu":
-        raise KDError(f"--metric {options.metric} has no effect without --select closest")
-    if options.tokenize is not None and (options.select == "best" or options.metric != "bleu"):
-        raise KDError(f"--tokenize {options.tokenize} has no effect without --select closest and --metric bleu")
-
-
 def _check_ranges(options: DecodeOptions) -> None:
     if options.dtype == "int8" and options.backend == "fairseq":
         raise KDError("--dtype int8 is for --backend ctranslate2: fairseq's models have no 8-bit form")
     if options.max_tokens is not None and options.max_tokens < 1:
         raise KDError(f"--max-tokens {options.max_tokens}: must be at least 1")
-    if options.max_length_ratio is not None and options.max_length_ratio < 1:
-        raise KDError(f"--max-length-ratio {options.max_length_ratio}: must be at least 1 (longer side / shorter side)")
 
 
 def check_without_gold(options: DecodeOptions) -> None:

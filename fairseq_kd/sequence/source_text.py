@@ -18,6 +18,7 @@ from fairseq_kd.inference.opening import open_data
 from fairseq_kd.sequence.assemble import Given
 from fairseq_kd.sequence.decode import BLOCK_SENTENCES, KIND, choose_backend, describe, dtype_of_models
 from fairseq_kd.sequence.decode_options import DecodeOptions, check_without_gold
+from fairseq_kd.sequence.judges import open_judges
 from fairseq_kd.sequence.work import DecodeWork
 from fairseq_kd.teacher.ensemble import open_teachers
 
@@ -66,8 +67,10 @@ def decode_text(
         described = {"sentences": text["cleaning"]["kept"], "cleaning": text["cleaning"]}
         described["source_files"] = [str(Path(path).absolute()) for path in files]
         given = Given(sources, Path(like), (LINES_NAME,), described)
-        work = DecodeWork(teachers, options, backend, None, given, block_sentences)
-        request = describe(identity, teachers, options, backend, None) | {"block_sentences": block_sentences}
+        others = {"data": teacher_data, "dtype": dtype_of_models(options)}
+        judges = open_judges(like, teachers, options, **others)
+        work = DecodeWork(teachers, options, backend, given, block_sentences, judges)
+        request = describe(identity, teachers, options, backend, judges) | {"block_sentences": block_sentences}
         return work_through(out, request, work, shard, inputs)
 
 

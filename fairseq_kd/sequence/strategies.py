@@ -103,9 +103,10 @@ class Search(Strategy):
         return FairseqBackend(*what, search, max_tokens, device, language_ids(teachers.task))
 
     def fairseq_arguments(self, settings: dict) -> Namespace:
-        """The options that `build_generator` of fairseq's task reads, and the seed of samples."""
+        """The options that `build_generator` of fairseq's task reads, the seed of samples, and nbest."""
         return Namespace(
             beam=settings.get("beam", 1),
+            nbest=settings.get("nbest", 1),
             lenpen=settings.get("lenpen", 1.0),
             max_len_a=settings["max_len_a"],
             max_len_b=settings["max_len_b"],

@@ -3,6 +3,7 @@
 import json
 
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.sequence.selection_options import BY_METRIC, FILTERS
 from fairseq_kd.study.existing import Existing
 from fairseq_kd.study.key import RawText, raw_text
 from fairseq_kd.study.model_check import ModelCheck
@@ -13,7 +14,7 @@ from fairseq_kd.study.state import OlderStages
 from fairseq_kd.study.teachers import settings_of_each
 from fairseq_kd.study.transfer import TRANSFER, UNION
 
-DROPPING = ("max-length-ratio", "drop-empty", "drop-copies")  # options of decode that leave sentences out
+DROPPING = tuple(name.replace("_", "-") for name in FILTERS)  # options of decode that leave sentences out
 
 
 class DataStages(Stages):
@@ -66,9 +67,7 @@ class DataStages(Stages):
         elif "source-text" in options:
             decoded = self._decoded_text(clean, teacher, settings)
         else:
-            by_text = options.get("select") == "closest" and options.get("metric", "bleu") == "bleu"
-            scored = tokenizer(settings) if by_text else {}
-            given = {"teacher": teacher} | self._dictionaries(settings) | options | scored
+            given = {"teacher": teacher} | self._dictionaries(settings) | options | _scored(settings)
             decoded = self._tool("decode", ["decode", data_bin], given | {"out": "@out/data-bin"}).path("data-bin")
         return decoded
 
@@ -107,8 +106,16 @@ class DataStages(Stages):
             )
         options = dict(settings["decode"])
         given = {"source-text": self._check.source_text(options.pop("source-text"), clean), "like": clean}
-        given |= {"teacher": teacher} | self._dictionaries(settings) | options | {"out": "@out/data-bin"}
+        given |= {"teacher": teacher} | self._dictionaries(settings) | options
+        given |= _scored(settings) | {"out": "@out/data-bin"}
         return self._tool("decode", ["decode"], given).path("data-bin")
+
+
+def _scored(settings: dict) -> dict:
+    """The option --tokenize for a selection by BLEU."""
+    options = settings["decode"]
+    by_bleu = options.get("select") in BY_METRIC and options.get("metric", "bleu") == "bleu"
+    return tokenizer(settings) if by_bleu else {}
 
 
 def tokenizer(settings: dict) -> dict:

@@ -111,6 +111,7 @@ def _hash(content: list, length: int) -> str:
 
 FILE_OPTIONS = ("finetune-from-model", "restore-file", "encoder-embed-path", "decoder-embed-path", "like")
 FILE_OPTIONS += ("subword-model", "reference", "teacher", "teacher-data", "peer-like", "domains", "transfer")
+FILE_OPTIONS += ("select-model", "round-trip")
 FOLDER_LISTS = ("user-dir",)  # one folder, or a list of folders
 COMPILED = "__pycache__"  # Python writes it next to code that it has imported
 NAMES_IN_FAIRSEQ = ("checkpoint_last.pt",)  # a value of restore-file that is not a path

@@ -120,8 +120,8 @@ def test_samples_are_drawn_as_often_as_hypotheses_are_asked_for():
     """fairseq's Sampling draws one sample per beam."""
     sample = DecodeOptions(strategy="sample", nbest=4, sampling_topk=10, seed=3)
     found = sample.how.fairseq_arguments(sample.settings())
-    expected = {"beam": 4, "lenpen": 1.0, "max_len_a": 0.0, "max_len_b": 200, "sampling": True, "sampling_topk": 10}
-    expected |= {"sampling_topp": -1.0, "temperature": 1.0, "seed": 3}
+    expected = {"beam": 4, "nbest": 4, "lenpen": 1.0, "max_len_a": 0.0, "max_len_b": 200, "sampling": True}
+    expected |= {"sampling_topk": 10, "sampling_topp": -1.0, "temperature": 1.0, "seed": 3}
     assert found == argparse.Namespace(**expected)
     greedy = DecodeOptions(strategy="greedy")
     one_beam = {"beam_size": 1, "num_hypotheses": 1, "length_penalty": 1.0}

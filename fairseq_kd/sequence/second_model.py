@@ -1,0 +1,107 @@
+"""Another frozen model that scores or translates hypotheses: --select model, --round-trip."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.inference.opening import MAX_TOKENS, collate, length_sorted, open_data
+from fairseq_kd.loss.signal import ROWS_AT_A_TIME
+from fairseq_kd.sequence.backend import FairseqBackend
+from fairseq_kd.sequence.decode_options import Hypothesis
+from fairseq_kd.sequence.strategies import STRATEGIES
+from fairseq_kd.teacher.ensemble import Teachers, open_teachers
+
+
+class SecondModel:
+    """A checkpoint, or an ensemble, in the teacher's direction (forward) or in the other one (reverse)."""
+
+    def __init__(self, teachers: Teachers, reverse: bool, device: torch.device):
+        self.teachers, self.reverse, self.device = teachers, reverse, device
+
+    @classmethod
+    def open(cls, option: str, paths: str, data_bin, first: Teachers, device, **how) -> "SecondModel":
+        """Load the checkpoints of an option. first: the teacher. how: data and dtype of `open_teachers`.
+
+        Raises KDError as `open_teachers` does, and for a model of other languages.
+        """
+        languages = (first.task.cfg.source_lang, first.task.cfg.target_lang)
+
+        def open_task(theirs):
+            if theirs not in (languages, languages[::-1]):
+                raise KDError(
+                    f"{option} {paths} translates {'-'.join(theirs)}, the teacher {'-'.join(languages)}: give a model "
+                    "of the same languages, in either direction"
+                )
+            return open_data(data_bin, theirs, first.subset)
+
+        found = open_teachers(data_bin, paths, first.subset, inputs=first.inputs, open_task=open_task, **how)
+        return cls(found, found.members[0].languages != languages, device)
+
+    def describe(self) -> dict:
+        """For the manifest."""
+        return {"model": self.teachers.fingerprint(), "direction": "reverse" if self.reverse else "forward"}
+
+    def lprobs(self, sources: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> list[float | None]:
+        """The log-probability per token, with EOS, of each target given its source; of a reverse model the other way.
+
+        sources, targets: token ids without EOS in the teacher's direction. None where the hypothesis is empty, and
+        where a side is longer than the model's positions. Raises KDError for probabilities that are not finite.
+        """
+        given, scored = (targets, sources) if self.reverse else (sources, targets)
+        dataset = self._dataset(given, scored)
+        limits = self.teachers.max_positions
+        fits = (dataset.src_sizes <= limits[0]) & (dataset.tgt_sizes <= limits[1])
+        numbers = np.flatnonzero(fits & np.array([len(tokens) > 0 for tokens in targets], bool))
+        found: list[float | None] = [None] * len(targets)
+        for batch in length_sorted(numbers, np.maximum(dataset.src_sizes, dataset.tgt_sizes), MAX_TOKENS):
+            sample = collate(dataset, batch, self.device)
+            for number, value in zip(sample["id"].tolist(), self._means(sample).tolist(), strict=True):
+                found[number] = value
+        return found
+
+    def _means(self, sample) -> torch.Tensor:
+        """(B,): the mean log-probability of the target tokens of each sentence of a batch."""
+        keep = sample["target"].ne(self.teachers.task.target_dictionary.pad())  # (B, T)
+        gold, signal = sample["target"][keep], self.teachers.signal(sample, keep)
+        parts = []
+        for start in range(0, len(gold), ROWS_AT_A_TIME):
+            end = min(start + ROWS_AT_A_TIME, len(gold))
+            parts.append(signal.rows(start, end).float().gather(-1, gold[start:end, None]).squeeze(-1))
+        lprobs = torch.zeros(keep.shape, dtype=torch.float64, device=keep.device)
+        lprobs[keep] = torch.cat(parts).double()
+        means = lprobs.sum(dim=1) / keep.sum(dim=1)
+        if not means.isfinite().all():
+            raise KDError(
+                f"{':'.join(self.teachers.paths)} gives probabilities that are not finite: its training diverged; use "
+                "another one"
+            )
+        return means.cpu()
+
+    def translate(self, sentences: Sequence[np.ndarray]) -> list[Hypothesis | None]:
+        """The greedy translation of token ids without EOS; None where they are longer than the model's positions."""
+        dataset = self._dataset(sentences, None)
+        numbers = np.flatnonzero(dataset.src_sizes <= self.teachers.max_positions[0])
+        greedy = STRATEGIES["greedy"]
+        settings = {name: option.default for name, option in greedy.options.items()}
+        models, task = self.teachers.models(self.device), self.teachers.task
+        arguments = greedy.fairseq_arguments(settings), MAX_TOKENS, self.device
+        found = FairseqBackend(models, task, dataset, *arguments).translate(numbers, lambda count: None)
+        return [found[number][0] if number in found else None for number in range(len(sentences))]
+
+    def _dataset(self, sources: Sequence[np.ndarray], targets: Sequence[np.ndarray] | None):
+        """fairseq's data set of pairs of token ids, which get EOS."""
+        from fairseq.data import LanguagePairDataset
+
+        task = self.teachers.task
+        eos = task.source_dictionary.eos()
+        sides = [None if side is None else [_with_eos(row, eos) for row in side] for side in (sources, targets)]
+        sizes = [None if side is None else np.array([len(row) for row in side], np.int64) for side in sides]
+        return LanguagePairDataset(
+            sides[0], sizes[0], task.source_dictionary, sides[1], sizes[1], task.target_dictionary, shuffle=False
+        )
+
+
+def _with_eos(tokens: np.ndarray, eos: int) -> torch.Tensor:
+    return torch.from_numpy(np.append(tokens, eos).astype(np.int64))
