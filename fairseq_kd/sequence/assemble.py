@@ -15,6 +15,7 @@ from fairseq_kd.artifacts.records import read_part, write_record
 from fairseq_kd.artifacts.writing import file_in_progress
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
+from fairseq_kd.sequence.back import Back
 from fairseq_kd.sequence.decode_options import DecodeOptions, Hypothesis
 from fairseq_kd.teacher.ensemble import Teachers
 
@@ -25,13 +26,14 @@ class Given:
 
     data_bin: has the sentences. like: the data-bin whose dictionaries, other subsets, raw text and subword model the
     new one takes over; None: `data_bin`. files: other files of `data_bin` that are taken over. described: entries of
-    the manifest that are not part of the request.
+    the manifest that are not part of the request. back: the answers become the source side.
     """
 
     data_bin: Path
     like: Path | None = None
     files: tuple[str, ...] = ()
     described: dict = field(default_factory=dict)
+    back: Back | None = None
 
     @property
     def the_rest(self) -> Path:
@@ -47,11 +49,12 @@ def assemble(
     The parts are streamed: of the whole corpus, only the sentence lengths are in memory.
     Raises KDError when a part has been damaged, and when the data-bin was changed since it was read.
     """
-    source_lang, target_lang = pair = (teachers.task.cfg.source_lang, teachers.task.cfg.target_lang)
+    pair = (teachers.task.cfg.source_lang, teachers.task.cfg.target_lang)
+    source_lang, target_lang = pair = pair[::-1] if given.back else pair
     subset = options.subset
     prefix = f"{subset}.{source_lang}-{target_lang}"
     names = _take_over(folder, given, subset, pair)
-    kept, found, written = _write_targets(folder, prefix, teachers, options, blocks)
+    kept, found, written = _write_targets(folder, prefix, teachers, options, blocks, given.back)
     names += [*written, *_sources(folder, prefix, teachers, given.data_bin, kept)]
     names += [_write_kept(folder, subset, kept)] if options.filters or options.fallback == "drop" else []
     manifest = request | {
@@ -68,9 +71,12 @@ def assemble(
     return manifest
 
 
-def _write_targets(folder: Path, prefix: str, teachers: Teachers, options: DecodeOptions, blocks: list) -> tuple:
+def _write_targets(
+    folder: Path, prefix: str, teachers: Teachers, options: DecodeOptions, blocks: list, back: Back | None = None
+) -> tuple:
     """Write targets and hypotheses; return (numbers of the sentences kept, counts for the manifest, names of files)."""
     dictionary, lang = teachers.task.target_dictionary, teachers.task.cfg.target_lang
+    tag = [dictionary.index(back.tag)] if back and back.tag else []
     kept, dropped, fallbacks, tokens = [], Counter(), Counter(), 0
     same_symbols, hypotheses_name = _same_symbols(teachers.task), f"{options.subset}.hypotheses.{lang}.tsv"
     progress = Progress("assembling", len(teachers.dataset), "sentences")
@@ -85,7 +91,7 @@ def _write_targets(folder: Path, prefix: str, teachers: Teachers, options: Decod
             best = hypotheses[chosen] if hypotheses else None
             reason = reason_to_drop(source, best, options.filters, same_symbols) if best else fallback
             if reason is None:
-                target.add(np.append(best.tokens, dictionary.eos()))
+                target.add(np.array([*tag, *best.tokens, dictionary.eos()], dtype=np.int64))
                 tokens += len(best.tokens)
                 kept.append(number)
             else:
