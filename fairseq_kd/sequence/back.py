@@ -22,8 +22,8 @@ class Back:
         if self.tag is not None and self.tag not in reserved:
             has = f"it has reserved {' '.join(reserved)}" if reserved else "it has reserved none"
             raise KDError(
-                f"--tag {self.tag} is not a reserved token of {like} ({has}), so the subwords or the noise could cut it "
-                "in two: `fairseq-kd prepare --reserve 8` reserves tokens"
+                f"--tag {self.tag} is not a reserved token of {like} ({has}), so the subwords or the noise could cut "
+                "it in two: `fairseq-kd prepare --reserve 8` reserves tokens"
             )
 
     def as_dict(self) -> dict:
@@ -38,6 +38,6 @@ def check_direction(languages: tuple[str, str], pair: tuple[str, str], back: Bac
     """
     if back is not None and languages != pair[::-1]:
         raise KDError(
-            f"--back translates the target language of the data-bin, so it needs a teacher of {pair[1]}-{pair[0]}; this "
-            f"teacher translates {'-'.join(languages)}: give the reverse teacher, or leave --back out"
+            f"--back translates the target language of the data-bin, so it needs a teacher of {pair[1]}-{pair[0]}; "
+            f"this teacher translates {'-'.join(languages)}: give the reverse teacher, or leave --back out"
         )

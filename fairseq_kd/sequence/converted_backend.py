@@ -77,7 +77,9 @@ class ConvertedBackend(Backend):
         except CannotComputeError:
             raise
         except (RuntimeError, ValueError) as error:
-            raise KDError(f"CTranslate2 cannot load --teacher-folder {folder} ({error}): convert the model again") from error
+            raise KDError(
+                f"CTranslate2 cannot load --teacher-folder {folder} ({error}): convert the model again"
+            ) from error
 
     def _start(self, translator, numbers: np.ndarray) -> list:
         teacher, settings = self.teacher, self.options.settings()
