@@ -49,8 +49,8 @@ class PrepareOptions:
             raise KDError(f"--reserve {self.reserve}: must be at least 0")
         if self.reserve and self.like:
             raise KDError(
-                f"--reserve {self.reserve} has no effect with --like, whose data-bin decides the reserved tokens: leave "
-                "it out"
+                f"--reserve {self.reserve} has no effect with --like, whose data-bin decides the reserved tokens;  "
+                "leave it out"
             )
         if self.subword_model and (self.subword == "none" or not self.joint):
             raise KDError("--subword-model reuses one joint model, so --subword none and --separate cannot go with it")

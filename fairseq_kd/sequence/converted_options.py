@@ -55,8 +55,8 @@ class ConvertedOptions:
         filled.check(folder)
         if (limit := folder.positions[0]) and self.max_source_tokens and self.max_source_tokens > limit:
             raise KDError(
-                f"--max-source-tokens {self.max_source_tokens}: the model has positions for {limit} source tokens; give "
-                "at most this number"
+                f"--max-source-tokens {self.max_source_tokens}: the model has positions for {limit} source tokens; "
+                "give at most this number"
             )
         return filled
 
@@ -111,7 +111,7 @@ def check_target_pieces(tokeniser: Tokeniser, folder: TranslatorFolder, options:
 
 
 def not_fitting(tokeniser, folder: TranslatorFolder, options, examples: list[str], of: str, count: int) -> KDError:
-    """The error for a tokeniser of another model. of: how many pieces were looked at, and where; count: unknown ones."""
+    """The error for a tokeniser of another model. of: the pieces that were looked at. count: of unknown ones."""
     names = ", ".join(map(str, tokeniser.files)) or tokeniser.kind
     return KDError(
         f"the tokeniser {names} does not fit the model: {count:,} of {of} are not in the vocabulary of "

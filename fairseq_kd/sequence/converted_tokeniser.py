@@ -113,8 +113,8 @@ def open_tokeniser(text: str) -> Tokeniser:
     files = tuple(Path(name) for name in names.split(",") if name)
     if kind not in KINDS or bool(files) == (kind == "words") or len(files) > (2 if kind == "sentencepiece" else 1):
         raise KDError(
-            f"--teacher-tokeniser {text}: must be sentencepiece:FILE, sentencepiece:SOURCE,TARGET, hf:tokenizer.json, or "
-            "words"
+            f"--teacher-tokeniser {text}: must be sentencepiece:FILE, sentencepiece:SOURCE,TARGET, hf:tokenizer.json, "
+            "or words"
         )
     for file in files:
         if not file.is_file():

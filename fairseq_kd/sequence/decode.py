@@ -44,9 +44,10 @@ def decode(
 ) -> dict | None:
     """Make, or continue, the data-bin `out`; return its manifest, or None while other shards are unfinished.
 
-    teacher: a checkpoint, the checkpoints of an ensemble joined by ":", or a converted model. teacher_data: folder with the teacher's
-    dictionaries; None: the folder that the checkpoint names. trust: a checkpoint that may hold code. post_process: how
-    subwords are joined for --select closest; None: as the data-bin's manifest says. workers: see `load_translator`.
+    teacher: a checkpoint, the checkpoints of an ensemble joined by ":", or a converted model. teacher_data: folder with
+    the teacher's dictionaries; None: the folder that the checkpoint names. trust: a checkpoint that may hold code.
+    post_process: how subwords are joined for --select closest; None: as the data-bin's manifest says. workers: see
+    `load_translator`.
     Raises KDError when data, teacher, options and `out` do not fit together.
     """
     check_new_data_bin(out)
