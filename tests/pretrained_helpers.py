@@ -1,7 +1,7 @@
 """Tiny models of the package transformers, trained for a moment and converted by CTranslate2's own converter.
 
-`make_marian` and `make_nllb` write FOLDER/model (transformers) and FOLDER/ct2 (CTranslate2). `generate` is the package's
-own search, the reference for `fairseq-kd decode --teacher-folder`.
+`make_marian` and `make_nllb` write FOLDER/model (transformers) and FOLDER/ct2 (CTranslate2). `generate` is the search of
+the package itself, the reference for `fairseq-kd decode --teacher-folder`.
 """
 
 import json
@@ -78,11 +78,10 @@ def generate(folder: Path, lines: list[str], beams: int, **more):
     batch = tokenizer(lines, padding=True, return_tensors="pt")
     if isinstance(tokenizer, hf.NllbTokenizer):
         more |= {"forced_bos_token_id": tokenizer.convert_tokens_to_ids(tokenizer.tgt_lang)}
+    search = {"num_beams": beams, "do_sample": False, "early_stopping": beams > 1, "output_scores": beams > 1}
+    search |= {"suppress_tokens": [tokenizer.unk_token_id], "return_dict_in_generate": True}
     with torch.no_grad():
-        found = model.generate(
-            **batch, num_beams=beams, do_sample=False, early_stopping=more.pop("early_stopping", beams > 1), return_dict_in_generate=True,
-            output_scores=beams > 1, suppress_tokens=[tokenizer.unk_token_id], **more,
-        )  # fmt: skip
+        found = model.generate(**batch, **search, **more)
     texts = tokenizer.batch_decode(found.sequences, skip_special_tokens=True)
     return texts, getattr(found, "sequences_scores", None)
 

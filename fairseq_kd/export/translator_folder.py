@@ -13,7 +13,7 @@ from fairseq_kd.core.errors import KDError
 
 VERSIONS = range(2, 7)  # of the format of model.bin: the names and the sizes are written in the same way
 TRANSLATOR = "TransformerSpec"  # the name of encoder-decoder models in model.bin
-POSITIONS = {"encoder/position_encodings/encodings": 0, "decoder/position_encodings/encodings": 1}
+POSITIONS = ("encoder/position_encodings/encodings", "decoder/position_encodings/encodings")
 SPECIAL = ("bos_token", "eos_token", "unk_token")  # keys of config.json
 FILES = ("model.bin", "config.json")
 
@@ -96,7 +96,7 @@ def _read_json(path: Path, kind: type):
 
 def _read_header(path: Path) -> tuple[str, tuple[int | None, int | None]]:
     """(name of the specification, rows of the tables of positions of encoder and decoder)."""
-    positions = [None, None]
+    rows = {}
     try:
         with open(path, "rb") as file:
             (version,) = _read(file, "I")
@@ -109,11 +109,13 @@ def _read_header(path: Path) -> tuple[str, tuple[int | None, int | None]]:
                 shape = _read(file, "I" * _read(file, "B")[0])
                 _, size = _read(file, "<BI")
                 file.seek(size, 1)
-                if variable in POSITIONS:
-                    positions[POSITIONS[variable]] = shape[0]
+                rows |= {variable: shape[0]} if variable in POSITIONS else {}
+            for _ in range(*_read(file, "I")):  # equal tensors are written once
+                alias, variable = _read_string(file), _read_string(file)
+                rows |= {alias: rows.get(variable)} if alias in POSITIONS else {}
     except (OSError, struct.error, UnicodeDecodeError, IndexError) as error:
         raise KDError(f"--teacher-folder: {path} was damaged ({error}): convert the model again") from error
-    return name, tuple(positions)
+    return name, tuple(map(rows.get, POSITIONS))
 
 
 def _read(file, layout: str) -> tuple:
