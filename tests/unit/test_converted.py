@@ -36,7 +36,7 @@ def of_marian(folder, **more) -> ConvertedOptions:
 
 
 def of_nllb(folder, **more) -> ConvertedOptions:
-    return ConvertedOptions(str(folder / "ct2"), family="nllb", **CODES | more)
+    return ConvertedOptions(str(folder / "ct2"), **{"family": "nllb"} | CODES | more)
 
 
 def options(**more) -> DecodeOptions:
@@ -112,7 +112,7 @@ def test_closest_chooses_among_texts_of_the_teacher(data_bin, nllb, tmp_path):
 @pytest.mark.parametrize("strategy", ["greedy", "sample"])
 def test_killed_and_shared_it_goes_on_to_the_same_bytes(strategy, text, data_bin, marian, tmp_path):
     how = options(strategy=strategy, **({"nbest": 2, "seed": 7} if strategy == "sample" else {}))
-    more = {"how": how, "block_sentences": 9}
+    more = {"how": how, "block_sentences": 25}
 
     def in_a_process(out, seconds=None):
         process = multiprocessing.get_context("fork").Process(
@@ -163,7 +163,7 @@ KINDS = ("short", "empty", "long", "unknown", "again")
     max_tokens=st.sampled_from([1, 20, 1000]),
     count=st.integers(1, 3),
 )
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=5, deadline=None, derandomize=True)
 def test_a_hole_is_impossible(kinds, block_sentences, max_tokens, count):
     """Each line is a pair, or counted as dropped for a reason, and the pairs are in the order of the lines."""
     lines, data_bin, nllb, tmp_path_factory = HELD
@@ -254,7 +254,7 @@ def test_a_tokeniser_of_another_model_does_not_fit(text, data_bin, marian, nllb,
         chosen = teacher if tokeniser is None else of_marian(marian, tokeniser=tokeniser)
         with pytest.raises(KDError, match=message):
             quiet([text], data_bin, chosen, tmp_path / "out")
-    assert not list((tmp_path / "out").glob("*"))
+    assert not (tmp_path / "out" / "manifest.json").exists()
 
 
 def test_a_folder_that_is_no_translator_is_refused(text, data_bin, marian, tmp_path):
