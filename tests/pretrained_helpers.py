@@ -1,7 +1,7 @@
 """Tiny models of transformers, trained for a moment and converted by CTranslate2's own converter.
 
-`make_marian` and `make_nllb` write FOLDER/model (transformers) and FOLDER/ct2 (CTranslate2). `generate` is the search of
-transformers, the reference for `fairseq-kd decode --teacher-folder`.
+`make_marian` and `make_nllb` write FOLDER/model (transformers) and FOLDER/ct2 (CTranslate2). `generate` is the search
+of transformers, the reference for `fairseq-kd decode --teacher-folder`.
 """
 
 import json

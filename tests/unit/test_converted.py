@@ -1,5 +1,6 @@
 """`fairseq-kd decode --teacher-folder`: models of transformers, converted by CTranslate2's own converter."""
 
+import gzip
 import json
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from cache_helpers import content
+from docs_helpers import blocks_run_by
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pretrained_helpers import generate, short_lines
@@ -324,3 +326,17 @@ def test_on_the_command_line(text, data_bin, nllb, tmp_path, capsys):
     changed = ["--family", "nllb", "--teacher-source-lang", "fra_Latn", "--teacher-target-lang", "eng_Latn"]
     assert main([*words, *folder, *changed]) == 2
     assert "was made with teacher.source_prefix deu_Latn, this command has fra_Latn" in capsys.readouterr().err
+
+
+def test_the_commands_of_the_page(lines, data_bin, marian, nllb, tmp_path, monkeypatch, capsys):
+    (block,) = blocks_run_by("test_converted.py::test_the_commands_of_the_page")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data-bin").mkdir()
+    for name, target in (("data-bin/mine", data_bin), ("opus-mt-de-en", marian / "ct2"), ("nllb-600m", nllb / "ct2")):
+        (tmp_path / name).symlink_to(target)
+    (tmp_path / "news.txt.gz").write_bytes(gzip.compress("\n".join(lines[:9]).encode()))
+    for command in block.commands():
+        name, *words = command.split()
+        assert name == "fairseq-kd" and main([*words, "--max-len-b", "20", "--cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "data-bin/distilled is complete: 400 pairs" in said and "data-bin/news is complete: 9 pairs" in said
