@@ -31,6 +31,16 @@ class Back:
         return {"tag": self.tag}
 
 
+def check_recorded(out, recorded: dict | None, back: Back | None) -> None:
+    """Raises KDError when `out` was made, or begun, with another --back or --tag. recorded: its request, or None."""
+    wanted = None if back is None else back.as_dict()
+    if recorded is not None and recorded.get("back") != wanted:
+        raise KDError(
+            f"{out} was made with back-translation {recorded.get('back')}, this command has {wanted}: one decoded "
+            "data-bin is made from one request. Give the same options as before, or choose another --out"
+        )
+
+
 def check_direction(languages: tuple[str, str], pair: tuple[str, str], back: Back | None) -> None:
     """Raises KDError for a back-translation by a teacher of the wrong direction.
 

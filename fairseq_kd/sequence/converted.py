@@ -161,4 +161,4 @@ def _check_dictionary(teacher: ConvertedTeacher, data_bin) -> None:
     """A subset in the form of the data-bin, opened by fairseq, has the dictionary that new targets are looked up in."""
     ours, theirs = teacher.target_text.dictionary.symbols, teacher.task.target_dictionary.symbols
     if ours != theirs:
-        raise KDError(f"the dictionaries of {data_bin} were changed while they were read: run the same command again")
+        raise KDError(f"the dictionary of {data_bin} was changed while it was read: run the same command again")

@@ -17,7 +17,7 @@ from fairseq_kd.corpus.like import Like, read_like
 from fairseq_kd.corpus.source_text import LINES_NAME, describe_text, kept_texts, make_sources
 from fairseq_kd.inference.opening import infer_languages, open_data
 from fairseq_kd.sequence.assemble import Given
-from fairseq_kd.sequence.back import Back, check_direction
+from fairseq_kd.sequence.back import Back, check_direction, check_recorded
 from fairseq_kd.sequence.converted import open_converted
 from fairseq_kd.sequence.converted_options import ConvertedOptions, check_for_converted
 from fairseq_kd.sequence.decode import BLOCK_SENTENCES, KIND, choose_backend, describe, dtype_of_models
@@ -60,7 +60,8 @@ def decode_text(
     with Inputs() as inputs:
         identity = {"data_bin": str(Path(like).absolute()), "source_text": describe_text(files, like, inputs)}
         identity |= {} if back is None else {"back": back.as_dict()}
-        check_free(out, {"kind": KIND} | {name: identity[name] for name in identity if name != "data_bin"})
+        recorded = check_free(out, {"kind": KIND, "source_text": identity["source_text"]})
+        check_recorded(out, recorded, back)
 
         def open_task(languages):
             check_direction(languages, infer_languages(like), back)
@@ -68,22 +69,27 @@ def decode_text(
                 make_sources(files, Like(like, languages), identity["source_text"], sources, inputs, say)
             return open_data(_sentences_of(out), languages, "train", needs_target=False)
 
+        opened = {"data": teacher_data, "dtype": dtype_of_models(options), "trust": trust, "inputs": inputs}
         if isinstance(teacher, ConvertedOptions):
             check_for_converted(options, teacher_data=teacher_data, trust=trust, workers=workers)
             task = open_task(infer_languages(like)[:: -1 if back else 1])
             texts = partial(kept_texts, files, sources)
             teachers = open_converted(like, teacher, task, "train", out, identity, texts, inputs, say)
         else:
-            opened = {"data": teacher_data, "dtype": dtype_of_models(options), "trust": trust, "inputs": inputs}
             teachers = open_teachers(like, teacher, "train", open_task=open_task, **opened)
         backend = choose_backend(teachers, options, workers, say)
-        text = read_manifest(_sentences_of(out))
-        described = {"sentences": text["cleaning"]["kept"], "cleaning": text["cleaning"]}
-        described["source_files"] = [str(Path(path).absolute()) for path in files]
-        given = Given(sources, Path(like), (LINES_NAME,), described | teachers.described(), back)
+        described = _described(files, out) | teachers.described()
+        given = Given(sources, Path(like), (LINES_NAME,), described, back)
         work = DecodeWork(teachers, options, backend, None, given, block_sentences)
         request = describe(identity, teachers, options, backend, None) | {"block_sentences": block_sentences}
         return work_through(out, request, work, shard, inputs)
+
+
+def _described(files, out: Path) -> dict:
+    """What the manifest says about the text."""
+    cleaning = read_manifest(_sentences_of(out))["cleaning"]
+    names = [str(Path(path).absolute()) for path in files]
+    return {"sentences": cleaning["kept"], "cleaning": cleaning, "source_files": names}
 
 
 def _sentences_of(out: Path) -> Path:

@@ -95,6 +95,8 @@ def test_the_text_is_the_target_and_the_answers_are_the_sources(
     lines = [line for line in dict.fromkeys(text.read_text().splitlines()[:-1])]
     assert [join_pieces(target) for target in targets] == [lines[number] for number in kept]
     before = content(tmp_path / "out")
+    with pytest.raises(KDError, match=r"was made with back-translation .*, this command has None: one decoded"):
+        quiet([text], like, teacher, tmp_path / "out")
     assert quiet([text], like, teacher, tmp_path / "out", back=Back(tag)) == made
     assert content(tmp_path / "out") == before
     mixed = mix([like, tmp_path / "out"], [1, 3], tmp_path / "mixed")

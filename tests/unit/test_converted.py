@@ -328,8 +328,8 @@ def test_on_the_command_line(text, data_bin, nllb, tmp_path, capsys):
     assert "was made with teacher.source_prefix deu_Latn, this command has fra_Latn" in capsys.readouterr().err
 
 
-def test_the_commands_of_the_page(lines, data_bin, marian, nllb, tmp_path, monkeypatch, capsys):
-    (block,) = blocks_run_by("test_converted.py::test_the_commands_of_the_page")
+def test_the_commands_about_pretrained_teachers(lines, data_bin, marian, nllb, tmp_path, monkeypatch, capsys):
+    (block,) = blocks_run_by("test_the_commands_about_pretrained_teachers")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data-bin").mkdir()
     for name, target in (("data-bin/mine", data_bin), ("opus-mt-de-en", marian / "ct2"), ("nllb-600m", nllb / "ct2")):
