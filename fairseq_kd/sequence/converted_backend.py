@@ -89,7 +89,7 @@ class ConvertedBackend(Backend):
             [self._source(int(number)) for number in numbers],
             target_prefix=[list(filled.target_prefix)] * len(numbers) if filled.target_prefix else None,
             **arguments_of(self.options),
-            max_decoding_length=min(limit, teacher.max_positions[1] - len(filled.target_prefix) - 1),
+            max_decoding_length=min(limit + len(filled.target_prefix), teacher.max_positions[1] - 1),  # with the prefix
             max_input_length=0,
             disable_unk=True,
             return_scores=True,

@@ -53,15 +53,12 @@ def decode_text(
     """
     check_new_data_bin(out)
     check_without_gold(options)
-    read_like(like)
-    if back is not None:
-        back.check(like)
+    _check_like(like, back)
     out, sources = Path(out), Path(out) / PARTS / SOURCES
     with Inputs() as inputs:
         identity = {"data_bin": str(Path(like).absolute()), "source_text": describe_text(files, like, inputs)}
         identity |= {} if back is None else {"back": back.as_dict()}
-        recorded = check_free(out, {"kind": KIND, "source_text": identity["source_text"]})
-        check_recorded(out, recorded, back)
+        check_recorded(out, check_free(out, {"kind": KIND, "source_text": identity["source_text"]}), back)
 
         def open_task(languages):
             check_direction(languages, infer_languages(like), back)
@@ -69,20 +66,30 @@ def decode_text(
                 make_sources(files, Like(like, languages), identity["source_text"], sources, inputs, say)
             return open_data(_sentences_of(out), languages, "train", needs_target=False)
 
-        opened = {"data": teacher_data, "dtype": dtype_of_models(options), "trust": trust, "inputs": inputs}
         if isinstance(teacher, ConvertedOptions):
             check_for_converted(options, teacher_data=teacher_data, trust=trust, workers=workers)
-            task = open_task(infer_languages(like)[:: -1 if back else 1])
             texts = partial(kept_texts, files, sources)
-            teachers = open_converted(like, teacher, task, "train", out, identity, texts, inputs, say)
+            teachers = _open_converted(like, teacher, open_task, out, identity, texts, inputs, say)
         else:
+            opened = {"data": teacher_data, "dtype": dtype_of_models(options), "trust": trust, "inputs": inputs}
             teachers = open_teachers(like, teacher, "train", open_task=open_task, **opened)
         backend = choose_backend(teachers, options, workers, say)
-        described = _described(files, out) | teachers.described()
-        given = Given(sources, Path(like), (LINES_NAME,), described, back)
+        given = Given(sources, Path(like), (LINES_NAME,), _described(files, out) | teachers.described(), back)
         work = DecodeWork(teachers, options, backend, None, given, block_sentences)
         request = describe(identity, teachers, options, backend, None) | {"block_sentences": block_sentences}
         return work_through(out, request, work, shard, inputs)
+
+
+def _check_like(like, back: Back | None) -> None:
+    read_like(like)
+    if back is not None:
+        back.check(like)
+
+
+def _open_converted(like, teacher: ConvertedOptions, open_task, out: Path, identity: dict, texts, inputs, say):
+    languages = infer_languages(like)
+    task = open_task(languages[::-1] if "back" in identity else languages)
+    return open_converted(like, teacher, task, "train", out, identity, texts, inputs, say)
 
 
 def _described(files, out: Path) -> dict:

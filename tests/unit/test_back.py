@@ -92,7 +92,7 @@ def test_the_text_is_the_target_and_the_answers_are_the_sources(
     sources, targets = sides(tmp_path / "out")
     mark = "" if tag is None else f"{tag} "
     assert sources == [mark + answer[number] for number in kept] and len(sources) == made["pairs"] > 5
-    lines = [line for line in dict.fromkeys(text.read_text().splitlines()[:-1])]
+    lines = list(dict.fromkeys(text.read_text().splitlines()[:-1]))
     assert [join_pieces(target) for target in targets] == [lines[number] for number in kept]
     before = content(tmp_path / "out")
     with pytest.raises(KDError, match=r"was made with back-translation .*, this command has None: one decoded"):
