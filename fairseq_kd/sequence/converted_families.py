@@ -18,7 +18,7 @@ class Family:
     """source_prefix, source_suffix, target_prefix: tokens between spaces. needs: the languages that must be given.
 
     tokenisers: the names of files in the model's folder, the first choice that exists is taken. language: a regular
-    expression for the language tokens and for entries without a meaning, which are never text. example: of the language codes.
+    expression for the language tokens and for entries without a meaning, which are never text. example: of the codes.
     """
 
     source_prefix: str = ""
@@ -43,7 +43,9 @@ FAMILIES = {
         "{source}", END, "{target}", BOTH, BOTH, (("tokenizer.json",), ("sentencepiece.bpe.model",)),
         r"[a-z]{3}_[A-Z][a-z]{3}", "deu_Latn",
     ),
-    "m2m100": Family("__{source}__", END, "__{target}__", BOTH, BOTH, SHARED_PIECES, r"__[a-z]{2,3}__|madeupword\d+", "de"),
+    "m2m100": Family(
+        "__{source}__", END, "__{target}__", BOTH, BOTH, SHARED_PIECES, r"__[a-z]{2,3}__|madeupword\d+", "de"
+    ),
     "mbart50": Family("{source}", END, "{target}", BOTH, BOTH, SHARED_PIECES, r"[a-z]{2}_[A-Z]{2}", "de_DE"),
 }  # fmt: skip
 
