@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 import time
 from collections import Counter
 
@@ -340,3 +341,10 @@ def test_the_commands_about_pretrained_teachers(lines, data_bin, marian, nllb, t
         assert name == "fairseq-kd" and main([*words, "--max-len-b", "20", "--cpu"]) == 0
     said = capsys.readouterr().out
     assert "data-bin/distilled is complete: 400 pairs" in said and "data-bin/news is complete: 9 pairs" in said
+
+
+@pytest.mark.parametrize("package", ["ctranslate2", "tokenizers"])
+def test_a_missing_package_is_named(package, text, data_bin, nllb, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)  # so that its import fails
+    with pytest.raises(KDError, match=rf"^{package} is not installed \(pip install"):
+        quiet([text], data_bin, of_nllb(nllb), tmp_path / "out")
