@@ -97,6 +97,24 @@ def teacher(data_bin, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def marian(corpus, tmp_path_factory):
+    """A folder with a model of the shape of OPUS-MT, see `pretrained_helpers`."""
+    pytest.importorskip("tokenizers")  # comes with transformers
+    from pretrained_helpers import make_marian
+
+    return make_marian(corpus, tmp_path_factory.mktemp("marian"))
+
+
+@pytest.fixture(scope="session")
+def nllb(corpus, tmp_path_factory):
+    """A folder with a model of the shape of NLLB, see `pretrained_helpers`."""
+    pytest.importorskip("tokenizers")  # comes with transformers
+    from pretrained_helpers import make_nllb
+
+    return make_nllb(corpus, tmp_path_factory.mktemp("nllb"))
+
+
+@pytest.fixture(scope="session")
 def distilled(data_bin, tmp_path_factory):
     """A data-bin with the sources of `data_bin` and other targets, for --distilled."""
     from distilled_helpers import make_distilled

@@ -20,7 +20,7 @@ from fairseq_kd.artifacts.hashes import data_files, sha256_file
 from fairseq_kd.artifacts.manifest import read_manifest
 from fairseq_kd.artifacts.writing import FileInProgress, file_in_progress, naming_file
 
-INHERITED = ("source_lang", "target_lang", "subsets", "subword", "joint_dictionary", "form")
+INHERITED = ("source_lang", "target_lang", "subsets", "subword", "joint_dictionary", "form", "reserved")
 
 
 def link(source, destination) -> None:

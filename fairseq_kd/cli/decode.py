@@ -5,6 +5,7 @@ The sentences are a subset of a data-bin, or monolingual text (--source-text).
 
 import time
 
+from fairseq_kd.cli.decode_converted import add_converted, add_teacher, teacher_of
 from fairseq_kd.cli.decode_selection import FILTERS_HELP, add_filters, add_selection
 from fairseq_kd.cli.user_dir import add_lang_pair, add_user_dir
 from fairseq_kd.core.errors import KDError
@@ -31,14 +32,25 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--like", metavar="DATA_BIN", help="for --source-text: the data-bin whose subwords and dictionaries it gets"
     )
-    parser.add_argument("--teacher", required=True, metavar="FILE[:FILE]", help="checkpoint, or several as an ensemble")
+    add_teacher(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="the new data-bin; the same command continues it")
     parser.add_argument("--subset", default=defaults.subset, help="train, valid, ... (default %(default)s)")
+    add_converted(parser.add_argument_group("a converted teacher, with --teacher-folder"))
+    _add_back(parser.add_argument_group("back-translation"))
     _add_strategy(parser, defaults)
     add_selection(parser.add_argument_group("which hypothesis"), defaults)
     add_filters(parser.add_argument_group("filters", FILTERS_HELP), defaults)
     _add_execution(parser.add_argument_group("how the teacher runs"), defaults)
     add_user_dir(parser)
+
+
+def _add_back(group) -> None:
+    group.add_argument(
+        "--back",
+        action="store_true",
+        help="--source-text is in the target language of --like; the answers of a reverse teacher become the sources",
+    )
+    group.add_argument("--tag", metavar="TOKEN", help="begins each source; a token that `prepare --reserve` reserved")
 
 
 def _add_execution(group, defaults: DecodeOptions) -> None:
@@ -91,18 +103,18 @@ def options_of(args) -> DecodeOptions:
 
 def run(args) -> None:
     """Make the data-bin, or continue it, and print its content."""
-    options = options_of(args)
+    options, teacher = options_of(args), teacher_of(args)
     shard, started = parse_shard(args.shard), time.monotonic()
     how = {"shard": shard, "teacher_data": args.teacher_data, "trust": args.trust_checkpoint, "workers": args.workers}
     how["lang_pair"] = args.lang_pair
     if args.source_text:
         from fairseq_kd.sequence.source_text import decode_text
 
-        manifest = decode_text(args.source_text, args.like, args.teacher, args.out, options, **how)
+        manifest = decode_text(args.source_text, args.like, teacher, args.out, options, back=back_of(args), **how)
     else:
         from fairseq_kd.sequence.decode import decode
 
-        manifest = decode(args.data_bin, args.teacher, args.out, options, post_process=args.post_process, **how)
+        manifest = decode(args.data_bin, teacher, args.out, options, post_process=args.post_process, **how)
     if manifest is None:
         print(
             f"share {shard[0]} of {shard[1]} of {args.out} is finished, others are not: the last to finish joins all "
@@ -124,10 +136,21 @@ def check_sentences(args) -> None:
         )
     if args.like and not args.source_text:
         raise KDError(f"--like {args.like} has no effect without --source-text")
+    if args.back and not args.source_text:
+        raise KDError("--back needs --source-text: the text that becomes the target side")
+    if args.tag is not None and not args.back:
+        raise KDError(f"--tag {args.tag} has no effect without --back")
     if args.source_text and args.post_process:
         raise KDError(
             f"--post-process {args.post_process} has no effect with --source-text: --like says how subwords become text"
         )
+
+
+def back_of(args):
+    """The back-translation of --back and --tag, None without --back."""
+    from fairseq_kd.sequence.back import Back
+
+    return Back(args.tag) if args.back else None
 
 
 def print_summary(args, manifest: dict, seconds: float) -> None:

@@ -44,6 +44,12 @@ def add_arguments(parser) -> None:
     group.add_argument(
         "--subword-sample", type=int, metavar="PAIRS", help=f"pairs to learn subwords from (default {DEFAULT_SAMPLE:,})"
     )
+    group.add_argument(
+        "--reserve",
+        type=int,
+        metavar="N",
+        help="tokens <BT> <FT> <R3> ... that no text becomes (default 0)",
+    )
     group.add_argument("--like", metavar="DATA_BIN", help="reuse subword model and dictionaries of a data-bin")
     parser.add_argument(
         "--workers", type=int, default=1, help="processes that tokenise and binarise (default %(default)s)"
@@ -54,7 +60,7 @@ def run(args) -> None:
     """Make the data-bin."""
     given = {
         name: getattr(args, name)
-        for name in ("form", "subword", "vocab_size", "normalisation", "subword_model", "like", "workers")
+        for name in ("form", "subword", "vocab_size", "normalisation", "subword_model", "like", "workers", "reserve")
     }
     given |= {"sample": args.subword_sample, "max_words": args.max_words, "max_ratio": args.max_ratio}
     given["joint"] = False if args.separate else None

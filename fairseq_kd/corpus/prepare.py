@@ -26,6 +26,7 @@ from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.corpus.binarise import binarise, count_unknown
 from fairseq_kd.corpus.clean import write_clean_text
+from fairseq_kd.corpus.reserved import reserve
 from fairseq_kd.corpus.sentencepiece_model import SentencePieceModel
 from fairseq_kd.corpus.subword import describe_models, load_subword_models, obtain_subword_models
 from fairseq_kd.corpus.text import SubsetFiles, read_lines, write_lines
@@ -78,6 +79,7 @@ def _make(files, languages, folder: Path, options, say) -> dict:
     say(f"subword model: {subword['kind']}")
     _count_unreachable(prefixes, subsets, subword["models"], target_lang, say)
     joint = _segment_and_binarise(prefixes, pairs, subword["models"], languages, folder, options)
+    reserved = _reserve(folder, languages, options)
     _move_raw(prefixes, languages, folder)
     shutil.rmtree(scratch)
     _count_unknown(folder, subsets, languages, say)
@@ -88,7 +90,15 @@ def _make(files, languages, folder: Path, options, say) -> dict:
         "subsets": subsets,
         "subword": describe_models(subword["models"], subword["files"]),
         "joint_dictionary": joint,
+        **({"reserved": reserved} if reserved else {}),
     }
+
+
+def _reserve(folder: Path, languages, options) -> list[str]:
+    """The names of the reserved tokens; those of `options.like` are in its dictionaries already."""
+    if options.like is not None:
+        return read_manifest(options.like).get("reserved", [])
+    return reserve(folder, languages, options.reserve) if options.reserve else []
 
 
 def _describe_request(name, files, languages, options, origin, inputs: Inputs) -> dict:

@@ -29,6 +29,7 @@ class PrepareOptions:
     count_tokens: bool = False  # the lengths of `rules` are Moses tokens even if the text is not tokenised
     normalisation: str | None = None  # for a new SentencePiece model; None: DEFAULT_NORMALISATION
     valid_every: int | None = None  # every n-th kept training pair is a validation pair
+    reserve: int = 0  # tokens that the dictionaries hold besides those of the text, see `reserved`
 
     def __post_init__(self):
         if self.subword not in KINDS:
@@ -44,6 +45,13 @@ class PrepareOptions:
         if self.sample != DEFAULT_SAMPLE and (self.like or self.subword_model or self.subword == "none"):
             raise KDError(f"--subword-sample {self.sample} has no effect: no subword model is trained")
         self._check_normalisation()
+        if self.reserve < 0:
+            raise KDError(f"--reserve {self.reserve}: must be at least 0")
+        if self.reserve and self.like:
+            raise KDError(
+                f"--reserve {self.reserve} has no effect with --like, whose data-bin decides the reserved tokens;  "
+                "leave it out"
+            )
         if self.subword_model and (self.subword == "none" or not self.joint):
             raise KDError("--subword-model reuses one joint model, so --subword none and --separate cannot go with it")
         if self.vocab_size != DEFAULT_VOCAB_SIZE and (self.subword_model or self.subword == "none"):
@@ -78,7 +86,7 @@ class PrepareOptions:
         So data-bins that were made before an option existed keep their manifests. Before --normalisation existed,
         SentencePiece always normalised by nmt_nfkc.
         """
-        later = ("form", "sample", "count_tokens", "valid_every")
+        later = ("form", "sample", "count_tokens", "valid_every", "reserve")
         described = asdict(self) | {"normalisation": self.rule_of_normalisation()}
         del described["workers"]
         if described["normalisation"] in (None, "nmt_nfkc"):

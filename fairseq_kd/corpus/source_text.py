@@ -206,6 +206,14 @@ def _mark_repeated(texts: list[str], reasons: list[str | None], evaluated: Seen,
             reasons[number] = name
 
 
+def kept_texts(files: list, folder: Path) -> Iterator[str]:
+    """The kept lines of the files as they are, with normalised spaces. folder: as `make_sources` has made it."""
+    with open(folder / LINES_NAME, encoding="utf-8") as table:
+        for row, (_, text) in zip(table, _read(files), strict=True):
+            if row.rstrip("\n").rpartition("\t")[2] not in REASONS:
+                yield text
+
+
 def _read(files: list) -> Iterator[tuple[tuple[int, int, bool], str]]:
     """((number of the file, of the line, whether it is not UTF-8), text with normalised spaces) of each line."""
     for file, path in enumerate(files, start=1):

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,7 @@ def _noise(data_bin, out: Path, options, sides, seed, subset, workers, languages
     languages = languages or dict(zip(SIDES, infer_languages(data_bin), strict=True))
     pair = (languages["source"], languages["target"])
     task = open_data(data_bin, pair, subset)
+    options = _with_reserved(data_bin, options)
     levels = _levels(data_bin, task, options, languages, sides, post_process)
     noisy = {side: NoisySide(levels[side], seed, side, workers) for side in sides}
     names = data_files(data_bin, subset, *pair)
@@ -92,6 +94,12 @@ def _noise(data_bin, out: Path, options, sides, seed, subset, workers, languages
         }
         write_record(folder / MANIFEST_NAME, manifest)
     return manifest
+
+
+def _with_reserved(data_bin, options: NoiseOptions) -> NoiseOptions:
+    """The options, with the reserved tokens of the data-bin among the protected words."""
+    reserved = (read_manifest(data_bin) or {}).get("reserved", ())
+    return replace(options, protect=(*options.protect, *reserved)) if reserved else options
 
 
 def _levels(data_bin, task, options, languages, sides, post_process) -> dict[str, TokenLevel]:

@@ -15,6 +15,7 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.inference.opening import open_data
 from fairseq_kd.sequence.answers import Answer, read_answers
+from fairseq_kd.sequence.back import Back
 from fairseq_kd.sequence.decode_options import DecodeOptions
 from fairseq_kd.sequence.filters.length_model import LengthModel, fit_lengths
 from fairseq_kd.sequence.filters.rules import rules_of
@@ -29,13 +30,14 @@ class Given:
 
     data_bin: has the sentences. like: the data-bin whose dictionaries, other subsets, raw text and subword model the
     new one takes over; None: `data_bin`. files: other files of `data_bin` that are taken over. described: entries of
-    the manifest that are not part of the request.
+    the manifest that are not part of the request. back: the answers become the source side.
     """
 
     data_bin: Path
     like: Path | None = None
     files: tuple[str, ...] = ()
     described: dict = field(default_factory=dict)
+    back: Back | None = None
 
     @property
     def the_rest(self) -> Path:
@@ -58,7 +60,8 @@ def assemble(
     verdicts of filters are in memory.
     Raises KDError when a part has been damaged, and when the data-bin was changed since it was read.
     """
-    source_lang, target_lang = pair = (teachers.task.cfg.source_lang, teachers.task.cfg.target_lang)
+    pair = (teachers.task.cfg.source_lang, teachers.task.cfg.target_lang)
+    source_lang, target_lang = pair = pair[::-1] if given.back else pair
     subset = options.subset
     prefix = f"{subset}.{source_lang}-{target_lang}"
     names = _take_over(folder, given, subset, pair)
@@ -67,7 +70,7 @@ def assemble(
         lengths = _length_model(teachers, given) if options.max_length_deviation else None
         verdicts = _judge(folder, teachers, options, blocks, texts, lengths)
         filtering = {"filtering": verdicts.table() | ({"length_model": lengths.as_dict()} if lengths else {})}
-    kept, found, written = _write_targets(folder, prefix, teachers, options, blocks, verdicts)
+    kept, found, written = _write_targets(folder, prefix, teachers, options, blocks, verdicts, given.back)
     names += [*written, *_sources(folder, prefix, teachers, given.data_bin, kept)]
     names += [_write_kept(folder, subset, kept)] if options.filters or options.fallback == "drop" else []
     manifest = request | {
@@ -101,10 +104,17 @@ def _length_model(teachers: Teachers, given: Given) -> LengthModel:
 
 
 def _write_targets(
-    folder: Path, prefix: str, teachers: Teachers, options: DecodeOptions, blocks: list, verdicts: Verdicts | None
+    folder: Path,
+    prefix: str,
+    teachers: Teachers,
+    options: DecodeOptions,
+    blocks: list,
+    verdicts: Verdicts | None,
+    back: Back | None,
 ) -> tuple:
     """Write targets and hypotheses; return (numbers of the sentences kept, counts for the manifest, names of files)."""
     dictionary, lang = teachers.task.target_dictionary, teachers.task.cfg.target_lang
+    tag = [dictionary.index(back.tag)] if back and back.tag else []
     kept, dropped, fallbacks, tokens = [], Counter(), Counter(), 0
     hypotheses_name, examples = f"{options.subset}.hypotheses.{lang}.tsv", _Examples(teachers, verdicts)
     progress = Progress("assembling", len(teachers.dataset), "sentences")
@@ -117,7 +127,7 @@ def _write_targets(
             fallbacks.update([answer.fallback] if answer.fallback and answer.hypotheses else [])
             reason = (verdicts and verdicts.rule(answer.number)) if answer.hypotheses else answer.fallback
             if reason is None:
-                target.add(np.append(answer.best.tokens, dictionary.eos()))
+                target.add(np.array([*tag, *answer.best.tokens, dictionary.eos()], dtype=np.int64))
                 tokens += len(answer.best.tokens)
                 kept.append(answer.number)
             else:

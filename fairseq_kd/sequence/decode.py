@@ -1,5 +1,6 @@
 """`fairseq-kd decode`: a subset of a data-bin and a teacher -> a data-bin with the teacher's targets."""
 
+from functools import partial
 from pathlib import Path
 
 from fairseq_kd.artifacts.blocks import work_through
@@ -10,7 +11,12 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.export.runtime import CannotComputeError
 from fairseq_kd.inference.device import choose_device
+from fairseq_kd.inference.opening import infer_languages, open_data
 from fairseq_kd.sequence.assemble import Given
+from fairseq_kd.sequence.converted import ConvertedTeacher, open_converted
+from fairseq_kd.sequence.converted_backend import ConvertedBackend
+from fairseq_kd.sequence.converted_options import ConvertedOptions, check_for_converted
+from fairseq_kd.sequence.converted_sources import texts_of
 from fairseq_kd.sequence.ctranslate2_backend import convert, named_backend, reason_against, teacher_backend
 from fairseq_kd.sequence.decode_options import DecodeOptions
 from fairseq_kd.sequence.judges import Judges, open_judges
@@ -25,7 +31,7 @@ VERSIONS = ("fairseq_kd", "fairseq", "ve-fairseq", "torch", "numpy", "ctranslate
 
 def decode(
     data_bin,
-    teacher: str,
+    teacher: str | ConvertedOptions,
     out,
     options: DecodeOptions,
     *,
@@ -40,25 +46,38 @@ def decode(
 ) -> dict | None:
     """Make, or continue, the data-bin `out`; return its manifest, or None while other shards are unfinished.
 
-    teacher: a checkpoint, or the checkpoints of an ensemble joined by ":". teacher_data: folder with the teacher's
-    dictionaries; None: the folder that the checkpoint names. trust: a checkpoint that may hold code. post_process: how
-    subwords become text for selections and filters that read text; None: as the data-bin's manifest says. workers: see
-    `load_translator`. lang_pair: see `load_pair`.
+    teacher: a checkpoint, the checkpoints of an ensemble joined by ":", or a converted model. teacher_data: folder with
+    the teacher's dictionaries; None: the folder that the checkpoint names. trust: a checkpoint that may hold code.
+    post_process: how subwords become text for selections and filters that read text; None: as the data-bin's manifest
+    says. workers: see `load_translator`. lang_pair: see `load_pair`.
     Raises KDError when data, teacher, options and `out` do not fit together.
     """
     check_new_data_bin(out)
     with Inputs() as inputs:
-        opened = {"data": teacher_data, "dtype": dtype_of_models(options), "trust": trust, "inputs": inputs}
-        teachers = open_teachers(data_bin, teacher, options.subset, lang_pair=lang_pair, **opened)
+        if isinstance(teacher, ConvertedOptions):
+            check_for_converted(options, teacher_data=teacher_data, trust=trust, workers=workers, lang_pair=lang_pair)
+            teachers = _open_converted(data_bin, teacher, options.subset, out, inputs, say)
+        else:
+            opened = {"data": teacher_data, "dtype": dtype_of_models(options), "trust": trust, "inputs": inputs}
+            teachers = open_teachers(data_bin, teacher, options.subset, lang_pair=lang_pair, **opened)
         if len(teachers.dataset) == 0:
             raise KDError(f"subset {options.subset!r} of {data_bin} has no sentences: there is nothing to decode")
         others = {"data": teacher_data, "dtype": dtype_of_models(options)}
         judges = open_judges(data_bin, teachers, options, post_process=post_process, **others)
         backend = choose_backend(teachers, options, workers, say)
-        work = DecodeWork(teachers, options, backend, Given(Path(data_bin)), block_sentences, judges)
-        identity = describe_data(data_bin, teachers)
+        given = Given(Path(data_bin), described=teachers.described())
+        work = DecodeWork(teachers, options, backend, given, block_sentences, judges)
+        identity = describe_data(data_bin, teachers.task, options.subset, inputs)
         request = describe(identity, teachers, options, backend, judges) | {"block_sentences": block_sentences}
         return work_through(out, request, work, shard, inputs)
+
+
+def _open_converted(data_bin, teacher: ConvertedOptions, subset: str, out, inputs: Inputs, say) -> ConvertedTeacher:
+    inputs.watch_data_bin(data_bin)
+    task = open_data(data_bin, infer_languages(data_bin), subset)
+    identity = describe_data(data_bin, task, subset, inputs)
+    texts = partial(texts_of, data_bin, task, subset)
+    return open_converted(data_bin, teacher, task, subset, out, identity, texts, inputs, say)
 
 
 def dtype_of_models(options: DecodeOptions) -> str:
@@ -66,11 +85,13 @@ def dtype_of_models(options: DecodeOptions) -> str:
     return "float32" if options.dtype == "int8" else options.dtype
 
 
-def choose_backend(teachers: Teachers, options: DecodeOptions, workers=None, say=print):
+def choose_backend(teachers: Teachers | ConvertedTeacher, options: DecodeOptions, workers=None, say=print):
     """The backend that the options name; "auto": CTranslate2 if it can run strategy and teacher, else fairseq.
 
     Raises KDError when the named backend cannot run them.
     """
+    if isinstance(teachers, ConvertedTeacher):
+        return ConvertedBackend(teachers, options, choose_device(options.cpu), workers)
     if workers is not None and workers < 1:
         raise KDError(f"--workers {workers}: must be at least 1")
     device = choose_device(options.cpu)
@@ -96,14 +117,13 @@ def choose_backend(teachers: Teachers, options: DecodeOptions, workers=None, say
     return options.how.open_fairseq(teachers, options.settings(), options.max_tokens, device)
 
 
-def describe_data(data_bin, teachers: Teachers) -> dict:
+def describe_data(data_bin, task, subset: str, inputs: Inputs) -> dict:
     """The identity of the sentences of a data-bin, for `describe`."""
-    cfg = teachers.task.cfg
-    names = data_files(data_bin, teachers.subset, cfg.source_lang, cfg.target_lang)
+    names = data_files(data_bin, subset, task.cfg.source_lang, task.cfg.target_lang)
     return {
-        "sentences": len(teachers.dataset),
+        "sentences": len(task.dataset(subset)),
         "data_bin": str(Path(data_bin).absolute()),
-        "data": teachers.inputs.hashes(data_bin, names),
+        "data": inputs.hashes(data_bin, names),
     }
 
 

@@ -28,13 +28,14 @@ class SecondModel:
         """
         languages = (first.task.cfg.source_lang, first.task.cfg.target_lang)
 
-        def open_task(theirs):
+        def open_task(model):
+            theirs = model.languages
             if theirs not in (languages, languages[::-1]):
                 raise KDError(
                     f"{option} {paths} translates {'-'.join(theirs)}, the teacher {'-'.join(languages)}: give a model "
                     "of the same languages, in either direction"
                 )
-            return open_data(data_bin, theirs, first.subset)
+            return open_data(data_bin, theirs, first.subset, like=model)
 
         found = open_teachers(data_bin, paths, first.subset, inputs=first.inputs, open_task=open_task, **how)
         return cls(found, found.members[0].languages != languages, device)

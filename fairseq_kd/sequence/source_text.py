@@ -2,9 +2,10 @@
 
 The text becomes a data-bin of sources (`corpus.source_text`) in OUT/parts/.sources, which `decode` then works on. The
 training set of OUT is the text; everything else is that of the data-bin `like`. A finished OUT has no parts any more:
-its own training set is opened instead.
+its own training set is opened instead. With `back` the text is the target side (see `back`).
 """
 
+from functools import partial
 from pathlib import Path
 
 from fairseq_kd.artifacts.blocks import work_through
@@ -13,9 +14,12 @@ from fairseq_kd.artifacts.manifest import read_manifest
 from fairseq_kd.artifacts.request import PARTS, check_free
 from fairseq_kd.core.paths import check_new_data_bin
 from fairseq_kd.corpus.like import Like, read_like
-from fairseq_kd.corpus.source_text import LINES_NAME, describe_text, make_sources
-from fairseq_kd.inference.opening import open_data
+from fairseq_kd.corpus.source_text import LINES_NAME, describe_text, kept_texts, make_sources
+from fairseq_kd.inference.opening import infer_languages, open_data
 from fairseq_kd.sequence.assemble import Given
+from fairseq_kd.sequence.back import Back, check_direction, check_recorded
+from fairseq_kd.sequence.converted import open_converted
+from fairseq_kd.sequence.converted_options import ConvertedOptions, check_for_converted
 from fairseq_kd.sequence.decode import BLOCK_SENTENCES, KIND, choose_backend, describe, dtype_of_models
 from fairseq_kd.sequence.decode_options import DecodeOptions, check_without_gold
 from fairseq_kd.sequence.judges import open_judges
@@ -28,7 +32,7 @@ SOURCES = ".sources"
 def decode_text(
     files,
     like,
-    teacher: str,
+    teacher: str | ConvertedOptions,
     out,
     options: DecodeOptions,
     *,
@@ -39,39 +43,65 @@ def decode_text(
     say=print,
     block_sentences=BLOCK_SENTENCES,
     lang_pair=None,
+    back: Back | None = None,
 ) -> dict | None:
     """Make, or continue, the data-bin `out` from text in the teacher's source language; return as `decode.decode` does.
 
     files: text, one sentence per line, plain or compressed; their order is the order of the sentences. like: the
-    data-bin of the teacher, see `corpus.like`. Other arguments: see `decode.decode`.
+    data-bin of the teacher, see `corpus.like`. back: the text is in the target language of `like`, and the teacher
+    translates to its source language. Other arguments: see `decode.decode`.
     Raises KDError for options that need gold targets, and when text, data, teacher, options and `out` do not fit
     together.
     """
     check_new_data_bin(out)
     check_without_gold(options)
-    read_like(like)
+    _check_like(like, back)
     out, sources = Path(out), Path(out) / PARTS / SOURCES
     with Inputs() as inputs:
         identity = {"data_bin": str(Path(like).absolute()), "source_text": describe_text(files, like, inputs)}
-        check_free(out, {"kind": KIND, "source_text": identity["source_text"]})
+        identity |= {} if back is None else {"back": back.as_dict()}
+        check_recorded(out, check_free(out, {"kind": KIND, "source_text": identity["source_text"]}), back)
 
-        def open_task(model):
+        def open_task(languages, model=None):
+            check_direction(languages, infer_languages(like), back)
             if read_manifest(out) is None:
-                make_sources(files, Like(like, model.languages), identity["source_text"], sources, inputs, say)
-            return open_data(_sentences_of(out), model.languages, "train", needs_target=False, like=model)
+                make_sources(files, Like(like, languages), identity["source_text"], sources, inputs, say)
+            return open_data(_sentences_of(out), languages, "train", needs_target=False, like=model)
 
-        opened = {"data": teacher_data, "dtype": dtype_of_models(options), "trust": trust, "inputs": inputs}
-        teachers = open_teachers(like, teacher, "train", open_task=open_task, lang_pair=lang_pair, **opened)
-        backend = choose_backend(teachers, options, workers, say)
-        text = read_manifest(_sentences_of(out))
-        described = {"sentences": text["cleaning"]["kept"], "cleaning": text["cleaning"]}
-        described["source_files"] = [str(Path(path).absolute()) for path in files]
-        given = Given(sources, Path(like), (LINES_NAME,), described)
+        if isinstance(teacher, ConvertedOptions):
+            check_for_converted(options, teacher_data=teacher_data, trust=trust, workers=workers, lang_pair=lang_pair)
+            texts = partial(kept_texts, files, sources)
+            teachers = _open_converted(like, teacher, open_task, out, identity, texts, inputs, say)
+        else:
+            how = {"data": teacher_data, "dtype": dtype_of_models(options), "trust": trust, "inputs": inputs}
+            how |= {"open_task": lambda model: open_task(model.languages, model), "lang_pair": lang_pair}
+            teachers = open_teachers(like, teacher, "train", **how)
         others = {"data": teacher_data, "dtype": dtype_of_models(options)}
         judges = open_judges(like, teachers, options, **others)
+        backend = choose_backend(teachers, options, workers, say)
+        given = Given(sources, Path(like), (LINES_NAME,), _described(files, out) | teachers.described(), back)
         work = DecodeWork(teachers, options, backend, given, block_sentences, judges)
         request = describe(identity, teachers, options, backend, judges) | {"block_sentences": block_sentences}
         return work_through(out, request, work, shard, inputs)
+
+
+def _check_like(like, back: Back | None) -> None:
+    read_like(like)
+    if back is not None:
+        back.check(like)
+
+
+def _open_converted(like, teacher: ConvertedOptions, open_task, out: Path, identity: dict, texts, inputs, say):
+    languages = infer_languages(like)
+    task = open_task(languages[::-1] if "back" in identity else languages)
+    return open_converted(like, teacher, task, "train", out, identity, texts, inputs, say)
+
+
+def _described(files, out: Path) -> dict:
+    """What the manifest says about the text."""
+    cleaning = read_manifest(_sentences_of(out))["cleaning"]
+    names = [str(Path(path).absolute()) for path in files]
+    return {"sentences": cleaning["kept"], "cleaning": cleaning, "source_files": names}
 
 
 def _sentences_of(out: Path) -> Path:

@@ -42,7 +42,7 @@ class DecodeWork:
         Raises KDError with --fallback error.
         """
         dataset, (sources, targets) = self.teachers.dataset, self.teachers.max_positions
-        found = np.asarray(dataset.src_sizes) > sources
+        found = np.asarray(self.teachers.source_sizes) > sources
         if self.options.how.reads_gold:
             found |= np.asarray(dataset.tgt_sizes) > targets
         if self.options.fallback == "error" and found.any():

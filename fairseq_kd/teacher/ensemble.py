@@ -36,6 +36,11 @@ class Teachers:
         return self.task.dataset(self.subset)
 
     @property
+    def source_sizes(self):
+        """(sentences,): the length of each source as the models read it, in tokens with EOS."""
+        return self.dataset.src_sizes
+
+    @property
     def max_positions(self) -> tuple[int, int]:
         """Longest source and target, in tokens with EOS, that all members accept."""
         sources, targets = zip(*(member.model.max_positions() for member in self.members), strict=True)
@@ -57,6 +62,11 @@ class Teachers:
         """
         pad = self.task.target_dictionary.pad()
         return gold_batches(self.dataset, pad, choose_device(cpu), "teacher", max_tokens)
+
+    @staticmethod
+    def described() -> dict:
+        """What a manifest says about them besides the fingerprint."""
+        return {}
 
     def fingerprint(self) -> dict:
         """Paths, and a hash of the contents: the sha256 of one file, or the sha256 of the list of several sha256s.

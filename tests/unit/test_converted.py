@@ -1,0 +1,350 @@
+"""`fairseq-kd decode --teacher-folder`: models of transformers, converted by CTranslate2's own converter."""
+
+import gzip
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+from cache_helpers import content
+from docs_helpers import blocks_run_by
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pretrained_helpers import generate, short_lines
+
+from fairseq_kd.cli.main import main
+from fairseq_kd.core.errors import KDError
+from fairseq_kd.corpus.subword import subword_decoder
+from fairseq_kd.export.translator_folder import read_translator_folder
+from fairseq_kd.inference.opening import open_data
+from fairseq_kd.sequence.converted_families import fill_in
+from fairseq_kd.sequence.converted_options import ConvertedOptions
+from fairseq_kd.sequence.decode import decode
+from fairseq_kd.sequence.decode_options import DecodeOptions
+from fairseq_kd.sequence.source_text import decode_text
+
+LANGUAGES = ("qaa", "qab")
+CODES = {"source_lang": "deu_Latn", "target_lang": "eng_Latn"}
+
+
+def of_marian(folder, **more) -> ConvertedOptions:
+    return ConvertedOptions(str(folder / "ct2"), family="opus-mt", **more)
+
+
+def of_nllb(folder, **more) -> ConvertedOptions:
+    return ConvertedOptions(str(folder / "ct2"), **{"family": "nllb"} | CODES | more)
+
+
+def options(**more) -> DecodeOptions:
+    return DecodeOptions(**{"cpu": True, "fallback": "drop", "max_len_b": 30, "strategy": "greedy"} | more)
+
+
+def quiet(files, like, teacher, out, how=None, **more):
+    return decode_text(files, like, teacher, out, how or options(), say=lambda line: None, **more)
+
+
+def rows(folder) -> list[list[str]]:
+    return [row.split("\t") for row in (folder / "train.hypotheses.qab.tsv").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def lines(corpus):
+    """100 different short sentences that are in no evaluation set."""
+    evaluated = [line for name in ("valid", "test") for line in (corpus / f"{name}.qaa").read_text().splitlines()]
+    return [line for line in dict.fromkeys(short_lines(corpus, "train.qaa")) if line not in evaluated][:100]
+
+
+@pytest.fixture(scope="module")
+def text(lines, tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "text"
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["marian", "nllb"])
+def test_hypotheses_are_those_of_the_package_itself(kind, lines, text, data_bin, tmp_path, request):
+    folder, teacher_of = request.getfixturevalue(kind), {"marian": of_marian, "nllb": of_nllb}[kind]
+    _, as_text = subword_decoder(data_bin, "qab", None)
+    for beams, how in ((1, options()), (4, options(strategy="beam", beam=4))):
+        expected, scores = generate(folder, lines, beams, max_new_tokens=30 + (kind == "nllb"))  # with the prefix
+        manifest = quiet([text], data_bin, teacher_of(folder), tmp_path / str(beams), how)
+        found = rows(tmp_path / str(beams))
+        assert manifest["pairs"] == 100 and manifest["teacher_sources"]["unknown_pieces"] == 0
+        assert [as_text(row[5]) for row in found] == expected
+        assert len(set(expected)) > 50  # not a model that says the same of everything
+        if scores is not None:  # CTranslate2 leaves <unk> out of the distribution
+            assert np.allclose([float(row[3]) for row in found], scores, atol=2e-3)
+    spelt = (tmp_path / "4" / "train.hypotheses.qab.tsv").read_text()
+    assert "Latn" not in spelt and "</s>" not in spelt
+
+
+def test_the_targets_of_a_data_bin_are_the_same_as_of_its_text(corpus, data_bin, marian, tmp_path):
+    """The sources become text by the data-bin's own subword model, which restores the text."""
+    manifest = decode(data_bin, of_marian(marian), tmp_path / "a", options(), say=str)
+    assert manifest["sentences"] == 400 and set(manifest["dropped"]) == {"too_long"}
+    sources = (corpus / "train.qaa").read_text().splitlines()
+    (tmp_path / "text").write_text("".join(f"{line}\n" for line in sources))
+    quiet([tmp_path / "text"], data_bin, of_marian(marian), tmp_path / "b")
+    table = [row.split("\t")[2] for row in (tmp_path / "b" / "train.lines.tsv").read_text().splitlines()]
+    number_of = {row: number for number, row in enumerate(table) if row.isdigit()}
+    found = {number_of[row[0]]: row[5] for row in rows(tmp_path / "b")}
+    whole = {int(row[0]): row[5] for row in rows(tmp_path / "a")}
+    assert len(found) > 200 and found == {number: whole[number] for number in found}
+
+
+def test_closest_chooses_among_texts_of_the_teacher(data_bin, nllb, tmp_path):
+    how = options(strategy="beam", beam=3, nbest=3, select="closest", metric="chrf", subset="valid")
+    manifest = decode(data_bin, of_nllb(nllb), tmp_path / "out", how, say=str)
+    found = [row.split("\t") for row in (tmp_path / "out" / "valid.hypotheses.qab.tsv").read_text().splitlines()]
+    assert manifest["pairs"] == 30 and Counter(row[0] for row in found) == {str(n): 3 for n in range(30)}
+    for number in range(30):
+        of_sentence = found[3 * number : 3 * number + 3]
+        chosen = next(row for row in of_sentence if row[2] == "*")
+        assert float(chosen[4]) == max(float(row[4]) for row in of_sentence)
+        scores = [float(row[3]) for row in of_sentence]
+        assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "sample"])
+def test_killed_and_shared_it_goes_on_to_the_same_bytes(strategy, text, data_bin, marian, tmp_path):
+    how = options(strategy=strategy, **({"nbest": 2, "seed": 7} if strategy == "sample" else {}))
+    more = {"how": how, "block_sentences": 25}
+
+    def in_a_process(out, seconds=None):
+        process = multiprocessing.get_context("fork").Process(
+            target=quiet, args=([text], data_bin, of_marian(marian), out), kwargs=more
+        )
+        started = time.monotonic()
+        process.start()
+        process.join(seconds)
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+        return process.exitcode, time.monotonic() - started
+
+    code, duration = in_a_process(tmp_path / "whole")
+    expected = content(tmp_path / "whole")
+    rng = random.Random(5)
+    codes = [in_a_process(tmp_path / "killed", rng.uniform(0.1, 0.9) * duration)[0] for _ in range(3)]
+    assert code == 0 and -signal.SIGKILL in codes
+    quiet([text], data_bin, of_marian(marian), tmp_path / "killed", **more)
+    assert content(tmp_path / "killed") == expected
+    for count in (2, 4):
+        out = tmp_path / f"shards{count}"
+        done = [quiet([text], data_bin, of_marian(marian), out, shard=(n, count), **more) for n in range(count)]
+        assert done[:-1] == [None] * (count - 1) and content(out) == expected
+    if strategy == "sample":
+        other = quiet([text], data_bin, of_marian(marian), tmp_path / "other", options(**vars_of(how, seed=8)))
+        assert other["settings"]["seed"] == 8 and rows(tmp_path / "other") != rows(tmp_path / "whole")
+
+
+def vars_of(how: DecodeOptions, **more) -> dict:
+    return {"strategy": how.strategy, **how.given, **more}
+
+
+@pytest.fixture
+def held(lines, data_bin, nllb, tmp_path_factory):
+    """Not arguments of the test: hypothesis would print them all."""
+    HELD[:] = lines, data_bin, nllb, tmp_path_factory
+
+
+HELD = []
+KINDS = ("short", "empty", "long", "unknown", "again")
+
+
+@pytest.mark.usefixtures("held")
+@given(
+    kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=10),
+    block_sentences=st.integers(1, 4),
+    max_tokens=st.sampled_from([1, 20, 1000]),
+    count=st.integers(1, 3),
+)
+@settings(max_examples=5, deadline=None, derandomize=True)
+def test_a_hole_is_impossible(kinds, block_sentences, max_tokens, count):
+    """Each line is a pair, or counted as dropped for a reason, and the pairs are in the order of the lines."""
+    lines, data_bin, nllb, tmp_path_factory = HELD
+    folder = tmp_path_factory.mktemp("hole")
+    one_of = {"empty": " ", "long": " ".join(lines[:25]), "unknown": "\u4e16", "again": lines[0]}
+    written = [lines[1], *(one_of.get(kind, lines[2 + n]) for n, kind in enumerate(kinds))]
+    (folder / "text").write_text("".join(f"{line}\n" for line in written))
+    how, teacher = options(max_tokens=max_tokens), of_nllb(nllb, max_unknown_share=1.0)
+    more = {"block_sentences": block_sentences, "how": how}
+    for number in range(count):
+        manifest = quiet([folder / "text"], data_bin, teacher, folder / "out", shard=(number, count), **more)
+    table = [row.split("\t")[2] for row in (folder / "out" / "train.lines.tsv").read_text().splitlines()]
+    kept = [int(row) for row in (folder / "out" / "train.kept.txt").read_text().split()]
+    assert len(table) == len(written) == manifest["cleaning"]["kept"] + sum(manifest["cleaning"]["dropped"].values())
+    assert manifest["sentences"] == manifest["pairs"] + sum(manifest["dropped"].values())
+    assert kept == sorted(set(kept)) and len(kept) == manifest["pairs"]
+    assert manifest["dropped"].get("too_long", 0) == len({"long"} & set(kinds))
+    task = open_data(folder / "out", LANGUAGES, "train")
+    decoder = subword_decoder(data_bin, "qaa", None)[1]
+    of_sentence = {int(row): line for row, line in zip(table, written, strict=True) if row.isdigit()}
+    for pair, number in enumerate(kept):
+        symbols = [task.source_dictionary.symbols[token] for token in task.dataset("train").src[pair][:-1]]
+        assert of_sentence[number] == "\u4e16" or decoder(" ".join(symbols)) == of_sentence[number]
+
+
+def test_long_sources_are_counted_and_never_cut(lines, data_bin, marian, tmp_path):
+    """The model has 64 positions; the end of a sentence is one of the tokens."""
+    (tmp_path / "text").write_text("".join(f"{line}\n" for line in (lines[0], " ".join(lines[:30]), lines[1])))
+    manifest = quiet([tmp_path / "text"], data_bin, of_marian(marian), tmp_path / "out")
+    assert (manifest["pairs"], manifest["dropped"]) == (2, {"too_long": 1})
+    assert manifest["teacher_sources"]["pieces"] > 64
+    with pytest.raises(KDError, match=r"sentence 1 is longer than the teacher's positions, 1 are in all"):
+        quiet([tmp_path / "text"], data_bin, of_marian(marian), tmp_path / "e", options(fallback="error"))
+    with pytest.raises(KDError, match="--max-source-tokens 65: the model has positions for 64 source tokens"):
+        quiet([tmp_path / "text"], data_bin, of_marian(marian, max_source_tokens=65), tmp_path / "f")
+
+
+def test_a_source_of_the_greatest_length_is_translated_and_one_more_token_is_not(data_bin, marian, lines, tmp_path):
+    from sentencepiece import SentencePieceProcessor
+
+    processor = SentencePieceProcessor(model_file=str(marian / "ct2" / "source.spm"))
+    sizes = [len(processor.encode(line)) + 1 for line in lines]
+    (tmp_path / "text").write_text("".join(f"{line}\n" for line in lines))
+    limit = sorted(sizes)[50]
+    manifest = quiet([tmp_path / "text"], data_bin, of_marian(marian, max_source_tokens=limit), tmp_path / "out")
+    assert manifest["dropped"] == {"too_long": sum(size > limit for size in sizes)}
+    kept = [int(row) for row in (tmp_path / "out" / "train.kept.txt").read_text().split()]
+    assert kept == [number for number, size in enumerate(sizes) if size <= limit]
+
+
+@pytest.mark.parametrize(
+    ("more", "how", "message"),
+    [
+        ({"target_prefix": "eng_Latm"}, {}, "--target-prefix eng_Latm: the vocabulary of .*ct2 has no such token"),
+        ({"source_prefix": "xxx"}, {}, "--source-prefix xxx: the vocabulary of .*ct2 has no such token"),
+        ({"source_lang": None}, {}, "--family nllb needs --teacher-source-lang, for example deu_Latn"),
+        ({"family": "plain"}, {}, "--teacher-source-lang deu_Latn has no effect with --family plain"),
+        ({"family": "plain", "source_lang": None, "target_lang": None}, {}, "ct2 needs --teacher-tokeniser: give sent"),
+        ({"family": "other"}, {}, "--family other: must be one of plain, opus-mt, nllb, m2m100, mbart50"),
+        ({"tokeniser": "spm:x"}, {}, "--teacher-tokeniser spm:x: must be sentencepiece:FILE"),
+        ({"tokeniser": "words:x"}, {}, "--teacher-tokeniser words:x: must be"),
+        ({"tokeniser": "hf:/no/x.json"}, {}, "--teacher-tokeniser: /no/x.json is not there"),
+        ({"tokeniser": f"hf:{__file__}"}, {}, "test_converted.py is no tokenizer.json"),
+        (
+            {"tokeniser": "words"},
+            {},
+            r"words does not fit the model: \d+ of \d+ pieces of 100 sentences are not",
+        ),
+        ({"max_source_tokens": 0}, {}, "--max-source-tokens 0: must be at least 1"),
+        ({"max_unknown_share": 2.0}, {}, "--max-unknown-share 2.0: must be between 0 and 1"),
+        ({}, {"strategy": "teacher-forcing", "max_len_b": None}, "--strategy teacher-forcing .*gold targets"),
+        ({}, {"backend": "fairseq"}, "--backend fairseq cannot run --teacher-folder"),
+    ],
+)
+def test_bad_options_are_one_clear_error(more, how, message, text, data_bin, nllb, tmp_path):
+    with pytest.raises(KDError, match=message):
+        quiet([text], data_bin, of_nllb(nllb, **more), tmp_path / "out", options(**how))
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_a_tokeniser_of_another_model_does_not_fit(text, data_bin, marian, nllb, tmp_path):
+    """The pieces of the source, or the pieces from which target text is made."""
+    spm = {side: str(marian / "ct2" / f"{side}.spm") for side in ("source", "target")}
+    for teacher, tokeniser, message in (
+        (of_nllb(nllb, tokeniser=f"sentencepiece:{spm['source']}"), None, "pieces of its target side are not in the"),
+        (of_marian(marian), f"hf:{nllb / 'ct2' / 'tokenizer.json'}", "give the tokeniser of this model, or a greater"),
+    ):
+        chosen = teacher if tokeniser is None else of_marian(marian, tokeniser=tokeniser)
+        with pytest.raises(KDError, match=message):
+            quiet([text], data_bin, chosen, tmp_path / "out")
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_a_folder_that_is_no_translator_is_refused(text, data_bin, marian, tmp_path):
+    cut, other = tmp_path / "cut", tmp_path / "other"
+    for name in (cut, other, tmp_path / "lacks"):
+        shutil.copytree(marian / "ct2", name / "ct2")
+    whole = (marian / "ct2" / "model.bin").read_bytes()
+    (cut / "ct2" / "model.bin").write_bytes(whole[:40])
+    (other / "ct2" / "model.bin").write_bytes(whole.replace(b"TransformerSpec", b"WhisperSpec\0\0\0\0", 1))
+    (tmp_path / "lacks" / "ct2" / "shared_vocabulary.json").unlink()
+    for folder, message in (
+        (tmp_path / "no", "ct2 is not a folder"),
+        (data_bin.parent, "is not a folder"),
+        (cut, "model.bin was damaged"),
+        (other, "ct2 is no translator: its model is a WhisperSpec"),
+        (tmp_path / "lacks", "it has no source_vocabulary.json"),
+    ):
+        with pytest.raises(KDError, match=message):
+            quiet([text], data_bin, of_marian(folder), tmp_path / "out")
+    with pytest.raises(KDError, match="is no translator of CTranslate2, it has no model.bin"):
+        quiet([text], data_bin, ConvertedOptions(str(data_bin), tokeniser="words"), tmp_path / "out")
+
+
+def test_a_family_fills_in_what_was_not_given(marian):
+    """By hand, from the model cards of OPUS-MT, NLLB, M2M-100 and mBART-50."""
+    folder, none = read_translator_folder(marian / "ct2"), {"source": None, "target": None}
+    assert folder.positions == (64, 64) and folder.config["add_source_eos"] is False
+    spm = f"sentencepiece:{marian / 'ct2' / 'source.spm'},{marian / 'ct2' / 'target.spm'}"
+    for name, languages, expected in (
+        ("opus-mt", none, ("", "</s>", "", spm)),
+        ("opus-mt", none | {"target": "fra"}, (">>fra<<", "</s>", "", spm)),
+        ("nllb", {"source": "deu_Latn", "target": "eng_Latn"}, ("deu_Latn", "</s>", "eng_Latn", None)),
+        ("m2m100", {"source": "de", "target": "en"}, ("__de__", "</s>", "__en__", None)),
+        ("mbart50", {"source": "de_DE", "target": "en_XX"}, ("de_DE", "</s>", "en_XX", None)),
+        ("plain", none, ("", "", "", None)),
+    ):
+        keys = ("source_prefix", "source_suffix", "target_prefix", "tokeniser")
+        assert fill_in(name, folder, languages) == dict(zip(keys, expected, strict=True))
+    folder.config["add_source_eos"] = True  # as Marian's own converter writes it
+    assert fill_in("opus-mt", folder, none)["source_suffix"] == ""
+    with pytest.raises(KDError, match="--source-suffix </s>: the model adds this token to every source by itself"):
+        ConvertedOptions(str(marian), family="opus-mt", source_suffix="</s>").filled(folder)
+
+
+def test_on_the_command_line(text, data_bin, nllb, tmp_path, capsys):
+    words = ["decode", "--source-text", str(text), "--like", str(data_bin), "--out", str(tmp_path / "out"), "--cpu"]
+    words += ["--strategy", "greedy", "--max-len-b", "30"]
+    folder = ["--teacher-folder", str(nllb / "ct2")]
+    for more, message in (
+        ([], "give either --teacher FILE or --teacher-folder DIR as the teacher: neither is given"),
+        ([*folder, "--teacher", "x.pt"], "as the teacher: both are given"),
+        (["--teacher", "x.pt", "--family", "nllb"], "--family has no effect with --teacher"),
+        ([*folder, "--teacher-data", "x"], "--teacher-data x has no effect with --teacher-folder"),
+        ([*folder, "--strategy", "sample", "--workers", "2"], "--workers 2 has no effect with --strategy sample"),
+    ):
+        assert main([*words, *more]) == 2
+        assert message in capsys.readouterr().err
+    more = ["--family", "nllb", "--teacher-source-lang", "deu_Latn", "--teacher-target-lang", "eng_Latn"]
+    assert main([*words, *folder, *more]) == 0
+    said = capsys.readouterr().out
+    assert "--source-prefix 'deu_Latn' --source-suffix '</s>' --target-prefix 'eng_Latn'" in said
+    assert "100 pairs of 100 sentences" in said
+    teacher = json.loads((tmp_path / "out" / "manifest.json").read_text())["teacher"]
+    assert (teacher["source_prefix"], teacher["target_prefix"]) == ("deu_Latn", "eng_Latn")
+    assert len(teacher["sha256"]) == 64 and len(teacher["tokeniser_sha256"]) == 1
+    assert main([*words, *folder, *more]) == 0  # kept as it is
+    changed = ["--family", "nllb", "--teacher-source-lang", "fra_Latn", "--teacher-target-lang", "eng_Latn"]
+    assert main([*words, *folder, *changed]) == 2
+    assert "was made with teacher.source_prefix deu_Latn, this command has fra_Latn" in capsys.readouterr().err
+
+
+def test_the_commands_about_pretrained_teachers(lines, data_bin, marian, nllb, tmp_path, monkeypatch, capsys):
+    (block,) = blocks_run_by("test_the_commands_about_pretrained_teachers")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data-bin").mkdir()
+    for name, target in (("data-bin/mine", data_bin), ("opus-mt-de-en", marian / "ct2"), ("nllb-600m", nllb / "ct2")):
+        (tmp_path / name).symlink_to(target)
+    (tmp_path / "news.txt.gz").write_bytes(gzip.compress("\n".join(lines[:9]).encode()))
+    for command in block.commands():
+        name, *words = command.split()
+        assert name == "fairseq-kd" and main([*words, "--max-len-b", "20", "--cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "data-bin/distilled is complete: 400 pairs" in said and "data-bin/news is complete: 9 pairs" in said
+
+
+@pytest.mark.parametrize("package", ["ctranslate2", "tokenizers"])
+def test_a_missing_package_is_named(package, text, data_bin, nllb, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)  # so that its import fails
+    with pytest.raises(KDError, match=rf"^{package} is not installed \(pip install"):
+        quiet([text], data_bin, of_nllb(nllb), tmp_path / "out")
