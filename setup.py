@@ -58,6 +58,8 @@ setup(
         "federated": ["flwr>=1.42"],
         # fairseq-kd search with the algorithm optuna
         "search": ["optuna>=4"],
+        # fairseq-kd decode --opusfilter
+        "opusfilter": ["opusfilter>=3.3"],
         # fairseq-kd prepare --form tokenised, lower-cased
         "moses": MOSES,
         # fairseq-kd study
