@@ -35,7 +35,7 @@ $(INSTALLED): setup.py pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
 		|| { echo "fairseq_kd needs Python 3.11 or 3.12, found $$($(PYTHON) --version); give one: make PYTHON=python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[fairseq,fast,search,study,report,collaboration,federated,test]'
+	$(VENV)/bin/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[fairseq,fast,search,study,report,collaboration,federated,pretrained,opusfilter,test]'
 	touch $(INSTALLED)
 
 clean:

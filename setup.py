@@ -16,6 +16,7 @@ TEST += [
     "jinja2>=3.1",
     "scikit-learn>=1.5",
     "uncertainty-calibration>=0.1.4",
+    "transformers>=5",
     "snakemake-executor-plugin-cluster-generic>=1.0.9",
 ]
 
@@ -58,6 +59,8 @@ setup(
         "federated": ["flwr>=1.42"],
         # fairseq-kd search with the algorithm optuna
         "search": ["optuna>=4"],
+        # fairseq-kd decode --teacher-folder, with a tokenizer.json
+        "pretrained": ["ctranslate2>=4.5", "tokenizers>=0.20"],
         # fairseq-kd decode --opusfilter
         "opusfilter": ["opusfilter>=3.3"],
         # fairseq-kd prepare --form tokenised, lower-cased

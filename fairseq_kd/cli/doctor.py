@@ -34,6 +34,8 @@ OPTIONAL = {
     "MeCab": ("mecab-python3", "ja", "BLEU of Japanese, --tokenize ja-mecab of fairseq-kd evaluate"),
     "mecab_ko": ("mecab-ko", "ko", "BLEU of Korean, --tokenize ko-mecab of fairseq-kd evaluate"),
     "optuna": ("optuna", "search", "fairseq-kd search by Optuna"),
+    "flwr": ("flwr", "federated", "fairseq-kd federated"),
+    "tokenizers": ("tokenizers", "pretrained", "fairseq-kd decode --teacher-tokeniser hf:FILE"),
     "opusfilter": ("opusfilter", "opusfilter", "fairseq-kd decode --opusfilter"),
 }
 FASTER = 1.2  # a product that gains less does not pay for the conversion of its operands

@@ -83,7 +83,9 @@ class HuggingFace(Tokeniser):
         try:
             from tokenizers import Tokenizer
         except ImportError as error:
-            raise KDError("tokenizers is not installed (pip install tokenizers): hf:FILE needs it") from error
+            raise KDError(
+                "tokenizers is not installed (pip install 'fairseq_kd[pretrained]'): hf:FILE needs it"
+            ) from error
         self.files = files
         try:
             self.model = Tokenizer.from_file(str(files[0]))

@@ -68,14 +68,9 @@ def decode_text(
                 make_sources(files, Like(like, languages), identity["source_text"], sources, inputs, say)
             return open_data(_sentences_of(out), languages, "train", needs_target=False, like=model)
 
-        if isinstance(teacher, ConvertedOptions):
-            check_for_converted(options, teacher_data=teacher_data, trust=trust, workers=workers, lang_pair=lang_pair)
-            texts = partial(kept_texts, files, sources)
-            teachers = _open_converted(like, teacher, open_task, out, identity, texts, inputs, say)
-        else:
-            how = {"data": teacher_data, "dtype": dtype_of_models(options), "trust": trust, "inputs": inputs}
-            how |= {"open_task": lambda model: open_task(model.languages, model), "lang_pair": lang_pair}
-            teachers = open_teachers(like, teacher, "train", **how)
+        teachers = _open_teacher(like, teacher, options, open_task, out, identity, partial(kept_texts, files, sources),
+                                 teacher_data=teacher_data, trust=trust, workers=workers, lang_pair=lang_pair,
+                                 inputs=inputs, say=say)  # fmt: skip
         others = {"data": teacher_data, "dtype": dtype_of_models(options)}
         judges = open_judges(like, teachers, options, **others)
         backend = choose_backend(teachers, options, workers, say)
@@ -91,10 +86,18 @@ def _check_like(like, back: Back | None) -> None:
         back.check(like)
 
 
-def _open_converted(like, teacher: ConvertedOptions, open_task, out: Path, identity: dict, texts, inputs, say):
-    languages = infer_languages(like)
-    task = open_task(languages[::-1] if "back" in identity else languages)
-    return open_converted(like, teacher, task, "train", out, identity, texts, inputs, say)
+def _open_teacher(
+    like, teacher, options, open_task, out, identity, texts, *, teacher_data, trust, workers, lang_pair, inputs, say
+):
+    """The teacher and its task. open_task: called with (source, target) and a loaded model of fairseq or None."""
+    if isinstance(teacher, ConvertedOptions):
+        check_for_converted(options, teacher_data=teacher_data, trust=trust, workers=workers, lang_pair=lang_pair)
+        languages = infer_languages(like)
+        task = open_task(languages[::-1] if "back" in identity else languages)
+        return open_converted(like, teacher, task, "train", out, identity, texts, inputs, say)
+    how = {"data": teacher_data, "dtype": dtype_of_models(options), "trust": trust, "inputs": inputs}
+    how |= {"open_task": lambda model: open_task(model.languages, model), "lang_pair": lang_pair}
+    return open_teachers(like, teacher, "train", **how)
 
 
 def _described(files, out: Path) -> dict:

@@ -107,6 +107,9 @@ def test_doctor_and_errors_name_the_extras_of_setup(monkeypatch):
         for extra in found.split(",")
     }
     assert {"fast", "search"} <= named <= extras.keys()
+    assert {extra for _, extra, _ in OPTIONAL.values()} == extras.keys() - {"", "fairseq", "test", "docs"}
+    rows = re.findall(r"^\| (`[a-z`, ]+) \|", (ROOT / "docs" / "install.md").read_text(encoding="utf-8"), re.M)
+    assert set(re.findall("[a-z]+", " ".join(rows))) == extras.keys() - {""}
 
 
 def test_doctor_reports_versions_and_finds_nothing_missing(capsys):
