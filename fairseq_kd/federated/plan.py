@@ -124,7 +124,7 @@ def _goal(spec: Spec) -> float | None:
 
 
 def _inputs(spec: Spec, plan: dict) -> dict:
-    """Name -> sha256 of the training data of each part, of the server's data-bin and of the checkpoint of the start."""
+    """Name -> sha256 of the training data of each part, of the server's data-bin, of the checkpoint of the start and of the transfer set."""
     found = {}
     for number, folder in enumerate((plan["data"], *plan["parts"])):
         names = data_files(folder, "train", *plan["languages"]) if number else []
@@ -135,4 +135,7 @@ def _inputs(spec: Spec, plan: dict) -> dict:
         if not Path(spec["start"]).is_file():
             raise KDError(f"{spec.path}: start: {spec['start']} is not there: give random, or a checkpoint")
         found["start"] = sha256_file(spec["start"])
+    if spec["server-kd"] is not None:
+        transfer = spec["server-kd"]["transfer"]
+        found["transfer"] = data_hashes(transfer, data_files(transfer, "train", *plan["languages"]))
     return found

@@ -362,6 +362,21 @@ def test_a_transfer_set_that_is_no_data_bin_is_refused(data_bin, parts, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+def test_a_changed_transfer_set_is_another_run(data_bin, parts, tmp_path):
+    """So the same command does not go on with it: run.json holds the inputs."""
+    transfer = shutil.copytree(parts[1], tmp_path / "transfer")
+    (transfer / "manifest.json").unlink(missing_ok=True)
+    keys = {"rounds": 1, "updates": 1, "server-kd": {"updates": 2, "transfer": str(transfer)}}
+    path = write_spec(tmp_path / "spec.yaml", data_bin, parts, **keys)
+    before = make_plan(load_spec(path), tmp_path / "out", cpu=True)["inputs"]
+    side = next(transfer.glob("train.*.qaa.bin"))
+    side.unlink()
+    shutil.copy(next(parts[0].glob("train.*.qaa.bin")), side)
+    shutil.copy(next(parts[0].glob("train.*.qaa.idx")), side.with_suffix(".idx"))
+    after = make_plan(load_spec(path), tmp_path / "out", cpu=True)["inputs"]
+    assert [name for name in before if before[name] != after[name]] == ["transfer"]
+
+
 def test_optimizer_kept_or_reset_and_late_clients_go_on_with_the_schedule(planned, start):
     """A client that was not drawn before has the weights of the round, and no state of the optimizer."""
     state = read_checkpoint(start / "global.pt")
