@@ -2,17 +2,21 @@
 
 Only the options of KEPT are taken from a checkpoint, and each must have the type that fairseq writes. All others have
 the defaults of the task, so a checkpoint can name no other file except its list of languages (--lang-dict).
+Its dictionaries are dict.SOURCE.txt and dict.TARGET.txt in a folder, also where it names other files.
 """
 
+import logging
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from fairseq_kd.artifacts.data_bin import language_pairs
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_data_bin
-from fairseq_kd.inference.multilingual import BART, LANGUAGE, MULTI, STYLES
+from fairseq_kd.inference.multilingual import BART, LANGUAGE, MULTI, STYLES, multilingual_task
 
+logger = logging.getLogger(__name__)
 ENCODER = (None, "src", "tgt")
+DICTIONARIES = ("fixed_dictionary", "source_dict", "target_dict")  # options that name a file
 MOST_LANGUAGES = 10_000
 
 
@@ -67,6 +71,24 @@ def own_options(path, recorded: Namespace, data, languages=(None, None)) -> Name
         found.langs, found.lang_pairs = listed, [f"{found.source_lang}-{found.target_lang}"]
         _take_tokens(path, found, recorded)
     return found
+
+
+def warn_if_not_opened(path, recorded: Namespace) -> None:
+    """Log a warning when a checkpoint names the files of its dictionaries, which are not opened."""
+    for option in DICTIONARIES:
+        if file := getattr(recorded, option, None):
+            logger.warning(
+                f"{path} was trained with --{option.replace('_', '-')} {str(file)[:80]}. That file is not opened: "
+                "dict.LANG.txt of the data-bin of the training is taken instead. If they differ, put a copy of the "
+                "file as dict.LANG.txt of both languages into a folder, and give that folder"
+            )
+
+
+def first_pair(path, recorded) -> tuple:
+    """The language pair with which fairseq-train builds a model of several pairs, else (None, None)."""
+    if multilingual_task(recorded) != MULTI:
+        return None, None
+    return _recorded_pairs(path, recorded)[0]
 
 
 def _defaults(name: str) -> Namespace:

@@ -138,3 +138,12 @@ def known_pairs(data_bin) -> list[tuple[str, str]]:
     """`language_pairs` of a data-bin. Raises KDError for a folder that is no data-bin."""
     check_data_bin(data_bin)
     return language_pairs(data_bin)
+
+
+def languages_for(data_bin, asked: tuple) -> tuple:
+    """(source, target) for a checkpoint that records none: `asked`, or the pair of the data-bin, or (None, None).
+
+    asked: see `read_pair`. Raises KDError for a folder that is no data-bin.
+    """
+    pairs = known_pairs(data_bin)
+    return asked if all(asked) else pairs[0] if len(pairs) == 1 else (None, None)

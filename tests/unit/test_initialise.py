@@ -12,7 +12,6 @@ from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.inference.checkpoint import read_checkpoint
 from fairseq_kd.inference.frozen import build_model, configure_own_task
-from fairseq_kd.inference.language_tasks import configure_any_task
 from fairseq_kd.models.initialise import check_fit, chosen_layers, important_channels, initial_weights
 
 SHARED = {"share_decoder_input_output_embed": True}
@@ -117,7 +116,7 @@ def mbart(data_bin, tmp_path_factory):
 
 def of_mbart(path):
     state = read_checkpoint(path)
-    configure_any_task(path, state)
+    configure_own_task(path, state, language_tokens=True)
     model, task = build_model(path, state)
     return model.eval(), task
 

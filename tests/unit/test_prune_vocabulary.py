@@ -14,7 +14,7 @@ from fairseq_kd.artifacts.derived import SideWriter
 from fairseq_kd.artifacts.manifest import check_files, read_prepared
 from fairseq_kd.cli.main import main
 from fairseq_kd.inference.checkpoint import read_checkpoint
-from fairseq_kd.inference.frozen import build_model
+from fairseq_kd.inference.frozen import build_model, configure_own_task
 from fairseq_kd.inference.opening import open_data
 
 PAIR = ("qaa", "qab")
@@ -65,8 +65,7 @@ def prune(checkpoint, data, out, *more) -> None:
 def opened(path):
     """(model in eval mode, task) of a checkpoint, from the files that it records."""
     state = read_checkpoint(path)
-    if hasattr(state["cfg"].task, "lang_pairs"):  # its setup evaluates text, and a checkpoint holds the value
-        state["cfg"].task.left_pad_source = state["cfg"].task.left_pad_target = "False"
+    configure_own_task(path, state, None, PAIR, language_tokens=True)
     model, task = build_model(path, state)
     return model.eval(), task
 
@@ -353,7 +352,7 @@ def test_bad_input_is_one_clear_error_and_nothing_is_written(pruned, joined, sep
         ([large, "--data", joined, "--out", out, "--keep", listed], "'no-such-token' is in no dictionary"),
         ([large, "--data", joined, "--out", out, "--keep", tmp_path / "no"], "cannot be read (No such file"),
         ([large, "--data", joined, "--out", out, "--dictionaries", tmp_path], "dict.qaa.txt is not there"),
-        ([*recorded, "--source-lang", "qab", "--target-lang", "qaa"], "have no effect: "),
+        ([*recorded, "--lang-pair", "qab-qaa"], "translates qaa-qab, and nothing else"),
         ([large, "--data", tmp_path / "no", "--out", out], "is not a folder: give a data-bin"),
     ):
         refused(tmp_path, capsys, words, message)
