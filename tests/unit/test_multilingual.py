@@ -1,23 +1,19 @@
 """Checkpoints of fairseq's mBART and multilingual tasks, as teachers and as evaluated systems."""
 
-import io
 import itertools
 import json
 import math
 import shlex
+import subprocess
 from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import PACKAGE
 from docs_helpers import blocks_run_by, with_user_dir
-from fairseq import options
-from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-from fairseq_cli import generate
 from helpers import batch, build
-from multilingual_helpers import ARCHITECTURES, BART, PAIR, TASKS, stock_criterion, write_random
+from multilingual_helpers import ARCHITECTURES, BART, PAIR, TASKS, stock_criterion, stock_hypotheses, write_random
 from process_helpers import run_python
 
 from fairseq_kd.cli.main import main
@@ -62,17 +58,6 @@ def caches(data_bin, models, tmp_path_factory):
     return make
 
 
-def stock_hypotheses(data_bin, checkpoint, *task) -> list[str]:
-    """The subword strings that fairseq-generate prints, in the order of the subset."""
-    words = [str(data_bin), "--user-dir", str(PACKAGE), "--path", str(checkpoint), *PAIR, *SEARCH, *task]
-    words += ["--required-batch-size-multiple", "1"]
-    args = options.parse_args_and_arch(options.get_generation_parser(), words)
-    out = io.StringIO()
-    generate._main(convert_namespace_to_omegaconf(args), out)
-    lines = [line.split("\t") for line in out.getvalue().splitlines() if line.startswith("H-")]
-    return [text for _, text in sorted((int(number[2:]), text) for number, _, text in lines)]
-
-
 @pytest.mark.parametrize("name", TASKS)
 def test_evaluate_gives_the_hypotheses_of_fairseq_generate(name, data_bin, models, tmp_path):
     from fairseq_kd.corpus.subword import subword_decoder
@@ -80,7 +65,7 @@ def test_evaluate_gives_the_hypotheses_of_fairseq_generate(name, data_bin, model
     out = tmp_path / "result.json"
     assert main(["evaluate", str(data_bin), "--checkpoint", str(models[name]), *SEARCH, *FAST, "--out", str(out)]) == 0
     result = json.loads(out.read_text())
-    expected = stock_hypotheses(data_bin, models[name], *TASKS[name])
+    expected = stock_hypotheses(data_bin, models[name], *SEARCH, *TASKS[name])
     _, decode = subword_decoder(data_bin, "qab", None)
     assert result["hypotheses"] == [decode(line) for line in expected]
     assert len(set(result["hypotheses"])) > 1  # the models differ between sources
@@ -361,6 +346,26 @@ def test_the_task_of_mbart_keeps_options_that_it_sets_itself():
     assert task.args == "options"
     task.args = "its own"
     assert task.args == "its own"
+
+
+def test_the_commands_of_the_page_on_dictionaries(data_bin, tmp_path, monkeypatch):
+    """The dictionary has entries behind those of the data-bin, as the one of M2M-100 has."""
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "data"
+    data.mkdir()
+    longer = (data_bin / "dict.qaa.txt").read_text() + "__qab__ 1\nmadeupword0000 1\n"
+    for name in ("model_dict.128k.txt", "data/dict.qaa.txt", "data/dict.qab.txt"):
+        Path(name).write_text(longer)
+    write_random("m2m.pt", data, *TASKS["multi"])
+    (tmp_path / "data-bin").symlink_to(data_bin)
+    (block,) = blocks_run_by("test_the_commands_of_the_page_on_dictionaries")
+    for command in block.commands():
+        program, *words = command.split()
+        if program == "fairseq-kd":
+            assert main([*words, *(["--cpu"] if words[0] == "cache" else [])]) == 0
+        else:
+            subprocess.run([program, *words], check=True)
+    assert load_frozen("small/m2m.pt").language_tokens[1] < 120
 
 
 def test_the_commands_of_the_multilingual_page(data_bin, models, tmp_path, monkeypatch):
