@@ -252,6 +252,7 @@ def test_samples_of_the_student_are_refused(data_bin, models, capsys):
         ("encoder_langtok", "other", "'other' in the option --encoder-langtok"),
         ("langtoks", {"main": ["src", 3]}, "in the option --langtoks"),
         ("langs", ["qaa", "q b"], "in the option --langs"),
+        ("langs", ["qaa", "qab/../../x"], "in the option --langs"),
         ("lang_pairs", 5, None),
         ("langs", None, "pruned"),
         ("lang_dict", "/nowhere/langs.txt", None),
