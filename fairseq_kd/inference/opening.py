@@ -83,10 +83,7 @@ def open_data(data_bin, languages: tuple[str, str], subset: str, *, needs_target
     Raises KDError when dictionaries or subset are missing, and for what `check_subset` refuses.
     """
     source, target = languages
-    check_data_bin(data_bin)
-    for lang in languages:
-        if not (Path(data_bin) / f"dict.{lang}.txt").is_file():
-            raise KDError(f"{data_bin} has no dict.{lang}.txt: it is not a data-bin for {source}-{target}")
+    check_has_dictionaries(data_bin, languages)
     impl = check_subset(data_bin, subset, languages, combine=subset == "train")
     task = _set_up(data_bin, languages, impl, like)
     try:
@@ -96,6 +93,14 @@ def open_data(data_bin, languages: tuple[str, str], subset: str, *, needs_target
     if needs_target and task.dataset(subset).tgt is None:
         raise KDError(f"subset {subset!r} of {data_bin} has no target side, but both sides are needed: binarise both")
     return task
+
+
+def check_has_dictionaries(data_bin, languages: tuple[str, str]) -> None:
+    """Raises KDError unless `data_bin` is a folder with the dictionaries of (source, target)."""
+    check_data_bin(data_bin)
+    for lang in languages:
+        if not (Path(data_bin) / f"dict.{lang}.txt").is_file():
+            raise KDError(f"{data_bin} has no dict.{lang}.txt: it is not a data-bin for {'-'.join(languages)}")
 
 
 def _set_up(data_bin, languages, impl: str | None, like):

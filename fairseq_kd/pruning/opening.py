@@ -20,7 +20,7 @@ from fairseq_kd.inference.confinement import confined
 from fairseq_kd.inference.dictionaries import check_same_dictionary
 from fairseq_kd.inference.frozen import build_model, configure_own_task, data_folder
 from fairseq_kd.inference.multilingual import check_pair, read_pair
-from fairseq_kd.inference.opening import languages_for
+from fairseq_kd.inference.opening import check_has_dictionaries, languages_for
 
 SIDES = ("source", "target")
 OPTION = "--dictionaries"
@@ -89,6 +89,7 @@ def check_data_dictionaries(opened: Opened, data_bin) -> None:
 
     The checkpoint may have further entries: those that its task adds, or those of a longer dictionary.
     """
+    check_has_dictionaries(data_bin, opened.languages)
     for side, lang in enumerate(opened.languages):
         theirs, names = read_dictionary(Path(data_bin) / f"dict.{lang}.txt"), (opened.path, str(data_bin))
         check_same_dictionary(opened.dictionaries[side], theirs, SIDES[side], names, begins=True)

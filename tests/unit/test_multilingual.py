@@ -272,7 +272,9 @@ def test_options_that_fairseq_does_not_write_are_refused(option, value, said, da
 
 def test_the_list_of_languages_may_be_a_file_beside_the_data(data_bin, models, tmp_path):
     state = torch.load(models["multi"])
-    vars(state["cfg"]["task"]).update(langs=None, lang_dict="/nowhere/langs.txt")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "langs.txt").write_text("qaa\nqab\nqac\n")  # not opened: the checkpoint names it
+    vars(state["cfg"]["task"]).update(langs=None, lang_dict=str(tmp_path / "elsewhere" / "langs.txt"))
     torch.save(state, tmp_path / "listed.pt")
     for lang in ("qaa", "qab"):
         (tmp_path / f"dict.{lang}.txt").write_bytes((data_bin / f"dict.{lang}.txt").read_bytes())
