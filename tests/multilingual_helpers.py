@@ -1,6 +1,12 @@
 """Tiny random models of fairseq's tasks that add language tokens."""
 
+import io
+
 import torch
+from conftest import PACKAGE
+from fairseq import options
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq_cli import generate
 from helpers import build, write_checkpoint
 
 PAIR = ("--source-lang", "qaa", "--target-lang", "qab")
@@ -18,9 +24,9 @@ TASKS = {  # name -> options of its training
 ARCHITECTURES = {"bart": ("--arch", "mbart_base")}  # of the others: a transformer
 
 
-def write_random(path, data_bin, *options) -> None:
+def write_random(path, data_bin, *words) -> None:
     """Write a checkpoint whose random weights prefer some tokens clearly."""
-    write_checkpoint(path, data_bin, *options)
+    write_checkpoint(path, data_bin, *words)
     state = torch.load(path)
     generator = torch.Generator().manual_seed(5)
     for name, value in state["model"].items():
@@ -31,8 +37,19 @@ def write_random(path, data_bin, *options) -> None:
     torch.save(state, path)
 
 
-def stock_criterion(data_bin, *options):
+def stock_criterion(data_bin, *task):
     """(task, criterion) of a training with fairseq's own label-smoothed cross-entropy."""
     words = ("--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1")
-    _, task, _, criterion = build(data_bin, *options, *words)
-    return task, criterion
+    _, made, _, criterion = build(data_bin, *task, *words)
+    return made, criterion
+
+
+def stock_hypotheses(data_bin, checkpoint, *more) -> list[str]:
+    """The subword strings that fairseq-generate prints, in the order of the subset. more: of its options."""
+    words = [str(data_bin), "--user-dir", str(PACKAGE), "--path", str(checkpoint), *PAIR, *more]
+    words += ["--required-batch-size-multiple", "1"]
+    args = options.parse_args_and_arch(options.get_generation_parser(), words)
+    out = io.StringIO()
+    generate._main(convert_namespace_to_omegaconf(args), out)
+    lines = [line.split("\t") for line in out.getvalue().splitlines() if line.startswith("H-")]
+    return [text for _, text in sorted((int(number[2:]), text) for number, _, text in lines)]

@@ -38,8 +38,9 @@ def run(args) -> None:
     from omegaconf import open_dict
 
     from fairseq_kd.inference.checkpoint import read_checkpoint, write_initial_checkpoint
-    from fairseq_kd.inference.frozen import build_model
-    from fairseq_kd.inference.language_tasks import ADDS_LANGUAGES, configure_any_task, task_name
+    from fairseq_kd.inference.frozen import build_model, configure_own_task
+    from fairseq_kd.inference.multilingual import multilingual_task
+    from fairseq_kd.inference.multilingual_options import first_pair
     from fairseq_kd.models.building import build
     from fairseq_kd.models.initialise import check_fit, initial_weights
 
@@ -49,7 +50,8 @@ def run(args) -> None:
         raise KDError(f"--out {args.out} is the teacher itself: give another file")
     trust = args.trust_checkpoint is not None
     state = read_checkpoint(args.teacher, trust=trust)
-    configure_any_task(args.teacher, state, args.data)
+    languages = first_pair(args.teacher, state["cfg"].task)
+    configure_own_task(args.teacher, state, args.data, languages, "--data", language_tokens=True)
     teacher, task = build_model(args.teacher, state, trust)
     data = str(Path(state["cfg"].task.data).absolute())  # a word of a command line below: it must be no option
     student, model_args = build(args.arch, data, args.passed_on, device="cpu", task=task)
@@ -61,6 +63,6 @@ def run(args) -> None:
     size = sum(parameter.numel() for parameter in student.parameters())
     print(f"{args.out}: {size:,} parameters, {args.layers} layers of {args.teacher}")
     options = " ".join(["--arch", args.arch, *args.passed_on, "--finetune-from-model", args.out])
-    if task_name(state["cfg"].task) in ADDS_LANGUAGES:
-        options = f"--task {task_name(state['cfg'].task)} {options}, and the options of this task as for the teacher"
+    if name := multilingual_task(state["cfg"].task):
+        options = f"--task {name} {options}, and the options of this task as for the teacher"
     print(f"to train it: fairseq-train ... {USER_DIR} {options}")

@@ -1,6 +1,6 @@
 """`fairseq-kd prune-vocabulary`: a checkpoint and a data-bin -> the same with the tokens that the data-bin uses."""
 
-from fairseq_kd.cli.user_dir import add_user_dir
+from fairseq_kd.cli.user_dir import add_lang_pair, add_user_dir
 from fairseq_kd.core.errors import KDError
 
 
@@ -33,8 +33,7 @@ def add_arguments(parser) -> None:
         metavar="FOLDER",
         help="folder with the dictionaries of CHECKPOINT (default: the one that the checkpoint records)",
     )
-    parser.add_argument("--source-lang", metavar="LANG", help="source language (default: of checkpoint or data-bin)")
-    parser.add_argument("--target-lang", metavar="LANG", help="target language, with --source-lang")
+    add_lang_pair(parser)
     parser.add_argument("--trust-checkpoint", metavar="FILE", help="load CHECKPOINT even if it holds code")
     add_user_dir(parser)
 
@@ -46,14 +45,12 @@ def run(args) -> None:
 
     if args.trust_checkpoint not in (None, args.checkpoint):
         raise KDError(f"--trust-checkpoint {args.trust_checkpoint} is not the CHECKPOINT {args.checkpoint}")
-    if (args.source_lang is None) != (args.target_lang is None):
-        raise KDError("give --source-lang and --target-lang, or neither")
     options = PruneOptions(
         subsets=tuple(dict.fromkeys(args.subsets)) if args.subsets else None,
         keep=args.keep,
         min_count=args.min_count,
         dictionaries=args.dictionaries,
-        languages=(args.source_lang, args.target_lang) if args.source_lang else None,
+        lang_pair=args.lang_pair,
         trust=args.trust_checkpoint is not None,
     )
     report = prune_vocabulary(args.checkpoint, args.data, args.out, args.out_data, options)

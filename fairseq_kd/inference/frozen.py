@@ -24,7 +24,7 @@ from fairseq_kd.inference.checkpoint import TRUST, read_checkpoint, validation_n
 from fairseq_kd.inference.confinement import Budget, OverBudget, confined
 from fairseq_kd.inference.dictionaries import check_same_dictionary, warn_if_newer
 from fairseq_kd.inference.multilingual import added_tokens, layout_of, multilingual_task
-from fairseq_kd.inference.multilingual_options import own_options
+from fairseq_kd.inference.multilingual_options import own_options, warn_if_not_opened
 from fairseq_kd.inference.precision import autocast
 from fairseq_kd.inference.supported import check_configuration, check_model, output_projection
 from fairseq_kd.loss.signal import DenseSignal
@@ -162,6 +162,8 @@ def configure_own_task(
         check_one_folder(data, data_option)
     with open_dict(cfg), flag_override(cfg, "allow_objects", True):
         if multilingual_task(cfg.task) is not None:
+            if data is None:
+                warn_if_not_opened(path, cfg.task)
             cfg.task = own_options(path, cfg.task, recorded if data is None else data, languages)
         if data is not None:
             cfg.task.data = str(data)

@@ -5,7 +5,7 @@ import os
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.inference.frozen import FrozenModel, load_frozen
 from fairseq_kd.inference.multilingual import PLAIN, check_pair, read_pair
-from fairseq_kd.inference.opening import known_pairs, open_data
+from fairseq_kd.inference.opening import languages_for, open_data
 from fairseq_kd.inference.without_tokens import WithoutTokens
 
 
@@ -21,10 +21,8 @@ def load_pair(
     `load_frozen`.
     Raises KDError when checkpoint or data-bin cannot be used, or when their dictionaries differ.
     """
-    pairs = known_pairs(data_bin)
     asked = read_pair(lang_pair)
-    languages = asked if all(asked) else pairs[0] if len(pairs) == 1 else (None, None)  # where none is recorded
-    model = load_frozen(checkpoint, data=data, languages=languages, **options)
+    model = load_frozen(checkpoint, data=data, languages=languages_for(data_bin, asked), **options)
     check_pair(checkpoint, model.languages, asked)
     if student_task is not None:
         task = open_data(data_bin, model.languages, subset)

@@ -17,7 +17,7 @@ BART, MULTI = MULTILINGUAL = ("translation_from_pretrained_bart", "translation_m
 TRANSLATION = "translation"
 STYLES = {"multilingual": "__{}__", "mbart": "[{}]"}  # --lang-tok-style -> the token of a language
 MASK = "<mask>"
-LANGUAGE = re.compile(r"[^\s\[\],]{1,60}")
+LANGUAGE = re.compile(r"[^\s\[\],/]{1,60}")  # it is part of the names of files
 
 
 def multilingual_task(task_cfg) -> str | None:

@@ -1,18 +1,22 @@
 """The options of a checkpoint of a task with language tokens (`multilingual`), for one language pair.
 
 Only the options of KEPT are taken from a checkpoint, and each must have the type that fairseq writes. All others have
-the defaults of the task, so a checkpoint can name no other file except its list of languages (--lang-dict).
+the defaults of the task, so a checkpoint can name no file outside of the folder of its dictionaries. There are
+dict.SOURCE.txt, dict.TARGET.txt and, under its own name, the list of its languages (--lang-dict).
 """
 
+import logging
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from fairseq_kd.artifacts.data_bin import language_pairs
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import check_data_bin
-from fairseq_kd.inference.multilingual import BART, LANGUAGE, MULTI, STYLES
+from fairseq_kd.inference.multilingual import BART, LANGUAGE, MULTI, STYLES, multilingual_task
 
+logger = logging.getLogger(__name__)
 ENCODER = (None, "src", "tgt")
+DICTIONARIES = ("fixed_dictionary", "source_dict", "target_dict")  # options that name a file
 MOST_LANGUAGES = 10_000
 
 
@@ -69,6 +73,27 @@ def own_options(path, recorded: Namespace, data, languages=(None, None)) -> Name
     return found
 
 
+def warn_if_not_opened(path, recorded: Namespace) -> None:
+    """Log a warning when a checkpoint names the files of its dictionaries, which are not opened."""
+    for option in DICTIONARIES:
+        if file := getattr(recorded, option, None):
+            logger.warning(
+                f"{path} was trained with --{option.replace('_', '-')} {str(file)[:80]}. That file is not opened: "
+                "dict.LANG.txt of the data-bin of the training is taken instead. If they differ, put a copy of the "
+                "file as dict.LANG.txt of both languages into a folder, and give that folder"
+            )
+
+
+def first_pair(path, recorded) -> tuple:
+    """The language pair with which fairseq-train builds a model of several pairs, else (None, None).
+
+    recorded: the options of the task of the checkpoint `path`. Raises KDError for options that fairseq does not write.
+    """
+    if multilingual_task(recorded) != MULTI:
+        return None, None
+    return _recorded_pairs(path, recorded)[0]
+
+
 def _defaults(name: str) -> Namespace:
     """The default options of the task, and what it takes from other options of a command."""
     from fairseq.tasks import TASK_REGISTRY
@@ -114,14 +139,13 @@ def _languages(path, recorded: Namespace, data) -> list[str]:
 
 
 def _language_file(path, file: str, data) -> str:
-    """The text of --lang-dict: at its recorded place, or under its name in the data-bin."""
-    places = [Path(file), Path(data) / Path(file).name]
-    for place in places:
-        if place.is_file() and place.stat().st_size <= 100 * MOST_LANGUAGES:
-            return place.read_text(encoding="utf-8", errors="replace")
+    """The text of the file of --lang-dict in the folder of the dictionaries, under its own name."""
+    place = Path(data) / Path(file).name
+    if place.is_file() and place.stat().st_size <= 100 * MOST_LANGUAGES:
+        return place.read_text(encoding="utf-8", errors="replace")
     raise KDError(
-        f"{path} was trained with --lang-dict {file}, which lists its languages and is not there: put a copy of that "
-        f"file at {places[1]}"
+        f"{path} was trained with --lang-dict {file}, which lists its languages. Only a copy in the folder of its "
+        f"dictionaries is read: put a copy of that file at {place}"
     )
 
 
@@ -149,7 +173,7 @@ def _pair(path, recorded: Namespace, data, languages) -> tuple[str, str]:
 def _recorded_pairs(path, recorded: Namespace) -> list[tuple[str, str]]:
     pairs = getattr(recorded, "lang_pairs", None)
     pairs = pairs.split(",") if type(pairs) is str else pairs
-    if not _is_text_list(pairs) or not all(pair.count("-") == 1 for pair in pairs):
+    if not pairs or not _is_text_list(pairs) or not all(pair.count("-") == 1 for pair in pairs):
         raise KDError(_not_written(path, "lang_pairs", pairs))
     return [tuple(pair.split("-")) for pair in pairs]
 

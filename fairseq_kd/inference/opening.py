@@ -83,10 +83,7 @@ def open_data(data_bin, languages: tuple[str, str], subset: str, *, needs_target
     Raises KDError when dictionaries or subset are missing, and for what `check_subset` refuses.
     """
     source, target = languages
-    check_data_bin(data_bin)
-    for lang in languages:
-        if not (Path(data_bin) / f"dict.{lang}.txt").is_file():
-            raise KDError(f"{data_bin} has no dict.{lang}.txt: it is not a data-bin for {source}-{target}")
+    check_has_dictionaries(data_bin, languages)
     impl = check_subset(data_bin, subset, languages, combine=subset == "train")
     task = _set_up(data_bin, languages, impl, like)
     try:
@@ -96,6 +93,14 @@ def open_data(data_bin, languages: tuple[str, str], subset: str, *, needs_target
     if needs_target and task.dataset(subset).tgt is None:
         raise KDError(f"subset {subset!r} of {data_bin} has no target side, but both sides are needed: binarise both")
     return task
+
+
+def check_has_dictionaries(data_bin, languages: tuple[str, str]) -> None:
+    """Raises KDError unless `data_bin` is a folder with the dictionaries of (source, target)."""
+    check_data_bin(data_bin)
+    for lang in languages:
+        if not (Path(data_bin) / f"dict.{lang}.txt").is_file():
+            raise KDError(f"{data_bin} has no dict.{lang}.txt: it is not a data-bin for {'-'.join(languages)}")
 
 
 def _set_up(data_bin, languages, impl: str | None, like):
@@ -138,3 +143,12 @@ def known_pairs(data_bin) -> list[tuple[str, str]]:
     """`language_pairs` of a data-bin. Raises KDError for a folder that is no data-bin."""
     check_data_bin(data_bin)
     return language_pairs(data_bin)
+
+
+def languages_for(data_bin, asked: tuple) -> tuple:
+    """(source, target) for a checkpoint that records none: `asked`, or the pair of the data-bin, or (None, None).
+
+    asked: see `read_pair`. Raises KDError for a folder that is no data-bin.
+    """
+    pairs = known_pairs(data_bin)
+    return asked if all(asked) else pairs[0] if len(pairs) == 1 else (None, None)

@@ -161,9 +161,9 @@ def _check_task(found: str, cfg, kind, language_tokens: bool) -> None:
         if language_tokens:
             return
         raise KDError(
-            f"{found}, which adds language tokens: only the commands cache, verify-cache, decode, evaluate and "
-            "select-teacher, and --criterion kd_word work with it. To go on, train a model of --task translation on "
-            "the output of fairseq-kd decode"
+            f"{found}, which adds language tokens: only the commands cache, verify-cache, decode, evaluate, "
+            "select-teacher, prune-vocabulary and init-student, and --criterion kd_word work with it. To go on, train "
+            "a model of --task translation on the output of fairseq-kd decode"
         )
 
     if issubclass(kind, TranslationLevenshteinTask):

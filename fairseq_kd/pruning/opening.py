@@ -18,16 +18,9 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.inference.checkpoint import read_checkpoint
 from fairseq_kd.inference.confinement import confined
 from fairseq_kd.inference.dictionaries import check_same_dictionary
-from fairseq_kd.inference.frozen import build_model
-from fairseq_kd.inference.language_tasks import (
-    DICTIONARY_FILES,
-    configure_any_task,
-    language_pairs_of,
-    read_file,
-    readable,
-    recorded_languages,
-)
-from fairseq_kd.inference.opening import infer_languages
+from fairseq_kd.inference.frozen import build_model, configure_own_task, data_folder
+from fairseq_kd.inference.multilingual import check_pair, read_pair
+from fairseq_kd.inference.opening import check_has_dictionaries, languages_for
 
 SIDES = ("source", "target")
 OPTION = "--dictionaries"
@@ -37,7 +30,7 @@ OPTION = "--dictionaries"
 class Opened:
     """A checkpoint that was read and built.
 
-    languages: (source, target). all_languages: those whose dictionaries the task reads, each with its side, 0 or 1.
+    task_options: those of the task for one language pair, before it was set up. languages: (source, target).
     dictionaries: (source, target) with the entries that the task adds; files: without them. added: the entries that the
     task adds, also those that are in a file.
     """
@@ -45,9 +38,9 @@ class Opened:
     path: str
     trust: bool
     state: dict
+    task_options: object
     model: object
     languages: tuple[str, str]
-    all_languages: dict[str, int]
     dictionaries: tuple
     files: tuple
     added: frozenset[str]
@@ -58,75 +51,59 @@ class Opened:
         return self.dictionaries[0].symbols == self.dictionaries[1].symbols
 
 
-def open_checkpoint(path, data_bin, folder=None, languages=None, trust: bool = False) -> Opened:
+def open_checkpoint(path, data_bin, folder=None, lang_pair=None, trust: bool = False) -> Opened:
     """Read and build the checkpoint.
 
-    folder: of its dictionaries; None: the one that it records. languages: (source, target), None: those of the
+    folder: of its dictionaries; None: the one that it records. lang_pair: SOURCE-TARGET; None: the pair of the
     checkpoint or else of the data-bin. Raises KDError for what cannot be read, built or pruned.
     """
-    state = read_checkpoint(path, trust=trust)
-    languages = _configure(path, state, data_bin, folder, languages)
+    state, asked = read_checkpoint(path, trust=trust), read_pair(lang_pair)
+    configure_own_task(path, state, folder, languages_for(data_bin, asked), OPTION, language_tokens=True)
+    options = copy.deepcopy(state["cfg"].task)  # the setup of the task changes the original
+    languages = (options.source_lang, options.target_lang)
+    check_pair(path, languages, asked)
     model, task = build_model(path, state, trust)
     _check_no_classes(path, model)
-    others = _all_languages(state["cfg"].task, languages)
-    added = _added_by_the_task(state, others)
-    dictionaries = (task.source_dictionary, task.target_dictionary)
-    files = tuple(read_file(state["cfg"].task, lang, side, OPTION) for side, lang in enumerate(languages))
-    return Opened(str(path), trust, state, model, languages, others, dictionaries, files, added)
+    return Opened(
+        path=str(path),
+        trust=trust,
+        state=state,
+        task_options=options,
+        model=model,
+        languages=languages,
+        dictionaries=(task.source_dictionary, task.target_dictionary),
+        files=tuple(read_dictionary(Path(data_folder(options)) / f"dict.{lang}.txt") for lang in languages),
+        added=_added_by_the_task(options, languages),
+    )
 
 
-def located(task_cfg, folder, all_languages: dict[str, int]):
-    """A copy of a task's configuration that reads its dictionaries from `folder`."""
-    found = readable(copy.deepcopy(task_cfg))
+def located(task_options, folder):
+    """A copy of the options of a task that reads its dictionaries from `folder`."""
+    found = copy.deepcopy(task_options)
     found.data = str(folder)
-    for option, side in DICTIONARY_FILES.items():
-        if getattr(found, option, None):
-            lang = next(lang for lang, its_side in all_languages.items() if its_side == side or len(all_languages) == 1)
-            setattr(found, option, str(Path(folder) / f"dict.{lang}.txt"))
     return found
 
 
 def check_data_dictionaries(opened: Opened, data_bin) -> None:
     """Raises KDError, with the first difference, unless each id of the data-bin is the same entry in the checkpoint.
 
-    The checkpoint may have further entries that its task adds, or that its --fixed-dictionary has.
+    The checkpoint may have further entries: those that its task adds, or those of a longer dictionary.
     """
-    is_longer = getattr(opened.state["cfg"].task, "fixed_dictionary", None)
+    check_has_dictionaries(data_bin, opened.languages)
     for side, lang in enumerate(opened.languages):
-        theirs, ours = read_dictionary(Path(data_bin) / f"dict.{lang}.txt"), opened.dictionaries[side]
-        further = ours.symbols[len(theirs) :]
-        begins = ours.symbols[: len(theirs)] == theirs.symbols
-        if not begins or not (is_longer or opened.added.issuperset(further)):
-            check_same_dictionary(ours, theirs, SIDES[side], (opened.path, str(data_bin)))
+        theirs, names = read_dictionary(Path(data_bin) / f"dict.{lang}.txt"), (opened.path, str(data_bin))
+        check_same_dictionary(opened.dictionaries[side], theirs, SIDES[side], names, begins=True)
 
 
-def _configure(path, state, data_bin, folder, languages) -> tuple[str, str]:
-    """Set the folder of the dictionaries in `state`; return (source, target)."""
-    recorded = recorded_languages(state["cfg"].task)
-    if languages is not None and recorded not in (None, languages):
-        raise KDError(
-            f"--source-lang {languages[0]} --target-lang {languages[1]} have no effect: {path} translates "
-            f"{'-'.join(recorded)}; leave them out"
-        )
-    if languages is None and recorded is None:
-        languages = infer_languages(data_bin)
-    return configure_any_task(path, state, folder, languages, OPTION)
-
-
-def _all_languages(task_cfg, languages) -> dict[str, int]:
-    found = {pair[side]: side for side in (1, 0) for pair in language_pairs_of(task_cfg)}
-    return dict.fromkeys(languages) | found | {languages[1]: 1, languages[0]: 0}
-
-
-def _added_by_the_task(state, all_languages) -> frozenset[str]:
+def _added_by_the_task(task_options, languages) -> frozenset[str]:
     """The entries of the task's dictionaries where the files are empty, without fairseq's special symbols."""
     from fairseq import tasks
 
     with tempfile.TemporaryDirectory() as folder:
-        for lang in all_languages:
+        for lang in languages:
             (Path(folder) / f"dict.{lang}.txt").touch()
         with confined():
-            task = tasks.setup_task(located(state["cfg"].task, folder, all_languages))
+            task = tasks.setup_task(located(task_options, folder))
     found = (task.source_dictionary, task.target_dictionary)
     return frozenset(symbol for one in found for symbol in one.symbols[one.nspecial :])
 
@@ -146,5 +123,5 @@ def configured(opened: Opened, folder) -> dict:
     """The state of the checkpoint with its dictionaries in `folder`; the weights are the old ones."""
     state = opened.state | {"cfg": copy.deepcopy(opened.state["cfg"])}
     with open_dict(state["cfg"]):
-        state["cfg"].task = located(opened.state["cfg"].task, folder, opened.all_languages)
+        state["cfg"].task = located(opened.task_options, folder)
     return state

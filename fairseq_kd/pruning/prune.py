@@ -34,15 +34,15 @@ MARK = "pruned_from"  # key in "extra_state" of the checkpoint: the request
 @dataclass(frozen=True)
 class PruneOptions:
     """subsets: those whose tokens are counted, None: all. keep: file with further tokens. min_count: occurrences that
-    an entry needs. dictionaries: folder of the checkpoint's dictionaries, None: the recorded one. languages: (source,
-    target), None: those of checkpoint or data-bin.
+    an entry needs. dictionaries: folder of the checkpoint's dictionaries, None: the recorded one. lang_pair:
+    SOURCE-TARGET, None: the pair of checkpoint or data-bin.
     """
 
     subsets: tuple[str, ...] | None = None
     keep: str | None = None
     min_count: int = 1
     dictionaries: str | None = None
-    languages: tuple[str, str] | None = None
+    lang_pair: str | None = None
     trust: bool = False
 
 
@@ -84,13 +84,13 @@ def _check_arguments(checkpoint, data_bin, out, out_data, options: PruneOptions)
 
 def _prune(checkpoint, data_bin, out: Path, out_data, options: PruneOptions, inputs: Inputs) -> Report:
     listed = read_listed(options.keep) if options.keep else frozenset()
-    opened = open_checkpoint(checkpoint, data_bin, options.dictionaries, options.languages, options.trust)
+    opened = open_checkpoint(checkpoint, data_bin, options.dictionaries, options.lang_pair, options.trust)
     check_data_dictionaries(opened, data_bin)
     chosen = choose(opened, data_bin, options.subsets, listed, options.min_count)
     folder = Path(out_data or out.parent).absolute()
     request = _request(opened, data_bin, options, listed, inputs)
     done = _is_done(out, request | {"dictionaries_in": str(folder)}, options.trust)
-    texts = {lang: _dictionary_text(opened, chosen, side) for lang, side in opened.all_languages.items()}
+    texts = {lang: _dictionary_text(opened, chosen, side) for side, lang in enumerate(opened.languages)}
     weights = pruned_weights(opened, chosen)
     size = check_same_model(opened, chosen, weights, texts)
     if out_data is None:

@@ -11,8 +11,7 @@ from student_helpers import SMALL, build_student, some_input, write_model
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.inference.checkpoint import read_checkpoint
-from fairseq_kd.inference.frozen import build_model, configure_own_task
-from fairseq_kd.inference.language_tasks import configure_any_task
+from fairseq_kd.inference.frozen import build_model, configure_own_task, load_frozen
 from fairseq_kd.models.initialise import check_fit, chosen_layers, important_channels, initial_weights
 
 SHARED = {"share_decoder_input_output_embed": True}
@@ -117,7 +116,7 @@ def mbart(data_bin, tmp_path_factory):
 
 def of_mbart(path):
     state = read_checkpoint(path)
-    configure_any_task(path, state)
+    configure_own_task(path, state, language_tokens=True)
     model, task = build_model(path, state)
     return model.eval(), task
 
@@ -155,6 +154,23 @@ def test_what_does_not_fit_a_mbart_shaped_teacher_is_refused(mbart, tmp_path, ca
     assert main(["init-student", *words, "--encoder-layers", "2", "--decoder-layers", "2"]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_student_of_a_teacher_of_several_pairs_says_what_the_teacher_says_in_each_direction(data_bin, tmp_path):
+    out, shape = tmp_path / "student.pt", ["--arch", "transformer", *TEACHER_SHAPE, "--encoder-ffn-embed-dim", "32"]
+    tokens = ["--encoder-langtok", "src", "--decoder-langtok", "--langs", "qaa,qab,qac"]
+    task = ["--task", "translation_multi_simple_epoch", "--lang-pairs", "qab-qaa,qaa-qab", *tokens]
+    teacher = write_model(tmp_path / "teacher.pt", data_bin, *task, *shape)
+    for lang in ("qaa", "qab"):  # no names of files that show a pair
+        (tmp_path / f"dict.{lang}.txt").write_bytes((data_bin / f"dict.{lang}.txt").read_bytes())
+    words = ["--teacher", str(teacher), "--data", str(tmp_path), "--out", str(out), *shape]
+    assert main(["init-student", *words]) == 0
+    for pair, token in ((("qaa", "qab"), "__qab__"), (("qab", "qaa"), "__qaa__")):
+        found = [load_frozen(path, data=data_bin, languages=pair) for path in (teacher, out)]
+        sample = some_input()
+        sample["prev_output_tokens"][:, 1] = found[0].target_dictionary.index(token)
+        assert found[1].languages == pair and found[1].language_tokens == found[0].language_tokens
+        assert torch.equal(*(model.model(**sample)[0] for model in found))
 
 
 def test_one_matrix_cannot_hold_two_of_the_teacher():

@@ -1,23 +1,19 @@
 """Checkpoints of fairseq's mBART and multilingual tasks, as teachers and as evaluated systems."""
 
-import io
 import itertools
 import json
 import math
 import shlex
+import subprocess
 from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import PACKAGE
 from docs_helpers import blocks_run_by, with_user_dir
-from fairseq import options
-from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-from fairseq_cli import generate
 from helpers import batch, build
-from multilingual_helpers import ARCHITECTURES, BART, PAIR, TASKS, stock_criterion, write_random
+from multilingual_helpers import ARCHITECTURES, BART, PAIR, TASKS, stock_criterion, stock_hypotheses, write_random
 from process_helpers import run_python
 
 from fairseq_kd.cli.main import main
@@ -62,17 +58,6 @@ def caches(data_bin, models, tmp_path_factory):
     return make
 
 
-def stock_hypotheses(data_bin, checkpoint, *task) -> list[str]:
-    """The subword strings that fairseq-generate prints, in the order of the subset."""
-    words = [str(data_bin), "--user-dir", str(PACKAGE), "--path", str(checkpoint), *PAIR, *SEARCH, *task]
-    words += ["--required-batch-size-multiple", "1"]
-    args = options.parse_args_and_arch(options.get_generation_parser(), words)
-    out = io.StringIO()
-    generate._main(convert_namespace_to_omegaconf(args), out)
-    lines = [line.split("\t") for line in out.getvalue().splitlines() if line.startswith("H-")]
-    return [text for _, text in sorted((int(number[2:]), text) for number, _, text in lines)]
-
-
 @pytest.mark.parametrize("name", TASKS)
 def test_evaluate_gives_the_hypotheses_of_fairseq_generate(name, data_bin, models, tmp_path):
     from fairseq_kd.corpus.subword import subword_decoder
@@ -80,7 +65,7 @@ def test_evaluate_gives_the_hypotheses_of_fairseq_generate(name, data_bin, model
     out = tmp_path / "result.json"
     assert main(["evaluate", str(data_bin), "--checkpoint", str(models[name]), *SEARCH, *FAST, "--out", str(out)]) == 0
     result = json.loads(out.read_text())
-    expected = stock_hypotheses(data_bin, models[name], *TASKS[name])
+    expected = stock_hypotheses(data_bin, models[name], *SEARCH, *TASKS[name])
     _, decode = subword_decoder(data_bin, "qab", None)
     assert result["hypotheses"] == [decode(line) for line in expected]
     assert len(set(result["hypotheses"])) > 1  # the models differ between sources
@@ -103,8 +88,7 @@ def test_the_cross_entropy_is_that_of_stock_fairseq(name, data_bin):
     assert math.isclose(logged["nll_loss"], expected_log["nll_loss"], rel_tol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["bart", "multi"])
-@pytest.mark.parametrize("student", ["same task", "translation"])
+@pytest.mark.parametrize(("name", "student"), [("bart", "same task"), ("multi", "same task"), ("bart", "translation")])
 def test_a_cache_gives_the_loss_of_the_teacher_that_runs(name, student, data_bin, models, caches):
     same = student == "same task"
     task = TASKS[name] if same else ("--task", "translation", *PAIR)
@@ -195,7 +179,7 @@ def test_checkpoints_are_selected(data_bin, models, tmp_path, capsys):
         "--by",
         "low-loss",
     ]
-    assert main([*words, "--out", str(tmp_path), "--cpu", "--max-len-b", "5"]) == 0
+    assert main([*words, "--out", str(tmp_path), "--cpu", "--beam", "1", "--max-len-b", "2"]) == 0
     rows = json.loads((tmp_path / "selection.json").read_text())["checkpoints"]
     for name in ("bart", "multi"):
         task, stock = stock_criterion(data_bin, *TASKS[name])
@@ -268,6 +252,7 @@ def test_samples_of_the_student_are_refused(data_bin, models, capsys):
         ("encoder_langtok", "other", "'other' in the option --encoder-langtok"),
         ("langtoks", {"main": ["src", 3]}, "in the option --langtoks"),
         ("langs", ["qaa", "q b"], "in the option --langs"),
+        ("langs", ["qaa", "qab/../../x"], "in the option --langs"),
         ("lang_pairs", 5, None),
         ("langs", None, "pruned"),
         ("lang_dict", "/nowhere/langs.txt", None),
@@ -287,7 +272,9 @@ def test_options_that_fairseq_does_not_write_are_refused(option, value, said, da
 
 def test_the_list_of_languages_may_be_a_file_beside_the_data(data_bin, models, tmp_path):
     state = torch.load(models["multi"])
-    vars(state["cfg"]["task"]).update(langs=None, lang_dict="/nowhere/langs.txt")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "langs.txt").write_text("qaa\nqab\nqac\n")  # not opened: the checkpoint names it
+    vars(state["cfg"]["task"]).update(langs=None, lang_dict=str(tmp_path / "elsewhere" / "langs.txt"))
     torch.save(state, tmp_path / "listed.pt")
     for lang in ("qaa", "qab"):
         (tmp_path / f"dict.{lang}.txt").write_bytes((data_bin / f"dict.{lang}.txt").read_bytes())
@@ -363,8 +350,29 @@ def test_the_task_of_mbart_keeps_options_that_it_sets_itself():
     assert task.args == "its own"
 
 
+def test_the_commands_of_the_page_on_dictionaries(data_bin, tmp_path, monkeypatch):
+    """The dictionary has entries behind those of the data-bin, as the one of M2M-100 has."""
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "data"
+    data.mkdir()
+    longer = (data_bin / "dict.qaa.txt").read_text() + "__qab__ 1\nmadeupword0000 1\n"
+    for name in ("model_dict.128k.txt", "data/dict.qaa.txt", "data/dict.qab.txt"):
+        Path(name).write_text(longer)
+    write_random("m2m.pt", data, *TASKS["multi"])
+    (tmp_path / "data-bin").symlink_to(data_bin)
+    (block,) = blocks_run_by("test_the_commands_of_the_page_on_dictionaries")
+    for command in block.commands():
+        program, *words = command.split()
+        if program == "fairseq-kd":
+            assert main([*words, *(["--cpu"] if words[0] == "cache" else [])]) == 0
+        else:
+            subprocess.run([program, *words], check=True)
+    assert load_frozen("small/m2m.pt").target_dictionary.symbols[-3:] == ["__qab__", "__qaa__", "__qac__"]
+
+
 def test_the_commands_of_the_multilingual_page(data_bin, models, tmp_path, monkeypatch):
-    """With two updates per training: a cached teacher for a student of --task translation, and the same task."""
+    """With two updates per training and short translations: a cached teacher for a student of --task translation, and
+    the same task."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data-bin").symlink_to(data_bin)
     (tmp_path / "mbart.pt").symlink_to(models["bart"])
@@ -377,7 +385,8 @@ def test_the_commands_of_the_multilingual_page(data_bin, models, tmp_path, monke
     for command in commands:
         program, *words = shlex.split(command)
         if program == "fairseq-kd":
-            assert main([*words, "--cpu"]) == 0
+            short = () if words[0] == "cache" else ("--max-len-a", "0", "--max-len-b", "2")
+            assert main([*words, *short, "--cpu"]) == 0
         else:
             result = run_python("-m", "fairseq_cli.train", *words, *TWO_UPDATES, cwd=tmp_path)
             assert result.returncode == 0, result.stderr[-3000:]

@@ -1,5 +1,6 @@
 """fairseq-kd prune-vocabulary: probabilities, order of entries, data-bins, what reads the results, refused inputs."""
 
+import json
 from collections import Counter
 
 import numpy as np
@@ -8,13 +9,15 @@ import torch
 from docs_helpers import blocks_run_by
 from fairseq.data import Dictionary
 from helpers import batch, losses_of_training
+from multilingual_helpers import ARCHITECTURES, TASKS, stock_hypotheses, write_random
 from student_helpers import write_model
 
 from fairseq_kd.artifacts.derived import SideWriter
 from fairseq_kd.artifacts.manifest import check_files, read_prepared
 from fairseq_kd.cli.main import main
+from fairseq_kd.corpus.reserved import reserve, reserved_names
 from fairseq_kd.inference.checkpoint import read_checkpoint
-from fairseq_kd.inference.frozen import build_model
+from fairseq_kd.inference.frozen import build_model, configure_own_task
 from fairseq_kd.inference.opening import open_data
 
 PAIR = ("qaa", "qab")
@@ -65,8 +68,7 @@ def prune(checkpoint, data, out, *more) -> None:
 def opened(path):
     """(model in eval mode, task) of a checkpoint, from the files that it records."""
     state = read_checkpoint(path)
-    if hasattr(state["cfg"].task, "lang_pairs"):  # its setup evaluates text, and a checkpoint holds the value
-        state["cfg"].task.left_pad_source = state["cfg"].task.left_pad_target = "False"
+    configure_own_task(path, state, None, PAIR, language_tokens=True)
     model, task = build_model(path, state)
     return model.eval(), task
 
@@ -90,10 +92,8 @@ def assert_renormalised(original, pruned, inputs) -> None:
 SEPARATE = ["--arch", "transformer", *SMALL]
 KINDS = {
     "joined and shared": ("joined", ["--arch", "transformer", "--share-all-embeddings", *SMALL]),
-    "joined, not shared": ("joined", ["--arch", "transformer", *SMALL]),
     "separate": ("separate", SEPARATE),
     "separate, input is output": ("separate", [*SEPARATE, "--share-decoder-input-output-embed"]),
-    "kd_student": ("joined", ["--arch", "kd_student", *SMALL]),
     "kd_student, separate": ("separate", ["--arch", "kd_student", "--separate-embeddings", *SMALL]),
     "kd_adaptive": ("joined", ["--arch", "kd_adaptive", *SMALL, "--capacity-target", "0.7"]),
     "lstm": ("separate", ["--arch", "lstm", "--encoder-embed-dim", "8", "--decoder-embed-dim", "8",
@@ -122,40 +122,44 @@ def test_probabilities_are_those_of_the_original_renormalised(kind, joined, sepa
 
 
 def test_separate_dictionaries_keep_what_each_side_uses_and_joined_ones_the_union(joined, separate, tmp_path):
+    """The new data-bins have the same sentences."""
     by_hand = {
         "separate": [[f"w{n}" for n in range(0, 30, 3)], [f"t{n}" for n in range(1, 37, 3)]],
         "joined": [[f"w{n}" for n in range(30) if n % 3 < 2]] * 2,
     }
     for name, data in (("separate", separate), ("joined", joined)):
         checkpoint = write_model(tmp_path / f"{name}.pt", data, *SEPARATE)
-        prune(checkpoint, data, tmp_path / name)
+        prune(checkpoint, data, tmp_path / f"{name} model", "--out-data", tmp_path / name)
         for lang, expected in zip(PAIR, by_hand[name], strict=True):
             found = (tmp_path / name / f"dict.{lang}.txt").read_text().splitlines()
             assert [line.split()[0] for line in found] == expected
             assert found[1] == (data / f"dict.{lang}.txt").read_text().splitlines()[int(expected[1][1:])]  # its count
+        for subset in ("train", "valid"):
+            assert text(tmp_path / name, subset) == text(data, subset)
+            assert "<unk>" not in str(text(tmp_path / name, subset))
 
 
 LANGUAGE_TASKS = {
     "mbart": ["--task", "translation_from_pretrained_bart", "--langs", "qaa,qab,qac", "--arch", "mbart_large",
               "--source-lang", "qaa", "--target-lang", "qab"],
     "m2m": ["--task", "translation_multi_simple_epoch", "--lang-pairs", "qaa-qab,qab-qaa", "--langs", "qaa,qab,qac",
-            "--encoder-langtok", "src", "--decoder-langtok", "--arch", "transformer", "--share-all-embeddings"],
+            "--encoder-langtok", "src", "--decoder-langtok", "--arch", "transformer"],
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", LANGUAGE_TASKS)
-@pytest.mark.parametrize("in_file", [False, True])
-def test_language_tokens_and_tags_stay_in_their_order(kind, in_file, tmp_path):
-    """in_file: the file has one of the language tokens and a tag between other entries; no sentence has them."""
+def test_language_tokens_and_tags_stay_in_their_order(kind, tmp_path):
+    """The file has one of the language tokens and a tag between other entries; no sentence has them. One of the models
+    has one matrix, the other three matrices with a joined dictionary."""
     tokens = {"mbart": ["[qaa]", "[qab]", "[qac]", "<mask>"], "m2m": ["__qaa__", "__qab__", "__qac__"]}[kind]
-    words = [*WORDS[:20], tokens[2], *WORDS[20:22], "<BT>", *WORDS[22:]] if in_file else WORDS
+    words = [*WORDS[:20], tokens[2], *WORDS[20:22], "<BT>", *WORDS[22:]]
     data = write_data_bin(tmp_path / "data", (words, words))
     checkpoint = write_model(tmp_path / "large.pt", data, *LANGUAGE_TASKS[kind], *SMALL)
     prune(checkpoint, data, tmp_path / "out", "--out-data", tmp_path / "new")
     (model, task), (small, its_task) = opened(checkpoint), opened(tmp_path / "out" / "small.pt")
     found, old = its_task.source_dictionary.symbols, task.source_dictionary.symbols
     assert [symbol for symbol in old if symbol in found] == found
-    assert {*tokens, *(["<BT>"] if in_file else [])} <= set(found) and found[-1] == old[-1]
+    assert {*tokens, "<BT>"} <= set(found) and found[-1] == old[-1]
     drawn = torch.randint(3, len(found), (3, 5), generator=torch.Generator().manual_seed(1))
     drawn[0, 0] = found.index(tokens[0])
     drawn[1, -1] = found.index(tokens[2])
@@ -167,18 +171,54 @@ def test_language_tokens_and_tags_stay_in_their_order(kind, in_file, tmp_path):
     assert_renormalised((model, task), (small, its_task), inputs)
 
 
-def test_a_fixed_dictionary_that_is_longer_than_that_of_the_data_is_replaced(tmp_path):
-    """As for M2M-100: the file has a language token and padding behind the entries of the data-bin."""
+def test_a_dictionary_that_the_checkpoint_names_is_not_opened_but_one_of_the_user_is(tmp_path, capsys, caplog):
+    """As for M2M-100: the dictionary has a language token and padding behind the entries of the data-bin."""
     data, fixed = write_data_bin(tmp_path / "data", (WORDS, WORDS)), tmp_path / "fixed.txt"
-    write_dictionary(fixed, [*WORDS, "__qab__", "madeupword0000"])
+    longer = [*WORDS, "__qab__", "madeupword0000"]
+    write_dictionary(fixed, longer)
     words = [*LANGUAGE_TASKS["m2m"], "--fixed-dictionary", str(fixed), *SMALL]
     checkpoint = write_model(tmp_path / "large.pt", data, *words)
-    prune(checkpoint, data, tmp_path / "out", "--out-data", tmp_path / "new")
+    refused(tmp_path, capsys, [checkpoint, "--data", data, "--out", tmp_path / "x.pt"], "size mismatch")
+    assert f"--fixed-dictionary {fixed}"[:70] in caplog.text and "That file is not opened" in caplog.text
+    fixed.unlink()
+    (tmp_path / "given").mkdir()
+    for lang in PAIR:
+        write_dictionary(tmp_path / "given" / f"dict.{lang}.txt", longer)
+    given = ("--dictionaries", tmp_path / "given")
+    prune(checkpoint, data, tmp_path / "out", "--out-data", tmp_path / "new", *given)
     _, task = opened(tmp_path / "out" / "small.pt")
     expected = [f"w{n}" for n in range(30) if n % 3 < 2]
     assert task.source_dictionary.symbols[4:] == [*expected, "__qab__", "__qaa__", "__qac__"]
-    assert task.args.fixed_dictionary == str(tmp_path / "new" / "dict.qaa.txt")
+    recorded = read_checkpoint(tmp_path / "out" / "small.pt")["cfg"].task
+    assert (recorded.data, recorded.fixed_dictionary) == (str(tmp_path / "new"), None)
     assert text(data, "train") == text(tmp_path / "new", "train")
+
+
+@pytest.mark.parametrize("name", ["bart", "multi"])
+def test_evaluate_and_fairseq_generate_translate_with_the_small_checkpoint(name, data_bin, tmp_path):
+    """Both get the same hypotheses from it. The data-bin is one of fairseq-kd prepare."""
+    from fairseq_kd.corpus.subword import subword_decoder
+
+    large, small, new = tmp_path / "large.pt", tmp_path / "small.pt", tmp_path / "new"
+    write_random(large, data_bin, *TASKS[name], *ARCHITECTURES.get(name, ()))
+    prune(large, data_bin, tmp_path, "--out-data", new, "--min-count", "30")
+    search, out = ("--beam", "1", "--max-len-b", "4", "--cpu"), tmp_path / "result.json"
+    words = ["evaluate", str(new), "--checkpoint", str(small), "--confidence-n", "0", "--out", str(out)]
+    assert main([*words, *search]) == 0
+    found = json.loads(out.read_text())["hypotheses"]
+    _, decode = subword_decoder(new, "qab", None)
+    assert found == list(map(decode, stock_hypotheses(new, small, *search, *TASKS[name]))) and len(set(found)) > 1
+
+
+def test_the_reserved_tokens_of_prepare_stay(tmp_path):
+    """No sentence has them. They have the count 0, behind all other entries."""
+    data, names = write_data_bin(tmp_path / "data", (WORDS, WORDS)), reserved_names(5)
+    reserve(data, PAIR, len(names))
+    checkpoint = write_model(tmp_path / "large.pt", data, *SEPARATE)
+    prune(checkpoint, data, tmp_path / "out", "--min-count", "2")
+    for lang in PAIR:
+        found = (tmp_path / "out" / f"dict.{lang}.txt").read_text().splitlines()
+        assert found[-5:] == ["<BT> 0", "<FT> 0", "<R3> 0", "<R4> 0", "<R5> 0"] and len(found) < len(WORDS) + 5
 
 
 def text(folder, subset):
@@ -187,14 +227,6 @@ def text(folder, subset):
     dataset = task.dataset(subset)
     sides = ((dataset.src, task.source_dictionary), (dataset.tgt, task.target_dictionary))
     return [[dictionary.string(side[n]) for n in range(len(dataset))] for side, dictionary in sides]
-
-
-def test_the_data_bin_has_the_same_sentences(separate, tmp_path):
-    checkpoint = write_model(tmp_path / "large.pt", separate, *SEPARATE)
-    prune(checkpoint, separate, tmp_path / "out", "--out-data", tmp_path / "new")
-    for subset in ("train", "valid"):
-        assert text(tmp_path / "new", subset) == text(separate, subset)
-        assert "<unk>" not in str(text(tmp_path / "new", subset))
 
 
 def test_rare_tokens_become_unknown_with_min_count(separate, tmp_path):
@@ -353,7 +385,7 @@ def test_bad_input_is_one_clear_error_and_nothing_is_written(pruned, joined, sep
         ([large, "--data", joined, "--out", out, "--keep", listed], "'no-such-token' is in no dictionary"),
         ([large, "--data", joined, "--out", out, "--keep", tmp_path / "no"], "cannot be read (No such file"),
         ([large, "--data", joined, "--out", out, "--dictionaries", tmp_path], "dict.qaa.txt is not there"),
-        ([*recorded, "--source-lang", "qab", "--target-lang", "qaa"], "have no effect: "),
+        ([*recorded, "--lang-pair", "qab-qaa"], "translates qaa-qab, and nothing else"),
         ([large, "--data", tmp_path / "no", "--out", out], "is not a folder: give a data-bin"),
     ):
         refused(tmp_path, capsys, words, message)

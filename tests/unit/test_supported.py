@@ -23,7 +23,7 @@ OTHERS = {
     "translation_lev": ("--arch", "nonautoregressive_transformer", "--noise", "full_mask", "--apply-bert-init"),
 }
 ALL = ("cache", "decode", "evaluate", "select-teacher", "export", "init-student")
-REFUSED_BY = {task: ALL if task == "translation_lev" else ("export", "init-student", "translate") for task in OTHERS}
+REFUSED_BY = {task: ALL if task == "translation_lev" else ("export", "translate") for task in OTHERS}
 NAT = ("--arch", "nonautoregressive_transformer", "--apply-bert-init")
 
 
