@@ -31,8 +31,8 @@ class Forks:
             (folder / name).chmod(0o755)
         os.mkfifo(folder / "asked")
 
-    def run(self, words: list, cwd: Path, watch=lambda name, process: None) -> subprocess.CompletedProcess:
-        """Run the script. watch: called with the name of each command and its process, which it may kill."""
+    def run(self, words: list, cwd: Path, watch=lambda words, process: None) -> subprocess.CompletedProcess:
+        """Run the script. watch: called with the words of each command and its process, which it may kill."""
         environment = {"PATH": os.pathsep.join([str(self.folder), "/usr/bin", "/bin"])}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         asked = os.open(self.folder / "asked", os.O_RDWR)  # for writing too: so it has no end
@@ -49,7 +49,7 @@ class Forks:
         name, cwd, *words = (self.folder / f"{number}.asked").read_text().splitlines()
         self.calls.append([name, *words])
         process = Process(Path(sys.executable).with_name(name), *words, cwd=cwd)
-        watch(name, process)
+        watch(self.calls[-1], process)
         out, err = process.communicate(120)
         (self.folder / f"{number}.out").write_text(out)
         (self.folder / f"{number}.err").write_text(err)
