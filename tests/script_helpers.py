@@ -1,4 +1,4 @@
-"""Runs a shell script whose Python commands are forks of one process (`process_helpers`): a start takes 0.1 s, not 5 s."""
+"""Runs a shell script. Its Python commands are forks of one process (`process_helpers`), so they start in 0.1 s."""
 
 import os
 import select

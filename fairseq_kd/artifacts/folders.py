@@ -24,7 +24,8 @@ from fairseq_kd.core.errors import KDError
 def finished(out, request: dict, lock: bool = True) -> dict | None:
     """The manifest of the folder `out` if it is complete and was made from this request, None where nothing exists.
 
-    lock: False where the caller holds the lock of `out` (`exclusive`). Raises KDError when `out` holds another artefact, was made from another request (the key, the old and the new value
+    lock: False where the caller holds the lock of `out` (`exclusive`).
+    Raises KDError when `out` holds another artefact, was made from another request (the key, the old and the new value
     are named), or was changed.
     """
     out = Path(out)
