@@ -30,21 +30,12 @@ prepare() {
     exec "$fairseq_kd" prepare "${command[@]}" --out "$word" ${options[@]+"${options[@]}"}
 }
 
-# begin DEFAULT WORDS: answer --help by the comment of the script, find fairseq-kd, and set `word` to the first of WORDS, or to DEFAULT if it is an
-# option, and `options` to the others. A known recipe at the end of WORDS is also found.
+# begin DEFAULT WORDS: `start`, and set `word` to the first of WORDS, or to DEFAULT if it is an option, and `options` to the others. A known
+# recipe at the end of WORDS is also found.
 begin() {
     word=$1
     shift
-    options=("$@")
-    if has --help || has -h; then
-        sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
-        exit 0
-    fi
-    fairseq_kd=$root/.venv/bin/fairseq-kd
-    if [ ! -x "$fairseq_kd" ] && ! fairseq_kd=$(command -v fairseq-kd); then
-        echo "fairseq-kd is neither in $root/.venv/bin nor on the PATH: run \`make quickstart\` in $root first" >&2
-        exit 2
-    fi
+    start "$@"
     if [ $# -gt 0 ] && [[ $1 != -* ]]; then
         word=$1
         options=("${@:2}")
@@ -52,6 +43,25 @@ begin() {
         word=${*: -1}
         options=("${@:1:$#-1}")
     fi
+}
+
+# start WORDS: answer --help by the comment of the script, set `options` to WORDS, and find fairseq-kd.
+start() {
+    options=("$@")
+    if has --help || has -h; then
+        sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
+        exit 0
+    fi
+    fairseq_kd=$root/.venv/bin/fairseq-kd
+    if [ ! -x "$fairseq_kd" ] && ! fairseq_kd=$(command -v fairseq-kd); then
+        stop "fairseq-kd is neither in $root/.venv/bin nor on the PATH: run \`make quickstart\` in $root first"
+    fi
+}
+
+# stop TEXT: print the error and end.
+stop() {
+    echo "$1" >&2
+    exit 2
 }
 
 # has OPTION: whether it is among `options`.

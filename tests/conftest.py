@@ -1,5 +1,6 @@
 """Fixtures: a small data-bin, a small trained teacher, and fairseq commands run as a user runs them."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -96,10 +97,17 @@ def teacher(data_bin, tmp_path_factory):
     return folder / "checkpoint_last.pt"
 
 
+def skip_without_pretrained() -> None:
+    """Skip where a package is missing that makes or converts a model of transformers."""
+    for name in ("ctranslate2", "tokenizers", "transformers"):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"{name} is not installed: pip install 'fairseq_kd[dev]'")
+
+
 @pytest.fixture(scope="session")
 def marian(corpus, tmp_path_factory):
     """A folder with a model of the shape of OPUS-MT, see `pretrained_helpers`."""
-    pytest.importorskip("tokenizers")  # comes with transformers
+    skip_without_pretrained()
     from pretrained_helpers import make_marian
 
     return make_marian(corpus, tmp_path_factory.mktemp("marian"))
@@ -108,7 +116,7 @@ def marian(corpus, tmp_path_factory):
 @pytest.fixture(scope="session")
 def nllb(corpus, tmp_path_factory):
     """A folder with a model of the shape of NLLB, see `pretrained_helpers`."""
-    pytest.importorskip("tokenizers")  # comes with transformers
+    skip_without_pretrained()
     from pretrained_helpers import make_nllb
 
     return make_nllb(corpus, tmp_path_factory.mktemp("nllb"))

@@ -21,14 +21,15 @@ from fairseq_kd.artifacts.writing import ensure_writable_folder, naming_file, re
 from fairseq_kd.core.errors import KDError
 
 
-def finished(out, request: dict) -> dict | None:
+def finished(out, request: dict, lock: bool = True) -> dict | None:
     """The manifest of the folder `out` if it is complete and was made from this request, None where nothing exists.
 
+    lock: False where the caller holds the lock of `out` (`exclusive`).
     Raises KDError when `out` holds another artefact, was made from another request (the key, the old and the new value
     are named), or was changed.
     """
     out = Path(out)
-    remove_leftovers(out)
+    remove_leftovers(out, lock)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     if (manifest := read_manifest(out)) is None:
@@ -174,14 +175,17 @@ def _check_moved(out: Path, manifest: dict) -> None:
         raise KDError(f"{out.parent / missing[0]} was removed while it was written; run the same command again")
 
 
-def remove_leftovers(path) -> None:
+def remove_leftovers(path, lock: bool = True) -> None:
     """Remove the temporary files and folders and the lock file that killed runs left next to the artefact `path`.
 
-    Files that a living process holds stay. Where the lock cannot be taken, all folders stay.
+    Files that a living process holds stay. Where the lock cannot be taken, all folders stay. lock: False where the
+    caller holds it.
     """
     path = Path(path).absolute()
     remove_leftover_files(path)
-    if lock_file(path).exists() or any(path.parent.glob(f".{path.name}.part-*")):
+    if not lock:
+        _remove_leftover_folders(path)
+    elif lock_file(path).exists() or any(path.parent.glob(f".{path.name}.part-*")):
         with contextlib.suppress(KDError), exclusive(path):
             _remove_leftover_folders(path)
 

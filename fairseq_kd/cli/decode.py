@@ -160,6 +160,9 @@ def print_summary(args, manifest: dict, seconds: float) -> None:
         f"{args.out} is complete: {pairs:,} pairs of {sentences:,} sentences, {manifest['target_tokens']:,} target "
         f"tokens, by {manifest['backend']} in {seconds:.1f} s"
     )
+    if unknown := manifest.get("unknown_target_tokens", 0):  # older manifests have no count
+        share = unknown / manifest["target_tokens"]
+        print(f"    {unknown:,} target tokens are unknown to the dictionary ({share:.2%})")
     for reason, count in manifest["fallbacks"].items():
         print(f"    {count:,} gold targets replace the teacher's ({reason.replace('_', ' ')})")
     for reason, count in manifest["dropped"].items():

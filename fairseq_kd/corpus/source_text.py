@@ -118,7 +118,7 @@ def make_sources(files: list, like: Like, described: dict, out: Path, inputs: In
     request = {"kind": KIND, "languages": list(like.languages), "source_text": described}
     ensure_writable_folder(out.parent)
     with exclusive(out, wait=True):
-        if (manifest := finished(out, request)) is not None:
+        if (manifest := finished(out, request, lock=False)) is not None:
             return manifest
         with folder_in_progress(out, inputs, lock=False) as folder:
             report = _write(files, like, folder)

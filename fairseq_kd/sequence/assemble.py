@@ -115,7 +115,7 @@ def _write_targets(
     """Write targets and hypotheses; return (numbers of the sentences kept, counts for the manifest, names of files)."""
     dictionary, lang = teachers.task.target_dictionary, teachers.task.cfg.target_lang
     tag = [dictionary.index(back.tag)] if back and back.tag else []
-    kept, dropped, fallbacks, tokens = [], Counter(), Counter(), 0
+    kept, dropped, fallbacks, tokens, unknown = [], Counter(), Counter(), 0, 0
     hypotheses_name, examples = f"{options.subset}.hypotheses.{lang}.tsv", _Examples(teachers, verdicts)
     progress = Progress("assembling", len(teachers.dataset), "sentences")
     with (
@@ -129,6 +129,7 @@ def _write_targets(
             if reason is None:
                 target.add(np.array([*tag, *answer.best.tokens, dictionary.eos()], dtype=np.int64))
                 tokens += len(answer.best.tokens)
+                unknown += int(np.count_nonzero(answer.best.tokens == dictionary.unk()))
                 kept.append(answer.number)
             else:
                 dropped[reason] += 1
@@ -141,7 +142,7 @@ def _write_targets(
                 f"filters or missing answers drop every sentence ({listed}): loosen them, or check the teacher"
             )
         names = [*target.close(), hypotheses_name, *examples.write(folder, f"{options.subset}.dropped.tsv")]
-    counts = {"target_tokens": tokens, "fallbacks": dict(sorted(fallbacks.items()))}
+    counts = {"target_tokens": tokens, "unknown_target_tokens": unknown, "fallbacks": dict(sorted(fallbacks.items()))}
     return kept, counts | {"dropped": dict(sorted(dropped.items()))}, names
 
 

@@ -57,7 +57,7 @@ def make_sources(texts: Iterable[str], count: int, teacher, options: ConvertedOp
     request = {"kind": KIND} | request
     ensure_writable_folder(out.parent)
     with exclusive(out, wait=True):
-        if out.exists() and (manifest := finished(out, request)) is not None:
+        if (manifest := finished(out, request, lock=False)) is not None:
             return manifest
         with folder_in_progress(out, inputs, lock=False) as folder:
             manifest = request | {"found": _write(texts, count, teacher, options, folder)}

@@ -47,6 +47,18 @@ def reverse(teacher, tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def reverse_with_reserved(reverse, reserved, tmp_path_factory):
+    """`reverse` with the dictionaries of `reserved`: a row of zeros for each token that is new."""
+    state = torch.load(reverse)
+    state["cfg"]["task"]["data"] = str(reserved)
+    for name in ("encoder.embed_tokens", "decoder.embed_tokens", "decoder.output_projection"):
+        rows = state["model"][f"{name}.weight"]
+        state["model"][f"{name}.weight"] = torch.cat([rows, rows.new_zeros(8, rows.shape[1])])
+    torch.save(state, path := tmp_path_factory.mktemp("reverse") / "reserved.pt")
+    return path
+
+
 def converted(marian) -> ConvertedOptions:
     """The small model translates qaa to qab; here it is taken for a model of the other direction."""
     return ConvertedOptions(str(marian / "ct2"), family="opus-mt", max_unknown_share=1.0)
@@ -78,11 +90,12 @@ def sides(data_bin) -> tuple[list[str], list[str]]:
     return tuple([" ".join(names[token] for token in side[n][:-1]) for n in numbers] for side, names in both)
 
 
-@pytest.mark.parametrize("tag", [None, "<BT>"])
+@pytest.mark.parametrize(("kind", "tag"), [("fairseq", None), ("fairseq", "<BT>"), ("converted", "<BT>")])
 def test_the_text_is_the_target_and_the_answers_are_the_sources(
-    tag, text, data_bin, reserved, reverse, marian, tmp_path
+    kind, tag, text, data_bin, reserved, reverse, reverse_with_reserved, marian, tmp_path
 ):
-    like, teacher = (data_bin, str(reverse)) if tag is None else (reserved, converted(marian))
+    like, of_fairseq = (data_bin, reverse) if tag is None else (reserved, reverse_with_reserved)
+    teacher = str(of_fairseq) if kind == "fairseq" else converted(marian)
     made = quiet([text], like, teacher, tmp_path / "out", back=Back(tag))
     assert (made["source_lang"], made["target_lang"], made["back"]) == (*LANGUAGES, {"tag": tag})
     assert made["cleaning"]["dropped"]["evaluation"] == 1 and made["cleaning"]["dropped"]["duplicate"] >= 1

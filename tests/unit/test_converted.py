@@ -21,6 +21,9 @@ from pretrained_helpers import generate, short_lines
 
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.corpus.entry import text_files
+from fairseq_kd.corpus.prepare import prepare
+from fairseq_kd.corpus.prepare_options import PrepareOptions
 from fairseq_kd.corpus.subword import subword_decoder
 from fairseq_kd.export.translator_folder import read_translator_folder
 from fairseq_kd.inference.opening import open_data
@@ -72,8 +75,8 @@ def text(lines, tmp_path_factory):
 def test_hypotheses_are_those_of_the_package_itself(kind, lines, text, data_bin, tmp_path, request):
     folder, teacher_of = request.getfixturevalue(kind), {"marian": of_marian, "nllb": of_nllb}[kind]
     _, as_text = subword_decoder(data_bin, "qab", None)
-    for beams, how in ((1, options()), (4, options(strategy="beam", beam=4))):
-        expected, scores = generate(folder, lines, beams, max_new_tokens=30 + (kind == "nllb"))  # with the prefix
+    for beams, how in ((1, options(max_len_b=16)), (4, options(strategy="beam", beam=4, max_len_b=16))):
+        expected, scores = generate(folder, lines, beams, max_new_tokens=16 + (kind == "nllb"))  # with the prefix
         manifest = quiet([text], data_bin, teacher_of(folder), tmp_path / str(beams), how)
         found = rows(tmp_path / str(beams))
         assert manifest["pairs"] == 100 and manifest["teacher_sources"]["unknown_pieces"] == 0
@@ -112,10 +115,12 @@ def test_closest_chooses_among_texts_of_the_teacher(data_bin, nllb, tmp_path):
         assert scores == sorted(scores, reverse=True)
 
 
-@pytest.mark.parametrize("strategy", ["greedy", "sample"])
-def test_killed_and_shared_it_goes_on_to_the_same_bytes(strategy, text, data_bin, marian, tmp_path):
-    how = options(strategy=strategy, **({"nbest": 2, "seed": 7} if strategy == "sample" else {}))
-    more = {"how": how, "block_sentences": 25}
+@pytest.mark.parametrize(("strategy", "count"), [("greedy", 4), ("sample", 2)])
+def test_killed_and_shared_it_goes_on_to_the_same_bytes(strategy, count, lines, data_bin, marian, tmp_path):
+    how = options(strategy=strategy, max_len_b=12, **({"nbest": 2, "seed": 7} if strategy == "sample" else {}))
+    more = {"how": how, "block_sentences": 10}
+    text = tmp_path / "text"
+    text.write_text("".join(f"{line}\n" for line in lines[:40]))
 
     def in_a_process(out, seconds=None):
         process = multiprocessing.get_context("fork").Process(
@@ -136,10 +141,9 @@ def test_killed_and_shared_it_goes_on_to_the_same_bytes(strategy, text, data_bin
     assert code == 0 and -signal.SIGKILL in codes
     quiet([text], data_bin, of_marian(marian), tmp_path / "killed", **more)
     assert content(tmp_path / "killed") == expected
-    for count in (2, 4):
-        out = tmp_path / f"shards{count}"
-        done = [quiet([text], data_bin, of_marian(marian), out, shard=(n, count), **more) for n in range(count)]
-        assert done[:-1] == [None] * (count - 1) and content(out) == expected
+    out = tmp_path / "shards"
+    done = [quiet([text], data_bin, of_marian(marian), out, shard=(n, count), **more) for n in range(count)]
+    assert done[:-1] == [None] * (count - 1) and content(out) == expected
     if strategy == "sample":
         other = quiet([text], data_bin, of_marian(marian), tmp_path / "other", options(**vars_of(how, seed=8)))
         assert other["settings"]["seed"] == 8 and rows(tmp_path / "other") != rows(tmp_path / "whole")
@@ -341,6 +345,23 @@ def test_the_commands_about_pretrained_teachers(lines, data_bin, marian, nllb, t
         assert name == "fairseq-kd" and main([*words, "--max-len-b", "20", "--cpu"]) == 0
     said = capsys.readouterr().out
     assert "data-bin/distilled is complete: 400 pairs" in said and "data-bin/news is complete: 9 pairs" in said
+
+
+def test_unknown_target_tokens_are_counted_and_printed(lines, corpus, marian, tmp_path, capsys):
+    """Words of the answers that the training set does not have, in a data-bin without subwords."""
+    files = text_files(corpus, *LANGUAGES)
+    prepare("text", files, *LANGUAGES, tmp_path / "words", PrepareOptions(subword="none"), say=str)
+    (tmp_path / "text").write_text("".join(f"{line}\n" for line in lines[:20]))
+    words = ["--source-text", str(tmp_path / "text"), "--like", str(tmp_path / "words"), "--max-len-b", "12", "--cpu"]
+    words += ["--teacher-folder", str(marian / "ct2"), "--family", "opus-mt", "--out", str(tmp_path / "out")]
+    assert main(["decode", *words]) == 0
+    found = [token for row in rows(tmp_path / "out") for token in row[5].split()]
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    unknown = found.count("<unk>")
+    assert (manifest["target_tokens"], manifest["unknown_target_tokens"]) == (len(found), unknown)
+    assert 0 < unknown < len(found)
+    share = f"{unknown} target tokens are unknown to the dictionary ({100 * unknown / len(found):.2f}%)"
+    assert share in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("package", ["ctranslate2", "tokenizers"])

@@ -57,6 +57,7 @@ RUNS = [
         f"prepare multi30k {' '.join(MULTI30K)} --out data-bin/multi30k.de-en --vocab-size 9",
     ),
 ]
+DISTIL = ["--raw", "r", "--source-lang", "de", "--target-lang", "en", "--teacher-folder", "t", "--family", "opus-mt"]
 
 
 @pytest.fixture
@@ -84,7 +85,8 @@ def run(script: Path, *words: str, path: Path | None = None):
 
 
 def test_every_script_is_run_here():
-    assert {script for script, *_ in RUNS} == set(SHELL)
+    elsewhere = {"distil_pretrained.sh"}  # tests/integration/test_distil_pretrained.py
+    assert {script for script, *_ in RUNS} | elsewhere == set(SHELL)
     assert all(os.access(SCRIPTS / name, os.X_OK) for name in SHELL)
 
 
@@ -112,6 +114,39 @@ def test_help_needs_nothing_installed_and_a_missing_command_is_one_line(script, 
     assert (
         result.stderr.count("\n") == 1 and "run `make quickstart` in" in result.stderr and str(clone) in result.stderr
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "--raw is missing: see"),
+        (["--raw"], "--raw has no value, or is no option: see"),
+        (["--rawe", "x"], "--rawe is no option: see"),
+        (["--raw", "r", "--source-lang", "de", "--target-lang", "en", "--teacher-folder", "t"], "--family is missing"),
+        ([*DISTIL, "--max-update", "15"], "--max-update 15: must be a multiple of 10"),
+        (DISTIL, "sacrebleu is not installed beside"),
+    ],
+)
+def test_the_script_about_pretrained_teachers_refuses_bad_words_before_it_begins(words, message, clone, tmp_path):
+    stub(tmp_path / "bin" / "fairseq-kd")
+    (tmp_path / "bin" / "fairseq-train").symlink_to("fairseq-kd")
+    result = run(clone / "scripts" / "distil_pretrained.sh", *words, path=tmp_path / "bin")
+    assert result.returncode == 2 and result.stdout == "" and result.stderr.count("\n") == 1
+    assert message in result.stderr and not (clone / "runs").exists()
+
+
+def test_the_script_about_pretrained_teachers_refuses_other_words_for_the_same_folder(clone, tmp_path):
+    stub(tmp_path / "bin" / "fairseq-kd")
+    for name in ("fairseq-train", "sacrebleu"):
+        (tmp_path / "bin" / name).symlink_to("fairseq-kd")
+    script = clone / "scripts" / "distil_pretrained.sh"
+    words = [*DISTIL, "--text", "a b.txt"]
+    assert run(script, *words, path=tmp_path / "bin").returncode == 3  # of the stub
+    assert run(script, *words, "--cpu", path=tmp_path / "bin").returncode == 3  # computes the same
+    for other in (DISTIL, [*words, "--", "--seed", "2"], [*words, "--parameters", "4M"]):
+        result = run(script, *other, path=tmp_path / "bin")
+        assert result.returncode == 2 and result.stderr.count("\n") == 1
+        assert "runs/distil-pretrained was made with other options (" in result.stderr
 
 
 def test_the_names_in_the_scripts_are_shipped():
