@@ -77,7 +77,8 @@ def write_teacher(path: Path, data_bin: Path, width: int) -> None:
 
 def tokens_per_second(data_bin: Path, checkpoint: Path) -> float:
     """Target tokens per second of processor time, log-probabilities of the training set, the best of three runs."""
-    from fairseq_kd.inference.opening import gold_batches, load_pair
+    from fairseq_kd.inference.loading import load_pair
+    from fairseq_kd.inference.opening import gold_batches
 
     model, task = load_pair(data_bin, checkpoint, "train")
     pad, best = task.target_dictionary.pad(), 0.0

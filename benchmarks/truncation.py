@@ -17,7 +17,7 @@ from fairseq_kd.cache.format import CacheFormat
 from fairseq_kd.cache.options import TAIL_SHAPES
 from fairseq_kd.cache.tail_shapes import affinity, fit
 from fairseq_kd.inference.frozen import load_frozen
-from fairseq_kd.inference.opening import load_pair
+from fairseq_kd.inference.loading import load_pair
 from fairseq_kd.loss.rows import bucket, kl
 from fairseq_kd.loss.signal import TopKSignal
 

@@ -74,11 +74,14 @@ def translate(backend: Backend, dictionary, label: str) -> list[str]:
     return [dictionary.string(torch.as_tensor(found[n][0].tokens)) for n in range(count)]
 
 
-def search_backend(models: list, task, dataset, options: TranslateOptions) -> FairseqBackend:
-    """A backend that runs fairseq's beam search over the dataset. models: an ensemble, in eval mode on its device."""
+def search_backend(models: list, task, dataset, options: TranslateOptions, nbest: int = 1) -> FairseqBackend:
+    """A backend that runs fairseq's beam search over the dataset. models: an ensemble, in eval mode on its device.
+
+    nbest: hypotheses per sentence, at most the beam.
+    """
     search = Namespace(
         beam=options.beam,
-        nbest=1,
+        nbest=nbest,
         lenpen=options.lenpen,
         max_len_a=options.max_len_a,
         max_len_b=options.max_len_b,
@@ -123,12 +126,12 @@ class System:
 
         return utils.resolve_max_positions(self.task.max_positions(), self.frozen.max_positions)[0]
 
-    def backend(self, dataset=None) -> Backend:
-        """What translates a dataset with the model. None: the subset of the system."""
+    def backend(self, dataset=None, nbest: int = 1) -> Backend:
+        """What translates a dataset with the model. None: the subset of the system. nbest: see `search_backend`."""
         dataset = self.dataset if dataset is None else dataset
         if self.search is not None:
             return self.search(dataset)
-        return search_backend(self.models, self.task, dataset, self.options)
+        return search_backend(self.models, self.task, dataset, self.options, nbest)
 
     def translate(self, dataset=None, label: str = "decoding") -> list[str]:
         """Hypotheses as subword strings, in the order of `dataset`. None: the subset of the system."""

@@ -56,7 +56,7 @@ def checkpoint_model(system: System) -> Model:
     """The model of a checkpoint, which fairseq's beam search runs."""
 
     def backend(dataset, nbest: int) -> Backend:
-        return system.backend(dataset)
+        return system.backend(dataset, nbest)
 
     task = system.task
     limits = min(system.source_limit(), system.options.max_tokens), system.model.max_positions()[1]

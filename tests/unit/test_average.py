@@ -38,8 +38,8 @@ def test_the_mean_is_exact_names_its_models_and_is_kept(models, tmp_path, capsys
 WRONG = [
     ("{0}", "is one checkpoint, and a mean needs two or more: join them by :"),
     ("{0}:{0}", "is one checkpoint, and a mean needs two or more"),
-    ("{0}:nowhere", "nowhere in "),
-    ("{0}:", "an empty name in "),
+    ("{0}:nowhere", ": nowhere is not a file"),
+    ("{0}:", ": an empty name is not a file"),
     ("{0}:{2}", "have different architectures: the weights decoder.layers.0.fc2.bias is"),
 ]
 

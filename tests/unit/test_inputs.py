@@ -124,24 +124,24 @@ def refused(run, path) -> None:
 @pytest.mark.parametrize("changed", ["teacher", "data"])
 def test_a_cache_of_inputs_that_were_replaced_is_not_begun(changed, data_bin, teacher, tmp_path, monkeypatch):
     from fairseq_kd.cache import make
-    from fairseq_kd.inference import opening
+    from fairseq_kd.inference import loading
 
     data, own = copy_of(data_bin, tmp_path), shutil.copy(teacher, tmp_path / "teacher.pt")
     path = own if changed == "teacher" else data / "valid.qaa-qab.qab.bin"
-    meanwhile(monkeypatch, opening, "load_pair", lambda: replace(path, path.read_bytes() + b"\0\0"))
+    meanwhile(monkeypatch, loading, "load_pair", lambda: replace(path, path.read_bytes() + b"\0\0"))
     options = make.CachingOptions(subset="valid", cpu=True)
     refused(lambda: make.make_cache(data, own, tmp_path / "out", options), path)
     assert not (tmp_path / "out").exists()
 
 
 def test_decoding_by_a_teacher_that_was_replaced_is_not_begun(data_bin, teacher, tmp_path, monkeypatch):
-    from fairseq_kd.inference import opening
+    from fairseq_kd.inference import loading
     from fairseq_kd.sequence.decode import decode
     from fairseq_kd.sequence.decode_options import DecodeOptions
 
     own = shutil.copy(teacher, tmp_path / "teacher.pt")
     monkeypatch.setenv("FAIRSEQ_KD_CACHE", str(tmp_path / "models"))
-    meanwhile(monkeypatch, opening, "load_pair", lambda: replace(own, own.read_bytes() + b"\0"))
+    meanwhile(monkeypatch, loading, "load_pair", lambda: replace(own, own.read_bytes() + b"\0"))
     refused(lambda: decode(data_bin, str(own), tmp_path / "out", DecodeOptions(cpu=True, subset="valid")), own)
     assert not (tmp_path / "out").exists() and not (tmp_path / "models").exists()
 
