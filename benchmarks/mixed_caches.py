@@ -13,8 +13,8 @@ import time
 
 import torch
 
-from fairseq_kd.inference.mixed import MixedModels
 from fairseq_kd.inference.loading import load_members
+from fairseq_kd.inference.mixed import MixedModels
 from fairseq_kd.inference.opening import gold_batches
 from fairseq_kd.loss.rows import kl, temper
 from fairseq_kd.loss.weights import Weighting

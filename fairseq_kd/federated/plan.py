@@ -124,7 +124,7 @@ def _goal(spec: Spec) -> float | None:
 
 
 def _inputs(spec: Spec, plan: dict) -> dict:
-    """Name -> sha256 of the training data of each part, of the server's data-bin, of the checkpoint of the start and of the transfer set."""
+    """Name -> sha256 of the training data of each part, the server's data-bin, the start and the transfer set."""
     found = {}
     for number, folder in enumerate((plan["data"], *plan["parts"])):
         names = data_files(folder, "train", *plan["languages"]) if number else []

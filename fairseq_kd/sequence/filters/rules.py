@@ -72,7 +72,7 @@ def more_repeats(source: Sequence[int], target: Sequence[int]) -> int:
 def most_frequent(tokens: Sequence[int]) -> int:
     """How often the most frequent 4-gram occurs; 0 for fewer than four tokens."""
     tokens = list(tokens)
-    counts = Counter((tuple(tokens[at : at + NGRAM]) for at in range(len(tokens) - NGRAM + 1)))
+    counts = Counter(tuple(tokens[at : at + NGRAM]) for at in range(len(tokens) - NGRAM + 1))
     return max(counts.values(), default=0)
 
 
