@@ -144,7 +144,8 @@ report() {
 
 start "$@"
 read_options "$@"
-fairseq_train=$(beside fairseq-train) sacrebleu=$(beside sacrebleu)
+fairseq_train=$(beside fairseq-train)
+sacrebleu=$(beside sacrebleu)
 check_same "$raw" "$source_lang" "$target_lang" "$teacher_folder" "$family" "$teacher_source_lang" "$teacher_target_lang" \
     ${texts[@]+"${texts[@]}"} "$parameters" "$vocab_size" "$max_update" "$dtype" ${training[@]+"${training[@]}"}
 "$fairseq_kd" prepare text --raw "$raw" --source-lang "$source_lang" --target-lang "$target_lang" --vocab-size "$vocab_size" --out "$out/data"

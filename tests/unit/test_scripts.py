@@ -124,12 +124,12 @@ def test_help_needs_nothing_installed_and_a_missing_command_is_one_line(script, 
         (["--rawe", "x"], "--rawe is no option: see"),
         (["--raw", "r", "--source-lang", "de", "--target-lang", "en", "--teacher-folder", "t"], "--family is missing"),
         ([*DISTIL, "--max-update", "15"], "--max-update 15: must be a multiple of 10"),
-        (DISTIL, "sacrebleu is not installed beside"),
+        (DISTIL, "fairseq-train is not installed beside"),
     ],
 )
 def test_the_script_about_pretrained_teachers_refuses_bad_words_before_it_begins(words, message, clone, tmp_path):
     stub(tmp_path / "bin" / "fairseq-kd")
-    (tmp_path / "bin" / "fairseq-train").symlink_to("fairseq-kd")
+    (tmp_path / "bin" / "sacrebleu").symlink_to("fairseq-kd")
     result = run(clone / "scripts" / "distil_pretrained.sh", *words, path=tmp_path / "bin")
     assert result.returncode == 2 and result.stdout == "" and result.stderr.count("\n") == 1
     assert message in result.stderr and not (clone / "runs").exists()

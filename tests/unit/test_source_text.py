@@ -323,3 +323,16 @@ def test_a_process_whose_work_another_one_finishes_returns_the_finished_data(sen
         patch.setattr(source_text, "choose_backend", meanwhile)
         assert quiet(text, data_bin, teacher, tmp_path / "out") == done[0]
     assert len(done) == 1 and not (tmp_path / "out" / "parts").exists()
+
+
+def test_a_lock_that_is_held_is_not_tried_again(sentences, data_bin, tmp_path, monkeypatch):
+    """It waited for itself for half a second in each command. What a killed run has left is removed all the same."""
+    files, like = [write(tmp_path / "text", sentences)], Like(data_bin, LANGUAGES)
+    leftover = tmp_path / ".sources.part-1234"
+    leftover.mkdir()
+    monkeypatch.setattr("fairseq_kd.artifacts.folders.exclusive", lambda path: pytest.fail(f"locks {path} again"))
+    with Inputs() as inputs:
+        described = describe_text(files, data_bin, inputs)
+        made = make_sources(files, like, described, tmp_path / "sources", inputs, say=str)
+        again = make_sources(files, like, described, tmp_path / "sources", inputs, say=str)
+    assert made.items() <= again.items() and made["cleaning"]["kept"] == 60 and not leftover.exists()
