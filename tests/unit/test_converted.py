@@ -8,7 +8,6 @@ import random
 import shutil
 import signal
 import sys
-import time
 from collections import Counter
 
 import numpy as np
@@ -116,37 +115,60 @@ def test_closest_chooses_among_texts_of_the_teacher(data_bin, nllb, tmp_path):
 
 
 @pytest.mark.parametrize(("strategy", "count"), [("greedy", 4), ("sample", 2)])
-def test_killed_and_shared_it_goes_on_to_the_same_bytes(strategy, count, lines, data_bin, marian, tmp_path):
+def test_killed_and_shared_it_goes_on_to_the_same_bytes(
+    strategy, count, lines, data_bin, marian, tmp_path, monkeypatch
+):
     how = options(strategy=strategy, max_len_b=12, **({"nbest": 2, "seed": 7} if strategy == "sample" else {}))
     more = {"how": how, "block_sentences": 10}
     text = tmp_path / "text"
     text.write_text("".join(f"{line}\n" for line in lines[:40]))
 
-    def in_a_process(out, seconds=None):
-        process = multiprocessing.get_context("fork").Process(
-            target=quiet, args=([text], data_bin, of_marian(marian), out), kwargs=more
-        )
-        started = time.monotonic()
-        process.start()
-        process.join(seconds)
-        if process.is_alive():
-            os.kill(process.pid, signal.SIGKILL)
-            process.join()
-        return process.exitcode, time.monotonic() - started
+    def run_into(name):
+        quiet([text], data_bin, of_marian(marian), tmp_path / name, **more)
 
-    code, duration = in_a_process(tmp_path / "whole")
+    def killed_at(number) -> int:
+        """Kill the process just before it gives the file number `number` its name."""
+        arguments = (number, lambda: run_into(f"killed{number}"))
+        process = multiprocessing.get_context("fork").Process(target=until, args=arguments)
+        process.start()
+        process.join()
+        return process.exitcode
+
+    files = counted(monkeypatch, lambda: run_into("whole"))
     expected = content(tmp_path / "whole")
-    rng = random.Random(5)
-    codes = [in_a_process(tmp_path / "killed", rng.uniform(0.1, 0.9) * duration)[0] for _ in range(3)]
-    assert code == 0 and -signal.SIGKILL in codes
-    quiet([text], data_bin, of_marian(marian), tmp_path / "killed", **more)
-    assert content(tmp_path / "killed") == expected
+    for number in random.Random(5).sample(range(1, files + 1), 10):
+        assert killed_at(number) == -signal.SIGKILL
+        run_into(f"killed{number}")
+        assert content(tmp_path / f"killed{number}") == expected
     out = tmp_path / "shards"
     done = [quiet([text], data_bin, of_marian(marian), out, shard=(n, count), **more) for n in range(count)]
     assert done[:-1] == [None] * (count - 1) and content(out) == expected
     if strategy == "sample":
         other = quiet([text], data_bin, of_marian(marian), tmp_path / "other", options(**vars_of(how, seed=8)))
         assert other["settings"]["seed"] == 8 and rows(tmp_path / "other") != rows(tmp_path / "whole")
+
+
+def counted(monkeypatch, run) -> int:
+    """Run; how many files got their names."""
+    names, replace = [], os.replace
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", lambda *paths, **how: (names.append(paths[1]), replace(*paths, **how)))
+        run()
+    return len(names)
+
+
+def until(number: int, run) -> None:
+    """Run, and die just before the file number `number` gets its name."""
+    replace, names = os.replace, []
+
+    def replaced(*paths, **how):
+        names.append(paths[1])
+        if len(names) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(*paths, **how)
+
+    os.replace = replaced
+    run()
 
 
 def vars_of(how: DecodeOptions, **more) -> dict:

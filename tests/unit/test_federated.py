@@ -367,13 +367,12 @@ def test_a_changed_transfer_set_is_another_run(data_bin, parts, tmp_path):
     transfer = shutil.copytree(parts[1], tmp_path / "transfer")
     (transfer / "manifest.json").unlink(missing_ok=True)
     keys = {"rounds": 1, "updates": 1, "server-kd": {"updates": 2, "transfer": str(transfer)}}
-    path = write_spec(tmp_path / "spec.yaml", data_bin, parts, **keys)
-    before = make_plan(load_spec(path), tmp_path / "out", cpu=True)["inputs"]
-    side = next(transfer.glob("train.*.qaa.bin"))
-    side.unlink()
-    shutil.copy(next(parts[0].glob("train.*.qaa.bin")), side)
-    shutil.copy(next(parts[0].glob("train.*.qaa.idx")), side.with_suffix(".idx"))
-    after = make_plan(load_spec(path), tmp_path / "out", cpu=True)["inputs"]
+    spec = write_spec(tmp_path / "spec.yaml", data_bin, parts, **keys)
+    before = make_plan(load_spec(spec), tmp_path / "out", cpu=True)["inputs"]
+    for path in [*transfer.glob("train.*.bin"), *transfer.glob("train.*.idx")]:
+        path.unlink()
+        shutil.copy(parts[0] / path.name, path)
+    after = make_plan(load_spec(spec), tmp_path / "out", cpu=True)["inputs"]
     assert [name for name in before if before[name] != after[name]] == ["transfer"]
 
 
