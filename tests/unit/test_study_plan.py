@@ -18,6 +18,7 @@ from fairseq_kd.artifacts.writing import write_json
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.download import check_recorded_hash
+from fairseq_kd.study import check as study_check
 from fairseq_kd.study.cells import make_cells
 from fairseq_kd.study.check import open_plan
 from fairseq_kd.study.durations import Estimates
@@ -593,3 +594,21 @@ def test_a_training_of_our_students_has_a_format_of_its_own_because_its_dropout_
         first = MAKERS[kind].format
         assert formats == {"transformer": first, "lstm": first, **dict.fromkeys([*formats][2:], first + 1)}
     assert made_by("evaluate", versions, ["fairseq-kd", "--arch", "kd_student"])["format"] == MAKERS["evaluate"].format
+
+
+def test_commands_that_differ_in_seeds_and_names_of_stages_are_parsed_once(tmp_path, monkeypatch):
+    """No other difference is left out: the two methods, and one stage named twice instead of two."""
+    parsed, check = [], study_check._check_training
+    monkeypatch.setattr(
+        study_check, "_check_training", lambda where, words: (parsed.append(words), check(where, words))
+    )
+    plan = plan_of(tmp_path, factors=EIGHT)
+    study_check.check_commands(plan)
+    students = [stage.command[1:] for stage in plan.stages.values() if stage.kind == "student"]
+    assert len(students) == 8 and len([words for words in parsed if words in students]) == 4
+    one = next(stage for stage in plan.stages.values() if stage.kind == "student")
+    first, second = [name for name in plan.stages if name != one.name][:2]
+    ways = [[first, first], [first, second], [second, first], [second, second]]
+    stages = dict.fromkeys([first, second], replace(one, kind="teacher"))
+    found = [study_check._options_alone(replace(one, command=["--teacher", ":".join(way)]), stages) for way in ways]
+    assert found[0] == found[3] != found[1] == found[2]
