@@ -11,6 +11,7 @@ import time
 
 import pytest
 from faults_helpers import DAMAGES, damage
+from process_helpers import run_python
 from study_helpers import ENVIRONMENT, write_spec
 
 from fairseq_kd.artifacts.hashes import sha256_file
@@ -40,6 +41,10 @@ def write(path, value):
     path.write_text(json.dumps(value))
 
 
+def run_stage(folder):
+    return run_python("-m", "fairseq_kd.study.stage", "evaluate-2", cwd=folder, env=ENVIRONMENT)
+
+
 def an_evaluation(inputs=()) -> dict:
     """A planned stage."""
     from fairseq_kd.artifacts.manifest import library_versions
@@ -56,14 +61,13 @@ def test_a_stage_that_another_job_has_done_is_not_run_again_unless_its_inputs_ha
     write(folder / "result.json", {})
     old, new = (hashlib.sha256(word.encode()).hexdigest() for word in ("old", "new"))
     write(folder / "done.json", {"fingerprint": "x", "inputs": {"student-1": old}})
-    command = [sys.executable, "-m", "fairseq_kd.study.stage", "evaluate-2"]
     logs = []
     for fingerprint in ("old", "new"):
         model = tmp_path / "stages" / "student-1" / "checkpoints" / "checkpoint_best.pt"
         model.parent.mkdir(parents=True, exist_ok=True)
         model.write_text(fingerprint)
         write(tmp_path / "stages" / "student-1" / "done.json", {"fingerprint": sha256_file(model)})
-        subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, check=True)
+        assert run_stage(tmp_path).returncode == 0
         logs.append((folder / "log.txt").read_text())
     assert logs[0] == "a job of an earlier run has finished this stage\n"
     assert "fairseq-kd --version" in logs[1].removeprefix(logs[0])
@@ -78,8 +82,7 @@ def test_a_job_that_was_planned_for_other_versions_does_not_run(tmp_path, made_b
     )
     folder = tmp_path / "stages" / "evaluate-2"
     write(folder / "result.json", {})
-    command = [sys.executable, "-m", "fairseq_kd.study.stage", "evaluate-2"]
-    assert subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT).returncode == 1
+    assert run_stage(tmp_path).returncode == 1
     said = (folder / "log.txt").read_text()
     assert f"was planned for {made_by}, this process has" in said and "Traceback" not in said
     assert sorted(path.name for path in folder.iterdir()) == [".lock", "failed.json", "log.txt", "result.json"]
@@ -112,8 +115,7 @@ def test_a_job_refuses_a_damaged_plan_in_one_line(tmp_path, monkeypatch, capsys,
 def test_a_stage_that_ends_by_a_defect_is_a_failed_stage_whose_log_says_where(tmp_path):
     stage = {"kind": "unknown", "name": "evaluate-2", "command": ["fairseq-kd"], "inputs": []}
     write(tmp_path / "plan.json", {"stages": {"evaluate-2": stage}, "on_gpu": [], "raw": None})
-    command = [sys.executable, "-m", "fairseq_kd.study.stage", "evaluate-2"]
-    assert subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT).returncode == 1
+    assert run_stage(tmp_path).returncode == 1
     folder = tmp_path / "stages" / "evaluate-2"
     assert "Traceback" in (folder / "log.txt").read_text() and (folder / "failed.json").is_file()
 
@@ -124,8 +126,7 @@ def test_a_stage_whose_log_cannot_be_written_is_a_failed_stage_without_a_traceba
     folder = tmp_path / "stages" / "evaluate-2"
     folder.mkdir(parents=True)
     (folder / "log.txt").symlink_to("/dev/full")
-    command = [sys.executable, "-m", "fairseq_kd.study.stage", "evaluate-2"]
-    found = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    found = run_stage(tmp_path)
     assert found.returncode != 0 and found.stderr == ""
     assert (folder / "failed.json").is_file()
 
