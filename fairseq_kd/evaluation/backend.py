@@ -17,7 +17,7 @@ from fairseq_kd.evaluation.system import System, TranslateOptions, search_backen
 from fairseq_kd.export.runtime import check_installed
 from fairseq_kd.inference.opening import length_sorted
 from fairseq_kd.sequence.backend import Backend
-from fairseq_kd.sequence.ctranslate2_backend import MAX_TOKENS, CTranslate2Backend, named_translator
+from fairseq_kd.sequence.ctranslate2_backend import MAX_TOKENS, CTranslate2Backend, named_translator, result_of
 from fairseq_kd.sequence.decode_options import Hypothesis
 from fairseq_kd.sequence.strategies import STRATEGIES
 from fairseq_kd.teacher.ensemble import Teachers
@@ -134,7 +134,7 @@ class RankedAsByFairseq(CTranslate2Backend):
             empty = [[] for _ in sources]  # the score of an empty target is log p(EOS)
             answers = self.translator.score_batch(sources, empty, max_input_length=0, asynchronous=True)
             pending += zip(numbers.tolist(), answers, strict=True)
-        return {number: excess(self._result(answer).log_probs[0]) for number, answer in pending}
+        return {number: excess(result_of(answer, self.max_tokens).log_probs[0]) for number, answer in pending}
 
 
 def excess(lprob: float) -> float:

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.export.runtime import CannotComputeError, is_out_of_memory, load_translator
+from fairseq_kd.export.runtime import CannotComputeError, load_translator
 from fairseq_kd.inference.opening import length_sorted
 from fairseq_kd.sequence.backend import Backend
 from fairseq_kd.sequence.converted import ConvertedTeacher
 from fairseq_kd.sequence.converted_options import SAMPLED
-from fairseq_kd.sequence.ctranslate2_backend import MAX_TOKENS
+from fairseq_kd.sequence.ctranslate2_backend import MAX_TOKENS, result_of
 from fairseq_kd.sequence.decode_options import DecodeOptions, Hypothesis
 
 EVERYTHING = 0  # sampling_topk of CTranslate2: draw from the whole distribution
@@ -53,7 +53,7 @@ class ConvertedBackend(Backend):
             ]
             for numbers, answers in pending:
                 for number, answer in zip(numbers.tolist(), answers, strict=True):
-                    found[number] = self._hypotheses(self._result(answer))
+                    found[number] = self._hypotheses(result_of(answer, self.max_tokens))
                 advance(len(numbers))
         return found
 
@@ -100,17 +100,6 @@ class ConvertedBackend(Backend):
         filled, vocabulary = self.teacher.filled, self.teacher.folder.source
         pieces = [vocabulary[token] for token in self.dataset.src[number][:-1].tolist()]
         return [*filled.source_prefix, *pieces, *filled.source_suffix]
-
-    def _result(self, answer):
-        try:
-            return answer.result()
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise KDError(
-                f"CTranslate2 ran out of memory ({error}) with batches of {self.max_tokens:,} tokens: give a smaller "
-                "--max-tokens, or --cpu"
-            ) from error
 
     def _hypotheses(self, result) -> list[Hypothesis]:
         pairs = zip(result.hypotheses, result.scores, strict=True)

@@ -83,22 +83,11 @@ class CTranslate2Backend(Backend):
         found = {}
         for numbers, answers in pending:
             for number, answer in zip(numbers.tolist(), answers, strict=True):
-                result = self._result(answer)
+                result = result_of(answer, self.max_tokens)
                 pairs = zip(result.hypotheses, result.scores, strict=True)
                 found[number] = [Hypothesis(self._ids(words), float(score)) for words, score in pairs]
             advance(len(numbers))
         return found
-
-    def _result(self, answer):
-        try:
-            return answer.result()
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise KDError(
-                f"CTranslate2 ran out of memory ({error}) with batches of {self.max_tokens:,} tokens: give a smaller "
-                "--max-tokens, or --cpu"
-            ) from error
 
     def _source(self, number: int) -> list[str]:
         """Names of the tokens of a source sentence, without EOS, which the converted model adds."""
@@ -108,6 +97,19 @@ class CTranslate2Backend(Backend):
 
     def _ids(self, words: list[str]) -> np.ndarray:
         return np.array([self._index[word] for word in words], dtype=np.int64)
+
+
+def result_of(answer, max_tokens: int):
+    """Wait for an answer of `Translator.translate_batch`. Raises KDError when there is not enough memory."""
+    try:
+        return answer.result()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise KDError(
+            f"CTranslate2 ran out of memory ({error}) with batches of {max_tokens:,} tokens: give a smaller "
+            "--max-tokens, or --cpu"
+        ) from error
 
 
 def teacher_backend(teachers: Teachers, options: DecodeOptions, device: torch.device, workers=None):
