@@ -47,7 +47,7 @@ def preloaded_python(
         words = [sys.executable, "-m", "fairseq_kd.core.fork_server", str(listening.fileno()), *modules]
         server = subprocess.Popen(
             words, env=dict(given), pass_fds=[listening.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            preexec_fn=dying_with_this_process(), start_new_session=separate,
+            preexec_fn=dying_with_this_process(interruptible=True), start_new_session=separate,
         )  # fmt: skip
     try:
         if environment is None:
@@ -127,7 +127,8 @@ def start_python(
             print(f"{words[0]} loads torch and fairseq itself: {error}", file=sys.stderr, flush=True)
     command = [sys.executable, "-m", *words]
     given = given | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
-    how = {"env": given, "start_new_session": environment is not None, "preexec_fn": dying_with_this_process()}
+    separate = environment is not None
+    how = {"env": given, "start_new_session": separate, "preexec_fn": dying_with_this_process(interruptible=separate)}
     return subprocess.Popen(command, stdout=output, stderr=output, **how)
 
 

@@ -31,9 +31,19 @@ def die_with_parent(parent: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def dying_with_this_process() -> Callable[[], None]:
-    """A `preexec_fn` for a child process that must end with this process."""
-    return functools.partial(die_with_parent, os.getpid())
+def dying_with_this_process(interruptible: bool = False) -> Callable[[], None]:
+    """A `preexec_fn` for a child process that must end with this process.
+
+    interruptible: SIGINT ends the child even if this process ignores it, as a background job of a shell script does.
+    For a child out of reach of the terminal, to which this process itself passes interrupts on.
+    """
+    return functools.partial(_begin_child, os.getpid(), interruptible)
+
+
+def _begin_child(parent: int, interruptible: bool) -> None:
+    die_with_parent(parent)
+    if interruptible:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Terminated(BaseException):

@@ -171,7 +171,7 @@ def _snakemake(plan: Plan, work: Path, options: RunOptions) -> int:
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment,
-            preexec_fn=dying_with_this_process(),
+            preexec_fn=dying_with_this_process(interruptible=True),
             start_new_session=True,  # a group of its own, so that it gets a signal from here, and gets it once
         )
         progress = StudyProgress(plan, work)

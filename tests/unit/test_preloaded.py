@@ -30,8 +30,7 @@ ENDINGS = {
     "kill": "sys.stdout.flush(); os.kill(os.getpid(), 9)",
 }
 SLEEPER = """
-import os, pathlib, signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores interrupts
+import os, pathlib, sys, time
 try:
     pathlib.Path("began").write_text(str(os.getpid()))
     time.sleep(100)
@@ -47,7 +46,9 @@ def server():
     """The environment in which the server is found."""
     given = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
     given = given | {"MINE": "1", "PYTHONPATH": str(ROOT)}
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a background job of a shell script
     with preloaded_python(given) as environment:
+        signal.signal(signal.SIGINT, before)
         yield environment
 
 
