@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 INSTALLED_DOCS := $(VENV)/.installed-docs
+# pip compiles nothing here: Python keeps compiled what it imports, or each start of torch would take twice as long
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: quickstart test faults lint docs clean
 .DEFAULT_GOAL := quickstart
