@@ -54,12 +54,20 @@ check_same() {
     local words
     words=$(printf '%q ' "$@")
     mkdir -p "$out"
+    only_one
     if [ ! -f "$out/options" ]; then
         echo "$words" > "$out/options.part"
         mv "$out/options.part" "$out/options"
     elif [ "$words" != "$(< "$out/options")" ]; then
         stop "$out was made with other options ($(< "$out/options")): give these, or choose another --out"
     fi
+}
+
+# only_one: refuse an OUT in which another run works, or what a killed one has left running.
+only_one() {
+    command -v flock > /dev/null || { echo "flock is not installed: give each run an --out of its own" >&2 && return; }
+    exec 9> "$out/lock"
+    flock -n 9 || stop "another run works in $out: wait for it, or choose another --out"
 }
 
 # beside NAME: the command in the folder of fairseq-kd, or the one on the PATH.

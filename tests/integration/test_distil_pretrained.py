@@ -1,5 +1,6 @@
 """scripts/distil_pretrained.sh with a small model of the shape of OPUS-MT."""
 
+import fcntl
 import gzip
 import os
 import re
@@ -82,6 +83,11 @@ def test_the_commands_about_distilling_a_pretrained_teacher(clone, forks):
     assert forks.run(second, clone, kill_decode).returncode == 128 + signal.SIGKILL
     command = " ".join(forks.calls[-1])
     assert "--teacher-source-lang deu_Latn --teacher-target-lang eng_Latn" in command and "--family nllb" in command
+    with open(out / "lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused = forks.run(first, clone)
+    assert refused.returncode == 2
+    assert refused.stdout == "another run works in runs/opus-mt: wait for it, or choose another --out\n"
 
 
 def check_student(clone, out, trained):
