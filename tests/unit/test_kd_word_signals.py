@@ -96,7 +96,11 @@ def test_a_teacher_and_its_cache_say_the_same(results, divergence):
     for online, cached in (("online top-k", "cached bucket"), ("online", "cached all")):
         online, cached = (results(source)[divergence, "fused"] for source in (online, cached))
         assert cached[0]["kd_loss"].item() == pytest.approx(online[0]["kd_loss"].item(), rel=2e-3)
-        torch.testing.assert_close(cached[1], online[1], rtol=1e-2, atol=2e-2)
+        if divergence == "tie":  # it ranks the teacher's tokens, and float16 can change the order of nearly equal ones
+            assert torch.isclose(cached[1], online[1], rtol=1e-2, atol=2e-2).float().mean() > 0.99
+            assert (cached[1] - online[1]).norm() < 0.05 * online[1].norm()
+        else:
+            torch.testing.assert_close(cached[1], online[1], rtol=1e-2, atol=2e-2)
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
