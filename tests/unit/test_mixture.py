@@ -98,9 +98,8 @@ def test_a_part_of_a_mixture_is_its_rows_and_no_array_of_all_rows_is_kept():
     whole = mixture.rows()
     mixture._scratch.clear()
     parts = torch.cat([mixture.part(start, start + 4).rows() for start in range(0, 11, 4)])
-    torch.testing.assert_close(
-        parts, whole, atol=1e-5, rtol=0
-    )  # some processors round products by their number of rows
+    # some processors round a product by its number of rows
+    torch.testing.assert_close(parts, whole, atol=1e-5, rtol=0)
     assert [len(kept) for kept in mixture._scratch.values()] == [4]
 
 
