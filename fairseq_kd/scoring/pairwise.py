@@ -9,16 +9,20 @@ n-grams in common, so the matches of all pairs of many groups are one sparse mat
 of n texts with m characters each costs O(n m log(n m)) for the n-grams and at most O(n² m) for the product.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from sacrebleu.metrics import BLEU, CHRF
 from scipy.sparse import csr_matrix
 
 from fairseq_kd.scoring.score import Scorer
+from fairseq_kd.scoring.tokenizers import STANDARD
 
 SYMBOLS = 1 << 18  # characters or words that are handled at a time
+WORDS = 1 << 16  # words between spaces whose tokens are kept
 CHARACTER_ORDERS, WORD_ORDERS, BETA = CHRF.CHAR_ORDER, 4, CHRF.BETA
 
 
@@ -35,13 +39,26 @@ def _metric(metric: str, scorer: Scorer) -> BLEU | CHRF:
     return scorer.metric(metric, **({"effective_order": True} if metric == "bleu" else {}))
 
 
+def _tokens(tokenizer: Callable[[str], str], scorer: Scorer) -> Callable[[str], list[str]]:
+    """The tokens of a text.
+
+    Each rule of 13a looks at a character and its neighbour, and treats a space like any other character that is no
+    digit. So the tokens of a line without line breaks are those of its words between spaces, one after the other, and
+    texts that share words share work.
+    """
+    if scorer.tokenize != STANDARD:
+        return lambda text: tokenizer(text).split()
+    of_word = functools.lru_cache(WORDS)(lambda word: tokenizer(word).split())
+    return lambda text: tokenizer(text).split() if "\n" in text else [*chain.from_iterable(map(of_word, text.split()))]
+
+
 class Pairwise:
     """A metric of `sentence_metric` for all pairs of a group of texts."""
 
     def __init__(self, metric: str, scorer: Scorer):
         """metric: "chrf" or "bleu". scorer: splits text into the words of BLEU."""
         self.metric = metric
-        self._tokenize = _metric(metric, scorer).tokenizer if metric == "bleu" else None
+        self._tokenize = _tokens(_metric(metric, scorer).tokenizer, scorer) if metric == "bleu" else None
 
     def matrices(self, groups: Sequence[Sequence[str]]) -> Iterator[np.ndarray]:
         """Yield float64 (n, n), 0 to 100, per group of n texts: row i, column j scores text i with j as the reference.
@@ -69,7 +86,7 @@ class Pairwise:
     def _symbols(self, text: str):
         """What n-grams consist of: the code points without white space (array), or the words (list)."""
         if self._tokenize:
-            return self._tokenize(text.rstrip()).split()
+            return self._tokenize(text.rstrip())
         return np.frombuffer("".join(text.split()).encode("utf-32-le", "surrogatepass"), "<u4")
 
     def _scored(self, waiting) -> Iterator[np.ndarray]:

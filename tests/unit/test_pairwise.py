@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sacrebleu.metrics import BLEU, CHRF
 
@@ -54,6 +54,17 @@ def test_any_text_is_scored_as_by_sacrebleu(texts):
     for metric in ("chrf", "bleu"):
         (found,) = list(Pairwise(metric, Scorer()).matrices([texts]))
         np.testing.assert_allclose(found, loop(metric, texts).reshape(found.shape), rtol=0, atol=1e-6)
+
+
+PIECES = [*"a1é犬.,-&;(' \t\n\u2009\x1c", "<skipped>", "&quot;", "&amp;", "lt;", "-\n", "3.5", "5-", ",,"]
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=14).map("".join))
+@example("a-\nb")
+@example("1.,2 -3 <skip<skipped>ped>")
+def test_the_words_of_bleu_are_the_tokens_of_sacrebleu(text):
+    assert Pairwise("bleu", Scorer())._symbols(text) == BLEU().tokenizer(text.rstrip()).split()
 
 
 def test_values_worked_by_hand():
