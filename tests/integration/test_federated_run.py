@@ -172,6 +172,53 @@ def test_three_clients_killed_ten_times_end_with_the_same_weights(data_bin, part
     assert_nothing_is_left(tmp_path / "a")
 
 
+def signal_client(folder: Path, part: int, number: int) -> None:
+    """Send a signal to the processes of one client, which all write to its log."""
+    log = str(folder / f"engine/client{part}.log")
+    found = [pid for pid in processes_of(folder) if os.path.realpath(f"/proc/{pid}/fd/1") == log]
+    assert found
+    for pid in found:
+        os.kill(pid, number)
+
+
+def wait_for_round(folder: Path, number: int, process: Process) -> None:
+    """Until the round is complete."""
+    end = time.monotonic() + 300
+    while not (folder_of(folder, number) / RECORD).exists():
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.1)
+
+
+@pytest.mark.skipif(not ALL, reason="the engine takes minutes: make faults")
+def test_rounds_go_on_without_a_client_that_hangs_and_one_that_dies(data_bin, parts, tmp_path):
+    """Client 2 is stopped and client 3 killed after the first round; the second ends after `timeout`."""
+    keys = {"rounds": 2, "updates": 3, "on-failure": "go-on", "timeout": 40}
+    spec, out = write_spec(tmp_path / "spec.yaml", data_bin, parts, **keys), tmp_path / "out"
+    process = Process("-m", "fairseq_kd.cli.main", "federated", str(spec), "--cpu", "--out", str(out))
+    wait_for_round(out, 1, process)
+    signal_client(out, 2, signal.SIGSTOP)
+    signal_client(out, 3, signal.SIGKILL)
+    assert process.wait(300) == 0, process.communicate()
+    first, second = (read_record(folder_of(out, number) / RECORD, "") for number in (1, 2))
+    assert set(first["clients"]) == {"1", "2", "3"} and first["failed"] == {}
+    assert set(second["clients"]) == {"1"}
+    assert second["failed"] == {"2": "it has not answered within 40 seconds", "3": "its process has ended"}
+    assert_nothing_is_left(out)
+
+
+@pytest.mark.skipif(not ALL, reason="the engine takes minutes: make faults")
+def test_a_client_that_dies_ends_a_run_that_says_stop_and_the_same_command_goes_on(data_bin, parts, tmp_path):
+    spec, out = write_spec(tmp_path / "spec.yaml", data_bin, parts, rounds=2, updates=3), tmp_path / "out"
+    words = ["federated", str(spec), "--cpu", "--out", str(out)]
+    process = Process("-m", "fairseq_kd.cli.main", *words)
+    wait_for_round(out, 1, process)
+    signal_client(out, 3, signal.SIGKILL)
+    assert process.wait(300) == 2
+    assert "round 2: client 3 has failed: its process has ended. on-failure is stop" in process.communicate()[1]
+    assert_nothing_is_left(out)
+    assert run_kd(*words, timeout=300).returncode == 0
+
+
 def test_the_guard_ends_the_processes_of_an_engine_when_the_command_is_killed(tmp_path):
     """The command starts a process in a session of its own; kill -9 of the command ends both."""
     word = "test" + os.urandom(8).hex()
