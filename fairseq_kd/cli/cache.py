@@ -7,6 +7,7 @@ from fairseq_kd.cache.make import make_cache
 from fairseq_kd.cache.options import TAIL_SHAPES, CachingOptions
 from fairseq_kd.cache.rounding import describe_rounding
 from fairseq_kd.cache.teachers import describe_weights
+from fairseq_kd.cache.truncation import describe_truncation
 from fairseq_kd.cli.user_dir import add_lang_pair, add_user_dir
 from fairseq_kd.core.paths import USER_DIR, listed
 from fairseq_kd.inference.device import parse_shard
@@ -170,15 +171,8 @@ def print_summary(args, manifest: dict) -> None:
     )
     for temperature, mass in zip(manifest["temperatures"], manifest["mean_tail_mass"], strict=True):
         print(f"    temperature {temperature:g}: {100 * mass:.2f} % of the mass outside of the {manifest['k']} entries")
-        if mass > 0.5:
-            shapes = cache_format.tail_shapes
-            learnt = f"its sum and one of {shapes} shapes" if shapes else "its sum"
-            print(
-                f"warning: at temperature {temperature:g} more than half of the teacher's mass is in the tail, about "
-                f"which a student learns nothing but {learnt}. A label-smoothed teacher does this above temperature 1: "
-                "use a lower temperature or a larger --top-k",
-                file=sys.stderr,
-            )
+        if (warning := describe_truncation(manifest, temperature)) is not None:
+            print(f"warning: {warning}", file=sys.stderr)
     if "language_tokens" in manifest:
         print(f"    for a student with {manifest['language_tokens']}; without them: --student-task translation")
     for line in (*describe_weights(manifest), *describe_rounding(manifest)):

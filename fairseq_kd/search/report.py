@@ -13,6 +13,7 @@ Keys of search.json, "format" 1. Scores are BLEU, {"mean", "sd", "scores"} over 
                 verdicts of `evaluation.compare`; p is None where the difference is the same for all seeds. Or
                 {"not_tested": reason}
     teachers    the teachers of the finalists: [{"name", "validation", "test"}], scores of one training
+    limits      [sentence]: caches of the trained configurations that leave out most of the teacher's mass
     failed      [{"stage", "log"}]; log is the end of the stage's log
 """
 
@@ -32,6 +33,7 @@ from fairseq_kd.search.spec import TEST, VALIDATION, SearchSpec
 from fairseq_kd.search.strategies import Outcome, Run, Step, resolve_kd_word
 from fairseq_kd.study.key import inputs_of
 from fairseq_kd.study.plan import Plan
+from fairseq_kd.study.report.limits import truncated_teachers
 from fairseq_kd.study.state import end_of_log, read_output, stage_states
 from fairseq_kd.training.arguments import PRECISION, PRECISIONS
 
@@ -101,6 +103,7 @@ def _collect(search: SearchSpec, outcome: Outcome, work: Path) -> dict:
         "finalists": rows,
         "tested": _test(rows["chosen"], rows.get("robust"), work),
         "teachers": [_teacher(last, teacher, work) for teacher in last.teachers],
+        "limits": truncated_teachers(plan, work),
         "failed": [{"stage": name, "log": end_of_log(work / "stages" / name, LOG_LINES_SHOWN)} for name in failed],
     }
 
@@ -186,6 +189,8 @@ def _report(found: dict) -> list[str]:
             values = ", ".join(str(run["configuration"][name]) for name in step["parameters"])
             score = _format(run["validation"], missing="failed")
             lines.append(f"| {', '.join(step['parameters'])} | {values} | {score} | {'chosen' * run['chosen']} |")
+    for limit in found["limits"]:
+        lines += ["", f"**{limit}**"]
     lines += ["", "## The choice on test data", "", *_finalists(found)]
     lines += ["", f"Chosen against robust on the test set: {_tested(found['tested'])}."]
     lines += ["", "## What a wrong choice costs at most", ""]

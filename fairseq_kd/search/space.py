@@ -12,13 +12,13 @@ from pathlib import Path
 from fairseq_kd.artifacts.locks import exclusive
 from fairseq_kd.artifacts.writing import ensure_writable_folder
 from fairseq_kd.core.errors import KDError, prefixed_errors
-from fairseq_kd.core.yaml_file import check_keys, is_number, nearest
+from fairseq_kd.core.yaml_file import check_keys, is_number, nearest, read_yaml
 from fairseq_kd.search.strategies import SAME, Runs, Search, check_parameters
 from fairseq_kd.study.factors import CHOICES, settings_of
 from fairseq_kd.study.methods import METHODS, takes_option
 from fairseq_kd.training.arguments import PRECISION, check_precision
 
-CHOICE = "teacher-choice"
+CHOICE, SIGNAL = "teacher-choice", "signal"  # settings of a study
 
 
 @dataclass(frozen=True)
@@ -44,22 +44,25 @@ class Range:
 SEARCHED = tuple(name for name, method in METHODS.items() if method.taught and method.criterion and not method.rounds)
 
 
-def option_names(method: str = SEARCHED[0], several: bool = False) -> tuple[str, ...]:
+def option_names(method: str = SEARCHED[0], several: bool = False, signal: str = CHOICES[SIGNAL][0]) -> tuple[str, ...]:
     """The parameters that a search can have: the choice of the teacher, the precision, and options of the criterion.
 
     For the arguments see `option_defaults`.
     """
-    return (CHOICE, PRECISION, *option_defaults(method, several))
+    return (CHOICE, PRECISION, *option_defaults(method, several, signal))
 
 
-def option_defaults(method: str = SEARCHED[0], several: bool = False) -> dict:
-    """The options that say how a method distils -> their defaults. several: whether it has several teachers."""
+def option_defaults(method: str = SEARCHED[0], several: bool = False, signal: str = CHOICES[SIGNAL][0]) -> dict:
+    """The options that say how a method distils -> their defaults.
+
+    several: whether it has several teachers. signal: `online` if they run during the training, else `cache`.
+    """
     from fairseq_kd.criterions.hybrid_config import KDHybridConfig  # imports fairseq
     from fairseq_kd.criterions.on_policy_config import OnPolicyConfig
 
     config = KDHybridConfig if METHODS[method].criterion == "kd_hybrid" else OnPolicyConfig
     found = {field.name.replace("_", "-"): simplest(field.default) for field in fields(config)}
-    how = {"several": several, "online": not METHODS[method].cached}
+    how = {"several": several, "online": METHODS[method].is_online(signal)}
     taken = [name for name in found if settings_of(name)[0] == f"kd.{name}" and takes_option(method, name, **how)]
     return {name: found[name] for name in taken} | METHODS[method].defaults
 
@@ -221,3 +224,22 @@ def _suggest(trial, name: str, values):
     if isinstance(values, Range):
         return trial.suggest_float(name, values.low, values.high, log=values.log)
     return trial.suggest_categorical(name, list(values))
+
+
+def read_configuration(path, known=None) -> dict:
+    """A file like configs/kd/robust.yaml as option -> value; `by` in select-teacher becomes teacher-choice.
+
+    known: the options that its section kd may have; None: those of the method word. The file may also have the
+    precision, as `common: {precision: VALUE}`.
+    """
+    path = Path(path)
+    content = read_yaml(path, "spec")
+    check_keys(path, "the configuration", content, ("select-teacher", "common", "kd"), required=("kd",))
+    check_keys(path, "select-teacher", content.get("select-teacher", {}), ("by",))
+    check_keys(path, "common", content.get("common", {}), (PRECISION,))
+    check_keys(path, "kd", content["kd"], option_defaults() if known is None else known)
+    chosen = {CHOICE: content["select-teacher"]["by"]} if content.get("select-teacher") else {}
+    chosen |= content.get("common", {})
+    for name, value in (chosen | content["kd"]).items():
+        check_value(f"{path}: {name}", name, value)
+    return {name: simplest(value) for name, value in (chosen | content["kd"]).items()}

@@ -13,17 +13,21 @@ from fairseq_kd.core.yaml_file import check_keys, nearest, read_yaml
 from fairseq_kd.search.space import (
     CHOICE,
     SEARCHED,
+    SIGNAL,
     Range,
     check_space,
     check_value,
     option_defaults,
     option_names,
+    read_configuration,
     read_parameters,
     simplest,
 )
 from fairseq_kd.search.strategies import check_parameters, resolve_kd_word
 from fairseq_kd.study.cells import make_cells
 from fairseq_kd.study.check import check_commands
+from fairseq_kd.study.factors import CHOICES
+from fairseq_kd.study.methods import METHODS
 from fairseq_kd.study.parts import has_local
 from fairseq_kd.study.plan import Plan
 from fairseq_kd.study.sections import SEEDS
@@ -36,9 +40,10 @@ SECTIONS = ("recipe", "data", "common", "teacher", "student", "budget", "select"
 SECTIONS += ("search",)
 ALGORITHMS = ("greedy", "grid", "optuna")
 OPTUNA_KEYS = {"trials": None, "batch": 1, "sampler-seed": 1}  # key -> default; None: it must be given
-KEYS = ("algorithm", "method", TEACHERS, "parameters", "start", "seeds", "teacher-checkpoints", *OPTUNA_KEYS)
+KEYS = ("algorithm", "method", SIGNAL, TEACHERS, "parameters", "start", "seeds", "teacher-checkpoints", *OPTUNA_KEYS)
 CHECKPOINTS = ("save-interval-updates", "keep-interval-updates")
 VALIDATION, TEST = "valid", "test"
+SIGNALS = CHOICES[SIGNAL]  # the first is the default
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class SearchSpec:
     parameters: [(option, values or Range)]. start, robust: option -> value, see `read_configuration`.
     seeds: seeds of the students, the same for each configuration. numbers: trials, batch and sampler-seed, for Optuna.
     older: the stages of other versions in WORK. method: one of SEARCHED. teachers: of several teachers the variations
-    of the section teacher, see `study.teachers`; None: one teacher.
+    of the section teacher, see `study.teachers`; None: one teacher. signal: one of SIGNALS.
     """
 
     trained: Spec
@@ -62,11 +67,12 @@ class SearchSpec:
     older: OlderStages | None = None
     method: str = SEARCHED[0]
     teachers: list | None = None
+    signal: str = SIGNALS[0]
 
     @property
     def defaults(self) -> dict:
         """The options of the criterion -> their defaults."""
-        return option_defaults(self.method, len(self.teachers or ()) > 1)
+        return option_defaults(self.method, len(self.teachers or ()) > 1, self.signal)
 
     @property
     def name(self) -> str:
@@ -85,6 +91,8 @@ class SearchSpec:
         sections = self.trained.sections | {"evaluate": self.trained.sections["evaluate"] | {"subsets": subsets}}
         trained = {label: self._as_trained(options) for label, options in labelled.items()}
         factors = {"method": [self.method], "configuration": trained, "seed": self.seeds}
+        if self.signal != SIGNALS[0]:
+            factors[SIGNAL] = [self.signal]
         if self.teachers is not None:
             factors[TEACHERS] = {"all": {TEACHERS: self.teachers}}
         spec = replace(self.trained, sections=sections, factors=factors)
@@ -119,8 +127,9 @@ def load_search(path, recipe=None, raw=None) -> SearchSpec:
         raise KDError(f"{path}: unknown algorithm {algorithm!r}; the nearest valid one is "
                       f"{nearest(algorithm, ALGORITHMS)!r}")  # fmt: skip
     method, teachers = _method(path, given), _teachers(path, given)
-    known = option_defaults(method, len(teachers or ()) > 1)
-    names = option_names(method, len(teachers or ()) > 1)
+    signal = _signal(path, given, method)
+    known = option_defaults(method, len(teachers or ()) > 1, signal)
+    names = option_names(method, len(teachers or ()) > 1, signal)
     parameters = read_parameters(path, given["parameters"], algorithm, names)
     defaults = known | {PRECISION: PRECISIONS[0]}
     defaults = {name: value for name, value in defaults.items() if name in dict(parameters)}
@@ -135,6 +144,7 @@ def load_search(path, recipe=None, raw=None) -> SearchSpec:
         numbers=_numbers(path, given, algorithm),
         method=method,
         teachers=teachers,
+        signal=signal,
     )
     _choose_among_checkpoints(path, content, search)
     _check(search)
@@ -149,6 +159,15 @@ def _method(path: Path, given: dict) -> str:
     return method
 
 
+def _signal(path: Path, given: dict, method: str) -> str:
+    signal = given.get(SIGNAL, SIGNALS[0])
+    if signal not in SIGNALS:
+        raise KDError(f"{path}: {SIGNAL} in search has the value {signal!r}; it must be {' or '.join(SIGNALS)}")
+    if SIGNAL in given and not METHODS[method].cached:
+        raise KDError(f"{path}: {SIGNAL} in search has no effect on the method {method}; leave it out")
+    return signal
+
+
 def _teachers(path: Path, given: dict) -> list | None:
     if TEACHERS not in given:
         return None
@@ -157,25 +176,6 @@ def _teachers(path: Path, given: dict) -> list | None:
         raise KDError(f"{path}: {TEACHERS} in search has a part, and a search has no partition: give checkpoints of "
                       "local models, and the data-bin of a part in data")  # fmt: skip
     return found
-
-
-def read_configuration(path, known=None) -> dict:
-    """A file like configs/kd/robust.yaml as option -> value; `by` in select-teacher becomes teacher-choice.
-
-    known: the options that its section kd may have; None: those of the method word. The file may also have the
-    precision, as `common: {precision: VALUE}`.
-    """
-    path = Path(path)
-    content = read_yaml(path, "spec")
-    check_keys(path, "the configuration", content, ("select-teacher", "common", "kd"), required=("kd",))
-    check_keys(path, "select-teacher", content.get("select-teacher", {}), ("by",))
-    check_keys(path, "common", content.get("common", {}), (PRECISION,))
-    check_keys(path, "kd", content["kd"], option_defaults() if known is None else known)
-    chosen = {CHOICE: content["select-teacher"]["by"]} if content.get("select-teacher") else {}
-    chosen |= content.get("common", {})
-    for name, value in (chosen | content["kd"]).items():
-        check_value(f"{path}: {name}", name, value)
-    return {name: simplest(value) for name, value in (chosen | content["kd"]).items()}
 
 
 def _sections(path: Path, content: dict, recipe, raw) -> dict:

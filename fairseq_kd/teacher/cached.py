@@ -16,6 +16,7 @@ from fairseq_kd.artifacts.hashes import data_hashes, dictionary_hash
 from fairseq_kd.cache.format import sentence_crcs
 from fairseq_kd.cache.reader import CacheReader
 from fairseq_kd.cache.teachers import check_teachers
+from fairseq_kd.cache.truncation import describe_truncation
 from fairseq_kd.cache.values import rebuild
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.paths import listed
@@ -56,6 +57,8 @@ class CachedSignalSource:
         self._shapes = {}  # by temperature and device
         if temperature is not None:
             self.reader.tail_column(temperature)
+            if (warning := describe_truncation(self.reader.manifest, temperature)) is not None:
+                logger.warning("teacher cache %s: %s", folder, warning)
         self._check_subset()
         self._check_dictionaries()
         if stated_teacher is not None:

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import struct
 import zlib
@@ -11,6 +12,7 @@ from helpers import batch, build
 
 from fairseq_kd.cache.format import CacheFormat, sentence_crcs
 from fairseq_kd.cache.make import CachingOptions, make_cache
+from fairseq_kd.cache.truncation import describe_truncation
 from fairseq_kd.cache.values import encode, rebuild
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
@@ -202,11 +204,26 @@ def test_the_command_makes_a_cache_and_verifies_it(teacher, data_bin, tmp_path, 
     assert main([*words, "--top-k", "3", "--shard", "0/1"]) == 0
     said = capsys.readouterr()
     assert "30 sentences, 19 bytes per token" in said.out and f"--criterion kd_word --teacher-cache {out}" in said.out
-    assert "more than half of the teacher's mass is in the tail" in said.err  # the tiny teacher is nearly flat
+    warning = (
+        r"at temperature 1, \d\d% of the teacher's mass is outside of the 3 entries"  # the tiny teacher is nearly flat
+    )
+    assert re.search(warning, said.err)
     assert main([*words, "--top-k", "3"]) == 0
     assert "is complete" in capsys.readouterr().out
     assert main(["verify-cache", out, "--sample", "10", "--cpu"]) == 0
     assert "10 sentences computed again" in capsys.readouterr().out
+
+
+def test_a_training_is_told_when_a_cache_leaves_out_most_of_the_teacher_at_its_temperature(cache, task, caplog):
+    """The masses are those of the manifest; half of the mass is no warning yet."""
+    CachedSignalSource(cache, task, temperature=2.0)
+    (said,) = caplog.messages
+    assert str(cache) in said and "at temperature 2, " in said and "outside of the 5 entries" in said
+    manifest = {"k": 5, "temperatures": [1.0, 2.0], "mean_tail_mass": [0.5, 0.51], "tail_shapes": 0}
+    assert describe_truncation(manifest, 1) is None
+    assert "at temperature 2, 51% of the teacher's mass" in describe_truncation(manifest, 2)
+    assert "nothing about it but its sum. " in describe_truncation(manifest, 2)
+    assert "its sum and one of 64 shapes. " in describe_truncation(manifest | {"tail_shapes": 64}, 2)
 
 
 def test_a_cache_that_deviates_from_its_teacher_is_found(teacher, data_bin, cache, tmp_path):

@@ -15,12 +15,14 @@ from helpers import parse
 from result_helpers import write_result
 from search_helpers import write_search
 
+from fairseq_kd.artifacts.records import write_record
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.criterions.config import check_options
 from fairseq_kd.search import run as search_run
 from fairseq_kd.search import spec as search_spec
-from fairseq_kd.search.spec import load_search, read_configuration
+from fairseq_kd.search.space import read_configuration
+from fairseq_kd.search.spec import load_search
 from fairseq_kd.study.run import RunOptions
 from fairseq_kd.study.spec import shipped_specs, spec_path
 from fairseq_kd.study.state import stage_states
@@ -135,6 +137,46 @@ def test_the_precision_is_a_parameter_of_a_search_and_of_its_choice(tmp_path, mo
     path.write_text("common: {lr: 1}\nkd: {kd-weight: 0.5}\n")
     with pytest.raises(KDError, match="unknown key 'lr' in common; the nearest valid one is 'precision'"):
         read_configuration(path)
+
+
+def test_the_signal_of_a_search_says_whether_the_teacher_runs_beside_the_students(tmp_path, monkeypatch):
+    search = {"algorithm": "grid", "teacher-checkpoints": 2, "parameters": {"teacher-temperature": [1, 4]}}
+
+    def trained(**changes):
+        spec = load_unchecked(tmp_path, monkeypatch, search | changes)
+        stages = spec.plan({"one": {"kd-weight": 0.5, "teacher-temperature": 4}}, ["valid"]).stages.values()
+        (student,) = (stage for stage in stages if stage.kind == "student")
+        return {stage.kind for stage in stages} >= {"cache"}, {"--teacher", "--teacher-cache"} & set(student.command)
+
+    assert trained() == trained(signal="cache") == (True, {"--teacher-cache"})
+    assert trained(signal="online") == (False, {"--teacher"})
+    with pytest.raises(KDError, match="signal in search has the value 'disk'; it must be cache or online"):
+        trained(signal="disk")
+    with pytest.raises(KDError, match="signal in search has no effect on the method on-policy; leave it out"):
+        trained(method="on-policy", signal="online")
+    running = {"start": {"teacher-dtype": "float32"}, "parameters": {"teacher-dtype": ["float32", "float16"]}}
+    with pytest.raises(KDError, match="unknown key 'teacher-dtype' in parameters"):
+        trained(**running)
+    assert trained(**running, signal="online") == (False, {"--teacher"})
+
+
+def test_the_report_of_a_search_says_at_which_temperatures_caches_leave_out_most_of_the_teacher(tmp_path, monkeypatch):
+    class Caching(Engine):
+        def __call__(self, plan, work, *rest):
+            for stage in plan.stages.values():
+                if stage.kind == "cache":
+                    temperature = float(stage.command[stage.command.index("--temperature") + 1])
+                    manifest = {"k": 16, "temperatures": [temperature], "mean_tail_mass": [temperature / 5]}
+                    folder = work / "stages" / stage.name / "cache"
+                    folder.mkdir(parents=True, exist_ok=True)
+                    write_record(folder / "manifest.json", manifest)
+            return super().__call__(plan, work, *rest)
+
+    search = {"algorithm": "grid", "teacher-checkpoints": 2, "parameters": {"teacher-temperature": [1, 4]}}
+    run(tmp_path, monkeypatch, Caching(), search)
+    (line,) = json.loads((tmp_path / "work" / "search.json").read_text())["limits"]
+    assert line.startswith("Truncated teacher at temperature 4: 80 % of its mass is outside of the 16 entries")
+    assert f"**{line}**" in (tmp_path / "work" / "search.md").read_text()
 
 
 def test_a_search_asks_what_becomes_of_the_stages_of_other_versions(tmp_path, monkeypatch, capsys):

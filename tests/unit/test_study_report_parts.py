@@ -14,6 +14,7 @@ from docs_helpers import blocks_run_by
 from report_helpers import finish_study, plan_of, write_comparison
 from study_helpers import spec_on, write_spec
 
+from fairseq_kd.artifacts.records import write_record
 from fairseq_kd.cli.main import main
 from fairseq_kd.study.check import open_plan
 from fairseq_kd.study.claims import read_claim_results
@@ -21,7 +22,7 @@ from fairseq_kd.study.factors import CHOICES
 from fairseq_kd.study.report.draw import COLOURS
 from fairseq_kd.study.report.drops import drop_tables
 from fairseq_kd.study.report.latex import escape_latex, latex_table, tex_files
-from fairseq_kd.study.report.limits import find_limits
+from fairseq_kd.study.report.limits import find_limits, truncated_teachers
 from fairseq_kd.study.report.outcome import best_row, short_table
 from fairseq_kd.study.report.rows import Row, Run, Study
 from fairseq_kd.study.report.styles import VALUES, styles_of
@@ -214,6 +215,24 @@ def test_the_limits_of_a_study():
         run.results["test"] |= {"behaviour": {"repetition": rate}, "sentences": 199}
     assert heads(repeating) == ["Repetition above 20 % on test", "Fewer than 200 sentences"]
     assert "seq, noise 0." in find_limits(repeating)[0]
+
+
+def test_caches_that_leave_out_most_of_the_teacher_are_a_limit(tmp_path):
+    """Of three caches one has too little mass outside; the two others are of one temperature."""
+    plan = plan_of(tmp_path, factors={"method": ["word", "seq"], "temperature": [1, 4], "noise": [0, 10]}, claims=[])
+    caches = [stage for stage in plan.stages.values() if stage.kind == "cache"]
+    assert truncated_teachers(plan, tmp_path) == [] and len(caches) == 4
+    for stage, mass in zip(caches, (0.5, 0.1, 0.61, 0.87), strict=True):
+        temperature = float(stage.command[stage.command.index("--temperature") + 1])
+        folder = tmp_path / "stages" / stage.name / "cache"
+        folder.mkdir(parents=True)
+        manifest = {"k": 16, "temperatures": [temperature], "mean_tail_mass": [mass if temperature == 4 else 0.1]}
+        write_record(folder / "manifest.json", manifest)
+    (line,) = truncated_teachers(plan, tmp_path)
+    assert line.startswith("Truncated teacher at temperature 4: ")
+    masses = [f"{100 * mass:.0f} %" for stage, mass in zip(caches, (0.5, 0.1, 0.61, 0.87), strict=True)
+              if stage.command[stage.command.index("--temperature") + 1] == "4" and mass > 0.5]  # fmt: skip
+    assert f"{' to '.join(masses)} of its mass is outside of the 16 entries" in line and masses
 
 
 def test_what_came_out_in_short():

@@ -1,5 +1,10 @@
 """Where the results of a study stop being meaningful, as sentences."""
 
+from pathlib import Path
+
+from fairseq_kd.artifacts.manifest import read_manifest
+from fairseq_kd.cache.truncation import MOST, mass_outside
+from fairseq_kd.study.plan import Plan
 from fairseq_kd.study.report.plots import METRIC
 from fairseq_kd.study.report.rows import Row, Study
 
@@ -26,6 +31,28 @@ def no_limits(study: Study) -> str:
         f"no model repeats more than {REPETITION * 100:g} % of its words" if measured else "repetition not measured"
     )
     return f"No limit was found: all scores are above {NEAR_ZERO:g} BLEU, {repetition}, three seeds or more."
+
+
+def truncated_teachers(plan: Plan, work: Path) -> list[str]:
+    """The caches of the study that leave out most of the teacher's mass, one line per temperature."""
+    found = {}  # (temperature, entries) -> masses
+    for stage in plan.stages.values():
+        manifest = read_manifest(work / "stages" / stage.name / "cache") if stage.kind == "cache" else None
+        for temperature in (manifest or {"temperatures": ()})["temperatures"]:
+            if (mass := mass_outside(manifest, temperature)) > MOST:
+                found.setdefault((temperature, manifest["k"]), []).append(mass)
+    return [
+        f"Truncated teacher at temperature {temperature:g}: {_range(masses)} of its mass is outside of the {entries} "
+        "entries per token that its caches store, so the students learnt another distribution than the teacher's. They "
+        "say little about this temperature. With signal online the teacher runs beside the student; top-k in the "
+        "section cache stores more entries."
+        for (temperature, entries), masses in sorted(found.items())
+    ]
+
+
+def _range(masses: list[float]) -> str:
+    ends = dict.fromkeys(f"{100 * mass:.0f} %" for mass in (min(masses), max(masses)))
+    return " to ".join(ends)
 
 
 def _seeds(study: Study) -> list[str]:

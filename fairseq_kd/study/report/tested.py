@@ -7,7 +7,7 @@ from pathlib import Path
 from fairseq_kd.study.factors import METHODS
 from fairseq_kd.study.plan import Plan
 from fairseq_kd.study.report.data import read_data
-from fairseq_kd.study.report.limits import find_limits, no_limits
+from fairseq_kd.study.report.limits import find_limits, no_limits, truncated_teachers
 from fairseq_kd.study.report.rows import METRICS, TEACHER, Row, Study
 from fairseq_kd.study.report.words import about_factor, about_value, has_words, noisy
 from fairseq_kd.study.spec import Spec
@@ -60,7 +60,7 @@ def describe_study(plan: Plan, study: Study, work: Path) -> Tested:
     ]
     on_data = " and ".join(dict.fromkeys(one.short() for one in data))
     entries = [entry for entry in entries if entry.lines]
-    limits = find_limits(study)
+    limits = [*find_limits(study), *truncated_teachers(plan, work)]
     care = "; ".join(dict.fromkeys(line.partition(":")[0] for line in limits))
     return Tested(question_of(spec), _summary(study, on_data), entries, limits or [no_limits(study)], care)
 
