@@ -1,9 +1,9 @@
 """What is known about one sentence: its hypotheses, the chosen one, and measurements for the filters.
 
-A part file holds one JSON line per sentence: the hypotheses [[score, value or null, token ids], ...], best first, the
-number of the chosen one, null or the reason why the teacher has no answer, and, if filters need them, a mapping with
-measurements of the chosen hypothesis. Without an answer the only hypothesis is the gold target (--fallback reference),
-or there is none (--fallback drop).
+A part file holds one JSON line per sentence: the hypotheses [[score, value or null, token ids], ...], best first (with
+a fourth entry where the score is about other tokens: their number), the number of the chosen one, null or the reason
+why the teacher has no answer, and, if filters need them, a mapping with measurements of the chosen hypothesis. Without
+an answer the only hypothesis is the gold target (--fallback reference), or there is none (--fallback drop).
 """
 
 import json
@@ -47,7 +47,7 @@ class Answer:
         """The line of the part file."""
         values = self.values or [None] * len(self.hypotheses)
         listed = [
-            [None if np.isnan(h.score) else h.score, value, h.tokens.tolist()]
+            [_number(h.score), value, h.tokens.tolist(), *([] if h.scored is None else [h.scored])]
             for h, value in zip(self.hypotheses, values, strict=True)
         ]
         more = [self.measured] if self.measured else []
@@ -58,11 +58,15 @@ class Answer:
         """Read a line. Raises TypeError or ValueError for another content."""
         listed, chosen, fallback, *more = json.loads(line)
         hypotheses = [
-            Hypothesis(np.array(ids, dtype=np.int64), float("nan") if score is None else score)
-            for score, _, ids in listed
+            Hypothesis(np.array(ids, dtype=np.int64), float("nan") if score is None else score, *scored)
+            for score, _, ids, *scored in listed
         ]
         (measured,) = more or [{}]
-        return cls(number, hypotheses, fallback, chosen, [value for _, value, _ in listed], measured)
+        return cls(number, hypotheses, fallback, chosen, [value for _, value, *_ in listed], measured)
+
+
+def _number(score: float) -> float | None:
+    return None if np.isnan(score) else score
 
 
 def read_answers(folder: Path, blocks: list) -> Iterator[Answer]:

@@ -52,8 +52,9 @@ class ConvertedBackend(Backend):
                 for numbers in length_sorted(sentences, self.teacher.source_sizes, self.max_tokens)
             ]
             for numbers, answers in pending:
+                longest = self._longest(numbers)
                 for number, answer in zip(numbers.tolist(), answers, strict=True):
-                    found[number] = self._hypotheses(result_of(answer, self.max_tokens))
+                    found[number] = self._hypotheses(result_of(answer, self.max_tokens), longest)
                 advance(len(numbers))
         return found
 
@@ -82,28 +83,36 @@ class ConvertedBackend(Backend):
             ) from error
 
     def _start(self, translator, numbers: np.ndarray) -> list:
-        teacher, settings = self.teacher, self.options.settings()
-        filled, longest = teacher.filled, int(teacher.source_sizes[numbers[0]])
-        limit = int(settings["max_len_a"] * longest + settings["max_len_b"])
+        filled = self.teacher.filled
         return translator.translate_batch(
             [self._source(int(number)) for number in numbers],
             target_prefix=[list(filled.target_prefix)] * len(numbers) if filled.target_prefix else None,
             **arguments_of(self.options),
-            max_decoding_length=min(limit + len(filled.target_prefix), teacher.max_positions[1] - 1),  # with the prefix
+            max_decoding_length=self._longest(numbers),
             max_input_length=0,
             disable_unk=True,
             return_scores=True,
             asynchronous=True,
         )
 
+    def _longest(self, numbers: np.ndarray) -> int:
+        """The largest number of tokens of a hypothesis in a batch, with the prefix."""
+        settings, longest = self.options.settings(), int(self.teacher.source_sizes[numbers[0]])
+        limit = int(settings["max_len_a"] * longest + settings["max_len_b"])
+        return min(limit + len(self.teacher.filled.target_prefix), self.teacher.max_positions[1] - 1)
+
     def _source(self, number: int) -> list[str]:
         filled, vocabulary = self.teacher.filled, self.teacher.folder.source
         pieces = [vocabulary[token] for token in self.dataset.src[number][:-1].tolist()]
         return [*filled.source_prefix, *pieces, *filled.source_suffix]
 
-    def _hypotheses(self, result) -> list[Hypothesis]:
+    def _hypotheses(self, result, longest: int) -> list[Hypothesis]:
+        """CTranslate2 divides scores by the number of tokens with the prefix, and with EOS unless it stops before."""
         pairs = zip(result.hypotheses, result.scores, strict=True)
-        return [Hypothesis(self._ids(pieces), float(score)) for pieces, score in pairs]
+        return [
+            Hypothesis(self._ids(pieces), float(score), len(pieces) + (len(pieces) < longest))
+            for pieces, score in pairs
+        ]
 
     def _ids(self, pieces: list[str]) -> np.ndarray:
         teacher = self.teacher

@@ -21,10 +21,20 @@ from fairseq_kd.sequence.strategies import STRATEGIES, Strategy, all_options, as
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """Token ids (length,) without EOS, and the log-probability per token (nats; beam search: divided by --lenpen)."""
+    """Token ids (length,) without EOS, and the log-probability per token (nats; beam search: divided by --lenpen).
+
+    scored: the number of tokens that the score is about, EOS included, where they are not `tokens`: a converted teacher
+    has tokens of its own. None: they are.
+    """
 
     tokens: np.ndarray
     score: float
+    scored: int | None = None
+
+    @property
+    def scored_tokens(self) -> int:
+        """The number of tokens that the score is about, EOS included."""
+        return len(self.tokens) + 1 if self.scored is None else self.scored
 
 
 BACKENDS = ("auto", "fairseq", "ctranslate2")

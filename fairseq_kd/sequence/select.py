@@ -85,7 +85,7 @@ def posterior(hypotheses: list[Hypothesis], lenpen: float) -> np.ndarray:
 
     The score of a hypothesis of T tokens with EOS is its log-probability / T ** lenpen.
     """
-    lprobs = np.array([h.score * (len(h.tokens) + 1) ** lenpen for h in hypotheses])
+    lprobs = np.array([h.score * h.scored_tokens**lenpen for h in hypotheses])
     probs = np.exp(lprobs - lprobs.max())
     return probs / probs.sum()
 

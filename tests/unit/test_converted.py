@@ -26,10 +26,11 @@ from fairseq_kd.corpus.prepare_options import PrepareOptions
 from fairseq_kd.corpus.subword import subword_decoder
 from fairseq_kd.export.translator_folder import read_translator_folder
 from fairseq_kd.inference.opening import open_data
+from fairseq_kd.sequence import converted_backend
 from fairseq_kd.sequence.converted_families import fill_in
 from fairseq_kd.sequence.converted_options import ConvertedOptions
 from fairseq_kd.sequence.decode import decode
-from fairseq_kd.sequence.decode_options import DecodeOptions
+from fairseq_kd.sequence.decode_options import DecodeOptions, Hypothesis
 from fairseq_kd.sequence.source_text import decode_text
 
 LANGUAGES = ("qaa", "qab")
@@ -85,6 +86,34 @@ def test_hypotheses_are_those_of_the_package_itself(kind, lines, text, data_bin,
             assert np.allclose([float(row[3]) for row in found], scores, atol=2e-3)
     spelt = (tmp_path / "4" / "train.hypotheses.qab.tsv").read_text()
     assert "Latn" not in spelt and "</s>" not in spelt
+
+
+@pytest.mark.parametrize("kind", ["marian", "nllb"])
+def test_a_hypothesis_says_how_many_tokens_of_the_teacher_its_score_is_about(
+    kind, text, data_bin, tmp_path, request, monkeypatch
+):
+    """Without length penalty the score is the log-probability, else this divided by the number to its power."""
+    folder, teacher_of = request.getfixturevalue(kind), {"marian": of_marian, "nllb": of_nllb}[kind]
+    made = {}
+    for penalty in (0.0, 1.0, 2.0):
+        found = made[penalty] = []
+
+        class Kept(Hypothesis):
+            def __init__(self, *values, found=found):
+                super().__init__(*values)
+                found.append(self)
+
+        monkeypatch.setattr(converted_backend, "Hypothesis", Kept)
+        how = options(strategy="beam", beam=1, lenpen=penalty, max_len_b=16)
+        quiet([text], data_bin, teacher_of(folder), tmp_path / str(penalty), how)
+    assert (
+        len(made[0.0]) == 100
+        and len({h.scored for h in made[0.0]}) > 3
+        and any(h.scored != len(h.tokens) + 1 for h in made[0.0])
+    )
+    for whole, *divided in zip(*made.values(), strict=True):
+        for penalty, other in zip((1.0, 2.0), divided, strict=True):
+            assert other.score * other.scored_tokens**penalty == pytest.approx(whole.score, rel=1e-4, abs=1e-5)
 
 
 def test_the_targets_of_a_data_bin_are_the_same_as_of_its_text(corpus, data_bin, marian, tmp_path):

@@ -73,7 +73,10 @@ def test_too_few_pairs_for_a_length_model():
 
 def test_the_log_probability_per_token_does_not_depend_on_the_length_penalty():
     total = -6.0  # of 2 tokens and EOS
-    assert [per_token(total / 3**penalty, 2, penalty) for penalty in (0.0, 1.0, 2.0)] == pytest.approx([-2.0] * 3)
+    tokens = np.zeros(2, np.int64)  # and EOS
+    scored = [Hypothesis(tokens, total / 3**penalty) for penalty in (0.0, 1.0, 2.0)]
+    assert [per_token(*each) for each in zip(scored, (0.0, 1.0, 2.0), strict=True)] == pytest.approx([-2.0] * 3)
+    assert per_token(Hypothesis(tokens, total / 6**2, 6), 2.0) == pytest.approx(-1.0)  # six tokens of the teacher
 
 
 def plain_verdicts(answers, filters) -> list[str | None]:

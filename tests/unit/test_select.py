@@ -105,6 +105,15 @@ def test_the_weight_of_a_hypothesis_is_its_probability_among_the_hypotheses():
     """Log-probabilities ln 3 and 0 of the whole sentences, of 4 and 2 tokens with EOS, divided by T ** 0.5."""
     found = posterior([Hypothesis(np.zeros(3), np.log(3) / 2), Hypothesis(np.zeros(1), 0.0)], 0.5)
     assert found == pytest.approx([0.75, 0.25])
+    own = [Hypothesis(np.zeros(3), np.log(3) / 3, 9), Hypothesis(np.zeros(1), 0.0, 1)]  # 9 and 1 tokens of the teacher
+    assert posterior(own, 0.5) == pytest.approx([0.75, 0.25])
+
+
+def test_an_answer_is_read_as_it_was_written_also_with_the_number_of_tokens_of_its_score():
+    written = Answer(3, [Hypothesis(np.array([5, 6]), -0.5, 7), Hypothesis(np.array([8]), float("nan"))], chosen=1)
+    read = Answer.of_line(3, written.as_line())
+    assert [(h.tokens.tolist(), h.scored, h.scored_tokens) for h in read.hypotheses] == [([5, 6], 7, 7), ([8], None, 2)]
+    assert read.hypotheses[0].score == -0.5 and np.isnan(read.hypotheses[1].score) and read.chosen == 1
 
 
 def test_the_teacher_as_second_model_gives_the_scores_of_its_own_search(data_bin, teacher, tmp_path, n_best):

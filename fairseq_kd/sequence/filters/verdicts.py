@@ -13,6 +13,7 @@ import numpy as np
 
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.sequence.answers import Answer
+from fairseq_kd.sequence.decode_options import Hypothesis
 from fairseq_kd.sequence.filters.rules import Pair, Rule
 
 EXAMPLES = 20  # per rule
@@ -62,7 +63,7 @@ def judge(answers: Iterable[Answer], dataset, rules: list[Rule], filters: dict, 
     for number, answer in enumerate(answers):
         codes[number] = _code(answer, dataset, rules, names)
         if answer.hypotheses and share:
-            lprobs[number] = per_token(answer.best.score, len(answer.best.tokens), lenpen)
+            lprobs[number] = per_token(answer.best, lenpen)
         if answer.hypotheses and most:
             hashes[number] = _hash(answer.best.tokens)
         progress.advance(1)
@@ -84,9 +85,9 @@ def _code(answer: Answer, dataset, rules: list[Rule], names: list[str]) -> int:
     return next((names.index(rule.name) for rule in rules if rule.drops(pair)), KEPT)
 
 
-def per_token(score: float, length: int, lenpen: float) -> float:
-    """The log-probability per token, EOS included, of a hypothesis of `length` tokens: score * T ** lenpen / T."""
-    return score * (length + 1) ** (lenpen - 1)
+def per_token(hypothesis: Hypothesis, lenpen: float) -> float:
+    """The log-probability per token, EOS included, of a hypothesis of T tokens: score * T ** lenpen / T."""
+    return hypothesis.score * hypothesis.scored_tokens ** (lenpen - 1)
 
 
 def _drop_unlikely(codes: np.ndarray, lprobs: np.ndarray, share: float, code: int) -> float | None:
