@@ -44,11 +44,11 @@ def _tokens(tokenizer: Callable[[str], str], scorer: Scorer) -> Callable[[str], 
 
     Each rule of 13a looks at a character and its neighbour, and treats a space like any other character that is no
     digit. So the tokens of a line without line breaks are those of its words between spaces, one after the other, and
-    texts that share words share work.
+    texts that share words share work. A word of letters and digits alone is one token.
     """
     if scorer.tokenize != STANDARD:
         return lambda text: tokenizer(text).split()
-    of_word = functools.lru_cache(WORDS)(lambda word: tokenizer(word).split())
+    of_word = functools.lru_cache(WORDS)(lambda word: [word] if word.isalnum() else tokenizer(word).split())
     return lambda text: tokenizer(text).split() if "\n" in text else [*chain.from_iterable(map(of_word, text.split()))]
 
 
