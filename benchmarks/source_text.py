@@ -31,16 +31,17 @@ PACKAGE = Path(__file__).resolve().parent.parent / "fairseq_kd"
 
 def write_lines(path: Path, words: list[str], count: int, repeated: bool) -> None:
     """Write `count` lines of 4 to 12 words. repeated: every tenth one is an earlier one; else none is."""
-    rng, recent, seen = random.Random(1), [], set()
+    rng, recent, seen = random.Random(1), [], {None}
     with open(path, "w", encoding="utf-8") as file:
         for number in range(count):
-            line = " ".join(rng.choices(words, k=rng.randrange(4, 13)))
-            while not repeated and line in seen:
+            line = None
+            while line in seen:
                 line = " ".join(rng.choices(words, k=rng.randrange(4, 13)))
-            if repeated and number % 10 == 9:
+            if not repeated:
+                seen.add(line)
+            elif number % 10 == 9:
                 line = rng.choice(recent)
             recent = [*recent[-99:], line]
-            seen |= {line} if not repeated else set()
             file.write(f"{line}\n")
 
 

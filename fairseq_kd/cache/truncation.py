@@ -3,15 +3,12 @@
 MOST = 0.5  # share of the mass outside of the stored entries
 
 
-def mass_outside(manifest: dict, temperature: float) -> float:
-    """The mean mass outside of the stored entries, 0 to 1. manifest: of a cache that has the temperature."""
-    masses = dict(zip(manifest["temperatures"], manifest["mean_tail_mass"], strict=True))
-    return masses[float(temperature)]
-
-
 def describe_truncation(manifest: dict, temperature: float) -> str | None:
-    """A sentence about a cache that leaves out most of the mass at this temperature, or None. See `mass_outside`."""
-    if (mass := mass_outside(manifest, temperature)) <= MOST:
+    """A sentence about a cache that leaves out most of the mass at this temperature, or None.
+
+    manifest: of a cache that has the temperature.
+    """
+    if (mass := manifest["mean_tail_mass"][manifest["temperatures"].index(temperature)]) <= MOST:
         return None
     count = manifest.get("tail_shapes", 0)
     learnt = f"its sum and one of {count} shapes" if count else "its sum"

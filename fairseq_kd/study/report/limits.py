@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fairseq_kd.artifacts.manifest import read_manifest
-from fairseq_kd.cache.truncation import MOST, mass_outside
+from fairseq_kd.cache.truncation import MOST
 from fairseq_kd.study.plan import Plan
 from fairseq_kd.study.report.plots import METRIC
 from fairseq_kd.study.report.rows import Row, Study
@@ -36,10 +36,10 @@ def no_limits(study: Study) -> str:
 def truncated_teachers(plan: Plan, work: Path) -> list[str]:
     """The caches of the study that leave out most of the teacher's mass, one line per temperature."""
     found = {}  # (temperature, entries) -> masses
-    for stage in plan.stages.values():
-        manifest = read_manifest(work / "stages" / stage.name / "cache") if stage.kind == "cache" else None
-        for temperature in (manifest or {"temperatures": ()})["temperatures"]:
-            if (mass := mass_outside(manifest, temperature)) > MOST:
+    caches = (work / "stages" / stage.name / "cache" for stage in plan.stages.values() if stage.kind == "cache")
+    for manifest in filter(None, map(read_manifest, caches)):
+        for temperature, mass in zip(manifest["temperatures"], manifest["mean_tail_mass"], strict=True):
+            if mass > MOST:
                 found.setdefault((temperature, manifest["k"]), []).append(mass)
     return [
         f"Truncated teacher at temperature {temperature:g}: {_range(masses)} of its mass is outside of the {entries} "
