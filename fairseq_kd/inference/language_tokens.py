@@ -109,9 +109,16 @@ def load_subset(task, subset: str, combine: bool = False) -> None:
 
 
 def sources_for_search(task, tokens: list[torch.Tensor], sizes: np.ndarray):
-    """A dataset of sources that the task can translate. tokens: with EOS. sizes: of the tokens."""
-    found = task.build_dataset_for_inference(tokens, sizes)
-    if layout_of(task.cfg) == PLAIN:
+    """A dataset of sources that the task can translate. tokens: with EOS. sizes: of the tokens.
+
+    It gives the batches of `load_subset`, also with --prepend-bos, which fairseq-interactive leaves out.
+    """
+    layout = layout_of(task.cfg)
+    if layout.bos:
+        bos = task.source_dictionary.bos()
+        tokens = [torch.cat([row.new_full((1,), bos), row]) for row in tokens]
+    found = task.build_dataset_for_inference(tokens, sizes + int(layout.bos))
+    if layout == PLAIN:
         return found
     pairs = found.dataset if isinstance(found, TransformEosLangPairDataset) else found
     lengths = np.array([len(pairs.src[number]) for number in range(len(sizes))], dtype=np.int64)

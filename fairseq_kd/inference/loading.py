@@ -10,19 +10,31 @@ from fairseq_kd.inference.without_tokens import WithoutTokens
 
 
 def load_pair(
-    data_bin, checkpoint, subset: str, *, data=None, open_task=None, student_task=None, lang_pair=None, **options
+    data_bin,
+    checkpoint,
+    subset: str,
+    *,
+    data=None,
+    open_task=None,
+    student_task=None,
+    lang_pair=None,
+    languages=None,
+    **options,
 ):
     """(FrozenModel of a checkpoint, task with `subset` loaded), in the languages of the model.
 
     data: folder with the model's dictionaries; None: the folder recorded in the checkpoint. open_task: called with the
     model instead of `open_data` on `data_bin`. student_task: TRANSLATION, for a model that is the teacher of a student
     without language tokens: then the data have none; None: the task of the model. lang_pair: SOURCE-TARGET, for a
-    checkpoint or a data-bin of several; None: the pair of the data-bin. options: dtype, trust and signals_only of
+    checkpoint or a data-bin of several; None: the pair of the data-bin. languages: (source, target) of a checkpoint of
+    several where lang_pair is None; None: those of the data-bin. options: dtype, trust and signals_only of
     `load_frozen`.
     Raises KDError when checkpoint or data-bin cannot be used, or when their dictionaries differ.
     """
     asked = read_pair(lang_pair)
-    model = load_frozen(checkpoint, data=data, languages=languages_for(data_bin, asked), **options)
+    if all(asked) or languages is None:
+        languages = languages_for(data_bin, asked)
+    model = load_frozen(checkpoint, data=data, languages=languages, **options)
     check_pair(checkpoint, model.languages, asked)
     if student_task is not None:
         task = open_data(data_bin, model.languages, subset)
@@ -50,17 +62,24 @@ def load_members(
     open_task=None,
     student_task=None,
     lang_pair=None,
+    languages=None,
     **options,
 ):
     """(one FrozenModel per path, task with `subset` loaded). All have the dictionaries of the data.
 
     trust: the path, out of `paths`, of a checkpoint that may contain code. open_task, student_task, lang_pair,
-    options: see `load_pair`.
+    languages, options: see `load_pair`.
     Raises KDError as `load_pair` does, and when the language pairs of the models differ.
     """
     if trust is not None and trust not in paths:
         raise KDError(f"--trust-checkpoint {trust} is not the --teacher {os.pathsep.join(paths)}")
-    how = {"open_task": open_task, "student_task": student_task, "lang_pair": lang_pair, **options}
+    how = {
+        "open_task": open_task,
+        "student_task": student_task,
+        "lang_pair": lang_pair,
+        "languages": languages,
+        **options,
+    }
     first, task = load_pair(data_bin, paths[0], subset, trust=trust == paths[0], **how)
     members = [first]
     for path in paths[1:]:

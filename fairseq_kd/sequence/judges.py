@@ -87,7 +87,7 @@ def open_judges(
         model = SecondModel.open("--select-model", options.select_model, data_bin, teachers, device, **how)
     selector = open_selector(teachers, options, texts, estimator, model)
     if options.round_trip is not None:
-        back = SecondModel.open("--round-trip", options.round_trip, data_bin, teachers, device, **how)
+        back = SecondModel.open("--round-trip", options.round_trip, data_bin, teachers, device, back=True, **how)
         if not back.reverse:
             raise KDError(
                 f"--round-trip {options.round_trip} translates {'-'.join(back.teachers.members[0].languages)} like the "

@@ -1,12 +1,16 @@
 """Another frozen model that scores or translates hypotheses: --select model, --round-trip."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.inference.language_tokens import language_ids, sources_for_search
+from fairseq_kd.inference.multilingual import PLAIN
 from fairseq_kd.inference.opening import MAX_TOKENS, collate, length_sorted, open_data
+from fairseq_kd.inference.without_tokens import WithoutTokens
 from fairseq_kd.loss.signal import ROWS_AT_A_TIME
 from fairseq_kd.sequence.backend import FairseqBackend
 from fairseq_kd.sequence.decode_options import Hypothesis
@@ -15,18 +19,28 @@ from fairseq_kd.teacher.ensemble import Teachers, open_teachers
 
 
 class SecondModel:
-    """A checkpoint, or an ensemble, in the teacher's direction (forward) or in the other one (reverse)."""
+    """A checkpoint, or an ensemble, in the teacher's direction (forward) or in the other one (reverse).
+
+    It gets sentences without language tokens; a model whose task adds them reads the sentences with them.
+    """
 
     def __init__(self, teachers: Teachers, reverse: bool, device: torch.device):
-        self.teachers, self.reverse, self.device = teachers, reverse, device
+        task = teachers.task
+        members = [
+            member if member.layout == PLAIN else WithoutTokens(member, task.source_dictionary, task.target_dictionary)
+            for member in teachers.members
+        ]
+        self.teachers, self.reverse, self.device = replace(teachers, members=members), reverse, device
 
     @classmethod
-    def open(cls, option: str, paths: str, data_bin, first: Teachers, device, **how) -> "SecondModel":
-        """Load the checkpoints of an option. first: the teacher. how: data and dtype of `open_teachers`.
+    def open(cls, option: str, paths: str, data_bin, first: Teachers, device, *, back=False, **how) -> "SecondModel":
+        """Load the checkpoints of an option. first: the teacher. how: data, dtype and trust of `open_teachers`.
 
-        Raises KDError as `open_teachers` does, and for a model of other languages.
+        back: whether a model of both directions takes the reverse one. Raises KDError as `open_teachers` does, and for
+        a model of other languages.
         """
         languages = (first.task.cfg.source_lang, first.task.cfg.target_lang)
+        how |= {"languages": languages[::-1] if back else languages}
 
         def open_task(model):
             theirs = model.languages
@@ -52,7 +66,7 @@ class SecondModel:
         """
         given, scored = (targets, sources) if self.reverse else (sources, targets)
         dataset = self._dataset(given, scored)
-        limits = self.teachers.max_positions
+        limits = self._limits
         fits = (dataset.src_sizes <= limits[0]) & (dataset.tgt_sizes <= limits[1])
         numbers = np.flatnonzero(fits & np.array([len(tokens) > 0 for tokens in targets], bool))
         found: list[float | None] = [None] * len(targets)
@@ -82,23 +96,32 @@ class SecondModel:
 
     def translate(self, sentences: Sequence[np.ndarray]) -> list[Hypothesis | None]:
         """The greedy translation of token ids without EOS; None where they are longer than the model's positions."""
-        dataset = self._dataset(sentences, None)
-        numbers = np.flatnonzero(dataset.src_sizes <= self.teachers.max_positions[0])
+        task = self.teachers.task
+        tokens = [_with_eos(row, task.source_dictionary.eos()) for row in sentences]
+        sizes = np.array([len(row) for row in tokens], np.int64)
+        dataset = sources_for_search(task, tokens, sizes)
+        numbers = np.flatnonzero(sizes <= self._limits[0])
         greedy = STRATEGIES["greedy"]
         settings = {name: option.default for name, option in greedy.options.items()}
-        models, task = self.teachers.models(self.device), self.teachers.task
-        arguments = greedy.fairseq_arguments(settings), MAX_TOKENS, self.device
+        models = self.teachers.models(self.device)
+        arguments = greedy.fairseq_arguments(settings), MAX_TOKENS, self.device, language_ids(task)
         found = FairseqBackend(models, task, dataset, *arguments).translate(numbers, lambda count: None)
         return [found[number][0] if number in found else None for number in range(len(sentences))]
 
-    def _dataset(self, sources: Sequence[np.ndarray], targets: Sequence[np.ndarray] | None):
+    @property
+    def _limits(self) -> tuple[int, int]:
+        """Longest source and target, in tokens with EOS, that all members accept beside their language tokens."""
+        sources, targets = zip(*(member.max_positions for member in self.teachers.members), strict=True)
+        return min(sources), min(targets)
+
+    def _dataset(self, sources: Sequence[np.ndarray], targets: Sequence[np.ndarray]):
         """fairseq's data set of pairs of token ids, which get EOS."""
         from fairseq.data import LanguagePairDataset
 
         task = self.teachers.task
         eos = task.source_dictionary.eos()
-        sides = [None if side is None else [_with_eos(row, eos) for row in side] for side in (sources, targets)]
-        sizes = [None if side is None else np.array([len(row) for row in side], np.int64) for side in sides]
+        sides = [[_with_eos(row, eos) for row in side] for side in (sources, targets)]
+        sizes = [np.array([len(row) for row in side], np.int64) for side in sides]
         return LanguagePairDataset(
             sides[0], sizes[0], task.source_dictionary, sides[1], sizes[1], task.target_dictionary, shuffle=False
         )

@@ -115,11 +115,12 @@ def open_teachers(
     inputs: Inputs | None = None,
     open_task=None,
     lang_pair=None,
+    languages=None,
 ) -> Teachers:
     """Load the checkpoints in `paths` (joined by ":", as for fairseq-generate) and the subset.
 
     data, dtype: see `load_frozen`. trust: the path of a checkpoint that may contain code; it must be one of `paths`.
-    inputs: gets the files. open_task, lang_pair: see `load_pair`.
+    inputs: gets the files. open_task, lang_pair, languages: see `load_pair`.
     Raises KDError when a checkpoint cannot be used, or when its dictionaries differ from the dictionaries of the data.
     """
     listed = [path for path in str(paths).split(os.pathsep) if path]
@@ -128,7 +129,7 @@ def open_teachers(
     inputs = inputs or Inputs()
     inputs.watch(*listed)
     inputs.watch_data_bin(data_bin)
-    how = {"open_task": open_task, "lang_pair": lang_pair, "data": data, "dtype": dtype}
+    how = {"open_task": open_task, "lang_pair": lang_pair, "languages": languages, "data": data, "dtype": dtype}
     members, task = load_members(data_bin, listed, subset, trust=trust, **how)
     for path in listed:
         inputs.loaded(path)

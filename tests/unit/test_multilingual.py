@@ -6,6 +6,7 @@ import math
 import shlex
 import subprocess
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,9 @@ from fairseq_kd.inference.language_tokens import language_ids
 from fairseq_kd.inference.loading import load_pair
 from fairseq_kd.inference.opening import open_data
 from fairseq_kd.inference.without_tokens import WithoutTokens
+from fairseq_kd.sequence.second_model import SecondModel
+from fairseq_kd.sequence.strategies import STRATEGIES
+from fairseq_kd.teacher.ensemble import open_teachers
 
 SEARCH = ("--beam", "3", "--max-len-b", "9", "--cpu")
 SMOOTHED = ("--label-smoothing", "0.1", "--kd-weight", "0")
@@ -317,6 +321,41 @@ def test_the_pair_can_be_chosen(data_bin, models, tmp_path, capsys):
     evaluate[3] = str(models["bart"])
     assert main([*evaluate, "--lang-pair", "qab-qaa"]) == 2
     assert "translates qaa-qab, and nothing else" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_second_model_reads_language_tokens(name, data_bin, teacher, models, monkeypatch):
+    """Scores are those of the model's own batches without the language tokens; translations are those of its search."""
+    first = open_teachers(data_bin, str(teacher), "valid")
+    second = SecondModel.open("--select-model", str(models[name]), data_bin, first, torch.device("cpu"))
+    sources, targets = ([row.numpy()[:-1] for row in side] for side in (first.dataset.src, first.dataset.tgt))
+    model, task = load_pair(data_bin, models[name], "valid")
+    dataset = task.dataset("valid")
+    sample = dataset.collater([dataset[number] for number in range(len(dataset))])
+    keep = sample["target"].ne(task.target_dictionary.pad())
+    for token in language_ids(task):
+        keep &= sample["target"].ne(token)
+    picked = model.signal(sample, keep).rows(0, int(keep.sum())).gather(1, sample["target"][keep][:, None]).squeeze(1)
+    expected = [part.mean().item() for part in picked.split(keep.sum(dim=1).tolist())]
+    found = second.lprobs(sources, targets)
+    assert [found[number] for number in sample["id"].tolist()] == pytest.approx(expected, rel=1e-4)
+
+    options = STRATEGIES["greedy"].options
+    monkeypatch.setitem(options, "max_len_b", replace(options["max_len_b"], default=9))
+    greedy = ("--beam", "1", "--max-len-b", "9", "--gen-subset", "valid", "--cpu")
+    symbols = task.target_dictionary.symbols
+    never = {symbols[token] for token in language_ids(task)}  # also where a random model gives those of other languages
+    lines = [line.split() for line in stock_hypotheses(data_bin, models[name], *greedy, *TASKS[name])]
+    found = [[symbols[token] for token in hypothesis.tokens] for hypothesis in second.translate(sources)]
+    assert found == [[word for word in line if word not in never] for line in lines]
+    assert len(set(map(tuple, found))) > 1
+
+
+def test_a_model_of_both_directions_translates_back(data_bin, teacher, models):
+    first = open_teachers(data_bin, str(teacher), "valid")
+    how = ("--round-trip", str(models["multi"]), data_bin, first, torch.device("cpu"))
+    assert SecondModel.open(*how, back=True).reverse
+    assert not SecondModel.open(*how).reverse
 
 
 @pytest.mark.parametrize("name", ["bart", "multi"])
