@@ -163,6 +163,8 @@ def print_summary(args, manifest: dict, seconds: float) -> None:
     if unknown := manifest.get("unknown_target_tokens", 0):  # older manifests have no count
         share = unknown / manifest["target_tokens"]
         print(f"    {unknown:,} target tokens are unknown to the dictionary ({share:.2%})")
+    if cut := manifest.get("targets_at_limit", 0):
+        print(f"    {cut:,} targets have the greatest length and may lack their ends (--max-len-a, --max-len-b)")
     for reason, count in manifest["fallbacks"].items():
         print(f"    {count:,} gold targets replace the teacher's ({reason.replace('_', ' ')})")
     for reason, count in manifest["dropped"].items():

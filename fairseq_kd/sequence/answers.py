@@ -17,13 +17,16 @@ from fairseq_kd.artifacts.records import read_part
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.sequence.decode_options import Hypothesis
 
+AT_LIMIT = "at_limit"
+
 
 @dataclass
 class Answer:
     """One sentence.
 
     number: of the sentence. fallback: the reason why the teacher has no answer, or None. values: of each hypothesis,
-    by which one is chosen; None: it has no value. measured: name -> value of the chosen one.
+    by which one is chosen; None: it has no value. measured: name -> value of the chosen one; AT_LIMIT of one that
+    has the greatest length of the search.
     """
 
     number: int

@@ -14,7 +14,7 @@ from fairseq_kd.artifacts.writing import file_in_progress
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.inference.opening import open_data
-from fairseq_kd.sequence.answers import Answer, read_answers
+from fairseq_kd.sequence.answers import AT_LIMIT, Answer, read_answers
 from fairseq_kd.sequence.back import Back
 from fairseq_kd.sequence.decode_options import DecodeOptions
 from fairseq_kd.sequence.filters.length_model import LengthModel, fit_lengths
@@ -115,7 +115,7 @@ def _write_targets(
     """Write targets and hypotheses; return (numbers of the sentences kept, counts for the manifest, names of files)."""
     dictionary, lang = teachers.task.target_dictionary, teachers.task.cfg.target_lang
     tag = [dictionary.index(back.tag)] if back and back.tag else []
-    kept, dropped, fallbacks, tokens, unknown = [], Counter(), Counter(), 0, 0
+    kept, dropped, fallbacks, tokens, unknown, at_limit = [], Counter(), Counter(), 0, 0, 0
     hypotheses_name, examples = f"{options.subset}.hypotheses.{lang}.tsv", _Examples(teachers, verdicts)
     progress = Progress("assembling", len(teachers.dataset), "sentences")
     with (
@@ -130,6 +130,7 @@ def _write_targets(
                 target.add(np.array([*tag, *answer.best.tokens, dictionary.eos()], dtype=np.int64))
                 tokens += len(answer.best.tokens)
                 unknown += int(np.count_nonzero(answer.best.tokens == dictionary.unk()))
+                at_limit += AT_LIMIT in answer.measured
                 kept.append(answer.number)
             else:
                 dropped[reason] += 1
@@ -142,7 +143,8 @@ def _write_targets(
                 f"filters or missing answers drop every sentence ({listed}): loosen them, or check the teacher"
             )
         names = [*target.close(), hypotheses_name, *examples.write(folder, f"{options.subset}.dropped.tsv")]
-    counts = {"target_tokens": tokens, "unknown_target_tokens": unknown, "fallbacks": dict(sorted(fallbacks.items()))}
+    counts = {"target_tokens": tokens, "unknown_target_tokens": unknown, "targets_at_limit": at_limit}
+    counts |= {"fallbacks": dict(sorted(fallbacks.items()))}
     return kept, counts | {"dropped": dict(sorted(dropped.items()))}, names
 
 
@@ -222,10 +224,16 @@ def _write_kept(folder: Path, subset: str, kept: list[int]) -> str:
 
 
 def _same_symbols(task):
-    """A function that compares token ids of the two sides by their symbols."""
+    """A function that compares token ids of the two sides by their text, which both sides can cut in their own way."""
     source, target = task.source_dictionary.symbols, task.target_dictionary.symbols
 
     def same(ids, other) -> bool:
-        return [source[i] for i in ids] == [target[j] for j in other]
+        return _joined([source[i] for i in ids]) == _joined([target[j] for j in other])
 
     return same
+
+
+def _joined(symbols: list[str]) -> str:
+    """The words of subwords of SentencePiece or subword-nmt, and of plain words."""
+    text = " ".join(symbols).replace("@@ ", "")
+    return " ".join(text.replace(" ", "").split("\u2581")).strip() if "\u2581" in text else text

@@ -98,15 +98,24 @@ class FairseqBackend(Backend):
                 torch.manual_seed(int(seeds.generate_state(1)[0]))
             sample = collate(self.dataset, numbers, self.device)
             answers = self.task.inference_step(self.generator, self.models, sample)
+            longest = self._longest(sample["net_input"]["src_tokens"].size(1))
             for number, answer in zip(sample["id"].tolist(), answers, strict=True):
-                found[number] = [self._hypothesis(item) for item in answer[: self.search.nbest]]
+                found[number] = [self._hypothesis(item, longest) for item in answer[: self.search.nbest]]
             advance(len(numbers))
         return found
 
-    def _hypothesis(self, item: dict) -> Hypothesis:
+    def _longest(self, source: int) -> int:
+        """The greatest number of tokens of a hypothesis without its end. source: of a source, padding included."""
+        limit = int(self.search.max_len_a * source + self.search.max_len_b)
+        return min(limit, *(model.max_decoder_positions() - 1 for model in self.models))
+
+    def _hypothesis(self, item: dict, longest: int) -> Hypothesis:
+        """The score is about all tokens of the search, also those that are no text."""
         tokens = item["tokens"].int().cpu().numpy()
         assert tokens[-1] == self.generator.eos, "a hypothesis ends with the end of the search"
-        return Hypothesis(tokens[:-1][~np.isin(tokens[:-1], self._left_out)], float(item["score"]))
+        text = tokens[:-1][~np.isin(tokens[:-1], self._left_out)]
+        scored = None if len(text) == len(tokens) - 1 else len(tokens)
+        return Hypothesis(text, float(item["score"]), scored, len(tokens) > longest)
 
 
 class ForcingBackend(Backend):

@@ -97,8 +97,8 @@ class ConvertedTeacher:
 
     @cached_property
     def control_tokens(self) -> frozenset[str]:
-        """See `converted_options.control_tokens`."""
-        return control_tokens(self.options, self.filled, self.folder)
+        """Of the target side, see `converted_options.control_tokens`."""
+        return control_tokens(self.options, self.folder, self.folder.target)
 
     def fingerprint(self) -> dict:
         """The hashes of model and tokeniser, and the options. Raises KDError when a file has changed."""

@@ -110,12 +110,14 @@ class ConvertedBackend(Backend):
         """CTranslate2 divides scores by the number of tokens with the prefix, and with EOS unless it stops before."""
         pairs = zip(result.hypotheses, result.scores, strict=True)
         return [
-            Hypothesis(self._ids(pieces), float(score), len(pieces) + (len(pieces) < longest))
+            Hypothesis(self._ids(pieces), float(score), len(pieces) + (len(pieces) < longest), len(pieces) >= longest)
             for pieces, score in pairs
         ]
 
     def _ids(self, pieces: list[str]) -> np.ndarray:
         teacher = self.teacher
+        prefix = list(teacher.filled.target_prefix)
+        pieces = pieces[len(prefix) :] if pieces[: len(prefix)] == prefix else pieces
         text = teacher.tokeniser.decode([piece for piece in pieces if piece not in teacher.control_tokens])
         return teacher.target_text.encode(text)
 

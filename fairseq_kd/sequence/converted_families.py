@@ -15,7 +15,7 @@ END = "{end}"  # the end of a sentence, where the model does not add it by itsel
 
 @dataclass(frozen=True)
 class Family:
-    """source_prefix, source_suffix, target_prefix: tokens between spaces. needs: the languages that must be given.
+    """source_prefix, source_suffix, target_prefix: tokens between spaces. optional: languages that need not be given.
 
     tokenisers: the names of files in the model's folder, the first choice that exists is taken. language: a regular
     expression for the language tokens and for entries without a meaning, which are never text. example: of the codes.
@@ -24,47 +24,49 @@ class Family:
     source_prefix: str = ""
     source_suffix: str = ""
     target_prefix: str = ""
-    needs: tuple[str, ...] = ()
-    takes: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     tokenisers: tuple[tuple[str, ...], ...] = ()
     language: str | None = None
     example: str = ""
 
 
 SHARED_PIECES = (("sentencepiece.bpe.model",), ("tokenizer.json",))
-BOTH = ("source", "target")
+TOKENS = ("source_prefix", "source_suffix", "target_prefix")
 FAMILIES = {
     "plain": Family(),
     "opus-mt": Family(
-        ">>{target}<<", END, takes=("target",), tokenisers=(("source.spm", "target.spm"),), language=r">>.+<<",
+        ">>{target}<<", END, optional=("target",), tokenisers=(("source.spm", "target.spm"),), language=r">>.+<<",
         example="fra",
     ),
     "nllb": Family(
-        "{source}", END, "{target}", BOTH, BOTH, (("tokenizer.json",), ("sentencepiece.bpe.model",)),
+        "{source}", END, "{target}", (), (("tokenizer.json",), ("sentencepiece.bpe.model",)),
         r"[a-z]{3}_[A-Z][a-z]{3}", "deu_Latn",
     ),
     "m2m100": Family(
-        "__{source}__", END, "__{target}__", BOTH, BOTH, SHARED_PIECES, r"__[a-z]{2,3}__|madeupword\d+", "de"
+        "__{source}__", END, "__{target}__", (), SHARED_PIECES, r"__[a-z]{2,3}__|madeupword\d+", "de"
     ),
-    "mbart50": Family("{source}", END, "{target}", BOTH, BOTH, SHARED_PIECES, r"[a-z]{2}_[A-Z]{2}", "de_DE"),
+    "mbart50": Family("{source}", END, "{target}", (), SHARED_PIECES, r"[a-z]{2}_[A-Z]{2}", "de_DE"),
 }  # fmt: skip
 
 
-def fill_in(name: str, folder: TranslatorFolder, languages: dict[str, str | None]) -> dict:
+def fill_in(name: str, folder: TranslatorFolder, languages: dict[str, str | None], given=frozenset()) -> dict:
     """The options that the family gives: tokeniser, source_prefix, source_suffix, target_prefix.
 
-    languages: "source", "target" -> code, or None where it was not given. The tokeniser is None where the folder has
-    no file of a usual name. Raises KDError for a language that is missing, and for one that has no effect.
+    languages: "source", "target" -> code, or None where it was not given. given: names of TOKENS that the user gave,
+    whose values here are "". The tokeniser is None where the folder has no file of a usual name.
+    Raises KDError for a language that is missing, and for one that has no effect.
     """
     family = FAMILIES[name]
+    tokens = {option: "" if option in given else getattr(family, option) for option in TOKENS}
     for side, code in languages.items():
-        if code is None and side in family.needs:
+        used = [option for option, text in tokens.items() if f"{{{side}}}" in text]
+        if code is None and used and side not in family.optional:
             raise KDError(f"--family {name} needs --teacher-{side}-lang, for example {family.example}")
-        if code is not None and side not in family.takes:
-            raise KDError(f"--teacher-{side}-lang {code} has no effect with --family {name}; leave it out")
-    tokens = {side: getattr(family, side) for side in ("source_prefix", "source_suffix", "target_prefix")}
-    if languages["target"] is None and "{target}" in family.source_prefix:
-        tokens["source_prefix"] = ""  # a model of one language pair
+        if code is not None and not used:
+            without = "" if not given else " and the tokens that were given"
+            raise KDError(f"--teacher-{side}-lang {code} has no effect with --family {name}{without}; leave it out")
+        if code is None:  # a model of one language pair
+            tokens |= dict.fromkeys(used, "")
     end = "" if folder.config.get("add_source_eos") else folder.eos
     filled = {side: text.format(end=end, **languages) for side, text in tokens.items()}
     return filled | {"tokeniser": _tokeniser(family, folder)}

@@ -1,10 +1,11 @@
 """The options of a converted teacher, `fairseq-kd decode --teacher-folder`, checked and filled in by its family."""
 
+import os
 from dataclasses import asdict, dataclass
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.export.translator_folder import TranslatorFolder
-from fairseq_kd.sequence.converted_families import FAMILIES, fill_in, language_tokens
+from fairseq_kd.sequence.converted_families import FAMILIES, TOKENS, fill_in, language_tokens
 from fairseq_kd.sequence.converted_tokeniser import Tokeniser
 from fairseq_kd.sequence.decode_options import DecodeOptions
 
@@ -42,8 +43,9 @@ class ConvertedOptions:
 
     def filled(self, folder: TranslatorFolder) -> "FilledOptions":
         """The options with what the family gives. Raises KDError for what the model cannot use."""
-        by_family = fill_in(self.family, folder, {"source": self.source_lang, "target": self.target_lang})
-        given = {name: getattr(self, name) for name in by_family}
+        languages = {"source": self.source_lang, "target": self.target_lang}
+        given = {name: getattr(self, name) for name in (*TOKENS, "tokeniser")}
+        by_family = fill_in(self.family, folder, languages, {name for name in TOKENS if given[name] is not None})
         chosen = {name: by_family[name] if value is None else value for name, value in given.items()}
         tokeniser = chosen.pop("tokeniser")
         if not tokeniser:
@@ -93,21 +95,24 @@ class FilledOptions:
         return f"--family {family}: --teacher-tokeniser {self.tokeniser} {' '.join(listed)}"
 
 
-def control_tokens(options: ConvertedOptions, filled: FilledOptions, folder: TranslatorFolder) -> frozenset[str]:
-    """The tokens of a hypothesis that are no text: special symbols, language tokens, and the prefix."""
-    found = folder.special | set(filled.target_prefix) | language_tokens(options.family, folder.target)
-    return frozenset(found)
+def control_tokens(options: ConvertedOptions, folder: TranslatorFolder, vocabulary: list[str]) -> frozenset[str]:
+    """The tokens of one side's vocabulary that are no text: special symbols, and the language tokens of the family."""
+    return frozenset(folder.special | language_tokens(options.family, vocabulary))
 
 
 def check_target_pieces(tokeniser: Tokeniser, folder: TranslatorFolder, options: ConvertedOptions) -> None:
-    """Raises KDError when the model does not know the pieces from which the tokeniser makes target text."""
+    """Raises KDError when the vocabulary of the model and the pieces of target text have too little in common.
+
+    One may have pieces that the other lacks: a dictionary of fairseq has only those that its training set has.
+    """
     if (pieces := tokeniser.target_pieces()) is None:
         return
-    known = set(folder.target)
+    known = set(folder.target) - control_tokens(options, folder, folder.target)
     unknown = [piece for piece in pieces if piece not in known]
-    if len(unknown) > options.max_unknown_share * len(pieces):
-        of = f"{len(pieces):,} pieces of its target side"
-        raise not_fitting(tokeniser, folder, options, unknown, of, len(unknown))
+    fewer = min(len(pieces), len(known))
+    missing = fewer - (len(pieces) - len(unknown))
+    if missing > options.max_unknown_share * fewer:
+        raise not_fitting(tokeniser, folder, options, unknown, f"{fewer:,} pieces of its target side", missing)
 
 
 def not_fitting(tokeniser, folder: TranslatorFolder, options, examples: list[str], of: str, count: int) -> KDError:
@@ -118,6 +123,11 @@ def not_fitting(tokeniser, folder: TranslatorFolder, options, examples: list[str
         f"{folder.path} ({' '.join(examples[:3])} ...), which is more than --max-unknown-share "
         f"{options.max_unknown_share:g}: give the tokeniser of this model, or a greater share"
     )
+
+
+def second_models(options: DecodeOptions) -> list[str]:
+    """The checkpoints of --select-model and --round-trip."""
+    return [path for text in (options.select_model, options.round_trip) if text for path in text.split(os.pathsep)]
 
 
 def check_for_converted(options: DecodeOptions, *, teacher_data=None, trust=None, workers=None, lang_pair=None) -> None:
@@ -139,6 +149,11 @@ def check_for_converted(options: DecodeOptions, *, teacher_data=None, trust=None
             f"--workers {workers} has no effect with --strategy sample and --teacher-folder: samples are drawn by one "
             "thread, so that they can be drawn again; share the work by --shard I/N"
         )
-    for option, value in (("--teacher-data", teacher_data), ("--trust-checkpoint", trust), ("--lang-pair", lang_pair)):
+    second = second_models(options)  # checkpoints of fairseq
+    given = {
+        "--teacher-data": None if second else teacher_data,
+        "--trust-checkpoint": None if trust in second else trust,
+    }
+    for option, value in (given | {"--lang-pair": lang_pair}).items():
         if value is not None:
             raise KDError(f"{option} {value} has no effect with --teacher-folder: it is for checkpoints of fairseq")

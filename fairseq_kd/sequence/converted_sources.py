@@ -26,7 +26,8 @@ from fairseq_kd.artifacts.writing import ensure_writable_folder
 from fairseq_kd.core.progress import Progress
 from fairseq_kd.corpus.clean import in_blocks
 from fairseq_kd.corpus.subword import subword_decoder
-from fairseq_kd.sequence.converted_options import ConvertedOptions, not_fitting
+from fairseq_kd.sequence.converted_options import ConvertedOptions, control_tokens, not_fitting
+from fairseq_kd.sequence.converted_tokeniser import UNKNOWN
 
 KIND = "fairseq_kd teacher sources"
 NAME = "sources"
@@ -36,13 +37,16 @@ EXAMPLES_KEPT = 10
 
 
 def texts_of(data_bin, task, subset: str) -> Iterator[str]:
-    """The sources of a subset as text, by the data-bin's own subword model. Reserved tokens are left out."""
+    """The sources of a subset as text, by the data-bin's own subword model.
+
+    Reserved tokens are left out. An unknown token is UNKNOWN, which the teacher does not know either, so it is counted.
+    """
     lang, dictionary = task.cfg.source_lang, task.source_dictionary
     _, decode = subword_decoder(data_bin, lang, None)
     reserved = set((read_manifest(data_bin) or {}).get("reserved", ()))
     sources, symbols = task.dataset(subset).src, dictionary.symbols
     for number in range(len(sources)):
-        pieces = [symbols[token] for token in sources[number][:-1]]
+        pieces = [UNKNOWN if token == dictionary.unk() else symbols[token] for token in sources[number][:-1].tolist()]
         yield decode(" ".join(piece for piece in pieces if piece not in reserved))
 
 
@@ -78,6 +82,8 @@ def _write(texts: Iterable[str], count: int, teacher, options: ConvertedOptions,
     vocabulary = teacher.folder.source
     index = {token: number for number, token in reversed(list(enumerate(vocabulary)))}
     unknown_id = index.get(teacher.folder.unknown, 0)
+    for token in control_tokens(options, teacher.folder, vocabulary):  # text that spells one is no control token
+        index.pop(token, None)
     pieces, sentences, unknown, examples = 0, 0, 0, {}
     progress = Progress("tokenising for the teacher", count, "sentences")
     with SideWriter(folder, NAME, vocabulary) as writer:

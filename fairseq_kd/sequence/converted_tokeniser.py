@@ -5,12 +5,14 @@
 """
 
 from abc import ABC, abstractmethod
+from itertools import groupby
 from pathlib import Path
 
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.sentencepiece_model import SentencePieceModel
 
 KINDS = ("sentencepiece", "hf", "words")
+UNKNOWN = "\u2047"  # what SentencePiece writes for an unknown token; no subword model of a data-bin knows it
 
 
 class Tokeniser(ABC):
@@ -25,7 +27,7 @@ class Tokeniser(ABC):
 
     @abstractmethod
     def decode(self, pieces: list[str]) -> str:
-        """The text of the pieces of one target."""
+        """The text of the pieces of one target. Pieces that the tokeniser does not know are UNKNOWN, or their text."""
 
     @abstractmethod
     def target_pieces(self) -> list[str] | None:
@@ -93,6 +95,7 @@ class HuggingFace(Tokeniser):
             raise KDError(f"{files[0]} is no tokenizer.json of the package tokenizers ({error})") from error
         self.model.no_truncation()
         self.model.no_padding()
+        self.model.encode_special_tokens = True  # text that spells a special token stays text
 
     def encode(self, lines: list[str]) -> list[list[str]]:
         """See `Tokeniser`."""
@@ -100,8 +103,12 @@ class HuggingFace(Tokeniser):
 
     def decode(self, pieces: list[str]) -> str:
         """See `Tokeniser`."""
-        numbers = [number for number in map(self.model.token_to_id, pieces) if number is not None]
-        return self.model.decode(numbers, skip_special_tokens=True)
+        found = groupby(map(self.model.token_to_id, pieces), lambda number: number is None)
+        parts = [UNKNOWN if unknown else self._text(numbers) for unknown, numbers in found]
+        return " ".join(parts)
+
+    def _text(self, numbers) -> str:
+        return self.model.decode([*numbers], skip_special_tokens=True)
 
     def target_pieces(self) -> list[str]:
         """See `Tokeniser`."""

@@ -71,23 +71,29 @@ class CTranslate2Backend(Backend):
         settings, pending = self.settings, []
         for numbers in length_sorted(sentences, self._lengths, self.max_tokens):
             limit = int(settings["max_len_a"] * int(self._lengths[numbers[0]]) + settings["max_len_b"])
+            limit = min(limit, self.max_target_positions - 1)
             answers = self.translator.translate_batch(
                 [self._source(int(number)) for number in numbers],
                 **self._arguments,
-                max_decoding_length=min(limit, self.max_target_positions - 1),
+                max_decoding_length=limit,
                 max_input_length=0,
                 return_scores=True,
                 asynchronous=True,
             )
-            pending.append((numbers, answers))
+            pending.append((numbers, answers, limit))
         found = {}
-        for numbers, answers in pending:
+        for numbers, answers, limit in pending:
             for number, answer in zip(numbers.tolist(), answers, strict=True):
                 result = result_of(answer, self.max_tokens)
                 pairs = zip(result.hypotheses, result.scores, strict=True)
-                found[number] = [Hypothesis(self._ids(words), float(score)) for words, score in pairs]
+                found[number] = [self._hypothesis(words, score, limit) for words, score in pairs]
             advance(len(numbers))
         return found
+
+    def _hypothesis(self, words: list[str], score: float, limit: int) -> Hypothesis:
+        """A hypothesis of `limit` tokens has no EOS, and its score is not about one."""
+        at_limit = len(words) >= limit
+        return Hypothesis(self._ids(words), float(score), len(words) if at_limit else None, at_limit)
 
     def _source(self, number: int) -> list[str]:
         """Names of the tokens of a source sentence, without EOS, which the converted model adds."""

@@ -1,5 +1,6 @@
 """`fairseq-kd decode`: a subset of a data-bin and a teacher -> a data-bin with the teacher's targets."""
 
+import os
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from fairseq_kd.inference.opening import infer_languages, open_data
 from fairseq_kd.sequence.assemble import Given
 from fairseq_kd.sequence.converted import ConvertedTeacher, open_converted
 from fairseq_kd.sequence.converted_backend import ConvertedBackend
-from fairseq_kd.sequence.converted_options import ConvertedOptions, check_for_converted
+from fairseq_kd.sequence.converted_options import ConvertedOptions, check_for_converted, second_models
 from fairseq_kd.sequence.converted_sources import texts_of
 from fairseq_kd.sequence.ctranslate2_backend import convert, named_backend, reason_against, teacher_backend
 from fairseq_kd.sequence.decode_options import DecodeOptions
@@ -58,11 +59,16 @@ def decode(
             check_for_converted(options, teacher_data=teacher_data, trust=trust, workers=workers, lang_pair=lang_pair)
             teachers = _open_converted(data_bin, teacher, options.subset, out, inputs, say)
         else:
-            opened = {"data": teacher_data, "dtype": dtype_of_models(options), "trust": trust, "inputs": inputs}
+            opened = {
+                "data": teacher_data,
+                "dtype": dtype_of_models(options),
+                "trust": of_teacher(trust, teacher, options),
+                "inputs": inputs,
+            }
             teachers = open_teachers(data_bin, teacher, options.subset, lang_pair=lang_pair, **opened)
         if len(teachers.dataset) == 0:
             raise KDError(f"subset {options.subset!r} of {data_bin} has no sentences: there is nothing to decode")
-        others = {"data": teacher_data, "dtype": dtype_of_models(options)}
+        others = {"data": teacher_data, "dtype": dtype_of_models(options), "trust": trust}
         judges = open_judges(data_bin, teachers, options, post_process=post_process, **others)
         backend = choose_backend(teachers, options, workers, say)
         given = Given(Path(data_bin), described=teachers.described())
@@ -78,6 +84,11 @@ def _open_converted(data_bin, teacher: ConvertedOptions, subset: str, out, input
     identity = describe_data(data_bin, task, subset, inputs)
     texts = partial(texts_of, data_bin, task, subset)
     return open_converted(data_bin, teacher, task, subset, out, identity, texts, inputs, say)
+
+
+def of_teacher(trust: str | None, teacher: str, options: DecodeOptions) -> str | None:
+    """--trust-checkpoint, unless it names a second model only."""
+    return None if trust in second_models(options) and trust not in str(teacher).split(os.pathsep) else trust
 
 
 def dtype_of_models(options: DecodeOptions) -> str:

@@ -24,12 +24,14 @@ class Hypothesis:
     """Token ids (length,) without EOS, and the log-probability per token (nats; beam search: divided by --lenpen).
 
     scored: the number of tokens that the score is about, EOS included, where they are not `tokens`: a converted teacher
-    has tokens of its own. None: they are.
+    has tokens of its own. None: they are. at_limit: whether it has the greatest length of the search, so that it may
+    lack its end.
     """
 
     tokens: np.ndarray
     score: float
     scored: int | None = None
+    at_limit: bool = False
 
     @property
     def scored_tokens(self) -> int:

@@ -69,19 +69,26 @@ class RoundTrip:
 
 
 def open_judges(
-    data_bin, teachers: Teachers, options: DecodeOptions, *, post_process=None, data=None, dtype: str = "float32"
+    data_bin,
+    teachers: Teachers,
+    options: DecodeOptions,
+    *,
+    post_process=None,
+    data=None,
+    dtype: str = "float32",
+    trust: str | None = None,
 ) -> Judges:
     """The judges that the options ask for.
 
     data_bin: whose dictionaries and subwords the sentences have. post_process: how subwords become text, None: as the
-    data-bin's manifest says. data, dtype: of other models, see `open_teachers`.
+    data-bin's manifest says. data, dtype, trust: of other models, see `SecondModel.open`.
     Raises KDError for models, functions and filters that cannot be used, before anything is decoded.
     """
     texts = open_texts(data_bin, teachers, options, post_process)
     estimator, described = Estimator.load(options.qe), {}
     for text in options.opusfilter or ():
         OpusRule(text)
-    device, how = choose_device(options.cpu), {"data": data, "dtype": dtype}
+    device, how = choose_device(options.cpu), {"data": data, "dtype": dtype, "trust": trust}
     model = round_trip = None
     if options.select_model is not None:
         model = SecondModel.open("--select-model", options.select_model, data_bin, teachers, device, **how)

@@ -1,5 +1,6 @@
 """Another frozen model that scores or translates hypotheses: --select model, --round-trip."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -33,14 +34,18 @@ class SecondModel:
         self.teachers, self.reverse, self.device = replace(teachers, members=members), reverse, device
 
     @classmethod
-    def open(cls, option: str, paths: str, data_bin, first: Teachers, device, *, back=False, **how) -> "SecondModel":
-        """Load the checkpoints of an option. first: the teacher. how: data, dtype and trust of `open_teachers`.
+    def open(
+        cls, option: str, paths: str, data_bin, first: Teachers, device, *, back=False, trust=None, **how
+    ) -> "SecondModel":
+        """Load the checkpoints of an option. first: the teacher. how: data and dtype of `open_teachers`.
 
-        back: whether a model of both directions takes the reverse one. Raises KDError as `open_teachers` does, and for
+        back: whether a model of both directions takes the reverse one. trust: a checkpoint that may hold code, of this
+        option or not. Raises KDError as `open_teachers` does, and for
         a model of other languages.
         """
         languages = (first.task.cfg.source_lang, first.task.cfg.target_lang)
-        how |= {"languages": languages[::-1] if back else languages}
+        listed = paths.split(os.pathsep)
+        how |= {"languages": languages[::-1] if back else languages, "trust": trust if trust in listed else None}
 
         def open_task(model):
             theirs = model.languages

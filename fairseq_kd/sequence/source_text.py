@@ -20,7 +20,7 @@ from fairseq_kd.sequence.assemble import Given
 from fairseq_kd.sequence.back import Back, check_direction, check_recorded
 from fairseq_kd.sequence.converted import open_converted
 from fairseq_kd.sequence.converted_options import ConvertedOptions, check_for_converted
-from fairseq_kd.sequence.decode import BLOCK_SENTENCES, KIND, choose_backend, describe, dtype_of_models
+from fairseq_kd.sequence.decode import BLOCK_SENTENCES, KIND, choose_backend, describe, dtype_of_models, of_teacher
 from fairseq_kd.sequence.decode_options import DecodeOptions, check_without_gold
 from fairseq_kd.sequence.judges import open_judges
 from fairseq_kd.sequence.work import DecodeWork
@@ -71,7 +71,7 @@ def decode_text(
         teachers = _open_teacher(like, teacher, options, open_task, out, identity, partial(kept_texts, files, sources),
                                  teacher_data=teacher_data, trust=trust, workers=workers, lang_pair=lang_pair,
                                  inputs=inputs, say=say)  # fmt: skip
-        others = {"data": teacher_data, "dtype": dtype_of_models(options)}
+        others = {"data": teacher_data, "dtype": dtype_of_models(options), "trust": trust}
         judges = open_judges(like, teachers, options, **others)
         backend = choose_backend(teachers, options, workers, say)
         given = Given(sources, Path(like), (LINES_NAME,), _described(files, out) | teachers.described(), back)
@@ -95,7 +95,8 @@ def _open_teacher(
         languages = infer_languages(like)
         task = open_task(languages[::-1] if "back" in identity else languages)
         return open_converted(like, teacher, task, "train", out, identity, texts, inputs, say)
-    how = {"data": teacher_data, "dtype": dtype_of_models(options), "trust": trust, "inputs": inputs}
+    how = {"data": teacher_data, "dtype": dtype_of_models(options), "inputs": inputs}
+    how |= {"trust": of_teacher(trust, teacher, options)}
     how |= {"open_task": lambda model: open_task(model.languages, model), "lang_pair": lang_pair}
     return open_teachers(like, teacher, "train", **how)
 

@@ -9,7 +9,7 @@ import numpy as np
 from fairseq_kd.artifacts.blocks import Block, cut_blocks
 from fairseq_kd.artifacts.manifest import check_files
 from fairseq_kd.core.errors import KDError
-from fairseq_kd.sequence.answers import Answer
+from fairseq_kd.sequence.answers import AT_LIMIT, Answer
 from fairseq_kd.sequence.assemble import Given, assemble
 from fairseq_kd.sequence.backend import empty_sources
 from fairseq_kd.sequence.decode_options import DecodeOptions, Hypothesis
@@ -59,7 +59,10 @@ class DecodeWork:
         advance(len(left_out))
         found = self.backend.translate(numbers[~self.too_long[numbers]], advance)
         answers = [self._answer(number, found.get(number)) for number in numbers.tolist()]
-        self.judges.judge([answer for answer in answers if answer.fallback is None])
+        answered = [answer for answer in answers if answer.fallback is None]
+        self.judges.judge(answered)
+        for answer in answered:
+            answer.measured |= {AT_LIMIT: 1} if answer.best.at_limit else {}
         for answer in answers:
             yield answer.as_line().encode()
 

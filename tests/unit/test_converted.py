@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,7 +29,8 @@ from fairseq_kd.export.translator_folder import read_translator_folder
 from fairseq_kd.inference.opening import open_data
 from fairseq_kd.sequence import converted_backend
 from fairseq_kd.sequence.converted_families import fill_in
-from fairseq_kd.sequence.converted_options import ConvertedOptions
+from fairseq_kd.sequence.converted_options import ConvertedOptions, control_tokens
+from fairseq_kd.sequence.converted_tokeniser import open_tokeniser
 from fairseq_kd.sequence.decode import decode
 from fairseq_kd.sequence.decode_options import DecodeOptions, Hypothesis
 from fairseq_kd.sequence.source_text import decode_text
@@ -275,8 +277,16 @@ def test_a_source_of_the_greatest_length_is_translated_and_one_more_token_is_not
 @pytest.mark.parametrize(
     ("more", "how", "message"),
     [
-        ({"target_prefix": "eng_Latm"}, {}, "--target-prefix eng_Latm: the vocabulary of .*ct2 has no such token"),
-        ({"source_prefix": "xxx"}, {}, "--source-prefix xxx: the vocabulary of .*ct2 has no such token"),
+        (
+            {"target_prefix": "eng_Latm", "target_lang": None},
+            {},
+            "--target-prefix eng_Latm: the vocabulary of .*ct2 has no such token",
+        ),
+        (
+            {"source_prefix": "xxx", "source_lang": None},
+            {},
+            "--source-prefix xxx: the vocabulary of .*ct2 has no such token",
+        ),
         ({"source_lang": None}, {}, "--family nllb needs --teacher-source-lang, for example deu_Latn"),
         ({"family": "plain"}, {}, "--teacher-source-lang deu_Latn has no effect with --family plain"),
         ({"family": "plain", "source_lang": None, "target_lang": None}, {}, "ct2 needs --teacher-tokeniser: give sent"),
@@ -355,6 +365,64 @@ def test_a_family_fills_in_what_was_not_given(marian):
     assert fill_in("opus-mt", folder, none)["source_suffix"] == ""
     with pytest.raises(KDError, match="--source-suffix </s>: the model adds this token to every source by itself"):
         ConvertedOptions(str(marian), family="opus-mt", source_suffix="</s>").filled(folder)
+
+
+def test_a_language_is_needed_for_the_tokens_that_the_family_fills_in(marian):
+    folder, german = read_translator_folder(marian / "ct2"), {"source": "de", "target": None}
+    assert fill_in("m2m100", folder, german, {"target_prefix"})["source_prefix"] == "__de__"
+    assert fill_in("m2m100", folder, {"source": None, "target": None}, {"source_prefix", "target_prefix"})
+    with pytest.raises(
+        KDError, match="--teacher-source-lang de has no effect with --family m2m100 and the tokens that"
+    ):
+        fill_in("m2m100", folder, german, {"source_prefix", "target_prefix"})
+
+
+def test_an_exported_student_is_a_teacher_with_the_subword_model_of_its_data(lines, text, data_bin, teacher, tmp_path):
+    """Its dictionary has fewer pieces than the model of SentencePiece; the answers are those of the checkpoint."""
+    words = ["--to", "ctranslate2", "--out", str(tmp_path / "ct2"), "--data", str(data_bin), "--max-len-b", "12"]
+    assert main(["export", str(teacher), *words, "--cpu"]) == 0
+    tokeniser = f"sentencepiece:{data_bin / 'subword' / 'joint.spm'}"
+    converted = ConvertedOptions(str(tmp_path / "ct2"), tokeniser=tokeniser)
+    manifest = quiet([text], data_bin, converted, tmp_path / "out", options(max_len_b=12))
+    decode_text([text], data_bin, str(teacher), tmp_path / "own", options(max_len_b=12), say=str)
+    _, as_text = subword_decoder(data_bin, "qab", None)
+    texts = [[as_text(row[5]) for row in rows(tmp_path / name)] for name in ("out", "own")]
+    assert texts[0] == texts[1]
+    assert manifest["targets_at_limit"] > 0
+
+
+def test_what_the_tokeniser_does_not_know_is_counted_and_never_left_out(nllb):
+    tokeniser = open_tokeniser(f"hf:{nllb / 'ct2' / 'tokenizer.json'}")
+    (pieces,) = tokeniser.encode(["kado"])
+    whole = tokeniser.decode(pieces)
+    assert tokeniser.decode([*pieces, "▁nowhere", "x-y-z", *pieces]).split() == [*whole.split(), "⁇", *whole.split()]
+
+
+def test_text_that_spells_a_special_token_is_no_special_token(nllb, data_bin, tmp_path):
+    """Of the text, and of an unknown token of a data-bin."""
+    tokeniser = open_tokeniser(f"hf:{nllb / 'ct2' / 'tokenizer.json'}")
+    assert "</s>" not in tokeniser.encode(["a </s> b"])[0]
+    source = tmp_path / "source"
+    source.write_text("deu_Latn a\n</s> b\n")
+    plain = ConvertedOptions(str(nllb / "ct2"), tokeniser="words", max_unknown_share=1.0)
+    quiet([source], data_bin, plain, tmp_path / "out", options(max_len_b=3))
+    found = json.loads((tmp_path / "out" / "manifest.json").read_text())["teacher_sources"]
+    assert found["pieces"] == 4 and {"deu_Latn", "</s>"} - set(found["unknown_examples"]) <= {"deu_Latn"}
+
+
+def test_a_prefix_of_words_is_removed_at_the_beginning_only(data_bin, marian):
+    options_of = ConvertedOptions(str(marian / "ct2"), family="opus-mt")
+    folder = read_translator_folder(marian / "ct2")
+    word = next(token for token in folder.target if token.startswith("▁") and len(token) > 2)
+    teacher = SimpleNamespace(
+        filled=SimpleNamespace(target_prefix=(word,)),
+        tokeniser=SimpleNamespace(decode=" ".join),
+        control_tokens=control_tokens(options_of, folder, folder.target),
+        target_text=SimpleNamespace(encode=str),
+    )
+    backend = SimpleNamespace(teacher=teacher)
+    assert converted_backend.ConvertedBackend._ids(backend, [word, "a", word, "</s>"]) == f"a {word}"
+    assert converted_backend.ConvertedBackend._ids(backend, ["a", word]) == f"a {word}"
 
 
 def test_on_the_command_line(text, data_bin, nllb, tmp_path, capsys):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from cache_helpers import content
+from fairseq.data import Dictionary
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_decode import LANGUAGES, awkward, hypotheses, quiet, targets  # noqa: F401
@@ -20,6 +21,7 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.inference.opening import open_data
 from fairseq_kd.sequence import decode as decode_module
 from fairseq_kd.sequence.answers import Answer
+from fairseq_kd.sequence.assemble import _same_symbols
 from fairseq_kd.sequence.decode_options import DecodeOptions, Hypothesis
 from fairseq_kd.sequence.filters.length_model import fit_lengths
 from fairseq_kd.sequence.filters.rules import Rule, more_repeats, most_frequent
@@ -126,6 +128,25 @@ def test_verdicts_are_those_of_plain_python(sentences, filters):
         == table["pairs"]
         == sum(found is not None for found in sentences)
     )
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (["▁he", "ll", "o", "▁you"], ["▁hello", "▁y", "ou"], True),
+        (["▁he", "ll", "o", "▁you"], ["▁hello", "you"], False),
+        (["he@@", "llo", "you"], ["hel@@", "lo", "you"], True),
+        (["he@@", "llo", "you"], ["hello@@", "you"], False),
+        (["▁hello"], ["hello"], True),
+        (["a", "b"], ["a b"], True),
+        ([], ["▁"], True),
+    ],
+)
+def test_a_copy_is_the_same_text_however_it_is_cut(one, other, same):
+    source, target = (Dictionary(), Dictionary())
+    ids = [[dictionary.add_symbol(s) for s in side] for dictionary, side in ((source, one), (target, other))]
+    task = SimpleNamespace(source_dictionary=source, target_dictionary=target)
+    assert _same_symbols(task)(*ids) == same
 
 
 class LoopingBackend:

@@ -24,6 +24,8 @@ from fairseq_kd.inference.language_tokens import language_ids
 from fairseq_kd.inference.loading import load_pair
 from fairseq_kd.inference.opening import open_data
 from fairseq_kd.inference.without_tokens import WithoutTokens
+from fairseq_kd.sequence.decode import choose_backend
+from fairseq_kd.sequence.decode_options import DecodeOptions
 from fairseq_kd.sequence.second_model import SecondModel
 from fairseq_kd.sequence.strategies import STRATEGIES
 from fairseq_kd.teacher.ensemble import open_teachers
@@ -349,6 +351,22 @@ def test_a_second_model_reads_language_tokens(name, data_bin, teacher, models, m
     found = [[symbols[token] for token in hypothesis.tokens] for hypothesis in second.translate(sources)]
     assert found == [[word for word in line if word not in never] for line in lines]
     assert len(set(map(tuple, found))) > 1
+
+
+@pytest.mark.parametrize("name", ["bart", "multi", "multi replacing"])
+def test_scores_are_about_all_tokens_of_the_search(name, data_bin, models):
+    """Without length penalty the score is the log-probability, else this divided by the number to its power."""
+    teachers, found = open_teachers(data_bin, str(models[name]), "valid"), {}
+    for penalty in (0.0, 1.0, 2.0):
+        how = DecodeOptions(strategy="beam", beam=1, lenpen=penalty, max_len_b=9, subset="valid", cpu=True)
+        numbers = np.arange(len(teachers.dataset))
+        hypotheses = choose_backend(teachers, how, say=str).translate(numbers, lambda count: None)
+        found[penalty] = [hypotheses[number][0] for number in numbers.tolist()]
+    for whole, *divided in zip(*found.values(), strict=True):
+        for penalty, other in zip((1.0, 2.0), divided, strict=True):
+            assert other.score * other.scored_tokens**penalty == pytest.approx(whole.score, rel=1e-4)
+    assert any(hypothesis.scored_tokens > len(hypothesis.tokens) + 1 for hypothesis in found[0.0])
+    assert all(hypothesis.at_limit == (hypothesis.scored_tokens == 10) for hypothesis in found[0.0])
 
 
 def test_a_model_of_both_directions_translates_back(data_bin, teacher, models):

@@ -10,6 +10,7 @@ from cache_helpers import content
 from fairseq.data import Dictionary
 from test_decode import LANGUAGES, hypotheses, quiet, targets
 
+from fairseq_kd.artifacts.manifest import read_manifest
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.inference.frozen import load_frozen
@@ -17,8 +18,10 @@ from fairseq_kd.inference.opening import open_data
 from fairseq_kd.scoring.pairwise import sentence_metric
 from fairseq_kd.scoring.score import PLAIN
 from fairseq_kd.sequence.answers import Answer
+from fairseq_kd.sequence.decode import choose_backend
 from fairseq_kd.sequence.decode_options import DecodeOptions, Hypothesis
 from fairseq_kd.sequence.select import MinimumBayesRisk, posterior
+from fairseq_kd.teacher.ensemble import open_teachers
 
 
 def options(**more) -> DecodeOptions:
@@ -107,6 +110,31 @@ def test_the_weight_of_a_hypothesis_is_its_probability_among_the_hypotheses():
     assert found == pytest.approx([0.75, 0.25])
     own = [Hypothesis(np.zeros(3), np.log(3) / 3, 9), Hypothesis(np.zeros(1), 0.0, 1)]  # 9 and 1 tokens of the teacher
     assert posterior(own, 0.5) == pytest.approx([0.75, 0.25])
+
+
+@pytest.mark.parametrize("backend", ["fairseq", "ctranslate2"])
+def test_a_score_is_about_the_tokens_of_the_hypothesis_also_at_the_greatest_length(backend, data_bin, teacher):
+    """Without length penalty the score is the log-probability, else this divided by the number to its power."""
+    teachers, found = open_teachers(data_bin, str(teacher), "test"), {}
+    numbers, lengths = np.arange(30), set()
+    for penalty in (0.0, 1.0, 2.0):
+        how = options(beam=1, nbest=1, lenpen=penalty, max_len_b=6, backend=backend)
+        answers = choose_backend(teachers, how, say=str).translate(numbers, lambda count: None)
+        found[penalty] = [answers[number][0] for number in numbers.tolist()]
+    for whole, *divided in zip(*found.values(), strict=True):
+        for penalty, other in zip((1.0, 2.0), divided, strict=True):
+            assert other.score * other.scored_tokens**penalty == pytest.approx(whole.score, rel=1e-4)
+        lengths.add((len(whole.tokens), whole.at_limit))
+    assert (6, True) in lengths and all(limit == (length == 6) for length, limit in lengths)
+
+
+def test_targets_of_the_greatest_length_are_counted(data_bin, teacher, tmp_path, capsys):
+    words = ["decode", str(data_bin), "--teacher", str(teacher), "--subset", "test", "--max-len-b", "6", "--cpu"]
+    words += ["--strategy", "greedy"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    count = sum(len(tokens.split()) == 6 for *_, tokens in hypotheses(tmp_path / "out"))
+    assert read_manifest(tmp_path / "out")["targets_at_limit"] == count > 0
+    assert f"{count} targets have the greatest length and may lack their ends" in capsys.readouterr().out
 
 
 def test_an_answer_is_read_as_it_was_written_also_with_the_number_of_tokens_of_its_score():
