@@ -85,7 +85,7 @@ def _mean(checkpoints: dict[Path, str], trusted) -> tuple[dict, dict]:
     """(state of the first checkpoint, mean weights)."""
     (first, *others) = checkpoints
     state = read_checkpoint(first, trust=first in trusted)
-    sums = {name: value.double() for name, value in state["model"].items() if _is_averaged(value)}
+    sums = {name: value.to(torch.float64, copy=True) for name, value in state["model"].items() if _is_averaged(value)}
     for path in others:
         other = read_checkpoint(path, trust=path in trusted)
         _check_same_architecture(first, state, path, other)

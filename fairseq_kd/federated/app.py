@@ -1,8 +1,9 @@
 """`server_app` and `client_app` for Flower: the same in a local run and in a real federation.
 
 Run config of the server: `plan`, the path of plan.json. Node config of a client: `part` (its number from 1), `data`
-(its data-bin), `folder` (for its checkpoints), `cpu` (true, where CUDA is not to be used), and `threads` (of its
-trainings; as many as torch takes by itself where it is not given).
+(its data-bin), `folder` (for its checkpoints), `cpu` (true, where CUDA is not to be used), `threads` (of its trainings;
+as many as torch takes by itself where it is not given), and `local` (true in a local run, whose server is the same
+user, so that it may send every option; see `sent`).
 """
 
 import json
@@ -14,6 +15,7 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
+from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.artifacts.records import read_record, write_record
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.core.preloaded import start_python
@@ -74,7 +76,8 @@ def train(message: Message, context: Context) -> Message:
     """Train on the part from the weights of the message, and send the new weights."""
     begun, node, config = time.monotonic(), context.node_config, message.content[CONFIG]
     about = _about(node, config["timeout"])
-    job = job_of(config, int(node["part"]), node["data"], about["languages"], bool(node.get("cpu", False)))
+    flags = [bool(node.get(name, False)) for name in ("cpu", "local")]
+    job = job_of(config, int(node["part"]), node["data"], about["languages"], *flags)
     arrays = {name: array.numpy() for name, array in unpack(message.content)[ARRAYS].items()}
     path = prepare_job(node["folder"], job, arrays)
     _work(node, [str(path)], config["timeout"])
@@ -90,12 +93,17 @@ def train(message: Message, context: Context) -> Message:
 
 
 def _about(node: dict, timeout: float) -> dict:
-    """What `client.describe` says about the part; the file of an earlier round is read again."""
-    path = Path(node["folder"]) / ABOUT
+    """What `client.describe` says about the part; the file of an earlier round is read if the data are the same."""
+    path, data = Path(node["folder"]) / ABOUT, Path(node["data"])
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        _work(node, ["describe", str(node["data"]), str(path)], timeout)
-    return read_record(path, f"remove {path}")
+    files = sorted({*data.glob("dict.*.txt"), *data.glob("train.*.idx")})
+    of = {"data": str(data), "files": {file.name: sha256_file(file) for file in files}}
+    found = read_record(path, f"remove {path}")
+    if found is None or found.get("of") != of:
+        _work(node, ["describe", str(data), str(path)], timeout)
+        found = read_record(path, f"remove {path}") | {"of": of}
+        write_record(path, found)
+    return found
 
 
 def _work(node: dict, words: list[str], timeout: float) -> None:

@@ -1,6 +1,7 @@
 """Weights as NumPy arrays by name, without torch: in files, and checked against those of the global model."""
 
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -41,5 +42,5 @@ def load_arrays(path) -> Arrays:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {str(name): file[f"a{number}"] for number, name in enumerate(file["names"])}
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise KDError(f"{path} is damaged ({error}): remove its folder, and give the same command again") from error

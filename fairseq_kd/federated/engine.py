@@ -133,7 +133,7 @@ def running_engine(folder: Path, plan_file: Path, plan: dict, environment: dict)
         engine.start("superlink", "flower-superlink", *where, str(port), "--disable-runtime-dependency-installation")
         for number, (part, own) in enumerate(zip(plan["parts"], others, strict=True), start=1):
             node = {"part": number, "data": part, "folder": f"{plan['out']}/clients/{number}", "cpu": plan["cpu"]}
-            node["threads"] = threads_per_client(plan)
+            node |= {"threads": threads_per_client(plan), "local": True}
             words = " ".join(f"{name}={json.dumps(value)}" for name, value in node.items())
             words = ("--superlink", f"{HOST}:{port}", "--node-config", words)
             engine.start(f"client{number}", "flower-supernode", *where, str(own), *words)

@@ -23,8 +23,8 @@ def round_folder(folder, number: int) -> Path:
 def prepare_job(folder, job: dict, arrays: dict) -> Path:
     """Write the weights and the job of a round. The folder of an earlier job of this round with another content goes.
 
-    job: {"round", "last", "options", "values", "data", "languages", "cpu", "mu", "shared"}. Returns the path of the
-    job.
+    job: {"round", "last", "options", "values", "data", "languages", "cpu", "local", "mu", "shared"}.
+    Returns the path of the job.
     """
     here = round_folder(folder, job["round"])
     here.mkdir(parents=True, exist_ok=True)
@@ -41,8 +41,8 @@ def prepare_job(folder, job: dict, arrays: dict) -> Path:
     return here / JOB
 
 
-def job_of(config: dict, part: int, data, languages, cpu: bool) -> dict:
-    """The job of a client (`client.prepare_job`) from the values of the message."""
+def job_of(config: dict, part: int, data, languages, cpu: bool, local: bool) -> dict:
+    """The job of a client (`client.prepare_job`) from the values of the message. local: see `engine`."""
     return {
         "part": part,
         "round": config["round"],
@@ -54,4 +54,5 @@ def job_of(config: dict, part: int, data, languages, cpu: bool) -> dict:
         "data": str(data),
         "languages": list(languages),
         "cpu": cpu,
+        "local": local,
     }

@@ -5,6 +5,7 @@ Strategies see one array per name: a message is packed just before it is sent, a
 
 import json
 import math
+from zipfile import BadZipFile
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
@@ -39,6 +40,6 @@ def unpack(content: RecordDict) -> RecordDict:
         pieces = np.split(values, np.cumsum(sizes)[:-1])
         found = {name: piece.reshape(shape) for (name, shape), piece in zip(layout, pieces, strict=True)}
         record = ArrayRecord({name: Array(value) for name, value in found.items()})
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OSError, EOFError, MemoryError, BadZipFile) as error:
         raise BadWeights(f"its weights cannot be read ({type(error).__name__}: {error})") from error
     return RecordDict({name: each for name, each in content.items() if name != LAYOUT} | {ARRAYS: record})

@@ -10,7 +10,9 @@ from fairseq_kd.core.errors import KDError, prefixed_errors
 from fairseq_kd.core.paths import check_data_bin
 from fairseq_kd.criterions.planned import check_planned
 from fairseq_kd.evaluation.results import read_result
+from fairseq_kd.evaluation.segments import read_segments
 from fairseq_kd.federated.spec import Spec, check_tokenizer, part_folders
+from fairseq_kd.federated.strategies import STRATEGIES
 from fairseq_kd.federated.training import client_arguments, server_arguments, training_options
 from fairseq_kd.inference.dictionaries import check_same_dictionary
 from fairseq_kd.inference.opening import infer_languages
@@ -48,9 +50,8 @@ def make_plan(spec: Spec, out: Path, cpu: bool) -> dict:
         "languages": list(languages),
         "cpu": cpu,
         "dictionaries": [dictionary_hash(dictionary) for dictionary in dictionaries],
-        "goal": _goal(spec),
+        "goal": _goal(spec, data, check_tokenizer(spec, languages[1])),
     }
-    check_tokenizer(spec, languages[1])
     return plan | {"inputs": _inputs(spec, plan)}
 
 
@@ -83,6 +84,12 @@ def check_counts(spec: Spec, clients: int) -> None:
             f"{spec.path}: min-clients is {spec['min-clients']}, but each round draws {drawn} of {clients} clients: "
             "lower min-clients, or raise fraction"
         )
+    for key in STRATEGIES[spec["strategy"]["name"]].counts:
+        if spec["strategy"].get(key, 0) >= drawn:
+            raise KDError(
+                f"{spec.path}: {key} of strategy {spec['strategy']['name']} is {spec['strategy'][key]}, but each round "
+                f"draws {drawn} of {clients} clients: give a smaller number"
+            )
     if spec["on-failure"] == "stop" and spec["min-clients"] > 1:
         raise KDError(f"{spec.path}: min-clients has no effect with on-failure stop, which needs all drawn clients")
 
@@ -116,11 +123,19 @@ def _parse(where: str, words: list[str]) -> None:
         check_planned(args)
 
 
-def _goal(spec: Spec) -> float | None:
+def _goal(spec: Spec, data: Path, tokenizer: str) -> float | None:
+    """The BLEU of the target. Raises KDError for a result that was not scored as the rounds will be."""
     target = spec["target"]
     if target is None or "bleu" in target:
         return target and float(target["bleu"])
-    return target["share"] * read_result(target["of"])["bleu"]["score"]
+    result, subset = read_result(target["of"]), spec["evaluate"].get("subset", "test")
+    if result["tokenize"] != tokenizer:
+        other = f"the tokeniser {result['tokenize']}, the rounds have {tokenizer}"
+    elif result["references"] != read_segments(data, subset).references:
+        other = f"other references than those of {subset!r} in {data}, on which the rounds are scored"
+    else:
+        return target["share"] * result["bleu"]["score"]
+    raise KDError(f"{spec.path}: target: {target['of']} was scored with {other}: give a result of the same evaluation")
 
 
 def _inputs(spec: Spec, plan: dict) -> dict:

@@ -27,6 +27,7 @@ from fairseq_kd.federated.weights import to_arrays, with_arrays
 from fairseq_kd.inference.checkpoint import read_checkpoint
 
 ROUNDS, RECORD, GLOBAL, STATE = "rounds", "round.json", "global.pt", "strategy.npz"
+SECONDS_TO_ANSWER = 600  # beyond `timeout`, for the way of a message through Flower
 
 
 def folder_of(out, number: int) -> Path:
@@ -95,7 +96,8 @@ class Round:
             message.content = pack(message.content)
         sent = sum(map(payload, messages.values()))
         found = collect(grid, messages, self.spec["timeout"], lambda reply: check_reply(reply, arrays), lost)
-        self._check_failures(found, len(messages))
+        found.failed |= {part: "its node is not connected" for part in self._drawn() if part not in nodes}
+        self._check_failures(found, len(self._drawn()))
         replies = dict(sorted(found.replies.items()))
         models = {part: arrays_of(reply) for part, reply in replies.items()} if self.spec["server-kd"] else {}
         numbers = {part: dict(reply.content[METRICS]) for part, reply in replies.items()}
@@ -119,7 +121,7 @@ class Round:
 
     def _configure(self, grid, nodes: dict[int, int], arrays: dict):
         """(the strategy with its state, part -> the message that it has made for the part)."""
-        parts = drawn(self.spec["seed"], self.number, self.plan["clients"], self.spec["fraction"])
+        parts = [part for part in self._drawn() if part in nodes]
         strategy = strategies.build(self.spec["strategy"], len(parts))
         if self.number > 1:
             strategies.restore(strategy, self.name, load_arrays(self.before / STATE))
@@ -129,7 +131,12 @@ class Round:
         made = strategy.configure_train(self.number, record, config, chosen)
         of_node = {node: part for part, node in nodes.items()}
         messages = {of_node[message.metadata.dst_node_id]: message for message in made}
+        for message in messages.values():  # Flower drops a reply that comes later
+            message.metadata.ttl = max(message.metadata.ttl, self.spec["timeout"] + SECONDS_TO_ANSWER)
         return strategy, dict(sorted(messages.items()))
+
+    def _drawn(self) -> list[int]:
+        return drawn(self.spec["seed"], self.number, self.plan["clients"], self.spec["fraction"])
 
     def _last_rounds(self) -> list[int]:
         """For each part the last round in which its weights were used, 0 for none."""
@@ -161,6 +168,8 @@ class Round:
         if not models:
             _write(path, state, with_arrays(state["model"], arrays, self.shared), updates)
             return 0
+        for stale in self.folder.glob("client*.pt"):  # of a killed round, in which others may have answered
+            stale.unlink()
         names = {part: self.folder / f"client{part}.pt" for part in models}
         for part, name in names.items():
             _write(name, state, with_arrays(state["model"], models[part], self.shared), updates)

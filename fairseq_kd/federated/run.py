@@ -10,15 +10,18 @@ from fairseq_kd.artifacts.locks import exclusive
 from fairseq_kd.artifacts.records import create_record, read_record, write_record
 from fairseq_kd.artifacts.request import check_same
 from fairseq_kd.artifacts.writing import ensure_writable_folder
-from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.errors import KDError, prefixed_errors
 from fairseq_kd.core.preloaded import preloaded_python
 from fairseq_kd.core.progress import format_seconds
 from fairseq_kd.federated.plan import FILE, make_plan, read_plan
+from fairseq_kd.federated.sent import check_sent
 from fairseq_kd.federated.spec import Spec
+from fairseq_kd.federated.training import training_options
 from fairseq_kd.inference.device import choose_device
 
 SECONDS_BETWEEN_LOOKS, SECONDS_TO_BEGIN = 0.2, 120
-PLACES = ("out",)
+# what may change before the last round: where the folder is, and how the rounds that are left deal with failures
+MAY_CHANGE = ("out", "spec.on-failure", "spec.min-clients", "spec.timeout", "spec.keep-rounds")
 
 
 def check_flower() -> None:
@@ -33,8 +36,9 @@ def prepare_run(spec: Spec, out, cpu: bool) -> dict:
     plan = make_plan(spec, out, choose_device(cpu).type == "cpu")
     ensure_writable_folder(out)
     create_record(out / FILE, plan)
-    check_same(out, read_plan(out / FILE), plan, ignore=PLACES)
-    if read_plan(out / FILE)["out"] != plan["out"]:  # the folder was moved
+    recorded = read_plan(out / FILE)
+    check_same(out, recorded, plan, ignore=MAY_CHANGE)
+    if recorded != plan:
         write_record(out / FILE, plan)
     return plan
 
@@ -132,6 +136,8 @@ def write_federation(spec: Spec, out, cpu: bool = False) -> str:
     from fairseq_kd.federated.app_folder import write_project
 
     out = Path(out)
+    with prefixed_errors(f"{spec.path}: common or student"):
+        check_sent(training_options(spec.values))
     plan = prepare_run(spec, out, cpu)
     make_start(plan)
     (out / "engine").mkdir(exist_ok=True)

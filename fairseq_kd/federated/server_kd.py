@@ -5,7 +5,7 @@ from pathlib import Path
 from fairseq_kd.artifacts.hashes import sha256_file
 from fairseq_kd.federated.training import server_arguments
 from fairseq_kd.inference.checkpoint import read_checkpoint
-from fairseq_kd.training.run import train
+from fairseq_kd.training.run import remove_other, train
 
 
 def distil(plan: dict, number: int, folder: Path, teachers: list[Path], aggregated: Path) -> dict:
@@ -17,5 +17,6 @@ def distil(plan: dict, number: int, folder: Path, teachers: list[Path], aggregat
     spec = plan["spec"]
     words = server_arguments(plan["languages"], spec, teachers, number, cpu=plan["cpu"], start=aggregated)
     inputs = {path.name: sha256_file(path) for path in (*teachers, aggregated)}
+    remove_other(folder, words, inputs)  # other clients may have answered since a kill
     record = train(folder, words, inputs, spec["server-kd"]["updates"], f"distillation of round {number}")
     return read_checkpoint(record["checkpoint"])["model"]

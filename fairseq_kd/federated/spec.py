@@ -48,6 +48,8 @@ NOT_GIVEN = (
     *("proximal-mu", "proximal-weights", "trust-checkpoint", "tensorboard-logdir", "wandb-project", "log-file"),
 )
 OPTIONS = "the options"  # in messages, in place of a file
+# depend on the number of updates alone
+SCHEDULES = ("fixed", "inverse_sqrt", "polynomial_decay", "cosine", "tri_stage", "triangular", "step")
 FROM_MAX_UPDATE = "phase-ratio"  # of --lr-scheduler tri_stage
 
 
@@ -126,6 +128,7 @@ def _check_values(path: Path, values: dict, given: dict) -> None:
     name = values["strategy"]["name"]
     if "weights-by" in given and not STRATEGIES[name].weighted:
         raise KDError(f"{path}: weights-by has no effect with strategy {name}, in which all clients have equal weight")
+    _check_schedule(path, values["common"] | values["student"])
     _check_training(path, "common", values["common"])
     _check_training(path, "student", values["student"])
     _check_evaluate(path, values["evaluate"])
@@ -139,6 +142,18 @@ def _check_training(path: Path, section: str, options: dict) -> None:
         if key in options:
             remedy = "give the phases in updates" if key == FROM_MAX_UPDATE else "leave it out"
             raise KDError(f"{path}: {key} in {section} cannot be given, because the rounds decide about it: {remedy}")
+
+
+def _check_schedule(path: Path, options: dict) -> None:
+    """Each client counts its own epochs, so the learning rate of a round can depend on updates alone."""
+    schedule = options.get("lr-scheduler", SCHEDULES[0])
+    if schedule not in SCHEDULES:
+        raise KDError(f"{path}: lr-scheduler {schedule} does not depend on the number of updates alone, and each "
+                      f"client counts its own epochs: give one of {', '.join(SCHEDULES)}")  # fmt: skip
+    if "force-anneal" in options or any(sign in str(options.get("lr", "")) for sign in ",["):
+        name = "force-anneal" if "force-anneal" in options else f"lr {options['lr']}"
+        raise KDError(f"{path}: {name} sets the learning rate by epochs, and each client counts its own: give one lr, "
+                      "and a schedule by updates")  # fmt: skip
 
 
 def _check_evaluate(path: Path, given: dict) -> None:
@@ -170,6 +185,8 @@ def _check_target(path: Path, values: dict, given: dict) -> None:
     for key in target.keys() - {"of"}:
         if not (is_number(target[key]) and target[key] > 0):
             raise KDError(f"{path}: {key} in target must be a number above 0, found {target[key]!r}")
+    if target.get("share", 1) > 1:
+        raise KDError(f"{path}: share in target must be at most 1, found {target['share']!r}")
     if values["evaluate"].get("every", 1) == 0:
         raise KDError(f"{path}: target needs the BLEU of the rounds, but evaluate has every: 0")
 
@@ -191,7 +208,7 @@ def _check_parts(path: Path, parts) -> None:
     if isinstance(parts, list):
         for part in parts:
             check_text(path, "each of parts", part)
-    elif isinstance(parts, bool) or not (isinstance(parts, str | int) and parts):
+    elif isinstance(parts, bool) or not (isinstance(parts, str | int) and parts) or (type(parts) is int and parts < 1):
         raise KDError(f"{path}: parts must be a folder of fairseq-kd partition, a list of data-bins, or the number of "
                       f"clients of a real federation, found {parts!r}")  # fmt: skip
 

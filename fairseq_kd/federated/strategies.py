@@ -17,11 +17,15 @@ WEIGHT = "num-examples"  # the key of a client's weight in the mean
 
 @dataclass(frozen=True)
 class Known:
-    """One strategy. options: name in a spec -> (lowest, highest value). state: attributes that a round hands on."""
+    """One strategy. options: name in a spec -> (lowest, highest value). state: attributes that a round hands on.
+
+    counts: options whose values are whole numbers of clients.
+    """
 
     options: dict = field(default_factory=dict)
     state: tuple[str, ...] = ()
     weighted: bool = True
+    counts: tuple[str, ...] = ()
 
 
 _ABOVE_0, _ANY, _SHARE = (1e-12, np.inf), (0, np.inf), (0, 1 - 1e-9)
@@ -36,7 +40,7 @@ STRATEGIES = {
     "FedYogi": Known(_MOMENTS, ("m_t", "v_t")),
     "FedMedian": Known(weighted=False),
     "FedTrimmedAvg": Known({"beta": (0, 0.5 - 1e-9)}, weighted=False),
-    "Krum": Known({"num-malicious-nodes": (0, np.inf)}, weighted=False),
+    "Krum": Known({"num-malicious-nodes": (0, np.inf)}, weighted=False, counts=("num-malicious-nodes",)),
 }
 
 
@@ -50,6 +54,8 @@ def check_strategy(path, given: dict) -> None:
         if key in given and not (is_number(given[key]) and lowest <= given[key] <= highest):
             raise KDError(f"{path}: {key} of strategy {name} must be a number from {lowest:g} to {highest:g}, found "
                           f"{given[key]!r}")  # fmt: skip
+        if key in given and key in STRATEGIES[name].counts and type(given[key]) is not int:
+            raise KDError(f"{path}: {key} of strategy {name} must be a whole number of clients, found {given[key]!r}")
 
 
 def build(given: dict, clients: int):

@@ -5,8 +5,6 @@ from pathlib import Path
 import torch
 
 from fairseq_kd.artifacts.writing import file_in_progress
-from fairseq_kd.core.errors import KDError
-from fairseq_kd.federated.spec import NOT_GIVEN
 from fairseq_kd.models.building import parse
 from fairseq_kd.training.arguments import CROSS_ENTROPY, to_arguments, training_arguments
 
@@ -25,13 +23,6 @@ def training_options(values: dict) -> dict:
     if options.get("lr-scheduler") == "cosine":
         options.setdefault(COSINE, total - int(options.get("warmup-updates", 0)))
     return options
-
-
-def check_sent(options: dict) -> None:
-    """For a client: raises KDError for an option of a server that could read or write files of the client."""
-    for name in options:
-        if name in NOT_GIVEN and name not in ("seed", "total-num-update"):
-            raise KDError(f"the server sends the option {name}, which a client does not take from a server")
 
 
 def client_arguments(data, languages, options: dict, values: dict, number: int, *, cpu: bool, start=None) -> list[str]:

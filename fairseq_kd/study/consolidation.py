@@ -84,6 +84,8 @@ def consolidation_spec(request: Consolidation) -> tuple[dict, str | None]:
     begun = models[0] if request.start in STARTS else _model(request.start)
     with prefixed_errors(request.models[0] if request.start in STARTS else request.start):
         student = training_options(begun)
+    if request.start in STARTS:
+        _check_same_dropout(request, models)
     data_bin, how, decode = _transferred(request)
     init = {"init": [_init(request.start)]} if request.start in STARTS else {}
     seed = {} if request.seed == DEFAULTS["seed"] else {"seed": [request.seed]}
@@ -104,6 +106,21 @@ def consolidation_spec(request: Consolidation) -> tuple[dict, str | None]:
     }
     content |= {name: content.get(name, {}) | options for name, options in request.sections.items()}
     return {name: value for name, value in content.items() if value != {}}, why
+
+
+def _check_same_dropout(request: Consolidation, models: list) -> None:
+    """Raises KDError where the dropout of the student would depend on the order of the models."""
+    given = request.sections.get("student", {}) | request.sections.get("common", {})
+    found = []
+    for path, model in zip(request.models, models, strict=True):
+        with prefixed_errors(path):
+            options = training_options(model)
+        found.append({name: value for name, value in options.items() if "drop" in name and name not in given})
+    for path, one in zip(request.models, found, strict=True):
+        if name := next((name for name in sorted({*one, *found[0]}) if one.get(name) != found[0].get(name)), None):
+            raise KDError(f"{request.models[0]} and {path} were trained with other values of {name} "
+                          f"({found[0].get(name, 0)} and {one.get(name, 0)}): give {name} in the section student of "
+                          "--sections, for the training of the student")  # fmt: skip
 
 
 def _model(path):

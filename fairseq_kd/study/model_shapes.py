@@ -1,8 +1,7 @@
 """Whether two models have weights of the same shape and meaning, as far as their options show it."""
 
-import argparse
-
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.models.registered import actions_of, family
 
 # options of a model that change neither the shape nor the meaning of its weights
 NOT_SHAPE = ("drop", "path", "quant", "checkpoint", "offload", "like", "export", "max_source_positions",
@@ -10,14 +9,6 @@ NOT_SHAPE = ("drop", "path", "quant", "checkpoint", "offload", "like", "export",
 STUDENT = "kd_student"
 # options of one training: files, and what the task says
 NOT_COPIED = ("like", "encoder_embed_path", "decoder_embed_path", "max_source_positions", "max_target_positions")
-
-
-def family(model) -> str:
-    """The name of the class of a model. model: its options, as fairseq-train parses them or a checkpoint has them."""
-    from fairseq.models import ARCH_MODEL_NAME_REGISTRY
-
-    arch = str(getattr(model, "arch", None) or getattr(model, "_name", None))
-    return ARCH_MODEL_NAME_REGISTRY.get(arch, arch)
 
 
 def is_student(model) -> bool:
@@ -38,16 +29,6 @@ def difference(one, other) -> str | None:
 def option_names(model) -> list[str]:
     """The names of the options of a model's class that can change the shape or the meaning of its weights."""
     return [name for name in sorted(actions_of(model)) if not any(part in name for part in NOT_SHAPE)]
-
-
-def actions_of(model) -> dict[str, argparse.Action]:
-    """The options of a model's class: name -> action of the parser. Empty for a class that is not registered."""
-    from fairseq.models import MODEL_REGISTRY
-
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    if (found := MODEL_REGISTRY.get(family(model))) is not None:
-        found.add_args(parser)
-    return {action.dest: action for action in parser._actions}
 
 
 def _value(model, name: str):

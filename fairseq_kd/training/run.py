@@ -55,6 +55,13 @@ class Training:
         return {"command": command, "inputs": self.inputs}
 
 
+def remove_other(folder, arguments: list[str], inputs: dict) -> None:
+    """Remove the folder of a run that was begun with other arguments or inputs."""
+    wanted = Training(Path(folder), arguments, inputs, 0, "").request
+    if read_record(Path(folder) / REQUEST, f"remove {folder}") not in (None, wanted):
+        shutil.rmtree(folder)
+
+
 def train(folder, arguments: list[str], inputs: dict, max_update: int, label: str, threads: int | None = None) -> dict:
     """One `Training` alone, with this number of threads (None: torch's default). See `train_side_by_side`."""
     return train_side_by_side([Training(Path(folder), arguments, inputs, max_update, label)], threads)[0]

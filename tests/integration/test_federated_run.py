@@ -111,7 +111,12 @@ def test_server_kd_is_a_kd_word_training_from_the_mean_with_the_clients_models_a
     plan = make_plan(load_spec(write_spec(tmp_path / "s.yaml", data_bin, parts[:2], **keys)), out, cpu=True)
     write_record(folder_of(out, 0) / RECORD, write_start(plan, folder_of(out, 0)))
     start = torch.load(folder_of(out, 0) / GLOBAL)
+    begun = folder_of(out, 1) / "server-kd"  # of a run that was killed here, in which other clients had answered
+    begun.mkdir(parents=True)
+    write_record(begun / "request.json", {"command": ["with other teachers"], "inputs": {}})
+    (folder_of(out, 1) / "client9.pt").touch()
     (_, record) = run_rounds(grid, plan, grid.nodes)
+    assert not (folder_of(out, 1) / "client9.pt").exists()
     assert record["updates"] == 2 * UPDATES + 3 and not (folder_of(out, 1) / "server-kd").exists()
     found = torch.load(folder_of(out, 1) / GLOBAL)["model"]
 

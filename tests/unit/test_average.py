@@ -35,6 +35,20 @@ def test_the_mean_is_exact_names_its_models_and_is_kept(models, tmp_path, capsys
     assert out.stat().st_mtime_ns == before
 
 
+def test_the_mean_of_weights_in_float64_with_tied_names(models, tmp_path):
+    for number, path in enumerate(models[:2]):
+        state = read_checkpoint(path)
+        weights = {name: value.double() + number if value.is_floating_point() else value
+                   for name, value in state["model"].items()}  # fmt: skip
+        weights["decoder.embed_tokens.weight"] = weights["encoder.embed_tokens.weight"]
+        write_initial_checkpoint(path, state, weights)
+    main(["average", ":".join(models[:2]), "--out", str(tmp_path / "mean.pt")])
+    mean, *both = (read_checkpoint(path)["model"] for path in (tmp_path / "mean.pt", *models[:2]))
+    for name, value in mean.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, (both[0][name] + both[1][name]) / 2)
+
+
 WRONG = [
     ("{0}", "is one checkpoint, and a mean needs two or more: join them by :"),
     ("{0}:{0}", "is one checkpoint, and a mean needs two or more"),

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import torch
 from helpers import write_checkpoint, write_variant
 from study_helpers import completing, given
 from test_study_plan import kinds
@@ -59,6 +60,19 @@ def test_the_study_has_the_student_and_its_rivals_and_the_student_has_the_option
         "2",
     )  # of the shared teacher
     assert words["finetune-from-model"].endswith("/teacher.pt") and words["warmup-updates"] == "1"
+
+
+def test_the_dropout_of_the_student_does_not_depend_on_the_order_of_the_models(request_of, models, tmp_path):
+    state = torch.load(models["b"])
+    state["cfg"]["model"].dropout = 0.3
+    torch.save(state, tmp_path / "dropped.pt")
+    both = (models["a"], str(tmp_path / "dropped.pt"))
+    for order in (both, both[::-1]):
+        with pytest.raises(KDError, match=r"other values of dropout \(0\.\d and 0\.\d\): give dropout in the section"):
+            consolidation_spec(request_of(models=order))
+    content, _ = consolidation_spec(request_of(models=both, sections={"student": {"dropout": 0.2}}))
+    assert content["student"]["dropout"] == 0.2
+    consolidation_spec(request_of(models=both, start=models["a"]))
 
 
 def test_the_seed_is_that_of_the_student_and_of_the_choice_at_random(request_of, tmp_path):

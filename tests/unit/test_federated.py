@@ -13,15 +13,19 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fairseq_kd.artifacts.records import read_record, write_record
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.evaluation.segments import read_segments
+from fairseq_kd.federated import app, serving
+from fairseq_kd.federated import plan as of_plan
 from fairseq_kd.federated import rounds as of_rounds
-from fairseq_kd.federated import serving
 from fairseq_kd.federated.arrays import BadWeights, check_arrays, load_arrays, save_arrays
 from fairseq_kd.federated.collect import CONFIG, METRICS
 from fairseq_kd.federated.engine import environment_of
-from fairseq_kd.federated.packing import ARRAYS
-from fairseq_kd.federated.plan import make_plan
+from fairseq_kd.federated.packing import ARRAYS, LAYOUT, PACKED, unpack
+from fairseq_kd.federated.plan import FILE, make_plan, read_plan
 from fairseq_kd.federated.report import draw, table
 from fairseq_kd.federated.rounds import complete_rounds, drawn, folder_of, run_rounds
+from fairseq_kd.federated.run import prepare_run
+from fairseq_kd.federated.sent import check_sent
 from fairseq_kd.federated.serving import find_clients, result_of
 from fairseq_kd.federated.spec import load_spec
 from fairseq_kd.federated.start import write_start
@@ -304,11 +308,119 @@ def test_arrays_come_back_as_they_were_sent(tmp_path):
     new = with_arrays(model, {name: value + 1 for name, value in load_arrays(tmp_path / "w.npz").items()}, shared)
     assert new["c"] is new["a.b"] and torch.equal(new["a.b"], tied + 1)
     assert new["half"].dtype == torch.float16 and new["count"] == 3
-    (tmp_path / "w.npz").write_bytes(b"no")
-    with pytest.raises(KDError, match="is damaged"):
-        load_arrays(tmp_path / "w.npz")
+    whole = (tmp_path / "w.npz").read_bytes()
+    for damaged in (b"no", b"", whole[:100], whole[: len(whole) // 2], b"PK" + whole[200:]):
+        (tmp_path / "w.npz").write_bytes(damaged)
+        with pytest.raises(KDError, match="is damaged"):
+            load_arrays(tmp_path / "w.npz")
     with pytest.raises(BadWeights, match="has the weight x, which the global model lacks"):
         check_arrays(arrays | {"x": np.zeros(1)}, arrays)
+
+
+HUGE = (
+    b"\x93NUMPY\x01\x00v\x00"
+    + b"{'descr': '<f4', 'fortran_order': False, 'shape': (10000000000000,), }".ljust(117)
+    + b"\n"
+)
+
+
+@pytest.mark.parametrize("data", [b"", b"PK no archive", b"\x93NUMPY", HUGE])
+def test_weights_that_cannot_be_read_are_those_of_one_client(data):
+    array = Array("float32", (3,), "numpy.ndarray", data)
+    content = RecordDict({ARRAYS: ArrayRecord({PACKED: array}), LAYOUT: ConfigRecord({PACKED: '[["w", [3]]]'})})
+    with pytest.raises(BadWeights, match="its weights cannot be read"):
+        unpack(content)
+
+
+OPTIONS = {"arch": "transformer", "optimizer": "adam", "lr": 0.1, "encoder-layers": 2, "adam-betas": "(0.9, 0.98)"}
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"user-dir": "/x"}, {"user-dir=/x": True}, {"teacher": "x"}, {"teacher-cache": "x"},
+        {"encoder-embed-path": "x"}, {"lr": [0.1, "--user-dir", "/x"]}, {"adam-betas": "--user-dir"}, {"like": "x"},
+        {"lr": {"a": 1}},
+        {"tensorboard-logdir": "x"}, {"kd-start": "x"}, {"bpe": "sentencepiece"}, {"sentencepiece-model": "x"},
+        {"arch": "kd_student", "like": "x"}, {"optimizer": "composite", "groups": "{}"}, {"max-update": 9},
+    ],
+)  # fmt: skip
+def test_a_client_takes_no_option_that_could_name_a_file_from_a_server(option):
+    check_sent(OPTIONS | {"warmup-init-lr": -1, "lr-scheduler": "inverse_sqrt", "dropout": 0.1})
+    with pytest.raises(KDError, match="the server of a federation sends"):
+        check_sent(OPTIONS | option)
+
+
+def test_a_client_describes_its_data_again_when_they_are_other_ones(parts, tmp_path, monkeypatch):
+    data = shutil.copytree(parts[0], tmp_path / "part")
+    calls = []
+
+    def work(node, words, timeout):
+        calls.append(words)
+        write_record(words[2], {"sentences": len(calls)})
+
+    monkeypatch.setattr(app, "_work", work)
+    node = {"data": str(data), "folder": str(tmp_path / "client")}
+    assert [app._about(node, 1)["sentences"] for _ in range(2)] == [1, 1]
+    lines = (data / "dict.qab.txt").read_text().splitlines()
+    (data / "dict.qab.txt").write_text("\n".join(lines[::-1]) + "\n")
+    assert app._about(node, 1)["sentences"] == 2
+    assert app._about(node | {"data": str(parts[1])}, 1)["sentences"] == 3
+
+
+def test_a_run_that_has_failed_goes_on_with_other_options_for_failures(data_bin, parts, tmp_path):
+    keys = {"rounds": 3, "updates": 5, "evaluate": {"every": 0}}
+    how = {"on-failure": "go-on", "min-clients": 2, "timeout": 50, "keep-rounds": 1}
+    for changes in ({}, how):
+        spec = load_spec(write_spec(tmp_path / "spec.yaml", data_bin, parts, **keys | changes))
+        prepare_run(spec, tmp_path / "out", cpu=True)
+    assert {name: read_plan(tmp_path / "out" / FILE)["spec"][name] for name in how} == how
+    with pytest.raises(KDError, match=r"was made with spec\.rounds 3, this command has 4"):
+        prepare_run(load_spec(write_spec(tmp_path / "s.yaml", data_bin, parts, **keys | {"rounds": 4})),
+                    tmp_path / "out", cpu=True)  # fmt: skip
+
+
+def test_a_round_goes_on_without_a_client_that_is_not_connected(planned, monkeypatch):
+    monkeypatch.setattr(serving, "SECONDS_TO_CONNECT", 0.1)
+    how = {"rounds": 1, "on-failure": "go-on", "min-clients": 2}
+    plan = planned(**how)
+    there = LocalGrid(2, answered(plan["dictionaries"]))
+    assert sorted(find_clients(there, plan)) == [1, 2]
+    grid = LocalGrid(2, moved)
+    records = run_rounds(grid, plan, grid.nodes)
+    assert records[1]["failed"] == {"3": "its node is not connected"} and set(records[1]["clients"]) == {"1", "2"}
+    for name, changes in (("stop", {"on-failure": "stop", "min-clients": 1}), ("three", {"min-clients": 3})):
+        with pytest.raises(KDError, match="only 2 of 3 clients have connected"):
+            find_clients(there, planned(name, **how | changes))
+
+
+def test_a_reply_may_come_as_late_as_the_timeout(planned):
+    sent = []
+
+    def answer(part, message):
+        sent.append(message.metadata.ttl)
+        return moved(part, message)
+
+    plan = planned(rounds=1, timeout=100_000.0)
+    rounds_of(plan, answer)
+    assert sent == [100_600.0] * 3
+
+
+def test_a_target_of_another_evaluation_is_refused(data_bin, parts, tmp_path, monkeypatch):
+    result = {"tokenize": "13a", "references": read_segments(data_bin, "test").references, "bleu": {"score": 40.0}}
+    target = {"target": {"share": 0.5, "of": "result.json"}, "evaluate": {"subset": "test"}}
+    spec = load_spec(write_spec(tmp_path / "spec.yaml", data_bin, parts, rounds=1, updates=1, **target))
+    for changes, message in (
+        ({}, None),
+        ({"tokenize": "char"}, "was scored with the tokeniser char, the rounds have 13a"),
+        ({"references": ["a"]}, "was scored with other references than those of 'test' in"),
+    ):
+        monkeypatch.setattr(of_plan, "read_result", lambda path, changes=changes: result | changes)
+        if message is None:
+            assert make_plan(spec, tmp_path / "out", cpu=True)["goal"] == 20.0
+        else:
+            with pytest.raises(KDError, match=message):
+                make_plan(spec, tmp_path / "out", cpu=True)
 
 
 @pytest.mark.parametrize(
@@ -332,6 +444,16 @@ def test_arrays_come_back_as_they_were_sent(tmp_path):
         ({"server-kd": {"updates": 2}}, "server-kd lacks 'transfer'"),
         ({"server-kd": {"updates": 2, "transfer": "x", "teacher": "t"}}, "the teachers are the models of the clients"),
         ({"parts": True}, "parts must be a folder"),
+        ({"data": None, "parts": -3}, "parts must be a folder"),
+        ({"target": {"share": 5, "of": "x.json"}}, "share in target must be at most 1"),
+        ({"strategy": {"name": "Krum", "num-malicious-nodes": 1.5}}, "must be a whole number of clients, found 1.5"),
+        ({"strategy": {"name": "Krum", "num-malicious-nodes": 3}}, "is 3, but each round draws 3 of 3 clients"),
+        (
+            {"student": TINY | {"lr-scheduler": "reduce_lr_on_plateau"}},
+            "does not depend on the number of updates alone",
+        ),
+        ({"student": TINY | {"force-anneal": 3}}, "force-anneal sets the learning rate by epochs"),
+        ({"student": TINY | {"lr": "0.1,0.2"}}, "lr 0.1,0.2 sets the learning rate by epochs"),
         ({"data": None, "parts": 3}, "so data must name a data-bin"),
         ({"start": "nothing.pt"}, "nothing.pt is not there"),
     ],

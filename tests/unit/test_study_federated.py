@@ -256,8 +256,15 @@ def test_rounds_bytes_and_updates_to_the_target_are_counted_by_hand(finished):
     ]  # fmt: skip
     random, soup, consolidated = (line[2:] for line in means.rows)
     assert random[:6] == ["2", "2 of 2", "3.0", "18.00", "45", "–"]
-    assert soup[:6] == ["2", "2 of 2", "2.0", "12.00", f"{90 + 30:,}", "33 % (2)"]  # 1 - 1/3 and 1 - 3/3
-    assert consolidated[:6] == ["2", "1 of 2", "0.0", "0.00", "120", "100 % (1)"]
+    assert soup[:6] == [
+        "2",
+        "2 of 2",
+        "2.0",
+        "12.00",
+        f"{90 + 30:,}",
+        "33 % (-390 to 457)",
+    ]  # 1 - 1/3 and 1 - 3/3, t = 12.706
+    assert consolidated[:6] == ["2", "1 of 2", "0.0", "0.00", "120", "100 %; 1 of 2 seeds"]
     # the mean of 22 and 37 is 29.5, with 12.706 · 7.5 on both sides (t of one degree of freedom)
     assert consolidated[6] == "29.50 (-65.80 to 124.80)"
     assert [line[2:] for line in seeds.rows] == [
@@ -270,6 +277,8 @@ def test_rounds_bytes_and_updates_to_the_target_are_counted_by_hand(finished):
     ]
     assert "5 of 6 runs reached the target." in part.lines
     assert part.lines[0].startswith("The target is 95 % of the BLEU on test of the centralised student: the student of")
+    verdict = "soup: fewer rounds than random by 33 % (-390 to 457); the interval contains 60.6 %."
+    assert [line for line in part.lines if "60.6" in line][1:] == [f"start {verdict}"]
 
 
 def test_the_report_has_the_section_and_the_same_bytes_twice(finished):

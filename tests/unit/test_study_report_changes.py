@@ -158,6 +158,21 @@ def test_which_cells_go_on_from_a_student(tmp_path, changes, with_earlier):
             assert before["factors"].get("noise") == plan.cells[name]["factors"].get("noise")
 
 
+def test_the_student_of_each_part_is_compared_with_the_local_model_of_its_part(tmp_path):
+    factors = {"part": [1, 2, 3], "method": ["ce", "mutual"], "init": ["random", "ce"], "peers": ["parts"]}
+    parts = {"partition": {"parts": 3, "by": "length"}, "exclude": [{"method": "mutual", "init": "random"}]}
+    plan = plan_of(tmp_path, factors=factors, teacher=None, **parts)
+    compared = []
+    for cell in plan.cells.values():
+        if cell["factors"]["method"] == "mutual":
+            stage = earlier_evaluation(plan, cell, "test")
+            (before,) = (one for one in plan.cells.values() if one["results"]["test"] == stage)
+            assert before["factors"]["part"] == cell["factors"]["part"]
+            assert (before["factors"]["method"], before["factors"]["init"]) == ("ce", "random")
+            compared.append(before["factors"]["part"])
+    assert sorted(compared) == [1, 2, 3]
+
+
 def test_a_compact_student_is_compared_with_a_compact_one(tmp_path):
     adaptive = {"arch": "kd_student_adaptive"}
     plan = plan_of(tmp_path, factors={"method": ["ce", "dp"], "compact": [False, True]}, student=adaptive)

@@ -4,6 +4,7 @@ The student before is a `ce` student of the study. Its evaluation is the stage o
 the evaluation afterwards, except for the checkpoint. No stage is added to a plan for this section.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,8 @@ from fairseq_kd.study.state import read_output, record_of
 
 TITLE, OF_A_SET = "Learning and forgetting", "Segments gained and lost on"
 REMEDY = "add the method ce, from whose students other students go on, and finish its cells: fairseq-kd study run"
-STARTS = ("--finetune-from-model", "--peers")  # options that name the checkpoint with which a training begins
+WEIGHTS, PEERS = "--finetune-from-model", "--peers"  # options that name checkpoints with which a training begins
+PEER = re.compile(r"/peers/peer(\d+)/")  # in the path of the checkpoint of one of several peers
 TEXTS = ("hypotheses", "references", "sources_sha256")
 NOTE = (
     f"Gained and lost: the share of segments whose sentence chrF is more than {THRESHOLD:g} points above or below that "
@@ -93,11 +95,14 @@ def earlier_evaluation(plan: Plan, cell: dict, on: str) -> str | None:
 
 
 def _start(plan: Plan, cell: dict) -> str | None:
-    """The checkpoint of a trained student with which the student of a cell begins; of several peers that of peer 1."""
+    """The checkpoint of a trained student with which the student of a cell begins; of several peers that of its own."""
     if cell["student"] is None:
         return None
     command = plan.stages[rounds_of(plan.stages, cell["student"])[0]].command
-    words = [command[command.index(name) + 1].split(":")[0] for name in STARTS if name in command]
+    evaluated = _trained(plan, _checkpoint(plan.stages[next(iter(cell["results"].values()))]))[0]
+    number = int(found[1]) if (found := PEER.search(evaluated)) else 1
+    begins = {WEIGHTS: 1, PEERS: number}
+    words = [command[command.index(name) + 1].split(":")[n - 1] for name, n in begins.items() if name in command]
     stages = [plan.stages[place[1]] for word in words if (place := FILE_OF_STAGE.match(word))]
     return words[0] if stages and stages[0].kind == "student" else None
 

@@ -15,6 +15,7 @@ from fairseq_kd.study.maker import TRAININGS
 from fairseq_kd.study.methods import FEDERATED
 from fairseq_kd.study.plan import Plan
 from fairseq_kd.study.report.draw import Point, Series, draw_lines, picture
+from fairseq_kd.study.report.federated_saved import of_the_paper, percent, saved_of
 from fairseq_kd.study.report.parts import Part
 from fairseq_kd.study.report.plots import METRIC, SPREAD, Figure, slug
 from fairseq_kd.study.report.rows import Row, Study, labels
@@ -30,7 +31,8 @@ COUNTED = (
 )
 OVER_SEEDS = (
     "Rounds, MB and updates are means over the seeds that reached the target; round 0 is the start. Fewer rounds than "
-    "random: the mean over the seeds in which this run and the run from random weights reached it. BLEU: the mean "
+    "random: the mean over the seeds in which this run and the run from random weights reached it, with its 95 % "
+    "interval over these seeds. BLEU: the mean "
     "after the last round, with its 95 % interval over seeds (t distribution)."
 )
 
@@ -162,7 +164,7 @@ def _lines(about: dict, found: list) -> list[str]:
         lines.append("A centralised student has 0 BLEU, so its target means nothing.")
     if goal is not None and len(with_goal) < len(runs):
         lines.append(f"The target of {len(runs) - len(with_goal)} runs is not known yet.")
-    return [*lines, COUNTED]
+    return [*lines, *of_the_paper(found), COUNTED]
 
 
 def _table(study: Study, found: list, subset: str) -> Table:
@@ -181,8 +183,9 @@ def _cells(row: Row, runs: list[Rounds]) -> list[str]:
         numbers = [f"{found[0]:.1f}", f"{found[1]:.2f}", f"{mean(run.updates for run in there):,.0f}"]
     else:
         numbers = [NOT_REACHED if known else NOT_DONE, NOT_DONE, NOT_DONE]
-    saved = [run.saved for run in runs if run.saved is not None]
-    less = f"{100 * mean(saved):.0f} % ({len(saved)})" if saved else NOT_DONE
+    less = percent(saved) if (saved := saved_of(runs)) else NOT_DONE
+    if saved and len(saved) < len(runs):
+        less += f"; {len(saved)} of {len(runs)} seeds"
     return [count, f"{len(there)} of {len(known)}" if known else NOT_DONE, *numbers, less, _final(runs)]
 
 

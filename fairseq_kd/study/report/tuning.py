@@ -7,7 +7,8 @@
                 each seed, the setting with the highest mean over the other seeds. So the scores that are reported
                 choose nothing
     gain        BLEU of the chosen setting minus that of the default setting, mean over seeds
-    gap         BLEU of the teacher minus that of the student of `ce` with the same other factors
+    gap         BLEU of the teacher, mean over the seeds where it is another one for each, minus that of the student of
+                `ce` with the same other factors
 
 arXiv 2402.14922 says that tuning matters less between models of equal quality.
 """
@@ -154,12 +155,18 @@ def _mean_without(scores: dict, seed) -> float:
 
 
 def _gap(study: Study, on: str, row: Row) -> float | None:
+    """The BLEU of the teachers of the row minus that of `ce`.
+
+    Models that teach together are one teacher, whose members have no part in the mean. Local models are other ones for
+    each seed.
+    """
     number, plain = study.rows.index(row), baseline_of(study, row)
-    found = [
-        teacher.mean(METRIC, on) for teacher, users in zip(study.teachers, study.users, strict=True) if number in users
-    ]
+    teachers = [one for one, users in zip(study.teachers, study.users, strict=True) if number in users]
+    stages = [set(one.runs[0].stages) for one in teachers]
+    whole = [one for one, own in zip(teachers, stages, strict=True) if not any(own < other for other in stages)]
+    found = [teacher.mean(METRIC, on) for teacher in whole]
     theirs = plain.mean(METRIC, on) if plain else None
-    return None if len(found) != 1 or found[0] is None or theirs is None else found[0] - theirs
+    return None if not found or None in (*found, theirs) else mean(found) - theirs
 
 
 def _why_absent(study: Study, on: str) -> str:
@@ -194,7 +201,7 @@ def _lines(study: Study, on: str, groups: list[Tuned], related: list[Related]) -
     ]
     for one in related:
         if not one.measured:
-            lines.append(f"{one.label}: the gap is not measured; it needs one teacher and students of {BASELINE}.")
+            lines.append(f"{one.label}: the gap is not measured; it needs a teacher and students of {BASELINE}.")
         elif one.supported:
             more = "more" if one.rank.value > 0 else "less"
             lines.append(f"{one.label}: in {len(one.pairs)} groups tuning gained {more} where the gap was larger.")
