@@ -32,7 +32,7 @@ def add_texts(plan, work, errors) -> None:
         for stage in cell["results"].values():
             path = work / "stages" / stage / "result.json"
             texts = {"hypotheses": translations(GOLD, errors[method], seed), "references": GOLD}
-            about = {"sources_sha256": "of the same sources", "checkpoint": method}
+            about = {"sources_sha256": "of the same sources", "checkpoint": method, "subset": "test"}
             path.write_text(json.dumps(json.loads(path.read_text()) | texts | about))
 
 
@@ -171,6 +171,26 @@ def test_the_student_of_each_part_is_compared_with_the_local_model_of_its_part(t
             assert (before["factors"]["method"], before["factors"]["init"]) == ("ce", "random")
             compared.append(before["factors"]["part"])
     assert sorted(compared) == [1, 2, 3]
+
+
+def test_segments_of_each_part_are_counted_where_the_data_have_parts(tmp_path):
+    factors = {"part": [1], "method": ["ce"], "init": ["random", "ce"]}
+    plan, work = finished(tmp_path, factors=factors, partition={"parts": 2, "by": "length"}, teacher=None)
+    for cell in plan.cells.values():
+        errors = {"ce": 0.4 if cell["factors"]["init"] == "random" else 0.2}
+        add_texts(type("One", (), {"cells": {"one": cell}}), work, errors)
+    (partition,) = (name for name, stage in plan.stages.items() if stage.kind == "partition")
+    folder = work / "stages" / partition / "parts" / "parts"
+    folder.mkdir(parents=True)
+    (folder / "test.txt").write_text("1\n" * 20 + "2\n" * 30)
+    write_report(plan, work)
+    markdown = (work / "report.md").read_text()
+    found = section(markdown).partition("### Segments gained and lost on test, by part of the test data")[2]
+    study = read_study(write_results(plan, work), work)
+    (changed,) = find_changes(plan, study, work)
+    assert [sum(part[name]["counts"][0] for name in CLASSES) for part in changed.entry["parts"]] == [20, 30]
+    for part in changed.entry["parts"]:
+        assert f"| {part['part']} | {100 * part['gained']['share']:.1f} % (" in found
 
 
 def test_a_compact_student_is_compared_with_a_compact_one(tmp_path):

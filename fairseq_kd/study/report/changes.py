@@ -27,6 +27,7 @@ TITLE, OF_A_SET = "Learning and forgetting", "Segments gained and lost on"
 REMEDY = "add the method ce, from whose students other students go on, and finish its cells: fairseq-kd study run"
 WEIGHTS, PEERS = "--finetune-from-model", "--peers"  # options that name checkpoints with which a training begins
 PEER = re.compile(r"/peers/peer(\d+)/")  # in the path of the checkpoint of one of several peers
+PARTITION, PARTS = "partition", Path("parts") / "parts"  # the kind of a stage, and where it keeps the part of each line
 TEXTS = ("hypotheses", "references", "sources_sha256")
 NOTE = (
     f"Gained and lost: the share of segments whose sentence chrF is more than {THRESHOLD:g} points above or below that "
@@ -55,7 +56,7 @@ def find_changes(plan: Plan, study: Study, work: Path) -> list[Changed]:
     places = {place: found for place, found in places.items() if found}
     progress, found = Progress("comparing segments", len(places), "rows"), []
     for (on, number), stages in progress.over(places.items()):
-        if (entry := _entry(work, stages)) is not None:
+        if (entry := _entry(work, stages, _parts(plan, work, stages))) is not None:
             found.append(Changed(on, wanted[number][1], entry))
     progress.finish()
     return found
@@ -124,7 +125,14 @@ def _trained(plan: Plan, checkpoint: str) -> tuple[str, bool]:
     return checkpoint, False
 
 
-def _entry(work: Path, stages: list[tuple]) -> dict | None:
+def _parts(plan: Plan, work: Path, stages: list[tuple]) -> Path | None:
+    """The folder with the part of each segment, where all runs belong to one partition of the data; else None."""
+    needed = {one for _, *names in stages for one in plan.needed(names)}
+    found = [name for name in needed if plan.stages[name].kind == PARTITION]
+    return work / "stages" / found[0] / PARTS if len(found) == 1 else None
+
+
+def _entry(work: Path, stages: list[tuple], parts: Path | None) -> dict | None:
     """The entry "changes" of the runs whose results exist and hold their texts; None without any."""
     runs = []
     for seed, *names in stages:
@@ -137,7 +145,9 @@ def _entry(work: Path, stages: list[tuple]) -> dict | None:
     several = [*before, *after]
     check_same_segments([f"{work}: {result['checkpoint']}" for result in several], several, "chrf")
     texts = ([result["hypotheses"] for result in results] for results in (before, after))
-    return describe_changes(Pairs(*texts, list(seeds), before[0]["references"]), ChangeOptions())
+    labels_of = parts and parts / f"{before[0]['subset']}.txt"
+    options = ChangeOptions(parts=str(labels_of) if labels_of and labels_of.is_file() else None)
+    return describe_changes(Pairs(*texts, list(seeds), before[0]["references"]), options)
 
 
 def _read(work: Path, stage: str) -> dict | None:
@@ -158,14 +168,23 @@ def change_tables(study: Study, changes: list[Changed]) -> list[Table]:
         head = [*study.factors, *CLASSES, NET, *at, "seeds"]
         rows = [[*factor_words(study, changed.row), *_cells(changed)] for changed in here]
         found.append(Table(f"{OF_A_SET} {on}", head, rows, len(study.factors), [NOTE], slug(f"changes-{on}")))
+        rows = [[*factor_words(study, changed.row), part["part"], *_shares(part)]
+                for changed in here for part in changed.entry.get("parts", ())]  # fmt: skip
+        if rows:
+            head = [*study.factors, "segments of", *CLASSES, NET]
+            title, name = f"{OF_A_SET} {on}, by part of the test data", slug(f"changes-{on}-parts")
+            found.append(Table(title, head, rows, len(study.factors) + 1, [], name))
     return found
+
+
+def _shares(group: dict) -> list[str]:
+    return [_share(group[name]) for name in CLASSES] + [_share(group[NET], signed=True)]
 
 
 def _cells(changed: Changed) -> list[str]:
     overall, seeds, runs = changed.entry["overall"], len(changed.entry["seeds"]), len(changed.row.runs)
-    cells = [_share(overall[name]) for name in CLASSES] + [_share(overall[NET], signed=True)]
-    cells += [percent(one[NET], signed=True) for one in changed.entry["sensitivity"]]
-    return [*cells, str(seeds) if seeds == runs else f"{seeds} of {runs}"]
+    cells = [percent(one[NET], signed=True) for one in changed.entry["sensitivity"]]
+    return [*_shares(overall), *cells, str(seeds) if seeds == runs else f"{seeds} of {runs}"]
 
 
 def _share(found: dict, signed: bool = False) -> str:

@@ -27,9 +27,10 @@ def of_the_paper(found: list) -> list[str]:
     """The rows that can be compared with what the paper says about consolidation before the rounds."""
     names, lines = labels([row.factors for row, _ in found]), []
     for name, (_, runs) in zip(names, found, strict=True):
-        if len(saved := saved_of(runs)) > 1:
-            low, high = over_seeds(saved).interval()
-            verb = "contains" if low <= PAPER <= high else "does not contain"
+        saved = saved_of(runs)
+        interval = over_seeds(saved).interval() if len(saved) > 1 else None
+        if interval is not None:
+            verb = "contains" if interval[0] <= PAPER <= interval[1] else "does not contain"
             missed = f" of the {len(saved)} of {len(runs)} seeds that have one" if len(saved) < len(runs) else ""
             lines.append(
                 f"{name}: fewer rounds than random by {percent(saved)}{missed}; the interval {verb} {PAPER} %."
