@@ -1,4 +1,4 @@
-"""scripts/distil_pretrained.sh with a small model of the shape of OPUS-MT."""
+"""scripts/distil_pretrained.sh with small models of the shapes of OPUS-MT and NLLB (M2M-100)."""
 
 import fcntl
 import gzip
@@ -24,7 +24,7 @@ LANGUAGES = {"qaa": "de", "qab": "en"}  # of the corpus: of the page
 
 
 @pytest.fixture
-def clone(tmp_path, corpus, marian):
+def clone(tmp_path, corpus, marian, nllb):
     """A folder with the scripts, without .venv, and with what the page has: short text and a converted teacher."""
     folder = tmp_path / "a clone"
     shutil.copytree(ROOT / "scripts", folder / "scripts")
@@ -36,6 +36,7 @@ def clone(tmp_path, corpus, marian):
     news = [" ".join(line.split()[::-1]) for line in short_lines(corpus, "train.qaa")[:60]]
     (folder / "news.de.gz").write_bytes(gzip.compress("\n".join(news).encode()))
     (folder / "opus-mt-de-en").symlink_to(marian / "ct2")
+    (folder / "nllb-600m").symlink_to(nllb / "ct2")
     return folder
 
 
@@ -83,6 +84,9 @@ def test_the_commands_about_distilling_a_pretrained_teacher(clone, forks):
     assert forks.run(second, clone, kill_decode).returncode == 128 + signal.SIGKILL
     command = " ".join(forks.calls[-1])
     assert "--teacher-source-lang deu_Latn --teacher-target-lang eng_Latn" in command and "--family nllb" in command
+    other = clone / shlex.split(block.commands()[1])[shlex.split(block.commands()[1]).index("--out") + 1]
+    done = forks.run(second, clone)  # continues
+    assert done.returncode == 0 and (other / "report.txt").read_text().count("|tok:13a|") == 3, done.stdout[-3000:]
     with open(out / "lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         refused = forks.run(first, clone)

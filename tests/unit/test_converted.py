@@ -249,6 +249,15 @@ def test_a_hole_is_impossible(kinds, block_sentences, max_tokens, count):
         assert of_sentence[number] == "\u4e16" or decoder(" ".join(symbols)) == of_sentence[number]
 
 
+def test_the_size_of_batches_changes_no_target(text, data_bin, nllb, tmp_path):
+    made = []
+    for tokens in (1, 60, 2000):
+        how = options(strategy="beam", beam=4, max_tokens=tokens, max_len_b=16)
+        quiet([text], data_bin, of_nllb(nllb), tmp_path / str(tokens), how)
+        made.append([(tmp_path / str(tokens) / f"train.qaa-qab.qab.{end}").read_bytes() for end in ("bin", "idx")])
+    assert made[0] == made[1] == made[2]
+
+
 def test_long_sources_are_counted_and_never_cut(lines, data_bin, marian, tmp_path):
     """The model has 64 positions; the end of a sentence is one of the tokens."""
     (tmp_path / "text").write_text("".join(f"{line}\n" for line in (lines[0], " ".join(lines[:30]), lines[1])))

@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+import tomllib
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from fairseq_kd.federated.packing import ARRAYS, LAYOUT, PACKED, unpack
 from fairseq_kd.federated.plan import FILE, make_plan, read_plan
 from fairseq_kd.federated.report import draw, table
 from fairseq_kd.federated.rounds import complete_rounds, drawn, folder_of, run_rounds
-from fairseq_kd.federated.run import prepare_run
+from fairseq_kd.federated.run import prepare_run, write_federation
 from fairseq_kd.federated.sent import check_sent
 from fairseq_kd.federated.serving import find_clients, result_of
 from fairseq_kd.federated.spec import load_spec
@@ -113,6 +114,10 @@ def test_the_global_model_is_the_mean_of_the_clients_weighted_by_their_sentences
     before = model_of(plan, 0)
     records, _ = rounds_of(plan)
     shift = (1 * 200 + 2 * 100 + 3 * 100) / 400
+    first = planned("once", rounds=1)
+    rounds_of(first)
+    for name, value in model_of(first, 1).items():
+        torch.testing.assert_close(value, before[name] + shift, rtol=0, atol=1e-6)
     assert [record["round"] for record in records] == [0, 1, 2, 3]
     after = model_of(plan, 3)
     for name, value in before.items():
@@ -349,6 +354,21 @@ def test_a_client_takes_no_option_that_could_name_a_file_from_a_server(option):
     check_sent(OPTIONS | {"warmup-init-lr": -1, "lr-scheduler": "inverse_sqrt", "dropout": 0.1})
     with pytest.raises(KDError, match="the server of a federation sends"):
         check_sent(OPTIONS | option)
+
+
+def test_an_app_for_a_federation_is_written_after_the_check_of_its_options(data_bin, tmp_path):
+    keys = {"rounds": 1, "updates": 1, "data": str(data_bin), "evaluate": {"every": 0}}
+    said = write_federation(load_spec(write_spec(tmp_path / "s.yaml", data_bin, 3, **keys)), tmp_path / "out", cpu=True)
+    assert said.startswith(f"the app for 3 clients is in {tmp_path / 'out' / 'app'}: start SuperLink and SuperNodes")
+    project = tomllib.loads((tmp_path / "out" / "app" / "pyproject.toml").read_text())
+    assert project["tool"]["flwr"]["app"]["config"]["plan"] == str(tmp_path / "out" / FILE)
+    assert [record["round"] for record in complete_rounds(tmp_path / "out")] == [0]
+    keys |= {"student": TINY | {"empty-cache-freq": 5}}
+    with pytest.raises(
+        KDError, match="common or student: the server of a federation sends the option empty-cache-freq"
+    ):
+        write_federation(load_spec(write_spec(tmp_path / "s.yaml", data_bin, 3, **keys)), tmp_path / "no", cpu=True)
+    assert not (tmp_path / "no").exists()
 
 
 def test_a_client_describes_its_data_again_when_they_are_other_ones(parts, tmp_path, monkeypatch):
