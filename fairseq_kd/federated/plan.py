@@ -1,5 +1,6 @@
 """The plan of a run: what server and clients need, checked before anything is written."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from fairseq_kd.artifacts.data_bin import check_subset
@@ -11,7 +12,7 @@ from fairseq_kd.core.paths import check_data_bin
 from fairseq_kd.criterions.planned import check_planned
 from fairseq_kd.evaluation.results import read_result
 from fairseq_kd.evaluation.segments import read_segments
-from fairseq_kd.federated.spec import Spec, check_tokenizer, part_folders
+from fairseq_kd.federated.spec import Spec, check_tokenizer, part_folders, translate_options
 from fairseq_kd.federated.strategies import STRATEGIES
 from fairseq_kd.federated.training import client_arguments, server_arguments, training_options
 from fairseq_kd.inference.dictionaries import check_same_dictionary
@@ -20,6 +21,7 @@ from fairseq_kd.training.arguments import check_without_teacher, parse_training
 
 FILE = "plan.json"
 SIDES = ("source", "target")
+DECODING = ("beam", "lenpen", "max_len_a", "max_len_b")
 
 
 def make_plan(spec: Spec, out: Path, cpu: bool) -> dict:
@@ -131,11 +133,19 @@ def _goal(spec: Spec, data: Path, tokenizer: str) -> float | None:
     result, subset = read_result(target["of"]), spec["evaluate"].get("subset", "test")
     if result["tokenize"] != tokenizer:
         other = f"the tokeniser {result['tokenize']}, the rounds have {tokenizer}"
+    elif changed := _other_decoding(spec, result):
+        other = changed
     elif result["references"] != read_segments(data, subset).references:
         other = f"other references than those of {subset!r} in {data}, on which the rounds are scored"
     else:
         return target["share"] * result["bleu"]["score"]
     raise KDError(f"{spec.path}: target: {target['of']} was scored with {other}: give a result of the same evaluation")
+
+
+def _other_decoding(spec: Spec, result: dict) -> str | None:
+    ours, theirs = asdict(translate_options(spec["evaluate"])), result["decoding"]
+    name = next((name for name in DECODING if ours[name] != theirs[name]), None)
+    return name and f"{name.replace('_', '-')} {theirs[name]}, the rounds have {ours[name]}"
 
 
 def _inputs(spec: Spec, plan: dict) -> dict:

@@ -43,15 +43,17 @@ def complete_rounds(out) -> list[dict]:
     return found
 
 
-def run_rounds(grid, plan: dict, nodes: dict[int, int], lost=set) -> list[dict]:
+def run_rounds(grid, plan: dict, nodes: dict[int, int], lost=set, join=lambda nodes: nodes) -> list[dict]:
     """Do the rounds that are left; return the records of all. nodes: part -> node of Flower. lost: see `collect`.
 
+    join(nodes): with the clients that have connected since; called before each round but the first.
     Raises KDError when a round fails and the spec says stop, or too few clients are left.
     """
-    records = complete_rounds(plan["out"])
+    begun = records = complete_rounds(plan["out"])
     while not is_finished(plan, records):
+        nodes = nodes if records is begun else join(nodes)
         record = Round(plan, records).run(grid, nodes, lost)
-        records.append(record)
+        records = [*records, record]
         _prune(plan, len(records) - 1)
     return records
 

@@ -13,13 +13,13 @@ from fairseq_kd.federated.rounds import GLOBAL, folder_of, reached_in, run_round
 
 RESULT, FORMAT = "result.json", 1
 FINAL = "final.pt"  # in OUT: the global model after the last round
-SECONDS_TO_CONNECT, SECONDS_BETWEEN_LOOKS = 120, 0.2
+SECONDS_TO_CONNECT, SECONDS_BETWEEN_LOOKS, SECONDS_AFTER_A_LOSS = 120, 0.2, 30
 
 
 def serve_rounds(grid, plan: dict, lost) -> None:
     """Do the rounds that are left; write OUT/final.pt and OUT/result.json. lost: see `collect`. Raises KDError."""
     nodes = find_clients(grid, plan, lost)
-    records = run_rounds(grid, plan, nodes, lost)
+    records = run_rounds(grid, plan, nodes, lost, lambda nodes: join_clients(grid, plan, nodes))
     link(folder_of(plan["out"], len(records) - 1) / GLOBAL, Path(plan["out"]) / FINAL)
     write_record(Path(plan["out"]) / RESULT, result_of(plan, records))
 
@@ -32,23 +32,39 @@ def find_clients(grid, plan: dict, lost=set) -> dict[int, int]:
     wanted, end = plan["clients"], time.monotonic() + max(SECONDS_TO_CONNECT, plan["spec"]["timeout"])
     enough = plan["spec"]["min-clients"] if plan["spec"]["on-failure"] == "go-on" else wanted
     while len(ids := sorted(grid.get_node_ids())) < wanted:
-        if time.monotonic() > end or len(ids) + len(lost()) >= wanted:
+        if lost():  # the others may still be starting
+            end = min(end, time.monotonic() + SECONDS_AFTER_A_LOSS)
+        if time.monotonic() > end or (lost() and enough == wanted):
             if len(ids) >= enough:
                 break
             raise KDError(f"only {len(ids)} of {wanted} clients have connected to the server: see OUT/engine/*.log")
         time.sleep(SECONDS_BETWEEN_LOOKS)
+    nodes, failed = _ask(grid, plan, ids, {})
+    if len(nodes) < enough:
+        reason = min(failed.items())[1] if failed else "they are not connected"
+        missing = ", ".join(str(part) for part in range(1, wanted + 1) if part not in nodes)
+        raise KDError(f"the clients of part {missing} do not answer: {reason}. See OUT/engine/*.log")
+    return nodes
+
+
+def join_clients(grid, plan: dict, nodes: dict[int, int]) -> dict[int, int]:
+    """`nodes` with clients that have connected since: those that were missing, and those whose node is a new one."""
+    ids = set(grid.get_node_ids())
+    new = sorted(ids - set(nodes.values()))
+    there = {part: node for part, node in nodes.items() if node in ids}
+    return nodes | _ask(grid, plan, new, there)[0] if new else nodes
+
+
+def _ask(grid, plan: dict, ids: list[int], known: dict[int, int]) -> tuple[dict[int, int], dict[int, str]]:
+    """(part -> node for each node that answers, node -> what is wrong). known: parts that other nodes have."""
     messages = {node: Message(RecordDict(), message_type=MessageType.QUERY, dst_node_id=node) for node in ids}
     found = collect(grid, messages, plan["spec"]["timeout"], lambda reply: None, set)
     nodes = {}
     for node, reply in sorted(found.replies.items()):
         part = int(reply.content[METRICS]["part"])
-        _check_client(plan, part, reply.content[CONFIG], nodes)
+        _check_client(plan, part, reply.content[CONFIG], known | nodes)
         nodes[part] = node
-    if len(nodes) < enough:
-        reason = min(found.failed.items())[1] if found.failed else "they are not connected"
-        missing = ", ".join(str(part) for part in range(1, wanted + 1) if part not in nodes)
-        raise KDError(f"the clients of part {missing} do not answer: {reason}. See OUT/engine/*.log")
-    return nodes
+    return nodes, found.failed
 
 
 def _check_client(plan: dict, part: int, found, nodes: dict) -> None:

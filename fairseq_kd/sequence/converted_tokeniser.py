@@ -12,7 +12,7 @@ from fairseq_kd.core.errors import KDError
 from fairseq_kd.corpus.sentencepiece_model import SentencePieceModel
 
 KINDS = ("sentencepiece", "hf", "words")
-UNKNOWN = "\u2047"  # what SentencePiece writes for an unknown token; no subword model of a data-bin knows it
+UNKNOWN = "\ue000"  # of private use: no vocabulary has it, and no normalisation makes other characters of it
 
 
 class Tokeniser(ABC):

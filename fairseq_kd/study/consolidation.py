@@ -117,7 +117,9 @@ def _check_same_dropout(request: Consolidation, models: list) -> None:
             options = training_options(model)
         found.append({name: value for name, value in options.items() if "drop" in name and name not in given})
     for path, one in zip(request.models, found, strict=True):
-        if name := next((name for name in sorted({*one, *found[0]}) if one.get(name) != found[0].get(name)), None):
+        if name := next(
+            (name for name in sorted({*one, *found[0]}) if (one.get(name) or 0) != (found[0].get(name) or 0)), None
+        ):
             raise KDError(f"{request.models[0]} and {path} were trained with other values of {name} "
                           f"({found[0].get(name, 0)} and {one.get(name, 0)}): give {name} in the section student of "
                           "--sections, for the training of the student")  # fmt: skip

@@ -56,9 +56,9 @@ class Training:
 
 
 def remove_other(folder, arguments: list[str], inputs: dict) -> None:
-    """Remove the folder of a run that was begun with other arguments or inputs."""
+    """Remove the folder of a run that was begun with other arguments or inputs, or whose removal was interrupted."""
     wanted = Training(Path(folder), arguments, inputs, 0, "").request
-    if read_record(Path(folder) / REQUEST, f"remove {folder}") not in (None, wanted):
+    if Path(folder).exists() and read_record(Path(folder) / REQUEST, f"remove {folder}") != wanted:
         shutil.rmtree(folder)
 
 

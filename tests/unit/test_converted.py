@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import sentencepiece
 from cache_helpers import content
 from docs_helpers import blocks_run_by
 from hypothesis import given, settings
@@ -30,7 +31,8 @@ from fairseq_kd.inference.opening import open_data
 from fairseq_kd.sequence import converted_backend
 from fairseq_kd.sequence.converted_families import fill_in
 from fairseq_kd.sequence.converted_options import ConvertedOptions, control_tokens
-from fairseq_kd.sequence.converted_tokeniser import open_tokeniser
+from fairseq_kd.sequence.converted_sources import texts_of
+from fairseq_kd.sequence.converted_tokeniser import UNKNOWN, open_tokeniser
 from fairseq_kd.sequence.decode import decode
 from fairseq_kd.sequence.decode_options import DecodeOptions, Hypothesis
 from fairseq_kd.sequence.source_text import decode_text
@@ -404,19 +406,41 @@ def test_what_the_tokeniser_does_not_know_is_counted_and_never_left_out(nllb):
     tokeniser = open_tokeniser(f"hf:{nllb / 'ct2' / 'tokenizer.json'}")
     (pieces,) = tokeniser.encode(["kado"])
     whole = tokeniser.decode(pieces)
-    assert tokeniser.decode([*pieces, "▁nowhere", "x-y-z", *pieces]).split() == [*whole.split(), "⁇", *whole.split()]
+    assert tokeniser.decode([*pieces, "▁nowhere", "x-y-z", *pieces]).split() == [
+        *whole.split(),
+        UNKNOWN,
+        *whole.split(),
+    ]
 
 
 def test_text_that_spells_a_special_token_is_no_special_token(nllb, data_bin, tmp_path):
-    """Of the text, and of an unknown token of a data-bin."""
     tokeniser = open_tokeniser(f"hf:{nllb / 'ct2' / 'tokenizer.json'}")
     assert "</s>" not in tokeniser.encode(["a </s> b"])[0]
     source = tmp_path / "source"
     source.write_text("deu_Latn a\n</s> b\n")
-    plain = ConvertedOptions(str(nllb / "ct2"), tokeniser="words", max_unknown_share=1.0)
-    quiet([source], data_bin, plain, tmp_path / "out", options(max_len_b=3))
+    words = of_nllb(nllb, tokeniser="words", max_unknown_share=1.0)
+    quiet([source], data_bin, words, tmp_path / "out", options(max_len_b=3))
     found = json.loads((tmp_path / "out" / "manifest.json").read_text())["teacher_sources"]
-    assert found["pieces"] == 4 and {"deu_Latn", "</s>"} - set(found["unknown_examples"]) <= {"deu_Latn"}
+    assert found["pieces"] == 4 and {"deu_Latn", "</s>"} <= set(found["unknown_examples"])
+
+
+def test_an_unknown_token_is_unknown_to_every_subword_model_and_in_text_of_a_data_bin(data_bin, tmp_path):
+    """Also where the model of SentencePiece has its default normalisation, NFKC, as in data-bins made elsewhere."""
+    lines = (data_bin / "raw" / "test.qaa").read_text().splitlines()
+    (tmp_path / "text").write_text("\n".join(f"{line} ??" for line in lines) + "\n")
+    words = {"input": str(tmp_path / "text"), "model_prefix": str(tmp_path / "m"), "vocab_size": 60}
+    sentencepiece.SentencePieceTrainer.train(**words, normalization_rule_name="nmt_nfkc", minloglevel=2)
+    processor = sentencepiece.SentencePieceProcessor(str(tmp_path / "m.model"))
+    assert processor.unk_id() in processor.encode(f"kado {UNKNOWN} kado")
+    assert processor.unk_id() not in processor.encode("kado ?? kado")
+    known = open_data(data_bin, LANGUAGES, "test")
+    rows = [known.dataset("test").src[0].clone(), known.dataset("test").src[1]]
+    rows[0][0] = known.source_dictionary.unk()
+    task = SimpleNamespace(
+        cfg=known.cfg, source_dictionary=known.source_dictionary, dataset=lambda subset: SimpleNamespace(src=rows)
+    )
+    first, second = texts_of(data_bin, task, "test")
+    assert UNKNOWN in first and "<unk>" not in first and UNKNOWN not in second
 
 
 def test_a_prefix_of_words_is_removed_at_the_beginning_only(data_bin, marian):

@@ -14,6 +14,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fairseq_kd.artifacts.records import read_record, write_record
 from fairseq_kd.core.errors import KDError
+from fairseq_kd.core.paths import config_folder
 from fairseq_kd.evaluation.segments import read_segments
 from fairseq_kd.federated import app, serving
 from fairseq_kd.federated import plan as of_plan
@@ -27,11 +28,11 @@ from fairseq_kd.federated.report import draw, table
 from fairseq_kd.federated.rounds import complete_rounds, drawn, folder_of, run_rounds
 from fairseq_kd.federated.run import prepare_run, write_federation
 from fairseq_kd.federated.sent import check_sent
-from fairseq_kd.federated.serving import find_clients, result_of
+from fairseq_kd.federated.serving import find_clients, join_clients, result_of
 from fairseq_kd.federated.spec import load_spec
 from fairseq_kd.federated.start import write_start
 from fairseq_kd.federated.strategies import STRATEGIES
-from fairseq_kd.federated.training import continued
+from fairseq_kd.federated.training import continued, training_options
 from fairseq_kd.federated.weights import shared_names, to_arrays, with_arrays
 from fairseq_kd.inference.checkpoint import read_checkpoint
 
@@ -348,12 +349,44 @@ OPTIONS = {"arch": "transformer", "optimizer": "adam", "lr": 0.1, "encoder-layer
         {"lr": {"a": 1}},
         {"tensorboard-logdir": "x"}, {"kd-start": "x"}, {"bpe": "sentencepiece"}, {"sentencepiece-model": "x"},
         {"arch": "kd_student", "like": "x"}, {"optimizer": "composite", "groups": "{}"}, {"max-update": 9},
+        {"arch": "kd_mutual", "peers": "a.pt:b.pt", "trust-checkpoint": "a.pt"}, {"trust-checkpoint": "x"},
+        {"arch": "s2t_transformer", "load-pretrained-encoder-from": "x"}, {"arch": "no_such_model"},
+        {"arch": "fconv_self_att", "pretrained-checkpoint": "x"}, {"criterion": "kd_mutual"},
     ],
 )  # fmt: skip
 def test_a_client_takes_no_option_that_could_name_a_file_from_a_server(option):
     check_sent(OPTIONS | {"warmup-init-lr": -1, "lr-scheduler": "inverse_sqrt", "dropout": 0.1})
     with pytest.raises(KDError, match="the server of a federation sends"):
         check_sent(OPTIONS | option)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (config_folder() / "quickstart").glob("*.yaml")))
+def test_a_client_takes_the_options_of_every_recipe(name, tmp_path):
+    check_sent(training_options(load_spec(None, {"recipe": name, "parts": 3, "rounds": 2, "updates": 5}).values))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer": "sgd", "momentum": 0.9}, {"optimizer": "adagrad", "weight-decay": 0.1}, {"max-sentences": 8},
+        {"optimizer": "adafactor", "scale-parameter": True}, {"arch": "lstm", "encoder-bidirectional": True},
+    ],
+)  # fmt: skip
+def test_a_client_takes_options_of_older_optimizers_and_models(options):
+    check_sent(OPTIONS | {"adam-betas": "(0.9, 0.98)"} | options if "optimizer" not in options else
+               {"arch": "transformer", "lr": 0.1} | options)  # fmt: skip
+
+
+def test_clients_that_connect_later_and_those_that_begin_again_join_the_next_round(planned):
+    plan = planned(rounds=2, **{"on-failure": "go-on", "min-clients": 1})
+    grid = LocalGrid(3, answered(plan["dictionaries"]))
+    everyone = dict(grid.nodes)
+    assert join_clients(grid, plan, {1: everyone[1]}) == everyone
+    assert join_clients(grid, plan, everyone | {2: 12345}) == everyone  # its SuperNode has a new number
+    assert join_clients(grid, plan, everyone) is everyone
+    grid = LocalGrid(3, moved)
+    records = run_rounds(grid, plan, {1: everyone[1]}, join=lambda nodes: everyone)
+    assert [sorted(record["clients"]) for record in records[1:]] == [["1"], ["1", "2", "3"]]
 
 
 def test_an_app_for_a_federation_is_written_after_the_check_of_its_options(data_bin, tmp_path):
@@ -428,11 +461,13 @@ def test_a_reply_may_come_as_late_as_the_timeout(planned):
 
 def test_a_target_of_another_evaluation_is_refused(data_bin, parts, tmp_path, monkeypatch):
     result = {"tokenize": "13a", "references": read_segments(data_bin, "test").references, "bleu": {"score": 40.0}}
+    result |= {"decoding": {"beam": 5, "lenpen": 1.0, "max_len_a": 0.0, "max_len_b": 200}}
     target = {"target": {"share": 0.5, "of": "result.json"}, "evaluate": {"subset": "test"}}
     spec = load_spec(write_spec(tmp_path / "spec.yaml", data_bin, parts, rounds=1, updates=1, **target))
     for changes, message in (
         ({}, None),
         ({"tokenize": "char"}, "was scored with the tokeniser char, the rounds have 13a"),
+        ({"decoding": result["decoding"] | {"beam": 4}}, "was scored with beam 4, the rounds have 5"),
         ({"references": ["a"]}, "was scored with other references than those of 'test' in"),
     ):
         monkeypatch.setattr(of_plan, "read_result", lambda path, changes=changes: result | changes)

@@ -2,6 +2,7 @@
 the report, on invented rounds."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -15,6 +16,7 @@ from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.study.check import open_plan
 from fairseq_kd.study.report.federated import Rounds, federated_rounds
+from fairseq_kd.study.report.federated_saved import of_the_paper
 from fairseq_kd.study.report.rows import read_study
 from fairseq_kd.study.report.words import about_value
 from fairseq_kd.study.report.write import write_report
@@ -262,7 +264,7 @@ def test_rounds_bytes_and_updates_to_the_target_are_counted_by_hand(finished):
         "2.0",
         "12.00",
         f"{90 + 30:,}",
-        "33 % (-390 to 457)",
+        "33 % (-390 to 100)",
     ]  # 1 - 1/3 and 1 - 3/3, t = 12.706
     assert consolidated[:6] == ["2", "1 of 2", "0.0", "0.00", "120", "100 %; 1 of 2 seeds"]
     # the mean of 22 and 37 is 29.5, with 12.706 · 7.5 on both sides (t of one degree of freedom)
@@ -277,7 +279,7 @@ def test_rounds_bytes_and_updates_to_the_target_are_counted_by_hand(finished):
     ]
     assert "5 of 6 runs reached the target." in part.lines
     assert part.lines[0].startswith("The target is 95 % of the BLEU on test of the centralised student: the student of")
-    verdict = "soup: fewer rounds than random by 33 % (-390 to 457); the interval contains 60.6 %."
+    verdict = "soup: fewer rounds than random by 33 % (-390 to 100); the interval contains 60.6 %."
     assert [line for line in part.lines if "60.6" in line][1:] == [f"start {verdict}"]
 
 
@@ -315,6 +317,20 @@ def test_a_study_without_rounds_says_nothing_about_them(tmp_path):
     plan = planned(tmp_path, partition=None, factors={"method": ["ce"]})
     write_report(plan, tmp_path / "work")
     assert "Federated" not in (tmp_path / "work" / "report.md").read_text()
+
+
+def test_only_models_made_of_several_are_compared_with_the_paper_also_without_an_interval():
+    def runs(saved, merged):
+        return [SimpleNamespace(saved=one, one_of_several=merged) for one in saved]
+
+    rows = [SimpleNamespace(factors={"start": name}) for name in ("best", "soup", "consolidated")]
+    found = [*zip(rows, (runs([0.5, 0.7], False), runs([0.1, 0.2, None], True), runs([1, 1], True)), strict=True)]
+    assert of_the_paper(found)[1:] == [
+        "start soup: fewer rounds than random by 15 % (-49 to 79) in the 2 of 3 seeds that have a number; the interval "
+        "contains 60.6 %.",
+        "start consolidated: fewer rounds than random by 100 %; all seeds save the same share.",
+    ]
+    assert of_the_paper(found[:1]) == []
 
 
 def test_a_run_saves_nothing_where_one_of_both_has_no_number():

@@ -29,6 +29,7 @@ COUNTED = (
     "models, and the consolidated student. Decoding and averaging are no updates. MB is the payload of the rounds in "
     "both directions; the local models that the owners send before the rounds are not counted."
 )
+MERGING = ("average", "decode", "cache")  # stages that make one model of several, or teach it
 OVER_SEEDS = (
     "Rounds, MB and updates are means over the seeds that reached the target; round 0 is the start. Fewer rounds than "
     "random: the mean over the seeds in which this run and the run from random weights reached it, with its 95 % "
@@ -42,7 +43,8 @@ class Rounds:
     """One run. records: of its rounds, from round 0. goal: the BLEU of the target; None without one.
 
     before: updates of the trainings before the rounds. from_random: the run with the same options that begins with
-    random weights; None without one, and for that run itself.
+    random weights; None without one, and for that run itself. one_of_several: whether it begins with one model that
+    was made of the local ones.
     """
 
     seed: int
@@ -50,6 +52,7 @@ class Rounds:
     goal: float | None
     before: int
     from_random: "Rounds | None" = None
+    one_of_several: bool = False
 
     @property
     def reached(self) -> int | None:
@@ -117,10 +120,13 @@ def _run(plan: Plan, cell: dict, work: Path) -> Rounds | None:
     if record_of(folder) is None:
         return None
     records = read_output(folder / RUN / "result.json")["rounds"]
-    before = sum(plan.stages[one].updates for one in plan.needed([name]) if plan.stages[one].kind in TRAININGS)
+    needed = [plan.stages[one] for one in plan.needed([name])]
+    before = sum(stage.updates for stage in needed if stage.kind in TRAININGS)
     other = _from_random(plan, name)
     random = None if other is None else _run(plan, other, work)
-    return Rounds(cell["factors"].get("seed", DEFAULTS["seed"]), records, _goal(cell, work), before, random)
+    merged = any(stage.kind in MERGING for stage in needed)
+    seed = cell["factors"].get("seed", DEFAULTS["seed"])
+    return Rounds(seed, records, _goal(cell, work), before, random, merged)
 
 
 def _goal(cell: dict, work: Path) -> float | None:

@@ -18,21 +18,21 @@ def saved_of(runs: list) -> list[float]:
 
 
 def percent(saved: list[float]) -> str:
-    """The mean, with its interval over seeds."""
+    """The mean, with its interval over seeds, which ends at 100 %."""
     interval = over_seeds(saved).interval() if len(saved) > 1 else None
-    return f"{mean(saved):.0f} %" + (f" ({interval[0]:.0f} to {interval[1]:.0f})" if interval else "")
+    return f"{mean(saved):.0f} %" + (f" ({interval[0]:.0f} to {min(interval[1], 100):.0f})" if interval else "")
 
 
 def of_the_paper(found: list) -> list[str]:
-    """The rows that can be compared with what the paper says about consolidation before the rounds."""
+    """The rows that begin with one model made of several, beside what the paper says about consolidation."""
     names, lines = labels([row.factors for row, _ in found]), []
     for name, (_, runs) in zip(names, found, strict=True):
-        saved = saved_of(runs)
-        interval = over_seeds(saved).interval() if len(saved) > 1 else None
+        if not runs[0].one_of_several or len(saved := saved_of(runs)) < 2:
+            continue
+        interval, verdict = over_seeds(saved).interval(), "all seeds save the same share."
         if interval is not None:
             verb = "contains" if interval[0] <= PAPER <= interval[1] else "does not contain"
-            missed = f" of the {len(saved)} of {len(runs)} seeds that have one" if len(saved) < len(runs) else ""
-            lines.append(
-                f"{name}: fewer rounds than random by {percent(saved)}{missed}; the interval {verb} {PAPER} %."
-            )
+            verdict = f"the interval {verb} {PAPER} %."
+        missed = f" in the {len(saved)} of {len(runs)} seeds that have a number" if len(saved) < len(runs) else ""
+        lines.append(f"{name}: fewer rounds than random by {percent(saved)}{missed}; {verdict}")
     return [SAID, *lines] if lines else []
