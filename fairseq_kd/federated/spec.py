@@ -12,6 +12,7 @@ from fairseq_kd.federated.strategies import STRATEGIES, check_strategy
 from fairseq_kd.quickstart.recipe import available_recipes, find_recipe, load_recipe
 from fairseq_kd.scoring.tokenizers import choose_tokenizer
 from fairseq_kd.training.arguments import RESERVED
+from fairseq_kd.training.schedules import check_by_updates
 
 DEFAULTS = {
     "data": None,
@@ -48,8 +49,7 @@ NOT_GIVEN = (
     *("proximal-mu", "proximal-weights", "trust-checkpoint", "tensorboard-logdir", "wandb-project", "log-file"),
 )
 OPTIONS = "the options"  # in messages, in place of a file
-# depend on the number of updates alone
-SCHEDULES = ("fixed", "inverse_sqrt", "polynomial_decay", "cosine", "tri_stage", "triangular", "step")
+OWN_EPOCHS = "which each client counts for itself"
 FROM_MAX_UPDATE = "phase-ratio"  # of --lr-scheduler tri_stage
 
 
@@ -128,7 +128,7 @@ def _check_values(path: Path, values: dict, given: dict) -> None:
     name = values["strategy"]["name"]
     if "weights-by" in given and not STRATEGIES[name].weighted:
         raise KDError(f"{path}: weights-by has no effect with strategy {name}, in which all clients have equal weight")
-    _check_schedule(path, values["common"] | values["student"])
+    check_by_updates(f"{path}: common or student", values["common"] | values["student"], OWN_EPOCHS)
     _check_training(path, "common", values["common"])
     _check_training(path, "student", values["student"])
     _check_evaluate(path, values["evaluate"])
@@ -142,18 +142,6 @@ def _check_training(path: Path, section: str, options: dict) -> None:
         if key in options:
             remedy = "give the phases in updates" if key == FROM_MAX_UPDATE else "leave it out"
             raise KDError(f"{path}: {key} in {section} cannot be given, because the rounds decide about it: {remedy}")
-
-
-def _check_schedule(path: Path, options: dict) -> None:
-    """Each client counts its own epochs, so the learning rate of a round can depend on updates alone."""
-    schedule = options.get("lr-scheduler", SCHEDULES[0])
-    if schedule not in SCHEDULES:
-        raise KDError(f"{path}: lr-scheduler {schedule} does not depend on the number of updates alone, and each "
-                      f"client counts its own epochs: give one of {', '.join(SCHEDULES)}")  # fmt: skip
-    if "force-anneal" in options or any(sign in str(options.get("lr", "")) for sign in ",["):
-        name = "force-anneal" if "force-anneal" in options else f"lr {options['lr']}"
-        raise KDError(f"{path}: {name} sets the learning rate by epochs, and each client counts its own: give one lr, "
-                      "and a schedule by updates")  # fmt: skip
 
 
 def _check_evaluate(path: Path, given: dict) -> None:

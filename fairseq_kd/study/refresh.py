@@ -22,6 +22,7 @@ from fairseq_kd.study.sections import SEEDS
 from fairseq_kd.study.stages import BEST, Stage
 from fairseq_kd.study.student_stages import StudentStages
 from fairseq_kd.study.teachers import TEACHERS
+from fairseq_kd.training.schedules import check_by_updates
 
 WEIGHTS = "teacher-weights"
 # options of `fairseq-kd decode` for the student: samples as those of --on-policy-rate
@@ -113,14 +114,8 @@ def _times_gold(settings: dict) -> float:
 
 def _whole_schedule(where: str, options: dict) -> dict:
     """The options by which a schedule of the learning rate spans all rounds, and not the current one."""
-    schedule, budget = options.get("lr-scheduler", "fixed"), options["max-update"]
-    if schedule not in SCHEDULES:
-        raise KDError(f"{where}: lr-scheduler {schedule} may depend on epochs, which each round counts again; give "
-                      f"{', '.join(SCHEDULES[:-1])} or {SCHEDULES[-1]}")  # fmt: skip
-    if "force-anneal" in options or any(sign in str(options.get("lr", "")) for sign in ",["):
-        name = "force-anneal" if "force-anneal" in options else f"lr {options['lr']}"
-        raise KDError(f"{where}: {name} sets the learning rate by epochs, which each round counts again; give one "
-                      "lr, and a schedule by updates")  # fmt: skip
+    schedule = check_by_updates(where, options, "which each round counts again", SCHEDULES)
+    budget = options["max-update"]
     if schedule == "polynomial_decay":
         return {"total-num-update": budget}
     if schedule == "cosine" and "lr-period-updates" not in options:

@@ -505,7 +505,7 @@ def test_a_target_of_another_evaluation_is_refused(data_bin, parts, tmp_path, mo
         ({"strategy": {"name": "Krum", "num-malicious-nodes": 3}}, "is 3, but each round draws 3 of 3 clients"),
         (
             {"student": TINY | {"lr-scheduler": "reduce_lr_on_plateau"}},
-            "does not depend on the number of updates alone",
+            "may depend on epochs, which each client counts",
         ),
         ({"student": TINY | {"force-anneal": 3}}, "force-anneal sets the learning rate by epochs"),
         ({"student": TINY | {"lr": "0.1,0.2"}}, "lr 0.1,0.2 sets the learning rate by epochs"),
