@@ -65,7 +65,7 @@ def do_round(plan, number: int, last: int, arrays: dict, mu: float = 0.0) -> dic
     """The weights that the client sends after a round. arrays: those that it got."""
     shared = read_record(folder_of(plan["out"], 0) / RECORD, "")["shared"]
     config = train_config(plan, number, [last], shared) | {"proximal-mu": mu}
-    job = job_of(config, 1, plan["parts"][0], plan["languages"], cpu=True)
+    job = job_of(config, 1, plan["parts"][0], plan["languages"], cpu=True, local=False)
     path = prepare_job(Path(plan["out"]) / "client", job, arrays)
     do_job(path)
     return load_arrays(path.with_name(TRAINED))
