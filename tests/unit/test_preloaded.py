@@ -100,7 +100,9 @@ def is_running(pid: int) -> bool:
 def test_a_fork_does_what_an_interpreter_does(here, ending):
     status, lines = output_of("program", ENDINGS[ending], "--option")
     command = [sys.executable, "-m", "program", ENDINGS[ending], "--option"]
-    expected = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    interruptible = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 - also where pytest ignores it
+    expected = subprocess.run(command, **how, preexec_fn=interruptible)
     found = expected.stdout.splitlines()
     if ending == "interrupt":  # the trace has the lines of runpy
         lines, found = ([line for line in some if line[0] not in " T"] for some in (lines, found))
