@@ -49,11 +49,13 @@ def run_rounds(grid, plan: dict, nodes: dict[int, int], lost=set, join=lambda no
     join(nodes): with the clients that have connected since; called before each round but the first.
     Raises KDError when a round fails and the spec says stop, or too few clients are left.
     """
-    begun = records = complete_rounds(plan["out"])
+    records = complete_rounds(plan["out"])
+    first = len(records)
     while not is_finished(plan, records):
-        nodes = nodes if records is begun else join(nodes)
+        if len(records) > first:
+            nodes = join(nodes)
         record = Round(plan, records).run(grid, nodes, lost)
-        records = [*records, record]
+        records.append(record)
         _prune(plan, len(records) - 1)
     return records
 

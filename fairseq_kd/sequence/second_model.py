@@ -40,8 +40,8 @@ class SecondModel:
         """Load the checkpoints of an option. first: the teacher. how: data and dtype of `open_teachers`.
 
         back: whether a model of both directions takes the reverse one. trust: a checkpoint that may hold code, of this
-        option or not. Raises KDError as `open_teachers` does, and for
-        a model of other languages.
+        option or not.
+        Raises KDError as `open_teachers` does, and for a model of other languages.
         """
         languages = (first.task.cfg.source_lang, first.task.cfg.target_lang)
         listed = paths.split(os.pathsep)

@@ -30,10 +30,10 @@ from fairseq_kd.export.translator_folder import read_translator_folder
 from fairseq_kd.inference.opening import open_data
 from fairseq_kd.sequence import converted_backend
 from fairseq_kd.sequence.converted_families import fill_in
-from fairseq_kd.sequence.converted_options import ConvertedOptions, control_tokens
+from fairseq_kd.sequence.converted_options import ConvertedOptions, check_for_converted, control_tokens
 from fairseq_kd.sequence.converted_sources import texts_of
 from fairseq_kd.sequence.converted_tokeniser import UNKNOWN, open_tokeniser
-from fairseq_kd.sequence.decode import decode
+from fairseq_kd.sequence.decode import decode, of_teacher
 from fairseq_kd.sequence.decode_options import DecodeOptions, Hypothesis
 from fairseq_kd.sequence.source_text import decode_text
 
@@ -456,6 +456,18 @@ def test_a_prefix_of_words_is_removed_at_the_beginning_only(data_bin, marian):
     backend = SimpleNamespace(teacher=teacher)
     assert converted_backend.ConvertedBackend._ids(backend, [word, "a", word, "</s>"]) == f"a {word}"
     assert converted_backend.ConvertedBackend._ids(backend, ["a", word]) == f"a {word}"
+
+
+def test_a_second_model_can_be_trusted_and_have_its_dictionaries_elsewhere():
+    how = options(strategy="beam", nbest=2, select="model", select_model="b.pt:c.pt")
+    check_for_converted(how, teacher_data="folder", trust="c.pt")
+    with pytest.raises(KDError, match="--trust-checkpoint other.pt has no effect with --teacher-folder"):
+        check_for_converted(how, trust="other.pt")
+    with pytest.raises(KDError, match="--lang-pair a-b has no effect with --teacher-folder"):
+        check_for_converted(how, lang_pair="a-b")
+    for trust, teacher, expected in (("c.pt", "a.pt", None), ("a.pt", "a.pt", "a.pt"), ("c.pt", "a.pt:c.pt", "c.pt"),
+                                     ("x.pt", "a.pt", "x.pt")):  # fmt: skip
+        assert of_teacher(trust, teacher, how) == expected
 
 
 def test_on_the_command_line(text, data_bin, nllb, tmp_path, capsys):

@@ -447,6 +447,16 @@ def test_a_round_goes_on_without_a_client_that_is_not_connected(planned, monkeyp
             find_clients(there, planned(name, **how | changes))
 
 
+def test_after_a_loss_the_others_are_not_waited_for_as_long(planned, monkeypatch):
+    monkeypatch.setattr(serving, "SECONDS_TO_CONNECT", 1000)
+    monkeypatch.setattr(serving, "SECONDS_AFTER_A_LOSS", 0.1)
+    plan = planned(**{"on-failure": "go-on", "min-clients": 2})
+    there = LocalGrid(2, answered(plan["dictionaries"]))
+    assert sorted(find_clients(there, plan, lambda: {3})) == [1, 2]
+    with pytest.raises(KDError, match="only 2 of 3 clients have connected"):
+        find_clients(there, planned("stop"), lambda: {3})
+
+
 def test_a_reply_may_come_as_late_as_the_timeout(planned):
     sent = []
 

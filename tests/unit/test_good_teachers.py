@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 from docs_helpers import blocks_run_by
@@ -10,6 +11,7 @@ from report_helpers import finish_stage, plan_of
 from fairseq_kd.cli.main import main
 from fairseq_kd.core.errors import KDError
 from fairseq_kd.study.check import open_plan
+from fairseq_kd.study.report import tuning as of_tuning
 from fairseq_kd.study.report.good_teachers import good_teachers
 from fairseq_kd.study.report.rows import read_study, with_short_names
 from fairseq_kd.study.report.tuning import tuning
@@ -234,6 +236,20 @@ def test_the_gap_is_that_before_distillation_and_a_group_is_a_value_of_the_other
     (line,) = correlation.rows
     assert line[:2] == ["word", "6"] and line[2].startswith("+1.00") and line[3:5] == ["0.0028", "0.0028"]
     assert "word: in 6 groups tuning gained more where the gap was larger." in part.lines
+
+
+def test_models_that_teach_together_are_one_teacher_and_its_members_have_no_part_in_the_gap(monkeypatch):
+    """Two seeds, each with a pair (30 and 34 BLEU) and its members; ce has 25: the gap is 32 - 25."""
+
+    def one(score, *stages):
+        return SimpleNamespace(runs=[SimpleNamespace(stages=stages)], mean=lambda metric, on: score)
+
+    teachers = [one(30.0, "a", "b"), one(20.0, "a"), one(21.0, "b"), one(34.0, "c", "d"), one(90.0, "e")]
+    study = SimpleNamespace(rows=["row"], teachers=teachers, users=[[0], [0], [0], [0], [1]])
+    monkeypatch.setattr(of_tuning, "baseline_of", lambda study, row: one(25.0))
+    assert of_tuning._gap(study, "test", "row") == 7.0
+    monkeypatch.setattr(of_tuning, "baseline_of", lambda study, row: None)
+    assert of_tuning._gap(study, "test", "row") is None
 
 
 @pytest.mark.parametrize(
